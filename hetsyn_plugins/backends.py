@@ -1,0 +1,126 @@
+"""Every way there is here to run the neuron, as backends of the conformance suite: NumPy in, NumPy out.
+
+`available()` lists those that can run, and says of the others why they are absent.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hetsyn_plugins import conformance
+from hetsyn_plugins.conformance import Backend, Case, Outcome
+from hetsyn_plugins.params import ARRAYS, DECAYS, Array, HetSynState
+from hetsyn_plugins.reference import Gradients
+
+FRAMEWORKS = ("snntorch", "norse")
+
+
+def available() -> tuple[list[Backend], dict[str, str]]:
+    """The backends that can run here, and name -> reason for those that cannot."""
+    backends = [
+        Backend("reference", conformance.expected),
+        Backend("eager", lambda case: run_op(case)),
+        Backend("eager-step", lambda case: run_op_stepwise(case)),
+    ]
+    absent = {}
+    for name in FRAMEWORKS:
+        if importlib.util.find_spec(name) is None:
+            absent[name] = f"{name} is not installed: pip install 'hetsyn_plugins[{name}]'"
+    if "snntorch" not in absent:
+        backends += [
+            Backend("snntorch", lambda case: run_snntorch(case, sequence=True), z_from_v=True),
+            Backend("snntorch-step", lambda case: run_snntorch(case, sequence=False), z_from_v=True),
+        ]
+    if "norse" not in absent:
+        backends += [
+            Backend("norse", lambda case: run_norse(case, sequence=True)),
+            Backend("norse-cell", lambda case: run_norse(case, sequence=False)),
+        ]
+    return backends, absent
+
+
+def run_op(case: Case, ops: Any = None) -> Outcome:
+    """The fused op; `ops` is the module to use (the tests pass one with a planted bug)."""
+    if ops is None:
+        from hetsyn_plugins import ops
+    x, fields, state = _leaves(case)
+    if case.params.spiking:
+        options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "backend": "eager"}
+        spikes, v, end = ops.hetsyn_lif(x, state=state, **fields, **options)
+    else:
+        readout = {name: fields[name] for name in ("weight", "decay", "bias")}
+        spikes, (v, end) = None, ops.hetsyn_li(x, state=state, **readout, backend="eager")
+    return _outcome(case, x, fields, state, spikes, v, end)
+
+
+def run_op_stepwise(case: Case, ops: Any = None) -> Outcome:
+    """The one-step form in a loop over time."""
+    if ops is None:
+        from hetsyn_plugins import ops
+    import torch
+
+    x, fields, state = _leaves(case)
+    options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "spiking": case.params.spiking}
+    end = state if state is not None else _tensors(conformance.reference.zero_state(case.params, x.shape[1]), x, False)
+    steps = []
+    for x_t in x.unbind(0):
+        end = ops.hetsyn_lif_step(x_t, state=end, **fields, **options)
+        steps.append(end)
+    if not steps:
+        empty = torch.zeros((0, x.shape[1], len(case.params.weight)), dtype=x.dtype)
+        return _outcome(case, x, fields, state, empty.clone() if case.params.spiking else None, empty, end)
+    spikes = torch.stack([s.spikes for s in steps]) if case.params.spiking else None
+    return _outcome(case, x, fields, state, spikes, torch.stack([s.v for s in steps]), end)
+
+
+def _leaves(case: Case) -> tuple[Any, dict[str, Any], HetSynState | None]:
+    """Inputs, fields and state as tensors that collect gradients where the case asks for them."""
+    import torch
+
+    wanted = case.owed is not None
+    x = torch.from_numpy(case.inputs).requires_grad_(wanted)  # shares memory: a strided view stays strided
+    arrays = {name: getattr(case.params, name) for name in ARRAYS}
+    fields = {k: None if a is None else torch.tensor(np.array(a)).requires_grad_(wanted) for k, a in arrays.items()}
+    return x, fields, None if case.state is None else _tensors(case.state, x, wanted)
+
+
+def _tensors(state: HetSynState, like: Any, wanted: bool) -> HetSynState:
+    import torch
+
+    def tensor(a: Array | None) -> Any:
+        return None if a is None else torch.from_numpy(a).to(like.dtype).requires_grad_(wanted)
+
+    return HetSynState(*map(tensor, state))
+
+
+def _outcome(
+    case: Case, x: Any, fields: Mapping[str, Any], state: HetSynState | None, spikes: Any, v: Any, end: HetSynState
+) -> Outcome:
+    """Back to NumPy, after the backward pass from what the case says is owed to the outputs."""
+    plain = Outcome(_numpy(spikes), _numpy(v), HetSynState(*map(_numpy, end)))
+    if case.owed is None:
+        return plain
+    backpropagate(case, spikes, v, end)
+    params = {name: None if f is None else _numpy(f.grad) for name, f in fields.items()}
+    first = HetSynState(*(None if s is None else _numpy(s.grad) for s in state or HetSynState(None)))
+    return Outcome(plain.spikes, plain.v, plain.state, Gradients(_numpy(x.grad), params, first))
+
+
+def backpropagate(case: Case, spikes: Any, v: Any, end: HetSynState) -> None:
+    """loss.backward() for the loss whose derivatives are `case.owed`."""
+    import torch
+
+    assert case.owed is not None
+    pairs = [(spikes, case.owed.spikes), (v, case.owed.v), *zip(end, case.owed.state, strict=True)]
+    terms = [(out * torch.tensor(owed)).sum() for out, owed in pairs if out is not None and owed is not None]
+    loss = torch.stack(terms).sum()
+    if loss.requires_grad:
+        loss.backward()
+
+
+def _numpy(tensor: Any) -> Any:
+    return None if tensor is None else tensor.detach().numpy().copy()

@@ -1,0 +1,317 @@
+"""The neuron as a torch op over a whole sequence: checks, autograd, choice of kernel.
+
+`hetsyn_lif` mirrors `reference.run` argument by argument, `hetsyn_li` is the leaky readout, `hetsyn_lif_step` the
+one-step form. Nothing of shape (T, B, N, M) is kept between forward and backward: memory is O(B T (N + M) + B N M).
+
+dtypes: everything float32 or everything float64. Half inputs and weights (float16, bfloat16) run in float32 on the
+rounded values, with decays and states in float32, and give half spikes and v. Under autocast any float is cast here.
+bool and uint8 inputs count as 0/1 or counts. Other mixtures raise ValueError, as do mixed devices.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hetsyn_plugins.kernels import eager
+from hetsyn_plugins.kernels.eager import Terms
+from hetsyn_plugins.params import (
+    ARRAYS,
+    DECAYS,
+    HetSynState,
+    check_fields,
+    check_inputs_shape,
+    check_state,
+    check_values,
+    expand,
+    full_shape,
+    state_shapes,
+)
+from hetsyn_plugins.surrogate import Surrogate, resolve
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class Choice(NamedTuple):
+    """A backend and why it was chosen."""
+
+    backend: str
+    reason: str
+
+
+def choose_backend(inputs: Tensor, weight: Tensor) -> Choice:
+    """What backend="auto" takes for these tensors, and why."""
+    return Choice("eager", f"the one kernel of this version, for {weight.dtype} on {weight.device.type}")
+
+
+def hetsyn_lif(
+    inputs: Tensor,
+    weight: Tensor,
+    decay: Tensor | float,
+    *,
+    reset_decay: Tensor | float | None,
+    threshold: Tensor | float = 1.0,
+    recurrent_weight: Tensor | None = None,
+    recurrent_decay: Tensor | float | None = None,
+    adaptation_decay: Tensor | float | None = None,
+    adaptation_strength: Tensor | float | None = None,
+    bias: Tensor | None = None,
+    state: HetSynState | None = None,
+    surrogate: Any = None,
+    detach_reset: bool = False,
+    backend: str = "auto",
+    check: bool | None = None,
+) -> tuple[Tensor, Tensor, HetSynState]:
+    """A HetSynLIF layer over a sequence (Deng et al. 2025, Eqs. 2 to 5; equations in `reference.py`).
+
+    inputs        (T, B, M), spikes or any graded values
+    weight ... bias   shapes and units as in `params.py`: decays in [0, 1], (N, M) or shared; threshold > 0
+    state         HetSynState of tensors from an earlier call, or None: zeros
+    surrogate     a Surrogate, its name, or another library's spike function; None: the paper's multi-Gaussian
+    detach_reset  no gradient through z in the reset current
+    backend       "auto" or "eager"
+    check         look for NaN and infinity in inputs and for values out of range in parameters;
+                  None: on the CPU and outside torch.compile
+
+    Returns spikes (T, B, N), v (T, B, N) and the state after the last step, all differentiable once.
+    Raises ValueError naming the argument, what was expected and what came.
+    """
+    given = {
+        "weight": weight,
+        "decay": decay,
+        "reset_decay": reset_decay,
+        "threshold": threshold,
+        "recurrent_weight": recurrent_weight,
+        "recurrent_decay": recurrent_decay,
+        "adaptation_decay": adaptation_decay,
+        "adaptation_strength": adaptation_strength,
+        "bias": bias,
+    }
+    spikes, v, state = _run(inputs, given, True, state, resolve(surrogate), detach_reset, backend, check)
+    assert spikes is not None  # only the readout has none
+    return spikes, v, state
+
+
+def hetsyn_li(
+    inputs: Tensor,
+    weight: Tensor,
+    decay: Tensor | float,
+    *,
+    bias: Tensor | None = None,
+    state: HetSynState | None = None,
+    backend: str = "auto",
+    check: bool | None = None,
+) -> tuple[Tensor, HetSynState]:
+    """The leaky readout over a sequence: v[t] = sum_j I_ij[t] + b_i, no spike, no reset.
+
+    Arguments as in `hetsyn_lif`. Returns v (T, B, N) and the state after the last step.
+    """
+    given = {**dict.fromkeys(ARRAYS), "weight": weight, "decay": decay, "threshold": 1.0, "bias": bias}
+    _, v, state = _run(inputs, given, False, state, resolve(None), False, backend, check)
+    return v, state
+
+
+def hetsyn_lif_step(
+    inputs: Tensor,
+    weight: Tensor,
+    decay: Tensor | float,
+    *,
+    reset_decay: Tensor | float | None,
+    threshold: Tensor | float = 1.0,
+    recurrent_weight: Tensor | None = None,
+    recurrent_decay: Tensor | float | None = None,
+    adaptation_decay: Tensor | float | None = None,
+    adaptation_strength: Tensor | float | None = None,
+    bias: Tensor | None = None,
+    spiking: bool = True,
+    state: HetSynState | None = None,
+    surrogate: Any = None,
+    detach_reset: bool = False,
+    check: bool | None = False,
+) -> HetSynState:
+    """One step in native torch: inputs (B, M) and the state before it (None: zeros) give the state after it.
+
+    Arguments as in `hetsyn_lif`; `spiking=False` is the readout. The state returned holds the output: `.spikes` and
+    `.v`, (B, N), in the states' dtype. Autograd keeps the currents, (B, N, M), of every step: where the whole
+    sequence is known, `hetsyn_lif` needs T times less.
+    """
+    given = {
+        "weight": weight,
+        "decay": decay,
+        "reset_decay": reset_decay,
+        "threshold": threshold,
+        "recurrent_weight": recurrent_weight,
+        "recurrent_decay": recurrent_decay,
+        "adaptation_decay": adaptation_decay,
+        "adaptation_strength": adaptation_strength,
+        "bias": bias,
+    }
+    if inputs.ndim != 2:
+        expected = (f"(B, {weight.shape[-1]})", tuple(inputs.shape))
+        raise ValueError("inputs: expected shape {}, one step, got {}".format(*expected))
+    x, terms, start = prepare(inputs[None], given, spiking, state, check)
+    with torch.autocast(x.device.type, enabled=False):
+        return eager.step(x[0], start, terms, resolve(surrogate), detach_reset)
+
+
+def _run(
+    inputs: Tensor,
+    given: dict[str, Any],
+    spiking: bool,
+    state: HetSynState | None,
+    surrogate: Surrogate,
+    detach_reset: bool,
+    backend: str,
+    check: bool | None,
+) -> tuple[Tensor | None, Tensor, HetSynState]:
+    check_backend(backend)
+    x, terms, start = prepare(inputs, given, spiking, state, check)
+    spikes, v, end = _sequence(x, terms, start, surrogate, detach_reset)
+    out = output_dtype(inputs, given["weight"])
+    return (None if spikes is None else spikes.to(out)), v.to(out), end
+
+
+def check_backend(backend: str) -> None:
+    """Raise ValueError unless the backend is one that this version has."""
+    if backend not in ("auto", "eager"):
+        absent = backend in ("cpu", "gpu")
+        why = "this version has no such kernel yet; use 'auto' or 'eager'" if absent else "no such backend"
+        raise ValueError(f"backend: expected 'auto' or 'eager', got {backend!r}: {why}")
+
+
+def output_dtype(inputs: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype of spikes and v: half for half inputs (for bool and uint8 inputs: half weights), else the weight's."""
+    if inputs.dtype.is_floating_point and inputs.dtype in HALF:
+        return inputs.dtype
+    if inputs.dtype.is_floating_point and weight.dtype in HALF:  # under autocast
+        return compute_dtype(weight)
+    return weight.dtype
+
+
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of states, decays and arithmetic: float64 for float64 weights, else float32."""
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
+def prepare(
+    inputs: Tensor, given: dict[str, Any], spiking: bool, state: HetSynState | None, check: bool | None
+) -> tuple[Tensor, Terms, HetSynState]:
+    """Check all arguments of a call; return inputs, expanded terms and first state in one dtype."""
+    weight = given["weight"]
+    for name, value in (("inputs", inputs), ("weight", weight)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name}: expected a torch tensor, got {type(value).__name__}")
+    if not weight.dtype.is_floating_point:
+        raise ValueError(f"weight: expected a floating dtype, got {weight.dtype}")
+    dtype, autocast = compute_dtype(weight), autocast_enabled(weight.device)
+    tensors = {name: _as_tensor(name, value, weight, dtype, autocast) for name, value in given.items()}
+    check_fields(tensors, spiking)
+    check_inputs_shape(inputs, weight)
+    x = _cast_inputs(inputs, weight, dtype, autocast)
+    shapes = state_shapes(tensors, spiking, inputs.shape[1])
+    if state is None:
+        state = HetSynState(**{k: None if s is None else weight.new_zeros(s, dtype=dtype) for k, s in shapes.items()})
+    else:
+        check_state(state, shapes)
+        _check_state_tensors(state, weight, dtype)
+    if check or (check is None and weight.device.type == "cpu" and not torch.compiler.is_compiling()):
+        check_values(tensors)
+        if not torch.isfinite(x).all():
+            raise ValueError(f"inputs: expected finite values, got {int((~torch.isfinite(x)).sum())} NaN or infinite")
+    if not spiking:
+        tensors["threshold"] = None
+    full = {k: None if t is None else expand(k, t, full_shape(k, weight)).to(dtype) for k, t in tensors.items()}
+    return x, Terms(**full), state  # type: ignore[arg-type]  # weight and decay are never None
+
+
+def autocast_enabled(device: torch.device) -> bool:
+    """Is autocast on for this device? (torch 2.3 has one function a device, 2.4 and later one with an argument.)"""
+    if device.type == "cpu" and hasattr(torch, "is_autocast_cpu_enabled") and torch.__version__ < "2.4":
+        return torch.is_autocast_cpu_enabled()
+    try:
+        return torch.is_autocast_enabled(device.type)
+    except TypeError:
+        return torch.is_autocast_enabled()
+
+
+def _as_tensor(name: str, value: Any, weight: Tensor, dtype: torch.dtype, autocast: bool) -> Tensor | None:
+    if value is None:
+        return None
+    if not isinstance(value, Tensor):
+        return torch.tensor(value, dtype=dtype, device=weight.device)
+    if value.device != weight.device:
+        raise ValueError(f"{name}: expected on the weight's device, {weight.device}, got {value.device}")
+    allowed = {dtype} if name in DECAYS else {dtype, weight.dtype}
+    if value.dtype not in allowed and not (autocast and value.dtype.is_floating_point and name not in DECAYS):
+        names = " or ".join(sorted(str(d) for d in allowed))
+        raise ValueError(f"{name}: expected {names} beside a weight of {weight.dtype}, got {value.dtype}")
+    return value
+
+
+def _cast_inputs(inputs: Tensor, weight: Tensor, dtype: torch.dtype, autocast: bool) -> Tensor:
+    if inputs.device != weight.device:
+        raise ValueError(f"inputs: expected on the weight's device, {weight.device}, got {inputs.device}")
+    counts = inputs.dtype in (torch.bool, torch.uint8)
+    if not counts and inputs.dtype != weight.dtype and not (autocast and inputs.dtype.is_floating_point):
+        raise ValueError(f"inputs: expected the weight's dtype, {weight.dtype}, or bool or uint8, got {inputs.dtype}")
+    return inputs.to(dtype)
+
+
+def _check_state_tensors(state: HetSynState, weight: Tensor, dtype: torch.dtype) -> None:
+    for name, value in state._asdict().items():
+        if value is not None and (value.dtype != dtype or value.device != weight.device):
+            came = f"{value.dtype} on {value.device}"
+            raise ValueError(f"state.{name}: expected {dtype} on {weight.device}, got {came}")
+
+
+@torch.compiler.disable  # a clean graph break: the loop over time is ours, not the compiler's
+def _sequence(
+    x: Tensor, terms: Terms, start: HetSynState, surrogate: Surrogate, detach_reset: bool
+) -> tuple[Tensor | None, Tensor, HetSynState]:
+    """Spikes and v of every step and the last state; the spikes and v of a state are those of its last step."""
+    if len(x) == 0:
+        v = x.new_zeros((0, x.shape[1], len(terms.weight)))
+        return (None if terms.threshold is None else v.clone()), v, start
+    with torch.autocast(x.device.type, enabled=False):
+        spikes, v, *currents = Sequence.apply(surrogate, detach_reset, x, *terms, *start)
+    return spikes, v, HetSynState(*currents, spikes=None if spikes is None else spikes[-1], v=v[-1])
+
+
+class Sequence(torch.autograd.Function):
+    """A whole sequence as one node of the graph; its backward recomputes what it needs (see the kernels)."""
+
+    @staticmethod
+    def forward(ctx: Any, surrogate: Surrogate, detach_reset: bool, inputs: Tensor, *rest: Tensor | None) -> Any:
+        terms, start = Terms(*rest[: len(Terms._fields)]), HetSynState(*rest[len(Terms._fields) :])  # type: ignore[arg-type]
+        v, end = eager.forward(inputs, terms, start, surrogate)
+        ctx.surrogate, ctx.detach_reset = surrogate, detach_reset
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs, v, *rest)
+        spikes = None if terms.threshold is None else (v > terms.threshold).to(v.dtype)
+        return spikes, v, *end[:4]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, owed_spikes: Tensor | None, owed_v: Tensor | None, *owed: Tensor | None) -> Any:
+        inputs, v, *rest = ctx.saved_tensors
+        cut = len(Terms._fields)
+        terms, start = Terms(*rest[:cut]), HetSynState(*rest[cut:])
+        _, _, wants_inputs, *wants = ctx.needs_input_grad
+        wanted = eager.Gradients(wants_inputs, Terms(*wants[:cut]), HetSynState(*wants[cut:]))
+        g = eager.backward(
+            inputs,
+            terms,
+            start,
+            v,
+            owed_spikes,
+            owed_v,
+            HetSynState(*owed),
+            ctx.surrogate,
+            ctx.detach_reset,
+            wanted,
+        )
+        found = (g.inputs, *g.terms, *g.state)
+        return None, None, *(x if want else None for x, want in zip(found, ctx.needs_input_grad[2:], strict=True))

@@ -1,0 +1,185 @@
+"""Surrogate derivatives of the spike: what stands for dz/dv in the backward pass.
+
+A spike is z = H(d), d = v - threshold, H the Heaviside step with H(0) = 0. Every surrogate here is a small frozen
+dataclass with two functions of (d, threshold), NumPy arrays or torch tensors alike:
+
+    derivative(d, threshold)    used for dz/dv; and dz/dthreshold = -dz/dv, also where the width depends on threshold
+    primitive(d, threshold)     its integral over d, the smooth function whose gradient the backward pass takes
+
+They compare equal by value, pickle, and are themselves torch spike functions: `surrogate(d)` is H(d) with this
+derivative in the backward pass, so they also serve as `spike_grad` of a stock snnTorch neuron.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """What all surrogates share; `derivative` and `primitive` are each one's own."""
+
+    def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
+        """The stand-in for dz/dv at d = v - threshold, shaped as d."""
+        raise NotImplementedError
+
+    def primitive(self, d: Any, threshold: Any = 1.0) -> Any:
+        """The integral of `derivative` over d, up to a constant."""
+        raise NotImplementedError
+
+    def __call__(self, d: Any, threshold: Any = 1.0) -> Any:
+        """The spike of a torch tensor: 1 where d > 0, else 0, in d's dtype, with this derivative in backward."""
+        from hetsyn_plugins.kernels.eager import spike  # torch is not needed before a spike is
+
+        return spike(d, threshold, self)
+
+
+@dataclass(frozen=True)
+class Triangular(Surrogate):
+    """gamma * max(0, 1 - |d| / (zeta * threshold)): the paper's for pattern generation and DMS."""
+
+    gamma: float = 1.0
+    zeta: float = 1.0
+
+    def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
+        rest = 1 - abs(d) / (self.zeta * threshold)
+        return self.gamma * rest * (rest > 0)
+
+    def primitive(self, d: Any, threshold: Any = 1.0) -> Any:
+        width = self.zeta * threshold
+        x = d / width
+        x = x * (abs(x) < 1) + 1.0 * (x >= 1) - 1.0 * (x <= -1)
+        return self.gamma * width * (x - 0.5 * x * abs(x))
+
+
+@dataclass(frozen=True)
+class MultiGaussian(Surrogate):
+    """0.5 * (1.15 N(d; 0, 0.5) - 0.15 N(d; 0.5, 3) - 0.15 N(d; -0.5, 3)): the paper's for SHD; our default."""
+
+    def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
+        exp = _library(d).exp
+        total = 0.0
+        for weight, mean, sigma in self._terms():
+            total = total + weight / (sigma * math.sqrt(2 * math.pi)) * exp(-0.5 * ((d - mean) / sigma) ** 2)
+        return total
+
+    def primitive(self, d: Any, threshold: Any = 1.0) -> Any:
+        erf = _erf(d)
+        return sum(0.5 * weight * erf((d - mean) / (sigma * math.sqrt(2))) for weight, mean, sigma in self._terms())
+
+    @staticmethod
+    def _terms() -> tuple[tuple[float, float, float], ...]:
+        """Weight, mean and standard deviation of the three normal densities."""
+        return (0.5 * 1.15, 0.0, 0.5), (-0.5 * 0.15, 0.5, 3.0), (-0.5 * 0.15, -0.5, 3.0)
+
+
+@dataclass(frozen=True)
+class Arctan(Surrogate):
+    """(alpha / 2) / (1 + (pi / 2 * alpha * d)^2), as snnTorch's and SpikingJelly's (Fang et al. 2021)."""
+
+    alpha: float = 2.0
+
+    def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
+        return 0.5 * self.alpha / (1 + (0.5 * math.pi * self.alpha * d) ** 2)
+
+    def primitive(self, d: Any, threshold: Any = 1.0) -> Any:
+        return _library(d).arctan(0.5 * math.pi * self.alpha * d) / math.pi
+
+
+@dataclass(frozen=True)
+class FastSigmoid(Surrogate):
+    """1 / (1 + slope |d|)^2: SuperSpike's (Zenke and Ganguli 2018, section 3.3.2)."""
+
+    slope: float = 25.0
+
+    def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
+        return 1 / (1 + self.slope * abs(d)) ** 2
+
+    def primitive(self, d: Any, threshold: Any = 1.0) -> Any:
+        return d / (1 + self.slope * abs(d))
+
+
+@dataclass(frozen=True)
+class Sigmoid(Surrogate):
+    """slope * s * (1 - s) with s = 1 / (1 + exp(-slope d)), as snnTorch's sigmoid."""
+
+    slope: float = 25.0
+
+    def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
+        # tanh cannot overflow: s = (1 + tanh(slope d / 2)) / 2
+        return 0.25 * self.slope * (1 - _library(d).tanh(0.5 * self.slope * d) ** 2)
+
+    def primitive(self, d: Any, threshold: Any = 1.0) -> Any:
+        return 0.5 * _library(d).tanh(0.5 * self.slope * d)
+
+
+@dataclass(frozen=True)
+class Foreign(Surrogate):
+    """A spike function of another library, z = spike_grad(d) (snnTorch's, say), used for its derivative.
+
+    Raises ValueError where its forward is not the Heaviside step, or where two backward passes differ (stochastic).
+    """
+
+    spike_grad: Callable[[Any], Any]
+
+    def __post_init__(self) -> None:
+        import torch
+
+        d = torch.tensor([-3.0, -1.0, -0.3, -1e-3, 0.0, 1e-3, 0.3, 1.0, 3.0]).repeat(8)
+        with torch.random.fork_rng(devices=[]):
+            forward = self.spike_grad(d.clone().requires_grad_())
+            first, second = self.derivative(d), self.derivative(d)
+        if not torch.equal(forward.detach().to(d.dtype), (d > 0).to(d.dtype)):
+            raise ValueError(f"surrogate: expected a spike function with forward (d > 0), got {self.spike_grad!r}")
+        if not torch.equal(first, second):
+            raise ValueError(f"surrogate: expected a deterministic derivative, {self.spike_grad!r} is stochastic")
+
+    def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
+        import torch
+
+        with torch.enable_grad():
+            leaf = d.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.spike_grad(leaf).sum(), leaf)
+        return gradient.to(d.dtype)
+
+
+NAMED: dict[str, type[Surrogate]] = {
+    "multi_gaussian": MultiGaussian,
+    "triangular": Triangular,
+    "arctan": Arctan,
+    "fast_sigmoid": FastSigmoid,
+    "superspike": FastSigmoid,
+    "sigmoid": Sigmoid,
+}
+
+
+def resolve(surrogate: Any) -> Surrogate:
+    """The surrogate meant by None (the paper's multi-Gaussian), a name, one of ours, or a foreign spike function."""
+    if surrogate is None:
+        return MultiGaussian()
+    if isinstance(surrogate, Surrogate):
+        return surrogate
+    if isinstance(surrogate, str) and surrogate in NAMED:
+        return NAMED[surrogate]()
+    if callable(surrogate) and not isinstance(surrogate, type):
+        return Foreign(surrogate)
+    names = ", ".join(NAMED)
+    raise ValueError(f"surrogate: expected one of {names}, a Surrogate or a spike function, got {surrogate!r}")
+
+
+def _library(x: Any) -> ModuleType:
+    """The module whose functions take x: torch for tensors (already imported then), else NumPy."""
+    torch = sys.modules.get("torch")
+    return torch if torch is not None and isinstance(x, torch.Tensor) else np
+
+
+def _erf(x: Any) -> Callable[[Any], Any]:
+    library = _library(x)
+    return np.vectorize(math.erf, otypes=[np.float64]) if library is np else library.erf
