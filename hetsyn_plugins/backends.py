@@ -24,6 +24,7 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     backends = [
         Backend("reference", conformance.expected),
         Backend("eager", lambda case: run_op(case)),
+        Backend("cpu", lambda case: run_op(case, backend="cpu")),
         Backend("eager-step", lambda case: run_op_stepwise(case)),
     ]
     absent = {}
@@ -43,17 +44,17 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     return backends, absent
 
 
-def run_op(case: Case, ops: Any = None) -> Outcome:
+def run_op(case: Case, ops: Any = None, backend: str = "eager") -> Outcome:
     """The fused op; `ops` is the module to use (the tests pass one with a planted bug)."""
     if ops is None:
         from hetsyn_plugins import ops
     x, fields, state = _leaves(case)
     if case.params.spiking:
-        options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "backend": "eager"}
+        options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "backend": backend}
         spikes, v, end = ops.hetsyn_lif(x, state=state, **fields, **options)
     else:
         readout = {name: fields[name] for name in ("weight", "decay", "bias")}
-        spikes, (v, end) = None, ops.hetsyn_li(x, state=state, **readout, backend="eager")
+        spikes, (v, end) = None, ops.hetsyn_li(x, state=state, **readout, backend=backend)
     return _outcome(case, x, fields, state, spikes, v, end)
 
 
@@ -75,6 +76,47 @@ def run_op_stepwise(case: Case, ops: Any = None) -> Outcome:
         return _outcome(case, x, fields, state, empty.clone() if case.params.spiking else None, empty, end)
     spikes = torch.stack([s.spikes for s in steps]) if case.params.spiking else None
     return _outcome(case, x, fields, state, spikes, torch.stack([s.v for s in steps]), end)
+
+
+def run_snntorch(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
+    """The snnTorch layers: the whole sequence in one call, or their one-step idiom with explicit states."""
+    import torch
+
+    if adapter is None:
+        from hetsyn_plugins.adapters import snntorch as adapter
+    p, recurrent = case.params, case.params.recurrent_weight is not None
+    layer = (adapter.RHetSynLeaky if recurrent else adapter.HetSynLeaky).from_params(
+        p, spike_grad=case.surrogate, detach_reset=case.detach_reset, learn_beta=True, learn_threshold=True, learn_adaptation=True
+    )
+    x, _, state = _leaves(case)
+    order = ["spikes"] * recurrent + ["current"] + ["recurrent_current"] * recurrent + ["reset"]
+    order += ["adaptation"] * (p.adaptation_decay is not None) + ["v"]
+    # a layer without reset still has its place in the tuple: zeros
+    placeholder = x.new_zeros((x.shape[1], len(p.weight)))
+    given = [] if state is None else [placeholder if (s := getattr(state, name)) is None else s for name in order]
+
+    def last(spikes: Any, *others: Any) -> HetSynState:
+        values = dict(zip(order, ([spikes] if recurrent else []) + list(others), strict=True)) | {"spikes": spikes}
+        kept = {k: t for k, t in values.items() if not (k == "reset" and p.reset_decay is None)}
+        return HetSynState(**{**kept, "spikes": spikes if p.spiking else None})
+
+    if sequence or len(x) == 0:
+        spikes, *others, v = layer(x, *given)
+        end = last(spikes[-1], *others, v[-1]) if len(x) else state or last(placeholder, *others, placeholder)
+    else:
+        steps, current = [], given
+        for x_t in x.unbind(0):
+            out = layer(x_t, *current)
+            steps.append(out)
+            current = list(out) if recurrent else list(out[1:])
+        spikes, v = torch.stack([s[0] for s in steps]), torch.stack([s[-1] for s in steps])
+        end = last(out[0], *out[1:])
+    return _outcome(case, x, _stored(layer, p), state, spikes if p.spiking else None, v, end)
+
+
+def _stored(fields: Any, params: HetSynParams) -> dict[str, Any]:
+    """What a layer trains, by core field; None where it has no such field."""
+    return {name: fields.stored(name) for name in ARRAYS}
 
 
 def _leaves(case: Case) -> tuple[Any, dict[str, Any], HetSynState | None]:

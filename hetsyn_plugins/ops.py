@@ -10,6 +10,10 @@ bool and uint8 inputs count as 0/1 or counts. Other mixtures raise ValueError, a
 
 from __future__ import annotations
 
+import functools
+import importlib
+import warnings
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -44,7 +48,38 @@ class Choice(NamedTuple):
 
 def choose_backend(inputs: Tensor, weight: Tensor) -> Choice:
     """What backend="auto" takes for these tensors, and why."""
-    return Choice("eager", f"the one kernel of this version, for {weight.dtype} on {weight.device.type}")
+    if weight.device.type != "cpu":
+        return Choice("eager", f"the cpu kernel takes CPU tensors, these are on {weight.device.type}")
+    missing = _why_no_cpu_kernel()
+    if missing:
+        return Choice("eager", missing)
+    return Choice("cpu", "CPU tensors: the compiled kernel")
+
+
+@functools.cache
+def _why_no_cpu_kernel() -> str | None:
+    """None where numba works here; else what is wrong, said once as a warning too."""
+    try:
+        importlib.import_module("hetsyn_plugins.kernels.cpu")
+    except Exception as error:  # numba raises many kinds: missing, broken, no place for its cache
+        reason = f"the cpu kernel needs numba, which does not work here: {type(error).__name__}: {error}"
+        warnings.warn(f"{reason}; backend='eager' is used instead", RuntimeWarning, stacklevel=4)
+        return reason
+    return None
+
+
+def _kernel(backend: str, inputs: Tensor, weight: Tensor) -> ModuleType:
+    """The module that computes a backend, or ValueError where it cannot run what it is given."""
+    if backend == "gpu" or backend not in ("auto", "eager", "cpu"):
+        why = "this version has no such kernel yet" if backend == "gpu" else "no such backend"
+        raise ValueError(f"backend: expected 'auto', 'eager' or 'cpu', got {backend!r}: {why}")
+    if backend == "cpu" and weight.device.type != "cpu":
+        raise ValueError(f"backend: expected CPU tensors for 'cpu', got {weight.device}; use 'auto' or 'eager'")
+    if backend == "auto":
+        backend = choose_backend(inputs, weight).backend
+    elif backend == "cpu" and (missing := _why_no_cpu_kernel()):
+        raise ValueError(f"backend: 'cpu' cannot run, {missing}; use 'auto' or 'eager'")
+    return importlib.import_module(f"hetsyn_plugins.kernels.{backend}")
 
 
 def hetsyn_lif(
@@ -72,7 +107,7 @@ def hetsyn_lif(
     state         HetSynState of tensors from an earlier call, or None: zeros
     surrogate     a Surrogate, its name, or another library's spike function; None: the paper's multi-Gaussian
     detach_reset  no gradient through z in the reset current
-    backend       "auto" or "eager"
+    backend       "auto", "eager" or "cpu" (`choose_backend` tells what "auto" takes, and why)
     check         look for NaN and infinity in inputs and for values out of range in parameters;
                   None: on the CPU and outside torch.compile
 
@@ -167,19 +202,11 @@ def _run(
     backend: str,
     check: bool | None,
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
-    check_backend(backend)
     x, terms, start = prepare(inputs, given, spiking, state, check)
-    spikes, v, end = _sequence(x, terms, start, surrogate, detach_reset)
+    kernel = _kernel(backend, inputs, given["weight"])
+    spikes, v, end = _sequence(kernel, x, terms, start, surrogate, detach_reset)
     out = output_dtype(inputs, given["weight"])
     return (None if spikes is None else spikes.to(out)), v.to(out), end
-
-
-def check_backend(backend: str) -> None:
-    """Raise ValueError unless the backend is one that this version has."""
-    if backend not in ("auto", "eager"):
-        absent = backend in ("cpu", "gpu")
-        why = "this version has no such kernel yet; use 'auto' or 'eager'" if absent else "no such backend"
-        raise ValueError(f"backend: expected 'auto' or 'eager', got {backend!r}: {why}")
 
 
 def output_dtype(inputs: Tensor, weight: Tensor) -> torch.dtype:
@@ -213,7 +240,7 @@ def prepare(
     x = _cast_inputs(inputs, weight, dtype, autocast)
     shapes = state_shapes(tensors, spiking, inputs.shape[1])
     if state is None:
-        state = HetSynState(**{k: None if s is None else weight.new_zeros(s, dtype=dtype) for k, s in shapes.items()})
+        state = HetSynState(**{k: None if s is None else weight.new_zeros((), dtype=dtype).expand(s) for k, s in shapes.items()})
     else:
         check_state(state, shapes)
         _check_state_tensors(state, weight, dtype)
@@ -269,14 +296,14 @@ def _check_state_tensors(state: HetSynState, weight: Tensor, dtype: torch.dtype)
 
 @torch.compiler.disable  # a clean graph break: the loop over time is ours, not the compiler's
 def _sequence(
-    x: Tensor, terms: Terms, start: HetSynState, surrogate: Surrogate, detach_reset: bool
+    kernel: ModuleType, x: Tensor, terms: Terms, start: HetSynState, surrogate: Surrogate, detach_reset: bool
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
     """Spikes and v of every step and the last state; the spikes and v of a state are those of its last step."""
     if len(x) == 0:
         v = x.new_zeros((0, x.shape[1], len(terms.weight)))
         return (None if terms.threshold is None else v.clone()), v, start
     with torch.autocast(x.device.type, enabled=False):
-        spikes, v, *currents = Sequence.apply(surrogate, detach_reset, x, *terms, *start)
+        spikes, v, *currents = Sequence.apply(kernel, surrogate, detach_reset, x, *terms, *start)
     return spikes, v, HetSynState(*currents, spikes=None if spikes is None else spikes[-1], v=v[-1])
 
 
@@ -284,10 +311,12 @@ class Sequence(torch.autograd.Function):
     """A whole sequence as one node of the graph; its backward recomputes what it needs (see the kernels)."""
 
     @staticmethod
-    def forward(ctx: Any, surrogate: Surrogate, detach_reset: bool, inputs: Tensor, *rest: Tensor | None) -> Any:
+    def forward(
+        ctx: Any, kernel: ModuleType, surrogate: Surrogate, detach_reset: bool, inputs: Tensor, *rest: Tensor | None
+    ) -> Any:
         terms, start = Terms(*rest[: len(Terms._fields)]), HetSynState(*rest[len(Terms._fields) :])  # type: ignore[arg-type]
-        v, end = eager.forward(inputs, terms, start, surrogate)
-        ctx.surrogate, ctx.detach_reset = surrogate, detach_reset
+        v, end = kernel.forward(inputs, terms, start, surrogate)
+        ctx.kernel, ctx.surrogate, ctx.detach_reset = kernel, surrogate, detach_reset
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(inputs, v, *rest)
         spikes = None if terms.threshold is None else (v > terms.threshold).to(v.dtype)
@@ -299,9 +328,9 @@ class Sequence(torch.autograd.Function):
         inputs, v, *rest = ctx.saved_tensors
         cut = len(Terms._fields)
         terms, start = Terms(*rest[:cut]), HetSynState(*rest[cut:])
-        _, _, wants_inputs, *wants = ctx.needs_input_grad
+        _, _, _, wants_inputs, *wants = ctx.needs_input_grad
         wanted = eager.Gradients(wants_inputs, Terms(*wants[:cut]), HetSynState(*wants[cut:]))
-        g = eager.backward(
+        g = ctx.kernel.backward(
             inputs,
             terms,
             start,
@@ -314,4 +343,4 @@ class Sequence(torch.autograd.Function):
             wanted,
         )
         found = (g.inputs, *g.terms, *g.state)
-        return None, None, *(x if want else None for x, want in zip(found, ctx.needs_input_grad[2:], strict=True))
+        return None, None, None, *(x if want else None for x, want in zip(found, ctx.needs_input_grad[3:], strict=True))

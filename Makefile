@@ -1,0 +1,23 @@
+# `make demo` and `make test` work on a fresh checkout: each makes .venv first, if need be.
+.PHONY: demo test lint bench clean venv
+
+demo: venv
+	.venv/bin/hetsyn demo
+
+test: venv
+	.venv/bin/python -m pytest
+
+lint: venv
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+
+bench: venv
+	.venv/bin/python examples/benchmark.py
+
+venv:
+	@tools/make_venv
+
+clean:
+	rm -rf .venv .venv-newest build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

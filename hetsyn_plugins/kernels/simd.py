@@ -1,0 +1,156 @@
+"""One SIMD vector as a numba type, and the few operations the CPU kernels need on it.
+
+numba does not vectorise loops over a recursion well; here every value of a kernel is an LLVM vector, 64 bytes where the
+processor has AVX-512, 32 with AVX, 16 elsewhere (LLVM splits or emulates what the hardware lacks). The width follows
+the element type of the array that a vector is loaded from. The only contraction is the fused multiply-add that is
+asked for by name, so results do not depend on what the compiler likes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, models, register_model
+
+
+def _vector_bytes() -> int:
+    features = llvmlite.binding.get_host_cpu_features()
+    return 64 if features.get("avx512f") else 32 if features.get("avx") else 16
+
+
+VECTOR_BYTES = _vector_bytes()
+
+
+class Vector(types.Type):
+    """A vector of float32 or float64 in one register."""
+
+    def __init__(self, element: Any) -> None:
+        self.element, self.lanes = element, VECTOR_BYTES * 8 // element.bitwidth
+        super().__init__(name=f"Vector({element}, {self.lanes})")
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    """How numba holds it: as LLVM's own vector type."""
+
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        element = ir.FloatType() if kind.element == types.float32 else ir.DoubleType()
+        super().__init__(manager, kind, ir.VectorType(element, kind.lanes))
+
+
+def lanes_of(dtype: Any) -> int:
+    """How many numbers of this NumPy dtype one vector holds."""
+    return VECTOR_BYTES // dtype.itemsize
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    vector = context.get_value_type(Vector(array_type.dtype))
+    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+
+
+@intrinsic
+def load(typing: Any, array: Any, index: Any) -> Any:
+    """The vector that starts at element `index` of a flat array."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        loaded = builder.load(_pointer(context, builder, signature.args[0], *args))
+        loaded.align = array.dtype.bitwidth // 8
+        return loaded
+
+    return Vector(array.dtype)(array, types.intp), generate
+
+
+@intrinsic
+def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Write a vector to the elements of a flat array from `index` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        stored = builder.store(args[2], _pointer(context, builder, signature.args[0], *args[:2]))
+        stored.align = array.dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), generate
+
+
+@intrinsic
+def splat(typing: Any, number: Any) -> Any:
+    """The vector whose every lane is this number."""
+    kind = Vector(number)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = context.get_value_type(kind)
+        undefined = ir.Constant(vector, ir.Undefined)
+        single = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), kind.lanes), [0] * kind.lanes)
+        return builder.shuffle_vector(single, undefined, zeros)
+
+    return kind(number), generate
+
+
+@intrinsic
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c with one rounding."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = context.get_value_type(a)
+        name = f"llvm.fma.v{a.lanes}f{a.element.bitwidth}"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+        return builder.call(function, args)
+
+    return a(a, a, a), generate
+
+
+def _binary(operation: str) -> Any:
+    def declare(typing: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, operation)(*args)
+
+        return a(a, a), generate
+
+    return declare
+
+
+add = intrinsic(_binary("fadd"))
+sub = intrinsic(_binary("fsub"))
+mul = intrinsic(_binary("fmul"))
+
+
+@intrinsic
+def above(typing: Any, a: Any, b: Any) -> Any:
+    """1 where a > b, else 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = context.get_value_type(a)
+        one, zero = (ir.Constant(vector, [float(x)] * a.lanes) for x in (1, 0))
+        return builder.select(builder.fcmp_ordered(">", *args), one, zero)
+
+    return a(a, a), generate
+
+
+@intrinsic
+def total(typing: Any, a: Any) -> Any:
+    """The sum of all lanes, first to last."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes = [builder.extract_element(args[0], ir.Constant(ir.IntType(32), i)) for i in range(a.lanes)]
+        result = lanes[0]
+        for lane in lanes[1:]:
+            result = builder.fadd(result, lane)
+        return result
+
+    return a.element(a), generate
+
+
+@intrinsic
+def lanes(typing: Any, array: Any) -> Any:
+    """How many elements of this array one vector holds: a constant to the compiler."""
+    count = Vector(array.dtype).lanes
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.intp, count)
+
+    return types.intp(array), generate

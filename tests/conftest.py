@@ -1,0 +1,46 @@
+"""What every test file shares: the checkout's adapters, fixed seeds, and memory that shows when it was not written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import hetsyn_plugins
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# adapters/ is hetsyn_plugins.adapters (setup.cfg, package_dir): so it is in the checkout too, installed or not.
+hetsyn_plugins.__path__.append(str(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """Global generators start alike in every test, so that neither order nor selection changes a result."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002  snnTorch, Norse and scikit-learn may draw from the legacy generator
+
+
+@pytest.fixture
+def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill memory that torch allocates without writing: NaN, and the largest number of an integer type.
+
+    A kernel that leaves an element unwritten then fails its comparison, instead of passing on lucky zeros.
+    """
+
+    def poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def empty(*args: Any, **kwargs: Any) -> torch.Tensor:
+            out = allocate(*args, **kwargs)
+            with torch.no_grad():  # also for out.requires_grad: a leaf may only be filled in place outside autograd
+                if out.dtype.is_floating_point or out.dtype.is_complex:
+                    return out.fill_(float("nan"))
+                return out.fill_(True if out.dtype == torch.bool else torch.iinfo(out.dtype).max)
+
+        return empty
+
+    for name in ("empty", "empty_like", "empty_strided"):
+        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
+    for name in ("new_empty", "new_empty_strided"):
+        monkeypatch.setattr(torch.Tensor, name, poisoned(getattr(torch.Tensor, name)))
