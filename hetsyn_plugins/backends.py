@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from hetsyn_plugins import conformance
 from hetsyn_plugins.conformance import Backend, Case, Outcome
-from hetsyn_plugins.params import ARRAYS, DECAYS, Array, HetSynState
+from hetsyn_plugins.params import ARRAYS, Array, HetSynParams, HetSynState
 from hetsyn_plugins.reference import Gradients
 
 FRAMEWORKS = ("snntorch", "norse")
@@ -83,10 +84,15 @@ def run_snntorch(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
     import torch
 
     if adapter is None:
-        from hetsyn_plugins.adapters import snntorch as adapter
+        adapter = importlib.import_module("hetsyn_plugins.adapters.snntorch")
     p, recurrent = case.params, case.params.recurrent_weight is not None
     layer = (adapter.RHetSynLeaky if recurrent else adapter.HetSynLeaky).from_params(
-        p, spike_grad=case.surrogate, detach_reset=case.detach_reset, learn_beta=True, learn_threshold=True, learn_adaptation=True
+        p,
+        spike_grad=case.surrogate,
+        detach_reset=case.detach_reset,
+        learn_beta=True,
+        learn_threshold=True,
+        learn_adaptation=True,
     )
     x, _, state = _leaves(case)
     order = ["spikes"] * recurrent + ["current"] + ["recurrent_current"] * recurrent + ["reset"]
@@ -112,6 +118,42 @@ def run_snntorch(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
         spikes, v = torch.stack([s[0] for s in steps]), torch.stack([s[-1] for s in steps])
         end = last(out[0], *out[1:])
     return _outcome(case, x, _stored(layer, p), state, spikes if p.spiking else None, v, end)
+
+
+def run_norse(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
+    """The Norse modules: the sequence ones, or the cells in a loop over time."""
+    import torch
+
+    if adapter is None:
+        adapter = importlib.import_module("hetsyn_plugins.adapters.norse")
+    p = case.params
+    kind = "HetSynLI" if not p.spiking else "HetSynLIFRecurrent" if p.recurrent_weight is not None else "HetSynLIF"
+    layer = getattr(adapter, kind if sequence else f"{kind}Cell").from_params(
+        p,
+        method=case.surrogate,
+        detach_reset=case.detach_reset,
+        learn_reset=True,
+        learn_threshold=True,
+        learn_adaptation=True,
+    )
+    x, _, first = _leaves(case)
+    state = None if first is None else layer.from_core(first)
+    if sequence:
+        out, out_v, end = layer.sequence(x, state)
+        out = out_v if out is None else out
+    else:
+        outs, end = [], layer.initial_state(x[0]) if len(x) and state is None else state
+        for x_t in x.unbind(0):
+            out, end = layer(x_t, end)
+            outs.append((out, end.v))
+        if not outs:
+            return run_norse(case, sequence=True, adapter=adapter)
+        out = torch.stack([o for o, _ in outs])
+    core = layer.to_core(end)
+    if not p.spiking:
+        return _outcome(case, x, _stored(layer, p), first, None, out, core)
+    v = out_v if sequence else torch.stack([v for _, v in outs])
+    return _outcome(case, x, _stored(layer, p), first, out, v, core)
 
 
 def _stored(fields: Any, params: HetSynParams) -> dict[str, Any]:
@@ -147,9 +189,18 @@ def _outcome(
     if case.owed is None:
         return plain
     backpropagate(case, spikes, v, end)
-    params = {name: None if f is None else _numpy(f.grad) for name, f in fields.items()}
+    params = {
+        name: _in_shape(None if f is None else _numpy(f.grad), getattr(case.params, name)) for name, f in fields.items()
+    }
     first = HetSynState(*(None if s is None else _numpy(s.grad) for s in state or HetSynState(None)))
     return Outcome(plain.spikes, plain.v, plain.state, Gradients(_numpy(x.grad), params, first))
+
+
+def _in_shape(gradient: Array | None, field: Array | None) -> Array | None:
+    """A layer's gradient in the shape of the field: layers write (N, 1) as (N,), and (1, M) out."""
+    if gradient is None or field is None or gradient.shape == field.shape:
+        return gradient
+    return gradient.reshape(field.shape) if gradient.size == field.size else gradient.sum(0, keepdims=True)
 
 
 def backpropagate(case: Case, spikes: Any, v: Any, end: HetSynState) -> None:

@@ -46,7 +46,7 @@ def save(net: Any, path: str | os.PathLike[str]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
-        save_file({k: np.ascontiguousarray(a) for k, a in arrays.items()}, temporary, metadata)
+        save_file({k: np.array(a, order="C") for k, a in arrays.items()}, temporary, metadata)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -70,10 +70,14 @@ def load(path: str | os.PathLike[str], to: str = "reference", dt: float | None =
     except SafetensorError as error:
         raise ValueError(f"path: expected a whole safetensors file, got {path}: {error}") from error
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"path: expected a checkpoint of hetsyn_plugins, got {path}, a safetensors file of another kind")
+        raise ValueError(
+            f"path: expected a checkpoint of hetsyn_plugins, got {path}, a safetensors file of another kind"
+        )
     if int(metadata["format_version"]) > FORMAT_VERSION:
         expected = f"format {FORMAT_VERSION} or earlier"
-        raise ValueError(f"path: expected {expected}, got {metadata['format_version']} in {path}: update hetsyn_plugins")
+        raise ValueError(
+            f"path: expected {expected}, got {metadata['format_version']} in {path}: update hetsyn_plugins"
+        )
     try:
         network = Network(
             tuple(_layer(index, entry, arrays) for index, entry in enumerate(json.loads(metadata["architecture"])))

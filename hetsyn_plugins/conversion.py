@@ -102,13 +102,15 @@ def _plain(name: str, module: nn.Module) -> network.Layer | None:
     if isinstance(module, nn.Identity):
         return None
     kind = f"{type(module).__module__}.{type(module).__qualname__}"
-    raise ValueError(f"net: expected a sequential stack of HetSyn layers, Linear and Dropout; module {name!r} is a {kind}")
+    raise ValueError(
+        f"net: expected a sequential stack of HetSyn layers, Linear and Dropout; module {name!r} is a {kind}"
+    )
 
 
 def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
     fields: TrainableFields = module if isinstance(module, TrainableFields) else module.p
     stored = {field: fields.stored(field) for field in fields.names if field not in fields.tied}
-    learned = {field for field, tensor in stored.items() if isinstance(tensor, nn.Parameter)}
+    learned = {field for field, tensor in stored.items() if tensor is not None and tensor.requires_grad}
     trained = {} if fields.parametrization == "decay" else {f: stored[f] for f in DECAYS if stored.get(f) is not None}
     return network.HetSynLayer(
         name,

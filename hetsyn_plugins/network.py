@@ -102,7 +102,9 @@ class Network:
             elif not isinstance(layer, Dropout):
                 lines_in, lines_out = layer.widths
                 if width not in (None, lines_in):
-                    raise ValueError(f"layer {layer.name!r}: expected {width} lines in, as come out before it, got {lines_in}")
+                    raise ValueError(
+                        f"layer {layer.name!r}: expected {width} lines in, as come out before it, got {lines_in}"
+                    )
                 width = lines_out
 
     def run(self, inputs: ArrayLike) -> dict[str, tuple[Array | None, Array]]:

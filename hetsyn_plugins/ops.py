@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -68,18 +69,23 @@ def _why_no_cpu_kernel() -> str | None:
     return None
 
 
-def _kernel(backend: str, inputs: Tensor, weight: Tensor) -> ModuleType:
-    """The module that computes a backend, or ValueError where it cannot run what it is given."""
-    if backend == "gpu" or backend not in ("auto", "eager", "cpu"):
+def check_backend(backend: str) -> None:
+    """Raise ValueError unless this version has the backend."""
+    if backend not in ("auto", "eager", "cpu"):
         why = "this version has no such kernel yet" if backend == "gpu" else "no such backend"
         raise ValueError(f"backend: expected 'auto', 'eager' or 'cpu', got {backend!r}: {why}")
+
+
+def _kernel(backend: str, inputs: Tensor, weight: Tensor) -> ModuleType:
+    """The module that computes a backend, or ValueError where it cannot run what it is given."""
+    check_backend(backend)
     if backend == "cpu" and weight.device.type != "cpu":
         raise ValueError(f"backend: expected CPU tensors for 'cpu', got {weight.device}; use 'auto' or 'eager'")
     if backend == "auto":
         backend = choose_backend(inputs, weight).backend
     elif backend == "cpu" and (missing := _why_no_cpu_kernel()):
         raise ValueError(f"backend: 'cpu' cannot run, {missing}; use 'auto' or 'eager'")
-    return importlib.import_module(f"hetsyn_plugins.kernels.{backend}")
+    return eager if backend == "eager" else importlib.import_module("hetsyn_plugins.kernels.cpu")
 
 
 def hetsyn_lif(
@@ -166,10 +172,12 @@ def hetsyn_lif_step(
     surrogate: Any = None,
     detach_reset: bool = False,
     check: bool | None = False,
+    quantise: Callable[[Tensor], Tensor] | None = None,
 ) -> HetSynState:
     """One step in native torch: inputs (B, M) and the state before it (None: zeros) give the state after it.
 
-    Arguments as in `hetsyn_lif`; `spiking=False` is the readout. The state returned holds the output: `.spikes` and
+    Arguments as in `hetsyn_lif`; `spiking=False` is the readout; `quantise` is applied to every state. The state
+    returned holds the output: `.spikes` and
     `.v`, (B, N), in the states' dtype. Autograd keeps the currents, (B, N, M), of every step: where the whole
     sequence is known, `hetsyn_lif` needs T times less.
     """
@@ -189,7 +197,7 @@ def hetsyn_lif_step(
         raise ValueError("inputs: expected shape {}, one step, got {}".format(*expected))
     x, terms, start = prepare(inputs[None], given, spiking, state, check)
     with torch.autocast(x.device.type, enabled=False):
-        return eager.step(x[0], start, terms, resolve(surrogate), detach_reset)
+        return eager.step(x[0], start, terms, resolve(surrogate), detach_reset, quantise)
 
 
 def _run(
@@ -240,7 +248,9 @@ def prepare(
     x = _cast_inputs(inputs, weight, dtype, autocast)
     shapes = state_shapes(tensors, spiking, inputs.shape[1])
     if state is None:
-        state = HetSynState(**{k: None if s is None else weight.new_zeros((), dtype=dtype).expand(s) for k, s in shapes.items()})
+        state = HetSynState(
+            **{k: None if s is None else weight.new_zeros((), dtype=dtype).expand(s) for k, s in shapes.items()}
+        )
     else:
         check_state(state, shapes)
         _check_state_tensors(state, weight, dtype)
@@ -255,13 +265,11 @@ def prepare(
 
 
 def autocast_enabled(device: torch.device) -> bool:
-    """Is autocast on for this device? (torch 2.3 has one function a device, 2.4 and later one with an argument.)"""
-    if device.type == "cpu" and hasattr(torch, "is_autocast_cpu_enabled") and torch.__version__ < "2.4":
-        return torch.is_autocast_cpu_enabled()
+    """Is autocast on for this device? Before torch 2.4 the question had one function a device."""
     try:
         return torch.is_autocast_enabled(device.type)
     except TypeError:
-        return torch.is_autocast_enabled()
+        return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
 
 
 def _as_tensor(name: str, value: Any, weight: Tensor, dtype: torch.dtype, autocast: bool) -> Tensor | None:

@@ -374,7 +374,9 @@ def check_state(state: Any, shapes: Mapping[str, tuple[int, ...] | None]) -> Non
         value = getattr(state, name)
         got = None if value is None else tuple(value.shape)
         if got != shape:
-            raise ValueError(f"state.{name}: expected shape {shape}, got {got}; is the state another layer's or batch's?")
+            raise ValueError(
+                f"state.{name}: expected shape {shape}, got {got}; is the state another layer's or batch's?"
+            )
 
 
 def check_inputs_shape(inputs: Any, weight: Any) -> None:

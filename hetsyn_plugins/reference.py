@@ -204,7 +204,7 @@ def _checked_state(params: HetSynParams, state: HetSynState | None, batch: int) 
 
 
 def _checked_inputs(params: HetSynParams, array: NDArray[Any]) -> Array:
-    if array.dtype != bool and not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+    if (array.dtype != bool and not np.issubdtype(array.dtype, np.number)) or np.iscomplexobj(array):
         raise ValueError(f"inputs: expected real numbers, got {array.dtype}")
     check_inputs_shape(array, params.weight)
     x = array.astype(np.float64)

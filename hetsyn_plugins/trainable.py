@@ -23,9 +23,9 @@ from hetsyn_plugins.params import (
     ARRAYS,
     DECAYS,
     HetSynParams,
-    checked_dt,
     check_fields,
     check_values,
+    checked_dt,
     describe_values,
     expand,
     full_shape,
@@ -170,7 +170,7 @@ class TrainableFields(nn.Module):
             return bounded
         return stored
 
-    def tensors(self) -> dict[str, Tensor | None]:
+    def tensors(self) -> dict[str, Any]:
         """All fields that this module holds, as the op takes them."""
         return {field: self.tensor(field) for field in self.names}
 
@@ -217,7 +217,9 @@ class TrainableFields(nn.Module):
             if field == "threshold":
                 good = good & (value > 0)
             if not good.all():
-                errors.append(f"{prefix}{self.stored_name(field)}: expected finite values, got {describe_values(value)}")
+                errors.append(
+                    f"{prefix}{self.stored_name(field)}: expected finite values, got {describe_values(value)}"
+                )
                 return
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -249,7 +251,9 @@ def start_values(
         shape = full_shape(field, shapes)
         own = wide if field in DECAYS else dtype
         if field in ("weight", "recurrent_weight") and (value is True or (value is None and field == "weight")):
-            tensors[field] = torch.randn(shape, dtype=torch.float32 if own in HALF else own).div(shape[1] ** 0.5).to(own)
+            tensors[field] = (
+                torch.randn(shape, dtype=torch.float32 if own in HALF else own).div(shape[1] ** 0.5).to(own)
+            )
         else:
             tensors[field] = None if value is None else _start_value(field, value, shape, own)
     given = {**dict.fromkeys(ARRAYS), **tensors}
@@ -289,7 +293,13 @@ def _widest(values: Mapping[str, Any]) -> torch.dtype:
     dtypes = [v.dtype for v in values.values() if isinstance(v, Tensor) and v.dtype.is_floating_point]
     if not dtypes:
         return torch.get_default_dtype()
-    return torch.float64 if torch.float64 in dtypes else values["weight"].dtype if values.get("weight") is not None else torch.get_default_dtype()
+    return (
+        torch.float64
+        if torch.float64 in dtypes
+        else values["weight"].dtype
+        if values.get("weight") is not None
+        else torch.get_default_dtype()
+    )
 
 
 def _start_value(field: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -286,7 +286,7 @@ def test_changed_checkpoints_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     checkpoint.save(plain(), path)
     with safe_open(path, framework="numpy") as file:
-        metadata, arrays = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  not a dict
+        metadata, arrays = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
     save_file(arrays, path, {**metadata, "format_version": "2"})
     with pytest.raises(ValueError, match="expected format 1 or earlier, got 2"):
         checkpoint.load(path)

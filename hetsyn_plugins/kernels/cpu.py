@@ -6,6 +6,7 @@ there is no threading layer to collide with torch's, any thread may call, and a 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +14,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hetsyn_plugins.kernels import cpu_kernels as k
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.eager import Gradients, Terms
 from hetsyn_plugins.kernels.simd import lanes_of
-from hetsyn_plugins.params import Array, HetSynState
+from hetsyn_plugins.params import HetSynState
 from hetsyn_plugins.surrogate import Surrogate
 
+Array = NDArray[Any]
 GROUP_BYTES = 1 << 19  # what of a scan's output should stay in a core's L2 cache
 
 _pools: dict[int, ThreadPoolExecutor] = {}
@@ -36,7 +39,7 @@ def parallel(kernel: Callable[..., None], units: int, *arguments: Any) -> None:
         return
     pool = _pools.setdefault(threads, ThreadPoolExecutor(threads, thread_name_prefix="hetsyn"))
     cuts = [units * i // threads for i in range(threads + 1)]
-    futures = [pool.submit(kernel, *arguments, a, b) for a, b in zip(cuts[1:-1], cuts[2:], strict=True)]
+    futures = [pool.submit(kernel, *arguments, a, b) for a, b in itertools.pairwise(cuts[1:])]
     kernel(*arguments, cuts[0], cuts[1])
     for future in futures:
         future.result()
@@ -181,11 +184,9 @@ def backward(
 ) -> Gradients:
     """As `eager.backward`, which it calls where a gradient of or through a current (B, N, M) itself is asked for."""
     if not covered(owed_state, wanted):
-        return eager.backward(
-            inputs, p, state, v, owed_spikes, owed_v, owed_state, surrogate, detach_reset, wanted
-        )
+        return eager.backward(inputs, p, state, v, owed_spikes, owed_v, owed_state, surrogate, detach_reset, wanted)
     at, w = Layout(inputs, p), wanted.terms
-    g, first, found = at.pack(owed_v, at.n), {}, {}
+    g, first, found = at.pack(owed_v, at.n), dict[str, Any](), dict[str, Any]()
     if p.threshold is not None:
         first, fired = _adjoint(at, g, p, v, owed_spikes, owed_state, surrogate, detach_reset)
         found["threshold"] = fired
@@ -210,7 +211,7 @@ def backward(
         groups = at.blocks * -(-(at.m // 4) // at.group)
         parallel(k.scan, groups, g, ds, rT, wT, nothing, none, False, at.steps, at.group, True)
         g_inputs = at.unpack(ds, at.m, at.inputs)
-    terms = Terms(**{"weight": None, "decay": None, **found})  # type: ignore[arg-type]  # None: not wanted
+    terms = Terms(**{"weight": None, "decay": None, **found})
     return Gradients(g_inputs, terms, HetSynState(first.pop("current", None), **first))
 
 
@@ -227,7 +228,7 @@ def _adjoint(
     """Turn g from what is owed to v into dLoss/dv; return the first state's gradients and the threshold's part."""
     gz = at.pack(owed_spikes, at.n)
     derivative = at.pack(surrogate.derivative(v - p.threshold, p.threshold), at.n)
-    theta, kick, *own = _own(at, p)
+    _, kick, *own = _own(at, p)
     if detach_reset:
         kick = np.zeros_like(kick)
     z, J, A = at.rows(None), at.rows(owed_state.reset), at.rows(owed_state.adaptation)

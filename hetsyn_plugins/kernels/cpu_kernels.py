@@ -88,9 +88,19 @@ def scan(s, u, r, w, bias, ends, want_ends, steps, group, reverse, start, stop):
                     q += stride
                 if want_ends:
                     e = ((block * N + i) * M + j) * L
-                    store(ends, e, x00), store(ends, e + L, x01), store(ends, e + 2 * L, x02), store(ends, e + 3 * L, x03)
+                    (
+                        store(ends, e, x00),
+                        store(ends, e + L, x01),
+                        store(ends, e + 2 * L, x02),
+                        store(ends, e + 3 * L, x03),
+                    )
                     e += M * L
-                    store(ends, e, x10), store(ends, e + L, x11), store(ends, e + 2 * L, x12), store(ends, e + 3 * L, x13)
+                    (
+                        store(ends, e, x10),
+                        store(ends, e + L, x11),
+                        store(ends, e + 2 * L, x12),
+                        store(ends, e + 3 * L, x13),
+                    )
 
 
 @kernel
@@ -261,7 +271,7 @@ def adjoint(g, gz, d, gz0, aJ0, aA0, fired, kick, kappa, strength, rho, steps, s
 
 @kernel
 def adjoint_recurrent(g, gz, d, a, gz0, aJ0, aA0, fired, kick, kappa, strength, rho, p, w, steps, start, stop):
-    """As `adjoint`, with recurrent synapses; a [block][i tile][k][4][lanes] is scratch, zeros at first. Units: blocks."""
+    """As `adjoint`, with recurrent synapses; a [block][i tile][k][4][lanes] is scratch, zeros. Units: blocks."""
     L = lanes(g)
     N = len(kick)
     for block in range(start, stop):

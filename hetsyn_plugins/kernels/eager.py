@@ -13,6 +13,7 @@ current I[T-1] starts a, and joins the last term of the two sums.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -64,27 +65,35 @@ def spike(d: Tensor, threshold: Tensor | float, surrogate: Surrogate) -> Tensor:
 
 
 def step(
-    x: Tensor, state: HetSynState, p: Terms, surrogate: Surrogate, detach_reset: bool = False
+    x: Tensor,
+    state: HetSynState,
+    p: Terms,
+    surrogate: Surrogate,
+    detach_reset: bool = False,
+    quantise: Callable[[Tensor], Tensor] | None = None,
 ) -> HetSynState:
     """One step, differentiable by autograd: inputs (B, M) and the state before it give the state after it.
 
     Kept by autograd for backward: the currents, (B, N, M) and (B, N, N), of every step taken this way.
+    `quantise` is applied to every current and to v, before the spike.
     """
-    current = torch.addcmul(p.decay * state.current, p.weight, x[:, None, :])
+    q = quantise or (lambda t: t)
+    current = q(torch.addcmul(p.decay * state.current, p.weight, x[:, None, :]))
     v = current.sum(-1)
     recurrent = reset = adaptation = spikes = None
     z = state.spikes
     if p.recurrent_weight is not None:
-        recurrent = torch.addcmul(p.recurrent_decay * state.recurrent_current, p.recurrent_weight, z[:, None, :])
+        recurrent = q(torch.addcmul(p.recurrent_decay * state.recurrent_current, p.recurrent_weight, z[:, None, :]))
         v = v + recurrent.sum(-1)
     if p.reset_decay is not None:
-        reset = p.reset_decay * state.reset + p.threshold * (z.detach() if detach_reset else z)
+        reset = q(p.reset_decay * state.reset + p.threshold * (z.detach() if detach_reset else z))
         v = v - reset
     if p.adaptation_decay is not None:
-        adaptation = p.adaptation_decay * state.adaptation + p.adaptation_strength * z
+        adaptation = q(p.adaptation_decay * state.adaptation + p.adaptation_strength * z)
         v = v - adaptation
     if p.bias is not None:
         v = v + p.bias
+    v = q(v)
     if p.threshold is not None:
         spikes = spike(v - p.threshold, p.threshold, surrogate)
     return HetSynState(current, recurrent, reset, adaptation, spikes, v)

@@ -1,0 +1,658 @@
+"""HetSynLIF as Norse modules: three cells (one step) and three sequence modules (fused), in Norse's own idiom.
+
+Importing this changes nothing in Norse; `hetsyn_plugins.register("norse")` makes them `norse.torch.HetSynLIFCell` and
+so on. The equations are the core's: one step is `ops.hetsyn_lif_step`, a sequence `ops.hetsyn_lif`. Decays are
+exp(-dt * tau_inv), as in the paper, not Norse's Euler step 1 - dt * tau_inv.
+
+A cell's autograd graph keeps the currents, B * N * M numbers, of every step; a sequence module's keeps none.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import norse.torch
+import numpy as np
+import torch
+from norse.torch.functional.threshold import threshold as norse_threshold
+from torch import Tensor, nn
+
+from hetsyn_plugins import ops
+from hetsyn_plugins.network import HetSynLayer
+from hetsyn_plugins.params import DECAYS, HetSynParams, HetSynState
+from hetsyn_plugins.surrogate import NAMED, Foreign, Surrogate, resolve
+from hetsyn_plugins.trainable import HALF, TrainableFields, decay_from_stored, share_of, start_values, to_hetsyn_params
+
+DEFAULT_TAU_INV = 1 / 20e-3  # 1/s: the paper's 20 ms
+
+
+class HetSynLIFState(NamedTuple):
+    """State of a feed-forward layer: z, v, i_reset, i_adapt (B, N), i (B, N, M); i_adapt is zero without adaptation."""
+
+    z: Tensor
+    v: Tensor
+    i: Tensor
+    i_reset: Tensor
+    i_adapt: Tensor
+
+
+class HetSynLIFRecurrentState(NamedTuple):
+    """State of a recurrent layer: as HetSynLIFState, and i_rec (B, N, N)."""
+
+    z: Tensor
+    v: Tensor
+    i: Tensor
+    i_rec: Tensor
+    i_reset: Tensor
+    i_adapt: Tensor
+
+
+class HetSynLIState(NamedTuple):
+    """State of a leaky readout: v (B, N), i (B, N, M)."""
+
+    v: Tensor
+    i: Tensor
+
+
+FIELDS = {
+    "z": "spikes",
+    "v": "v",
+    "i": "current",
+    "i_rec": "recurrent_current",
+    "i_reset": "reset",
+    "i_adapt": "adaptation",
+}
+
+
+class NorseThreshold:
+    """One of Norse's own spike functions, picklable: `norse.torch.functional.threshold(x, method, alpha)`."""
+
+    def __init__(self, method: str, alpha: float) -> None:
+        self.method, self.alpha = method, float(alpha)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        spikes: Tensor = norse_threshold(x, self.method, self.alpha)
+        return spikes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NorseThreshold) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.method, self.alpha))
+
+    def __repr__(self) -> str:
+        return f"NorseThreshold({self.method!r}, alpha={self.alpha})"
+
+
+NORSE_METHODS = ("super", "triangle", "tanh", "circ", "heavi_erfc")
+
+
+def surrogate_of(method: Any, alpha: float) -> Surrogate:
+    """Our surrogate of that name (or a Surrogate, or a spike function), else Norse's own method with its alpha."""
+    if isinstance(method, str) and method not in NAMED:
+        if method not in NORSE_METHODS:
+            names = ", ".join((*NAMED, *NORSE_METHODS))
+            raise ValueError(f"method: expected one of {names}, got {method!r}")
+        return Foreign(NorseThreshold(method, alpha))
+    return resolve(method)
+
+
+class HetSynLIFParameters(TrainableFields):
+    """Parameters of a HetSynLIF layer, an nn.Module: in `.parameters()`, `state_dict`, `.to()`.
+
+    tau_syn_inv, tau_rec_inv   1/s; number, tensor () or (N,) or (N, M), or an initialiser; 0 is r = 1, inf is r = 0
+    tau_reset_inv, tau_adapt_inv   1/s, () or (N,); None: no reset, no adaptation
+    adapt_strength, bias, v_th     () or (N,); bias (N,); v_th > 0
+    method, alpha   a surrogate (`hetsyn_plugins.surrogate`), its name, or a method of Norse's with its alpha
+    learn_...       what is trained beside the synaptic decays and the bias
+
+    Time constants are stored in seconds here; a cell copies them, in its own shapes, dt and parametrization. The
+    properties tau_..._inv are computed from what is stored.
+    """
+
+    names = {  # noqa: RUF012  declared as a ClassVar where it comes from
+        "decay": "syn_decay",
+        "recurrent_decay": "rec_decay",
+        "reset_decay": "reset_decay",
+        "adaptation_decay": "adapt_decay",
+        "adaptation_strength": "adapt_strength",
+        "threshold": "v_th",
+        "bias": "bias",
+    }
+
+    def __init__(
+        self,
+        tau_syn_inv: Any = DEFAULT_TAU_INV,
+        tau_rec_inv: Any = DEFAULT_TAU_INV,
+        tau_reset_inv: Any = DEFAULT_TAU_INV,
+        tau_adapt_inv: Any = None,
+        adapt_strength: Any = None,
+        bias: Any = None,
+        v_th: Any = 1.0,
+        method: Any = "multi_gaussian",
+        alpha: float = 100.0,
+        *,
+        learn_reset: bool = False,
+        learn_threshold: bool = False,
+        learn_adaptation: bool = False,
+    ) -> None:
+        super().__init__()
+        self.set_options(share="synapse", parametrization="tau", tie_reset=False, dt=0.001)
+        self._describe(method, alpha, learn_reset, learn_threshold, learn_adaptation)
+        inverse = {
+            "decay": tau_syn_inv,
+            "recurrent_decay": tau_rec_inv,
+            "reset_decay": tau_reset_inv,
+            "adaptation_decay": tau_adapt_inv,
+        }
+        self.initialisers = {f: v for f, v in inverse.items() if callable(v) and not isinstance(v, Tensor)}
+        for field, value in inverse.items():
+            tau = None
+            if value is not None and field not in self.initialisers:
+                value = _tensor(value)
+                if not (value >= 0).all():
+                    raise ValueError(f"tau_inv of {field}: expected values >= 0 in 1/s, got {value}")
+                tau = 1 / value
+            self._register(field, tau)
+        for field, value in (("adaptation_strength", adapt_strength), ("bias", bias), ("threshold", v_th)):
+            self._register(field, None if value is None else _tensor(value))
+
+    def _describe(self, method: Any, alpha: float, reset: bool, threshold: bool, adaptation: bool) -> None:
+        self.method, self.alpha, self.surrogate = method, alpha, surrogate_of(method, alpha)
+        self.learn = {"reset_decay": reset, "threshold": threshold}
+        self.learn |= dict.fromkeys(("adaptation_decay", "adaptation_strength"), adaptation)
+
+    def _register(self, field: str, value: Tensor | None) -> None:
+        if value is not None and self.learn.get(field, True):
+            self.register_parameter(self.stored_name(field), nn.Parameter(value))
+        else:
+            self.register_buffer(self.stored_name(field), value)
+
+    def decays(self, dt: float) -> dict[str, Any]:
+        """The decays for a step of dt seconds, exp(-dt * tau_inv); initialisers as they are."""
+        found: dict[str, Any] = {}
+        for field in DECAYS:
+            stored = self.stored(field)
+            if field in self.initialisers:
+                found[field] = self.initialisers[field]
+            elif stored is None:
+                found[field] = None
+            elif self.parametrization == "decay":
+                decay = decay_from_stored(stored, "decay", None)
+                found[field] = decay if dt == self.dt else decay ** (dt / float(self.dt or dt))
+            else:
+                found[field] = decay_from_stored(stored, self.parametrization, dt)
+        return found
+
+    def copy_for(self, values: dict[str, Tensor | None], **options: Any) -> HetSynLIFParameters:
+        """The same surrogate and flags with these fields, expanded, decays as r, for a cell with these options."""
+        copy = HetSynLIFParameters.__new__(HetSynLIFParameters)
+        nn.Module.__init__(copy)
+        copy.initialisers = {}
+        copy.set_options(**options)
+        learn = self.learn
+        copy._describe(self.method, self.alpha, learn["reset_decay"], learn["threshold"], learn["adaptation_decay"])
+        copy.add_fields({field: values.get(field) for field in self.names}, learn)
+        return copy
+
+    def _tau_inv(self, field: str) -> Tensor | None:
+        if field in self.initialisers:
+            return None
+        decay = self.tensor(field)
+        if decay is None:
+            return None
+        if self.parametrization == "tau":
+            stored = self.stored(field)
+            return None if stored is None else 1 / stored
+        return -decay.double().log() / float(self.dt or 0.001)
+
+    @property
+    def tau_syn_inv(self) -> Tensor | None:
+        """1/s, of the synapses."""
+        return self._tau_inv("decay")
+
+    @property
+    def tau_rec_inv(self) -> Tensor | None:
+        """1/s, of the recurrent synapses."""
+        return self._tau_inv("recurrent_decay")
+
+    @property
+    def tau_reset_inv(self) -> Tensor | None:
+        """1/s, of the reset current; None without reset."""
+        return self._tau_inv("reset_decay")
+
+    @property
+    def tau_adapt_inv(self) -> Tensor | None:
+        """1/s, of the adaptation current; None without adaptation."""
+        return self._tau_inv("adaptation_decay")
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"method={self.method!r}, parametrization={self.parametrization!r}"
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return torch.tensor(np.asarray(value, np.float64), dtype=torch.get_default_dtype())
+
+
+def hetsyn_lif_step(
+    input_tensor: Tensor,
+    state: HetSynLIFState | HetSynLIFRecurrentState | None,
+    input_weights: Tensor,
+    recurrent_weights: Tensor | None = None,
+    p: HetSynLIFParameters | None = None,
+    dt: float = 0.001,
+) -> tuple[Tensor, HetSynLIFState | HetSynLIFRecurrentState]:
+    """One step in functional form: input (B, M) and the state before it give z (B, N) and the state after it.
+
+    input_weights (N, M); recurrent_weights (N, N) or None; state None: zeros. dt in seconds.
+    """
+    p = HetSynLIFParameters() if p is None else p
+    fields = {**p.tensors(), **p.decays(dt), "weight": input_weights, "recurrent_weight": recurrent_weights}
+    if recurrent_weights is None:
+        fields["recurrent_decay"] = None
+    core = None if state is None else _to_core(state, fields)
+    after = ops.hetsyn_lif_step(input_tensor, **fields, state=core, surrogate=p.surrogate)
+    kind = HetSynLIFState if recurrent_weights is None else HetSynLIFRecurrentState
+    found = _from_core(after, kind)
+    return found.z.to(input_weights.dtype), found
+
+
+def _to_core(state: Any, fields: dict[str, Any]) -> HetSynState:
+    values = {FIELDS[name]: value for name, value in state._asdict().items()}
+    for name, owner in (("reset", "reset_decay"), ("adaptation", "adaptation_decay")):
+        if fields.get(owner) is None:
+            values.pop(name, None)
+    return HetSynState(**values)
+
+
+def _from_core(state: HetSynState, kind: Any) -> Any:
+    nothing = torch.zeros_like(state.v)
+    values = {name: getattr(state, FIELDS[name]) for name in kind._fields}
+    return kind(**{name: nothing if value is None else value for name, value in values.items()})
+
+
+class _HetSynModule(nn.Module):
+    """What the six classes share; each says which kind of layer it is and whether it takes a step or a sequence."""
+
+    recurrent, spiking, sequential = False, True, False
+    state_class: Any = HetSynLIFState
+    recurrent_weights: Tensor | None
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        p: HetSynLIFParameters | None = None,
+        dt: float = 0.001,
+        *,
+        input_weights: Any = None,
+        recurrent_weights: Any = None,
+        autapses: bool = True,
+        share: str = "synapse",
+        parametrization: str = "decay",
+        tie_reset: bool = False,
+        detach_reset: bool = False,
+        backend: str = "auto",
+        check: bool | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if recurrent_weights is not None and not self.recurrent:
+            raise ValueError("recurrent_weights: expected None for a layer without recurrence, got weights")
+        ops.check_backend(backend)
+        p = HetSynLIFParameters() if p is None else p
+        self.input_size, self.hidden_size = int(input_size), int(hidden_size)
+        self.dt, self.detach_reset, self.backend, self.check = float(dt), detach_reset, backend, check
+        given: dict[str, Any] = {
+            **{f: p.stored(f) for f in p.names if f not in DECAYS},
+            **p.decays(dt),
+            "weight": input_weights,
+            "recurrent_weight": (True if recurrent_weights is None else recurrent_weights) if self.recurrent else None,
+        }
+        if not self.recurrent:
+            given["recurrent_decay"] = None
+        if not self.spiking:
+            given |= dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"))
+        self._build(p, given, share, parametrization, tie_reset, device, dtype)
+        self.autapses = autapses
+        mask = None if autapses or not self.recurrent else 1.0 - torch.eye(self.hidden_size, device=device)
+        self.register_buffer("recurrent_mask", mask, persistent=False)
+
+    def _build(
+        self,
+        p: HetSynLIFParameters,
+        given: dict[str, Any],
+        share: str,
+        parametrization: str,
+        tie: bool,
+        device: Any,
+        dtype: Any,
+    ) -> None:
+        wide = dtype or _dtype_of(given)
+        kept = torch.float32 if wide in HALF else wide
+        for field, value in given.items():  # p's own tensors follow the layer's dtype: they are start values
+            if isinstance(value, Tensor) and field not in ("weight", "recurrent_weight"):
+                given[field] = value.detach().to(kept if field in DECAYS else wide)
+        values = start_values(
+            given,
+            sizes=(self.hidden_size, self.input_size),
+            spiking=self.spiking,
+            share=share,
+            dtype=wide,
+            device=device,
+        )
+        self.input_weights = nn.Parameter(values.pop("weight"))
+        recurrent_weight = values.pop("recurrent_weight")
+        self.recurrent_weights = None if recurrent_weight is None else nn.Parameter(recurrent_weight)
+        options = {"share": share, "parametrization": parametrization, "tie_reset": tie, "dt": self.dt}
+        self.p = p.copy_for(values, **options)
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """The surrogate derivative in use."""
+        return self.p.surrogate
+
+    def tensors(self) -> dict[str, Any]:
+        """All fields as the op takes them."""
+        weight = self.recurrent_weights
+        if weight is not None and self.recurrent_mask is not None:
+            weight = weight * self.recurrent_mask
+        return {**self.p.tensors(), "weight": self.input_weights, "recurrent_weight": weight}
+
+    def stored(self, field: str) -> Tensor | None:
+        """The tensor that is trained for a field of HetSynParams."""
+        own = {"weight": self.input_weights, "recurrent_weight": self.recurrent_weights}
+        return own[field] if field in own else self.p.stored(field)
+
+    def clamp_(self) -> None:
+        """Project what an optimiser pushed out of range back onto it."""
+        self.p.clamp_()
+
+    def initial_state(self, input_tensor: Tensor) -> Any:
+        """Zeros for the input's batch: the state before the first step."""
+        batch, n, m = input_tensor.shape[-2], self.hidden_size, self.input_size
+        dtype = ops.compute_dtype(self.input_weights)
+        shapes = {"i": (batch, n, m), "i_rec": (batch, n, n)}
+        zeros = {
+            name: self.input_weights.new_zeros(shapes.get(name, (batch, n)), dtype=dtype)
+            for name in self.state_class._fields
+        }
+        return self.state_class(**zeros)
+
+    def to_core(self, state: Any) -> HetSynState:
+        """The state as the core has it."""
+        if not isinstance(state, self.state_class):
+            want, got = self.state_class.__name__, type(state).__name__
+            raise ValueError(f"state: expected a {want} or None, got {got}; is it another layer's?")
+        return _to_core(state, self.p.tensors())
+
+    def from_core(self, state: HetSynState) -> Any:
+        """The core's state as this module has it."""
+        return _from_core(state, self.state_class)
+
+    def step(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """One step: z (or v) (B, N) and the state after it."""
+        _check_rank(input_tensor, 2, self.input_size)
+        after = ops.hetsyn_lif_step(
+            input_tensor,
+            **self.tensors(),
+            spiking=self.spiking,
+            state=None if state is None else self.to_core(state),
+            surrogate=self.surrogate,
+            detach_reset=self.detach_reset,
+            check=bool(self.check),
+        )
+        out = after.spikes if self.spiking else after.v
+        return out.to(ops.output_dtype(input_tensor, self.input_weights)), self.from_core(after)
+
+    def sequence(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor | None, Tensor, Any]:
+        """The whole sequence, fused: z (None for a readout) and v of every step, (T, B, N), and the last state."""
+        _check_rank(input_tensor, 3, self.input_size)
+        core = None if state is None else self.to_core(state)
+        fields = self.tensors()
+        options: dict[str, Any] = {"state": core, "backend": self.backend, "check": self.check}
+        if not self.spiking:
+            v, end = ops.hetsyn_li(input_tensor, fields["weight"], fields["decay"], bias=fields["bias"], **options)
+            return None, v, self.from_core(end)
+        z, v, end = ops.hetsyn_lif(
+            input_tensor, **fields, surrogate=self.surrogate, detach_reset=self.detach_reset, **options
+        )
+        return z, v, self.from_core(end)
+
+    def to_params(self) -> HetSynParams:
+        """The module's parameters as the core has them."""
+        return to_hetsyn_params(self.tensors(), self.spiking)
+
+    @classmethod
+    def from_params(
+        cls,
+        params: HetSynParams,
+        dt: float = 0.001,
+        *,
+        share: str | None = None,
+        parametrization: str = "decay",
+        tie_reset: bool = False,
+        method: Any = "multi_gaussian",
+        alpha: float = 100.0,
+        learn_reset: bool = False,
+        learn_threshold: bool = False,
+        learn_adaptation: bool = False,
+        **options: Any,
+    ) -> Any:
+        """A module with these parameters and their dtype; share None keeps the shapes."""
+        right = (
+            "HetSynLI"
+            if not params.spiking
+            else "HetSynLIFRecurrent"
+            if params.recurrent_weight is not None
+            else "HetSynLIF"
+        )
+        if (cls.spiking, cls.recurrent) != (params.spiking, params.recurrent_weight is not None):
+            raise ValueError(f"params: expected those of a {cls.__name__}, got others; use {right} or {right}Cell")
+        if tie_reset:
+            full = params.expanded()
+            tied = [d for d in (full.decay, full.recurrent_decay) if d is not None]
+            if full.reset_decay is None or not all((d == full.reset_decay[:, None]).all() for d in tied):
+                raise ValueError("tie_reset: expected one decay a neuron for synapses and reset, got different ones")
+        n, m = params.weight.shape
+        p = HetSynLIFParameters(
+            method=method,
+            alpha=alpha,
+            learn_reset=learn_reset,
+            learn_threshold=learn_threshold,
+            learn_adaptation=learn_adaptation,
+        )
+        share = share_of(params) if share is None else share
+        dtype = getattr(torch, str(params.weight.dtype))
+        module = cls(
+            m, n, p, dt, share=share, tie_reset=tie_reset, dtype=dtype, parametrization=parametrization, **options
+        )
+        given: dict[str, Any] = {f: getattr(params, f) for f in (*p.names, "weight", "recurrent_weight")}
+        module._build(p, given, share, parametrization, tie_reset, options.get("device"), dtype)
+        return module
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{self.input_size}, {self.hidden_size}, dt={self.dt}, share={self.p.share!r}"
+
+
+def _dtype_of(given: dict[str, Any]) -> torch.dtype:
+    dtypes = [v.dtype for v in given.values() if isinstance(v, Tensor)]
+    weights = [v.dtype for v in (given["weight"], given["recurrent_weight"]) if isinstance(v, Tensor)]
+    if torch.float64 in dtypes:
+        return torch.float64
+    return weights[0] if weights else torch.get_default_dtype()
+
+
+def _check_rank(input_tensor: Tensor, rank: int, width: int) -> None:
+    if input_tensor.ndim != rank or input_tensor.shape[-1] != width:
+        want = f"(B, {width}), one step" if rank == 2 else f"(T, B, {width}), a sequence"
+        raise ValueError(f"input_tensor: expected shape {want}, got {tuple(input_tensor.shape)}")
+
+
+class _Cell(_HetSynModule):
+    def forward(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """One step: input (B, M) -> z (B, N) (a readout: v) and the state after it; state None: zeros."""
+        return self.step(input_tensor, state)
+
+
+class _Sequence(_HetSynModule):
+    sequential = True
+
+    def __init__(self, *args: Any, record_states: bool = False, record_current: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.record_states, self.record_current = record_states, record_current
+
+    def forward(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """The whole sequence: input (T, B, M) -> z (T, B, N) (a readout: v) and the state after the last step.
+
+        With record_states the state's fields have a leading T, step by step with the memory of the cells; the currents
+        of synapses, i and i_rec, only with record_current (else they are the last ones).
+        """
+        if self.record_states and len(input_tensor) > 0:
+            return self._recorded(input_tensor, state)
+        z, v, end = self.sequence(input_tensor, state)
+        return (v if z is None else z), end
+
+    def _recorded(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
+        _check_rank(input_tensor, 3, self.input_size)
+        outs, states = [], []
+        for x in input_tensor.unbind(0):
+            out, state = self.step(x, state)
+            outs.append(out)
+            states.append(
+                state
+                if self.record_current
+                else state._replace(**{n: None for n in ("i", "i_rec") if n in state._fields})
+            )
+        columns = {name: [getattr(s, name) for s in states] for name in state._fields}
+        stacked = {n: torch.stack(c) if c[0] is not None else getattr(state, n) for n, c in columns.items()}
+        return torch.stack(outs), self.state_class(**stacked)
+
+
+class HetSynLIFCell(_Cell):
+    """A layer of HetSynLIF neurons, one step a call: z, state = cell(x, state), x (B, M), z (B, N).
+
+    input_size, hidden_size   M, N
+    p       HetSynLIFParameters, copied and expanded to this layer's shapes; None: the paper's 20 ms everywhere
+    dt      seconds
+    input_weights (N, M), recurrent_weights (N, N)   start values; None: N(0, 1 / fan_in), as in the paper
+    autapses   False: neurons have no synapse to themselves (a mask)
+    share, parametrization, tie_reset       see `hetsyn_plugins.trainable`
+    detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
+
+    Example:
+        >>> cell = HetSynLIFCell(100, 20)
+        >>> z, state = cell(torch.rand(8, 100))
+        >>> z.shape, state.v.shape
+        (torch.Size([8, 20]), torch.Size([8, 20]))
+    """
+
+
+class HetSynLIFRecurrentCell(_Cell):
+    """`HetSynLIFCell` with recurrent synapses, each with its own decay."""
+
+    recurrent, state_class = True, HetSynLIFRecurrentState
+
+
+class HetSynLICell(_Cell):
+    """The leaky readout, one step a call: v, state = cell(x, state)."""
+
+    spiking, state_class = False, HetSynLIState
+
+
+class HetSynLIF(_Sequence):
+    """A layer of HetSynLIF neurons over a whole sequence, fused: z, state = layer(x, state), x (T, B, M).
+
+    Arguments as `HetSynLIFCell`, and record_states, record_current (see forward).
+    """
+
+
+class HetSynLIFRecurrent(_Sequence):
+    """`HetSynLIF` with recurrent synapses, each with its own decay."""
+
+    recurrent, state_class = True, HetSynLIFRecurrentState
+
+
+class HetSynLI(_Sequence):
+    """The leaky readout over a whole sequence: v, state = layer(x, state)."""
+
+    spiking, state_class = False, HetSynLIState
+
+
+_ours: dict[str, Any] = {
+    cls.__name__: cls
+    for cls in (
+        HetSynLIFCell,
+        HetSynLIFRecurrentCell,
+        HetSynLICell,
+        HetSynLIF,
+        HetSynLIFRecurrent,
+        HetSynLI,
+        HetSynLIFParameters,
+        HetSynLIFState,
+        HetSynLIFRecurrentState,
+        HetSynLIState,
+        hetsyn_lif_step,
+    )
+}
+
+
+def install() -> None:
+    """Add our names to `norse.torch`; a second call changes nothing."""
+    for name, ours in _ours.items():
+        if getattr(norse.torch, name, ours) is not ours:
+            raise ValueError(f"norse.torch.{name}: expected to be free, is already {getattr(norse.torch, name)!r}")
+    for name, ours in _ours.items():
+        setattr(norse.torch, name, ours)
+
+
+def uninstall() -> None:
+    """Undo `install`."""
+    for name, ours in _ours.items():
+        if getattr(norse.torch, name, None) is ours:
+            delattr(norse.torch, name)
+
+
+def build_layer(layer: HetSynLayer) -> Any:
+    """The sequence module for a layer of plain data; Norse speaks of seconds, so dt must be known."""
+    if layer.dt is None:
+        raise ValueError(f"dt: expected a step length in seconds for layer {layer.name!r}, which Norse needs, got None")
+    cls = (
+        HetSynLI
+        if not layer.params.spiking
+        else HetSynLIF
+        if layer.params.recurrent_weight is None
+        else HetSynLIFRecurrent
+    )
+    built = cls.from_params(
+        layer.params,
+        layer.dt,
+        share=layer.share,
+        parametrization=layer.parametrization,
+        tie_reset=layer.tie_reset,
+        method=layer.surrogate,
+        detach_reset=layer.detach_reset,
+        learn_reset="reset_decay" in layer.learned,
+        learn_threshold="threshold" in layer.learned,
+        learn_adaptation="adaptation_decay" in layer.learned,
+    )
+    for field in ("decay", "recurrent_decay"):
+        stored = built.stored(field)
+        if isinstance(stored, nn.Parameter) and field not in layer.learned and field not in built.p.tied:
+            stored.requires_grad_(False)
+    return built
+
+
+def container(layers: list[tuple[str, nn.Module]]) -> Any:
+    """What holds the layers of a network; SequentialState names them by position."""
+    return norse.torch.SequentialState(*(module for _, module in layers))
+
+
+def merge_stock(linear: nn.Linear, neuron: nn.Module) -> HetSynParams | None:
+    """None: Norse's own neurons step by Euler, no HetSyn layer is exactly one of them."""
+    return None

@@ -1,0 +1,548 @@
+"""HetSynLIF as snnTorch neurons: `HetSynLeaky` and `RHetSynLeaky`, in snnTorch's own idiom.
+
+Importing this changes nothing in snnTorch; `hetsyn_plugins.register("snntorch")` makes them `snn.HetSynLeaky` and lets
+`snntorch.utils.reset` and `snntorch.backprop` see them. The equations are the core's: one step is
+`ops.hetsyn_lif_step`, a whole sequence `ops.hetsyn_lif`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, ClassVar
+from weakref import WeakSet
+
+import snntorch
+import torch
+from snntorch import SpikingNeuron, utils
+from torch import Tensor, nn
+
+from hetsyn_plugins import ops
+from hetsyn_plugins.network import HetSynLayer
+from hetsyn_plugins.params import HetSynParams, HetSynState
+from hetsyn_plugins.surrogate import resolve
+from hetsyn_plugins.trainable import HALF, TrainableFields, share_of, start_values, to_hetsyn_params
+
+NAMES = {
+    "weight": "weight",
+    "decay": "alpha",
+    "reset_decay": "beta",
+    "threshold": "threshold",
+    "bias": "bias",
+    "recurrent_weight": "rec_weight",
+    "recurrent_decay": "rec_alpha",
+    "adaptation_decay": "adaptation_decay",
+    "adaptation_strength": "adaptation_strength",
+}
+
+
+class HetSynLeaky(TrainableFields, SpikingNeuron):
+    """A layer of HetSynLIF neurons with its own weights: every synapse has its own decay alpha (Deng et al. 2025).
+
+    v[t] = sum_j I_ij[t] - rst_i[t] (- ada_i[t]) (+ b_i), I_ij[t] = alpha_ij I_ij[t-1] + w_ij x_j[t],
+    rst_i[t] = beta rst_i[t-1] + threshold z_i[t-1]; a spike where v > threshold. Unlike a stock Leaky's, the reset path
+    carries gradient, as in the paper's code (`detach_reset=True` cuts it), and the default surrogate is the paper's.
+
+    Example:
+        >>> lif = HetSynLeaky(784, 128, init_hidden=True)
+        >>> spk = lif(torch.rand(25, 32, 784))      # the whole sequence (T, B, M), fused
+        >>> spk.shape
+        torch.Size([25, 32, 128])
+
+    in_features, out_features  M and N
+    alpha        synaptic decays in [0, 1]: a number, an array or tensor, or an initialiser (NormalTau, ...)
+    beta         reset decay, () or (N,); with tie_reset it is the alpha tensor and the value given here is not used
+    reset_mechanism  "subtract", or "none": it still spikes, and is not reset ("zero" has no meaning for currents)
+    spiking      False: the leaky readout; spk is all zeros in tuples, init_hidden without output returns mem
+    share, parametrization, tie_reset, dt   see `hetsyn_plugins.trainable`
+    detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
+
+    Inputs: input_, syn, rst, (ada,) mem
+        - **input_** (B, in_features), one step, or (T, B, in_features), the whole sequence at once (between layers that
+          do not care about time: HetSyn, Linear, Dropout)
+        - **syn** (B, out_features, in_features), **rst**, **ada**, **mem** (B, out_features); left out: zeros
+    Outputs: spk, syn, rst, (ada,) mem
+        - for one step (B, out_features); for a sequence spk and mem are (T, B, out_features), the other states those
+          after the last step: continue with mem[-1]
+    Learnable Parameters: weight (N, M), alpha (as `share` says), and beta, threshold, bias where learned.
+
+    Memory: autograd keeps syn, B * N * M numbers, of every single step; the sequence form keeps none of them.
+    """
+
+    names = NAMES
+    recurrent = False
+    _own_instances: ClassVar[WeakSet[HetSynLeaky]] = WeakSet()
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        alpha: Any = 0.9,
+        beta: Any = 0.9,
+        threshold: Any = 1.0,
+        spike_grad: Any = None,
+        init_hidden: bool = False,
+        learn_alpha: bool = True,
+        learn_beta: bool = False,
+        learn_threshold: bool = False,
+        reset_mechanism: str = "subtract",
+        output: bool = False,
+        bias: Any = False,
+        adaptation_decay: Any = None,
+        adaptation_strength: Any = None,
+        spiking: bool = True,
+        *,
+        surrogate_disable: bool = False,
+        inhibition: bool = False,
+        state_quant: Callable[[Tensor], Tensor] | bool = False,
+        graded_spikes_factor: Any = 1.0,
+        learn_graded_spikes_factor: bool = False,
+        reset_delay: bool = True,
+        learn_adaptation: bool = False,
+        weight: Any = None,
+        share: str = "synapse",
+        parametrization: str = "decay",
+        tie_reset: bool = False,
+        detach_reset: bool = False,
+        dt: float | None = None,
+        backend: str = "auto",
+        check: bool | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        **recurrent: Any,
+    ) -> None:
+        if reset_mechanism == "zero":
+            raise ValueError(
+                "reset_mechanism: expected 'subtract' or 'none', got 'zero': synaptic currents have no zero"
+            )
+        if not reset_delay:
+            raise ValueError("reset_delay: expected True, the neuron resets one step after its spike, got False")
+        learn_recurrent = recurrent.pop("learn_rec_alpha", True)
+        SpikingNeuron.__init__(
+            self,
+            threshold=1.0,
+            spike_grad=resolve(spike_grad),
+            surrogate_disable=False,
+            init_hidden=init_hidden,
+            inhibition=inhibition,
+            reset_mechanism=reset_mechanism,
+            state_quant=state_quant,
+            output=output,
+            graded_spikes_factor=torch.as_tensor(graded_spikes_factor, dtype=dtype or torch.get_default_dtype()),
+            learn_graded_spikes_factor=learn_graded_spikes_factor,
+        )
+        SpikingNeuron.instances.remove(self)  # a strong list would keep every layer ever made alive
+        HetSynLeaky._own_instances.add(self)
+        del self.threshold  # a field of ours
+        self.set_options(share=share, parametrization=parametrization, tie_reset=tie_reset, dt=dt)
+        self.in_features, self.out_features, self.spiking = int(in_features), int(out_features), spiking
+        self.surrogate, self.surrogate_disable = self.spike_grad, surrogate_disable
+        self.detach_reset, self.backend, self.check = detach_reset, backend, check
+        ops.check_backend(backend)
+        given = {
+            "weight": weight,
+            "decay": alpha,
+            "reset_decay": beta if spiking and reset_mechanism == "subtract" else None,
+            "threshold": threshold,
+            "bias": None if bias is False else [0.0] * self.out_features if bias is True else bias,
+            "recurrent_weight": recurrent.get("rec_weight", True) if self.recurrent else None,
+            "recurrent_decay": recurrent.get("rec_alpha", 0.9) if self.recurrent else None,
+            "adaptation_decay": adaptation_decay,
+            "adaptation_strength": adaptation_strength,
+        }
+        values = start_values(
+            given, sizes=(self.out_features, self.in_features), spiking=spiking, share=share, dtype=dtype, device=device
+        )
+        learn = {
+            "decay": learn_alpha,
+            "reset_decay": learn_beta,
+            "threshold": learn_threshold,
+            "recurrent_decay": learn_recurrent,
+            "adaptation_decay": learn_adaptation,
+            "adaptation_strength": learn_adaptation,
+        }
+        self.add_fields(values, learn)
+        self.graded_spikes_factor.data = self.graded_spikes_factor.data.to(self.weight)
+        self._clear()
+
+    # ---- states: plain attributes, since buffers would be broadcast by DistributedDataParallel ----
+
+    @property
+    def _states(self) -> tuple[str, ...]:
+        spk, rec = (("spk",), ("rec",)) if self.recurrent else ((), ())
+        return (*spk, "syn", *rec, "rst", *(("ada",) if self.adaptation_decay is not None else ()), "mem")
+
+    def _clear(self) -> None:
+        for name in ("spk", "syn", "rec", "rst", "ada", "mem"):
+            self.__dict__[name] = torch.zeros(0)
+
+    def __getattr__(self, name: str) -> Any:
+        # snntorch.functional.probe calls this by name, also for plain attributes
+        return self.__dict__[name] if name in self.__dict__ else super().__getattr__(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For deepcopy and pickle: the states without their graph."""
+        return {k: v.detach().clone() if k in self._states else v for k, v in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        HetSynLeaky._own_instances.add(self)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self._clear()
+        return super()._apply(fn, recurse)
+
+    def reset_mem(self) -> Any:
+        """Set the states to zeros of their present shape and return them, in the order of the outputs."""
+        for name in self._states:
+            self.__dict__[name] = torch.zeros_like(self.__dict__[name], requires_grad=False)
+        states = tuple(self.__dict__[name] for name in self._states)
+        return states
+
+    @classmethod
+    def detach_hidden(cls) -> None:
+        """Cut the hidden states of all living layers of this class out of their graph (truncated BPTT)."""
+        for layer in list(HetSynLeaky._own_instances):
+            if isinstance(layer, cls):
+                layer._detach()
+
+    @classmethod
+    def reset_hidden(cls) -> None:
+        """Set the hidden states of all living layers of this class to zero."""
+        for layer in list(HetSynLeaky._own_instances):
+            if isinstance(layer, cls):
+                layer.reset_mem()
+
+    def _detach(self) -> None:
+        for name in self._states:
+            self.__dict__[name] = self.__dict__[name].detach()
+
+    # ---- forward ----
+
+    def forward(self, input_: Tensor, *states: Tensor | None) -> Any:
+        """See the class: one step or a whole sequence."""
+        if input_.ndim not in (2, 3) or input_.shape[-1] != self.in_features:
+            m = self.in_features
+            raise ValueError(f"input_: expected shape (B, {m}) or (T, B, {m}), got {tuple(input_.shape)}")
+        if self.init_hidden:
+            if any(s is not None for s in states):
+                raise TypeError("states should not be passed as arguments while `init_hidden=True`")
+            states = self._hidden(input_)
+        before = self._before(input_, states)
+        fields = self._fields()
+        stepwise = self.inhibition or self.state_quant
+        if input_.ndim == 2:
+            spk, after = self._step(input_, before, fields)
+            mem = after["mem"]
+        elif stepwise or (input_.shape[0] == 0):
+            spk, mem, after = self._loop(input_, before, fields)
+        else:
+            spk, mem, after = self._sequence(input_, before, fields)
+        spk = spk.to(input_.dtype if input_.dtype.is_floating_point else self.weight.dtype)
+        if self.spiking:
+            spk = spk * self.graded_spikes_factor.to(spk.dtype)
+        after["spk"] = spk if spk.ndim == 2 or len(spk) == 0 else spk[-1]
+        if self.init_hidden:
+            last = mem if mem.ndim == 2 else mem[-1] if len(mem) else before["mem"]
+            self.__dict__.update({**{k: after[k] for k in self._states if k != "mem"}, "mem": last})
+            if self.recurrent and spk.ndim == 3 and len(spk) == 0:
+                self.__dict__["spk"] = before["spk"]
+        if self.init_hidden and not self.output:
+            return spk if self.spiking else mem
+        return (spk, *(after[name] for name in self._states if name not in ("spk", "mem")), mem)
+
+    def _hidden(self, input_: Tensor) -> tuple[Tensor | None, ...]:
+        """The states kept from the last call; none of them where batch size, device or dtype changed."""
+        kept = tuple(self.__dict__[name] for name in self._states)
+        batch, device, dtype = input_.shape[-2], self.weight.device, ops.compute_dtype(self.weight)
+        fits = all(s.ndim > 0 and s.shape[0] == batch and s.device == device for s in kept)
+        return kept if fits and kept[-1].dtype == dtype else ()
+
+    def _before(self, input_: Tensor, states: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
+        """States by name, zeros where none are given; a mixture, or one that does not fit, raises ValueError."""
+        names, batch = self._states, input_.shape[-2]
+        given = [s for s in states if s is not None and s.numel() > 0]
+        if given and (len(given) != len(names) or len(states) != len(names)):
+            raise ValueError(f"states: expected all of {', '.join(names)} or none, got {len(given)}")
+        n, m = self.out_features, self.in_features
+        shapes = {"syn": (batch, n, m), "rec": (batch, n, n)}
+        dtype = ops.compute_dtype(self.weight)
+        if not given:
+            zero = self.weight.new_zeros((), dtype=dtype)
+            return {name: zero.expand(shapes.get(name, (batch, n))) for name in names}
+        found = dict(zip(names, given, strict=True))
+        for name, state in found.items():
+            want = shapes.get(name, (batch, n))
+            if tuple(state.shape) != want:
+                raise ValueError(
+                    f"{name}: expected shape {want}, got {tuple(state.shape)}; another layer's or batch's?"
+                )
+            half_spikes = name == "spk" and state.dtype in HALF
+            if (state.dtype != dtype and not half_spikes) or state.device != self.weight.device:
+                want_kind = f"{dtype} on {self.weight.device}"
+                raise ValueError(f"{name}: expected {want_kind}, got {state.dtype} on {state.device}")
+        return found
+
+    def _fields(self) -> dict[str, Any]:
+        """The op's fields; half ones become float32, so that mem keeps what it takes to go on from it."""
+        tensors = self.tensors()
+        if tensors["weight"] is not None and tensors["weight"].dtype in HALF:
+            return {name: None if t is None else t.float() for name, t in tensors.items()}
+        return tensors
+
+    def _cast(self, input_: Tensor) -> Tensor:
+        expected = self.weight.dtype
+        counts = input_.dtype in (torch.bool, torch.uint8)
+        if not counts and input_.dtype != expected and not ops.autocast_enabled(input_.device):
+            raise ValueError(f"input_: expected {expected} like the layer, or bool or uint8, got {input_.dtype}")
+        if not counts and not input_.dtype.is_floating_point:
+            raise ValueError(f"input_: expected floating-point numbers, bool or uint8, got {input_.dtype}")
+        return input_.to(ops.compute_dtype(self.weight))
+
+    def _core_state(self, before: dict[str, Tensor], fields: dict[str, Any]) -> HetSynState:
+        """The core's state: z[t-1] fired from mem, or as it came out where spk is a state (recurrent layers)."""
+        z = None
+        if self.spiking:
+            factor = self.graded_spikes_factor.to(before["mem"].dtype)
+            theta = fields["threshold"]
+            z = before["spk"].to(factor.dtype) / factor if self.recurrent else self._fire_again(before["mem"], theta)
+        reset = None if fields["reset_decay"] is None else before["rst"]
+        return HetSynState(before["syn"], before.get("rec"), reset, before.get("ada"), z, before["mem"])
+
+    def _fire(self, d: Tensor, theta: Tensor) -> Tensor:
+        spikes: Tensor = self.surrogate(d, theta)
+        return spikes.detach() if self.surrogate_disable else spikes
+
+    def _fire_again(self, mem: Tensor, theta: Tensor) -> Tensor:
+        """z[t-1], from mem; where mem is a plain value (zeros, detached) so is z, and theta gets nothing through it."""
+        spikes = self._fire(mem - theta, theta)
+        return spikes if mem.requires_grad else spikes.detach()
+
+    def _step(
+        self, input_: Tensor, before: dict[str, Tensor], fields: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        state = ops.hetsyn_lif_step(
+            self._cast(input_),
+            **fields,
+            spiking=self.spiking,
+            state=self._core_state(before, fields),
+            surrogate=self.surrogate,
+            detach_reset=self.detach_reset,
+            check=bool(self.check),
+            quantise=self.state_quant or None,
+        )
+        spk = torch.zeros_like(state.v) if state.spikes is None else state.spikes
+        if self.surrogate_disable:
+            spk = spk.detach()
+        if self.inhibition and self.spiking:
+            winner = torch.zeros_like(spk).scatter_(1, (state.v - fields["threshold"]).argmax(1, keepdim=True), 1.0)
+            spk = spk * winner
+        return spk, self._after(before, state)
+
+    def _after(self, before: dict[str, Tensor], state: HetSynState) -> dict[str, Tensor]:
+        rst = torch.zeros_like(before["rst"]) if state.reset is None else state.reset
+        found = {
+            "syn": state.current,
+            "rec": state.recurrent_current,
+            "rst": rst,
+            "ada": state.adaptation,
+            "mem": state.v,
+        }
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    def _loop(
+        self, input_: Tensor, before: dict[str, Tensor], fields: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """A sequence step by step: what quantised or inhibited layers need, and T = 0."""
+        spks, mems, after = [], [], dict(before)
+        for x in input_.unbind(0):
+            spk, after = self._step(x, after, fields)
+            after["spk"] = spk * self.graded_spikes_factor.to(spk.dtype)
+            spks.append(spk)
+            mems.append(after["mem"])
+        empty = before["mem"].new_zeros((0, *before["mem"].shape))
+        return (torch.stack(spks), torch.stack(mems), after) if spks else (empty, empty.clone(), after)
+
+    def _sequence(
+        self, input_: Tensor, before: dict[str, Tensor], fields: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        x, state = self._cast(input_), self._core_state(before, fields)
+        options: dict[str, Any] = {"state": state, "backend": self.backend, "check": self.check}
+        if not self.spiking:
+            v, end = ops.hetsyn_li(x, fields["weight"], fields["decay"], bias=fields["bias"], **options)
+            return torch.zeros_like(v), v, self._after(before, end)
+        spk, v, end = ops.hetsyn_lif(x, **fields, surrogate=self.surrogate, detach_reset=self.detach_reset, **options)
+        return (spk.detach() if self.surrogate_disable else spk), v, self._after(before, end)
+
+    # ---- parameters in and out ----
+
+    def to_params(self) -> HetSynParams:
+        """The layer's parameters as the core has them: decays bounded to [0, 1], half types as float32."""
+        return to_hetsyn_params(self.tensors(), self.spiking)
+
+    @classmethod
+    def from_params(
+        cls,
+        params: HetSynParams,
+        *,
+        share: str | None = None,
+        parametrization: str = "decay",
+        tie_reset: bool = False,
+        dt: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """A layer with these parameters and their dtype; `options` as in the class; share None keeps the shapes."""
+        recurrent = params.recurrent_weight is not None
+        if recurrent != cls.recurrent:
+            other = "RHetSynLeaky" if recurrent else "HetSynLeaky"
+            raise ValueError(f"params: expected {'' if cls.recurrent else 'no '}recurrent weights; use {other}")
+        if tie_reset:
+            full = params.expanded()
+            tied = [d for d in (full.decay, full.recurrent_decay) if d is not None]
+            if full.reset_decay is None or not all((d == full.reset_decay[:, None]).all() for d in tied):
+                raise ValueError("tie_reset: expected one decay a neuron for synapses and reset, got different ones")
+        n, m = params.weight.shape
+        extra = {"rec_weight": params.recurrent_weight, "rec_alpha": params.recurrent_decay} if recurrent else {}
+        return cls(
+            m,
+            n,
+            alpha=params.decay,
+            beta=0.9 if params.reset_decay is None else params.reset_decay,
+            threshold=params.threshold,
+            reset_mechanism="none" if params.reset_decay is None else "subtract",
+            bias=False if params.bias is None else params.bias,
+            adaptation_decay=params.adaptation_decay,
+            adaptation_strength=params.adaptation_strength,
+            spiking=params.spiking,
+            weight=params.weight,
+            share=share_of(params) if share is None else share,
+            parametrization=parametrization,
+            tie_reset=tie_reset,
+            dt=dt,
+            dtype=getattr(torch, str(params.weight.dtype)),
+            **extra,
+            **options,
+        )
+
+    def extra_repr(self) -> str:
+        """What `print(layer)` shows."""
+        kind = "" if self.spiking else ", spiking=False"
+        trained = "" if self.parametrization == "decay" else f", parametrization={self.parametrization!r}, dt={self.dt}"
+        return (
+            f"{self.in_features}, {self.out_features}, share={self.share!r}{trained}, "
+            f"reset_mechanism={self.reset_mechanism!r}, init_hidden={self.init_hidden}, output={self.output}{kind}"
+        )
+
+
+class RHetSynLeaky(HetSynLeaky):
+    """`HetSynLeaky` with recurrent synapses, each with its own decay: spk, syn, rec, rst, (ada,) mem = lif(x, ...).
+
+    Further arguments: rec_alpha=0.9 (as alpha), learn_rec_alpha=True, rec_weight=None (N(0, 1 / N)); in and out also
+    **spk** (B, N), what recurrence and reset see next, and **rec** (B, N, N), the recurrent currents.
+    """
+
+    recurrent = True
+
+
+# ---- registration ----
+
+_ours = {"HetSynLeaky": HetSynLeaky, "RHetSynLeaky": RHetSynLeaky}
+_originals: dict[str, Any] = {}
+
+
+def install() -> None:
+    """Add the neurons to `snntorch` and let its `utils.reset` and `backprop` see them; may be called again."""
+    for name, cls in _ours.items():
+        if getattr(snntorch, name, cls) is not cls:
+            raise ValueError(f"snntorch.{name}: expected to be free, is already {getattr(snntorch, name)!r}")
+    for name, cls in _ours.items():
+        setattr(snntorch, name, cls)
+    if not _originals:
+        _originals.update(check=utils._layer_check, final=utils._final_layer_check)
+        utils._layer_check, utils._final_layer_check = _layer_check, _final_layer_check
+
+
+def uninstall() -> None:
+    """Undo `install`."""
+    for name, cls in _ours.items():
+        if getattr(snntorch, name, None) is cls:
+            delattr(snntorch, name)
+    if _originals:
+        utils._layer_check, utils._final_layer_check = _originals["check"], _originals["final"]
+        _originals.clear()
+
+
+def reset(net: nn.Module) -> None:
+    """Reset and detach the HetSyn neurons inside net, at any depth; needs no registration."""
+    for module in net.modules():
+        if isinstance(module, HetSynLeaky):
+            module.reset_mem()
+
+
+def _layer_check(net: nn.Module) -> None:
+    _originals["check"](net)
+    reset(net)
+
+
+def _final_layer_check(net: nn.Module) -> int:
+    last = list(net._modules.values())[-1] if net._modules else net
+    if not isinstance(last, HetSynLeaky):
+        found: int = _originals["final"](net)
+        return found
+    count = 1 + len(last._states) - last.recurrent
+    if not last.output and last.init_hidden:
+        raise ValueError("net: expected a last layer with output=True for snntorch.backprop, got output=False")
+    if count > 4:
+        raise ValueError(f"net: expected a last layer that returns 2 to 4 values (snntorch.backprop), got {count}")
+    return count
+
+
+# ---- conversion (`hetsyn_plugins.conversion`) ----
+
+
+def build_layer(layer: HetSynLayer) -> HetSynLeaky:
+    """The init_hidden layer for a layer of plain data."""
+    cls = HetSynLeaky if layer.params.recurrent_weight is None else RHetSynLeaky
+    recurrent = {"learn_rec_alpha": "recurrent_decay" in layer.learned} if cls.recurrent else {}
+    built: HetSynLeaky = cls.from_params(
+        layer.params,
+        share=layer.share,
+        parametrization=layer.parametrization,
+        tie_reset=layer.tie_reset,
+        dt=layer.dt,
+        spike_grad=layer.surrogate,
+        detach_reset=layer.detach_reset,
+        init_hidden=True,
+        learn_alpha="decay" in layer.learned,
+        learn_beta="reset_decay" in layer.learned,
+        learn_threshold="threshold" in layer.learned,
+        learn_adaptation="adaptation_decay" in layer.learned,
+        **recurrent,
+    )
+    return built
+
+
+def container(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
+    """What holds the layers of a network."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def merge_stock(linear: nn.Linear, neuron: nn.Module) -> HetSynParams | None:
+    """The vanilla HetSyn layer that a Linear and a stock Leaky behind it are; None for any other neuron.
+
+    A bias becomes the weight of an always-on last line, since the neuron filters it.
+    """
+    if type(neuron) is not snntorch.Leaky:
+        return None
+    if neuron.reset_mechanism == "zero" or not neuron.reset_delay or float(neuron.graded_spikes_factor) != 1.0:
+        raise ValueError(
+            "net: expected a snn.Leaky with reset_mechanism 'subtract' or 'none', reset_delay=True and "
+            "graded_spikes_factor=1, got "
+            f"{neuron.reset_mechanism!r}, {neuron.reset_delay}, {neuron.graded_spikes_factor}"
+        )
+    weight = linear.weight if linear.bias is None else torch.cat([linear.weight, linear.bias[:, None]], 1)
+    n = len(weight)
+    beta, theta = (t.detach().to(weight.dtype).flatten() for t in (neuron.beta.clamp(0, 1), neuron.threshold))
+    decay, theta = (t.reshape(()) if t.numel() == 1 else t.expand(n) for t in (beta, theta))
+    reset = None if neuron.reset_mechanism == "none" else decay
+    return HetSynParams(weight, decay, reset_decay=reset, threshold=theta)

@@ -1,0 +1,1 @@
+"""Data to try networks on, as spikes in time."""
