@@ -337,7 +337,7 @@ class _HetSynModule(nn.Module):
         for field, value in given.items():  # p's own tensors follow the layer's dtype: they are start values
             if isinstance(value, Tensor) and field not in ("weight", "recurrent_weight"):
                 given[field] = value.detach().to(kept if field in DECAYS else wide)
-        values = start_values(
+        values: dict[str, Any] = start_values(
             given,
             sizes=(self.hidden_size, self.input_size),
             spiking=self.spiking,

@@ -423,7 +423,7 @@ def check_threshold(backend: Backend) -> Tally:
         for theta in (1.0, 0.75):
             above = float(np.nextafter(dtype(theta), dtype(2)))
             params = HetSynParams(np.eye(3), 0.0, reset_decay=0.0, threshold=theta).astype(dtype)
-            x = np.array([[[theta, above, theta / 2]], [[0.0, 0.0, 0.0]], [[theta, above, theta]]], dtype)
+            x: Array = np.array([[[theta, above, theta / 2]], [[0.0, 0.0, 0.0]], [[theta, above, theta]]], dtype)
             want = np.array([[[0, 1, 0]], [[0, 0, 0]], [[0, 1, 0]]], np.float64)
             got = backend.run(Case(f"threshold {theta}", params, x))
             tally.cases += 1

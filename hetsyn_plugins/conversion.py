@@ -157,7 +157,7 @@ def _build(layer: network.Layer, target: ModuleType) -> nn.Module:
         fields = module if isinstance(module, TrainableFields) else module.p
         with torch.no_grad():
             for field, array in layer.stored.items():
-                fields.stored(field).copy_(torch.tensor(np.array(array)))
+                getattr(fields, fields.stored_name(field)).copy_(torch.tensor(np.array(array)))
         return module
     if isinstance(layer, network.Linear):
         n, m = layer.weight.shape

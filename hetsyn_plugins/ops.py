@@ -267,7 +267,9 @@ def prepare(
 def autocast_enabled(device: torch.device) -> bool:
     """Is autocast on for this device? Before torch 2.4 the question had one function a device."""
     try:
-        return torch.is_autocast_enabled(device.type)
+        ask: Any = torch.is_autocast_enabled  # its one argument is not in the types of torch 2.3
+        enabled: bool = ask(device.type)
+        return enabled
     except TypeError:
         return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
 
@@ -312,7 +314,9 @@ def _sequence(
         return (None if terms.threshold is None else v.clone()), v, start
     with torch.autocast(x.device.type, enabled=False):
         spikes, v, *currents = Sequence.apply(kernel, surrogate, detach_reset, x, *terms, *start)
-    return spikes, v, HetSynState(*currents, spikes=None if spikes is None else spikes[-1], v=v[-1])
+    current, recurrent, reset, adaptation = currents
+    last = None if spikes is None else spikes[-1]
+    return spikes, v, HetSynState(current, recurrent, reset, adaptation, last, v[-1])
 
 
 class Sequence(torch.autograd.Function):

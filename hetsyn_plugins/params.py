@@ -113,7 +113,7 @@ class HetSynParams:
 
     def __post_init__(self) -> None:
         weight = as_array("weight", self.weight, None)
-        given = {"weight": weight}
+        given: dict[str, Any] = {"weight": weight}
         for name in ARRAYS[1:]:
             value = getattr(self, name)
             if callable(value):
@@ -195,7 +195,7 @@ class HetSynParams:
         cls, weight: ArrayLike, decay: ArrayLike, *, recurrent_weight: ArrayLike | None = None, **others: Any
     ) -> HetSynParams:
         recurrent_decay = None if recurrent_weight is None else decay
-        recurrent = {"recurrent_weight": recurrent_weight, "recurrent_decay": recurrent_decay}
+        recurrent: dict[str, Any] = {"recurrent_weight": recurrent_weight, "recurrent_decay": recurrent_decay}
         return cls(weight, decay, reset_decay=decay, **recurrent, **others)
 
     def is_lif(self) -> bool:
@@ -230,7 +230,8 @@ class HetSynParams:
     def tau(self, dt: float) -> Taus:
         """The time constants in seconds for a step of dt seconds, in float64 and in the decays' shapes."""
         taus = {name: getattr(self, name) for name in DECAYS}
-        return Taus(**{name: None if r is None else decay_to_tau(r, dt) for name, r in taus.items()})
+        found: dict[str, Any] = {name: None if r is None else decay_to_tau(r, dt) for name, r in taus.items()}
+        return Taus(**found)
 
     def expanded(self) -> HetSynParams:
         """The same layer with every shared field written out: (N, M), (N, N) and (N,)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from types import ModuleType
 
 FRAMEWORKS = ("snntorch", "norse")
 
@@ -36,7 +37,7 @@ def _names(framework: str | None) -> tuple[str, ...]:
     return (framework,)
 
 
-def _adapter(name: str):  # type: ignore[no-untyped-def]  # a module: its functions are what matters
+def _adapter(name: str) -> ModuleType:
     if importlib.util.find_spec(name) is None:
         raise ImportError(f"{name} is not installed: pip install 'hetsyn_plugins[{name}]'")
     return importlib.import_module(f"hetsyn_plugins.adapters.{name}")

@@ -256,7 +256,7 @@ def start_values(
             )
         else:
             tensors[field] = None if value is None else _start_value(field, value, shape, own)
-    given = {**dict.fromkeys(ARRAYS), **tensors}
+    given: dict[str, Any] = {**dict.fromkeys(ARRAYS), **tensors}
     if tuple(given["weight"].shape) != sizes:
         raise ValueError(f"weight: expected shape {sizes}, got {tuple(given['weight'].shape)}")
     check_fields(given, spiking)

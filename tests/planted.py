@@ -202,10 +202,10 @@ BUGS = [
         "eager",
         "states",
         OPS,
-        "spikes[-1], v=v[-1]",
-        "spikes[0], v=v[-1]",
+        "None if spikes is None else spikes[-1]",
+        "None if spikes is None else spikes[0]",
     ),
-    Bug("ops: v of the state is not the last", "eager", "states", OPS, "v=v[-1])", "v=v[0])"),
+    Bug("ops: v of the state is not the last", "eager", "states", OPS, "last, v[-1])", "last, v[0])"),
     Bug(
         "backward: the adjoint is not decayed",
         "eager",
