@@ -264,14 +264,26 @@ def prepare(
     return x, Terms(**full), state  # type: ignore[arg-type]  # weight and decay are never None
 
 
+def _autocast_takes_a_device() -> bool:
+    try:
+        ask: Any = torch.is_autocast_enabled  # its argument came with torch 2.4
+        ask("cpu")
+        return True
+    except TypeError:
+        return False
+
+
+# asked once, here: torch.compile cannot trace the question where it raises
+_AUTOCAST_TAKES_A_DEVICE = _autocast_takes_a_device()
+
+
 def autocast_enabled(device: torch.device) -> bool:
     """Is autocast on for this device? Before torch 2.4 the question had one function a device."""
-    try:
-        ask: Any = torch.is_autocast_enabled  # its one argument is not in the types of torch 2.3
+    if _AUTOCAST_TAKES_A_DEVICE:
+        ask: Any = torch.is_autocast_enabled
         enabled: bool = ask(device.type)
         return enabled
-    except TypeError:
-        return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
+    return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
 
 
 def _as_tensor(name: str, value: Any, weight: Tensor, dtype: torch.dtype, autocast: bool) -> Tensor | None:

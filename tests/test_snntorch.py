@@ -1,0 +1,466 @@
+"""HetSynLeaky and RHetSynLeaky inside snnTorch: its own facilities, its own neuron as the judge in the special case."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+snn = pytest.importorskip("snntorch")
+
+from hetsyn_plugins.adapters import snntorch as adapter  # noqa: E402
+from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky  # noqa: E402
+from snntorch import functional, spikegen, surrogate, utils  # noqa: E402  after the skip
+
+import hetsyn_plugins  # noqa: E402
+from hetsyn_plugins import HetSynParams, ops  # noqa: E402
+
+T, B, M, N = 12, 3, 6, 5
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    hetsyn_plugins.register("snntorch")
+    yield
+    hetsyn_plugins.unregister("snntorch")
+
+
+def spike_trains(*shape: int, p: float = 0.5, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return (torch.rand(*shape) < p).to(dtype)
+
+
+def lively(layer: Any, gain: float = 3.0) -> Any:
+    with torch.no_grad():
+        layer.weight.abs_().mul_(gain)
+    return layer
+
+
+# ---- against the stock neuron ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reset", ["subtract", "none"])
+def test_vanilla_special_case_equals_stock_leaky_step_by_step(dtype: torch.dtype, reset: str) -> None:
+    beta, theta = torch.tensor(0.9, dtype=dtype), torch.tensor(0.83, dtype=dtype)
+    linear = nn.Linear(M, N, bias=False).to(dtype)
+    with torch.no_grad():
+        linear.weight.mul_(2)
+    stock = snn.Leaky(beta=beta, threshold=theta, reset_mechanism=reset)
+    ours = HetSynLeaky(
+        M, N, alpha=beta, beta=beta, threshold=theta, weight=linear.weight, reset_mechanism=reset, dtype=dtype
+    )
+    mem, states, fired = stock.reset_mem(), (), 0.0
+    for x in spike_trains(500, B, M, dtype=dtype):
+        spk, mem = stock(linear(x), mem)
+        mine, *states = ours(x, *states)
+        assert torch.equal(spk, mine)
+        fired += float(mine.detach().mean())
+    assert 10 < fired < 450
+
+
+def test_beta_and_threshold_tensors_make_a_float64_layer() -> None:
+    """A float64 0.9 must not pass through float32, where it would be 0.89999998."""
+    layer = HetSynLeaky(M, N, alpha=torch.tensor(0.9, dtype=torch.float64))
+    assert layer.weight.dtype == torch.float64 and (layer.alpha == 0.9).all()
+
+
+# ---- the idiom ---------------------------------------------------------------------------------------------------
+
+
+def test_outputs_follow_init_hidden_and_output() -> None:
+    x = spike_trains(B, M)
+    assert [tuple(s.shape) for s in HetSynLeaky(M, N)(x)] == [(B, N), (B, N, M), (B, N), (B, N)]
+    assert [tuple(s.shape) for s in RHetSynLeaky(M, N)(x)] == [(B, N), (B, N, M), (B, N, N), (B, N), (B, N)]
+    assert HetSynLeaky(M, N, init_hidden=True)(x).shape == (B, N)
+    assert len(HetSynLeaky(M, N, init_hidden=True, output=True)(x)) == 4
+    adaptive = {"adaptation_decay": 0.9, "adaptation_strength": 0.1}
+    assert len(HetSynLeaky(M, N, **adaptive)(x)) == 5
+    spk, _, rst, mem = HetSynLeaky(M, N, spiking=False)(x)
+    assert not spk.any() and not rst.any() and mem.any()
+    readout = HetSynLeaky(M, N, spiking=False, init_hidden=True)
+    assert torch.equal(readout(x), readout.mem)
+
+
+@pytest.mark.parametrize("cls", [HetSynLeaky, RHetSynLeaky])
+@pytest.mark.parametrize("init_hidden", [False, True])
+def test_steps_equal_the_sequence(cls: Any, init_hidden: bool) -> None:
+    layer = lively(cls(M, N, init_hidden=init_hidden, output=True, bias=True, dtype=torch.float64), 0.5)
+    x = spike_trains(T, B, M, dtype=torch.float64)
+    spk, *others, mem = layer(x)
+    assert 0.02 < spk.mean() < 0.95
+    layer.reset_mem()
+    states: Any = ()
+    for t in range(T):
+        out = layer(x[t]) if init_hidden else layer(x[t], *states)
+        states = out if cls.recurrent else out[1:]
+        assert torch.equal(out[0], spk[t])
+        torch.testing.assert_close(out[-1], mem[t], rtol=0, atol=1e-12)
+    for mine, last in zip(out[1:-1], others, strict=True):
+        torch.testing.assert_close(mine, last, rtol=0, atol=1e-12)
+
+
+def test_a_sequence_is_continued_with_the_last_mem() -> None:
+    for cls in (HetSynLeaky, RHetSynLeaky):
+        layer = lively(cls(M, N, dtype=torch.float64))
+        x = spike_trains(T, B, M, dtype=torch.float64)
+        whole = layer(x)
+        spk, *others, mem = layer(x[:5])
+        first = [spk[-1]] if cls.recurrent else []
+        rest = layer(x[5:], *first, *others, mem[-1])
+        assert torch.equal(torch.cat([spk, rest[0]]), whole[0])
+
+
+def test_no_state_means_zeros_never_the_last_call() -> None:
+    layer, x = lively(HetSynLeaky(M, N)), spike_trains(B, M)
+    first, second = layer(x), layer(x)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    empty = [torch.zeros(0)] * 3
+    assert torch.equal(layer(x, *empty)[-1], first[-1])
+    assert torch.equal(layer(x, *HetSynLeaky(M, N).reset_mem())[-1], first[-1])
+
+
+def test_hidden_state_is_kept_and_restarts_with_another_batch() -> None:
+    layer, x = lively(HetSynLeaky(M, N, init_hidden=True, output=True)), spike_trains(B, M)
+    first = layer(x)[-1]
+    assert not torch.equal(layer(x)[-1], first)
+    assert layer(x[:2])[-1].shape == (2, N)
+    assert torch.equal(layer(x)[-1], first)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: HetSynLeaky(M, N)(torch.rand(B, M + 1)), ValueError, r"input_: expected shape \(B, 6\) or"),
+        (lambda: HetSynLeaky(M, N)(torch.rand(M)), ValueError, "input_: expected shape"),
+        (lambda: HetSynLeaky(M, N)(torch.ones(B, M, dtype=torch.int64)), ValueError, "input_: expected torch.float32"),
+        (lambda: HetSynLeaky(M, N)(torch.rand(B, M).double()), ValueError, "input_: expected torch.float32"),
+        (lambda: HetSynLeaky(M, N)(torch.rand(B, M), torch.zeros(B, N, M)), ValueError, "states: expected all of"),
+        (
+            lambda: HetSynLeaky(M, N)(torch.rand(B, M), torch.zeros(2, N, M), torch.zeros(B, N), torch.zeros(B, N)),
+            ValueError,
+            r"syn: expected shape \(3, 5, 6\), got \(2, 5, 6\)",
+        ),
+        (
+            lambda: HetSynLeaky(M, N, init_hidden=True)(torch.rand(B, M), torch.zeros(B, N, M)),
+            TypeError,
+            "init_hidden=True",
+        ),
+        (lambda: HetSynLeaky(M, N, reset_mechanism="zero"), ValueError, "reset_mechanism: expected"),
+        (lambda: HetSynLeaky(M, N, reset_delay=False), ValueError, "reset_delay: expected True"),
+        (lambda: HetSynLeaky(M, N, alpha=1.5), ValueError, r"decay: expected decays in \[0, 1\], got 1.5"),
+        (lambda: HetSynLeaky(M, N, alpha=float("nan")), ValueError, "decay: expected decays"),
+        (lambda: HetSynLeaky(M, N, threshold=0.0), ValueError, "threshold: expected finite values > 0"),
+        (lambda: HetSynLeaky(M, N, share="all"), ValueError, "share: expected one of synapse"),
+        (lambda: HetSynLeaky(M, N, parametrization="tau"), ValueError, "dt: expected a step length"),
+        (lambda: HetSynLeaky(M, N, tie_reset=True), ValueError, "tie_reset: expected share="),
+        (lambda: HetSynLeaky(M, N, backend="tpu"), ValueError, "backend: expected"),
+        (lambda: HetSynLeaky(M, N, spike_grad="relu"), ValueError, "surrogate: expected one of"),
+        (lambda: HetSynLeaky(M, N)(torch.full((T, B, M), float("nan"))), ValueError, "inputs: expected finite"),
+    ],
+)
+def test_wrong_input_is_named(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+# ---- facilities --------------------------------------------------------------------------------------------------
+
+
+def test_registration_is_idempotent_undone_and_refuses_a_taken_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (utils._layer_check, utils._final_layer_check)
+    assert hetsyn_plugins.register("snntorch") == hetsyn_plugins.register("snntorch") == ("snntorch",)
+    assert snn.HetSynLeaky is HetSynLeaky and HetSynLeaky.__module__ == "hetsyn_plugins.adapters.snntorch"
+    hetsyn_plugins.unregister("snntorch")
+    assert not hasattr(snn, "HetSynLeaky") and (utils._layer_check, utils._final_layer_check) == before
+    monkeypatch.setattr(snn, "HetSynLeaky", object, raising=False)
+    with pytest.raises(ValueError, match=r"snntorch.HetSynLeaky: expected to be free"):
+        hetsyn_plugins.register("snntorch")
+    with pytest.raises(ValueError, match="framework: expected one of"):
+        hetsyn_plugins.register("brian2")
+
+
+def test_reset_reaches_nested_and_copied_neurons_of_this_net_only(registered: None) -> None:
+    net = nn.Sequential(nn.Sequential(lively(snn.HetSynLeaky(M, N, init_hidden=True))), nn.Linear(N, N))
+    other, x = copy.deepcopy(net), spike_trains(B, M)
+    net(x), other(x)
+    utils.reset(net)
+    assert not net[0][0].mem.any() and not net[0][0].syn.any() and other[0][0].mem.any()
+    utils.reset(other)
+    assert not other[0][0].mem.any()
+    lone = lively(HetSynLeaky(M, N, init_hidden=True))
+    lone(x)
+    adapter.reset(lone)
+    assert not lone.mem.any() and lone.mem.shape == (B, N)
+
+
+def test_training_with_losses_accuracies_and_spikegen(registered: None) -> None:
+    net = nn.Sequential(
+        lively(snn.HetSynLeaky(M, 8, init_hidden=True)), snn.HetSynLeaky(8, 2, init_hidden=True, output=True)
+    )
+    x = spikegen.rate(torch.rand(B, M), num_steps=T)
+    targets = torch.tensor([0, 1, 0])
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(2):
+        utils.reset(net)
+        spk, *_, mem = net(x)
+        loss = functional.ce_rate_loss()(spk, targets) + functional.mse_count_loss()(spk, targets)
+        loss = loss + functional.ce_max_membrane_loss()(mem, targets)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+    assert 0 <= functional.accuracy_rate(spk, targets) <= 1
+
+
+def test_backprop_bptt(registered: None) -> None:
+    from snntorch import backprop
+
+    net = nn.Sequential(
+        lively(snn.HetSynLeaky(M, 4, init_hidden=True)), snn.HetSynLeaky(4, 2, init_hidden=True, output=True)
+    )
+    data = [(torch.rand(T, B, M), torch.zeros(B, dtype=torch.long))]
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    before = net[0].weight.detach().clone()
+    loss = backprop.BPTT(net, data, optimiser, functional.ce_rate_loss(), time_var=True, time_first=True)
+    assert loss.isfinite() and not torch.equal(before, net[0].weight)
+    five = nn.Sequential(snn.RHetSynLeaky(M, 2, init_hidden=True, output=True))
+    with pytest.raises(ValueError, match="returns 2 to 4 values"):
+        backprop.BPTT(five, data, optimiser, functional.ce_rate_loss(), time_var=True, time_first=True)
+
+
+def test_probe_monitors() -> None:
+    from snntorch.functional import probe
+
+    net = nn.Sequential(lively(HetSynLeaky(M, N, init_hidden=True)))
+    outputs, mems = (
+        probe.OutputMonitor(net, instance=HetSynLeaky),
+        probe.AttributeMonitor("mem", False, net, instance=HetSynLeaky),
+    )
+    x = spike_trains(B, M)
+    spk = net(x)
+    assert torch.equal(outputs.records[0], spk) and torch.equal(mems.records[0], net[0].mem)
+
+
+@pytest.mark.parametrize("cls", [HetSynLeaky, RHetSynLeaky])
+def test_deepcopy_and_pickle_after_a_forward(cls: Any) -> None:
+    layer = lively(cls(M, N, init_hidden=True, learn_threshold=True))
+    x = spike_trains(B, M)
+    layer(x)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(twin.mem, layer.mem) and not twin.mem.requires_grad
+        assert torch.equal(twin(x), copy.deepcopy(layer)(x))
+        assert twin in HetSynLeaky._own_instances
+
+
+def test_state_dict_round_trip_and_bad_values() -> None:
+    first, second = RHetSynLeaky(M, N, bias=True), RHetSynLeaky(M, N, bias=True)
+    first(spike_trains(B, M))
+    second.load_state_dict(first.state_dict())
+    x = spike_trains(T, B, M)
+    assert torch.equal(first(x)[-1], second(x)[-1])
+    broken = {**first.state_dict(), "alpha": torch.full((N, M), float("nan"))}
+    kept = second.alpha.detach().clone()
+    with pytest.raises(RuntimeError, match="alpha: expected finite values"):
+        second.load_state_dict(broken)
+    assert torch.equal(second.alpha, kept)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("sequence", [True, False])
+def test_half_types_equal_the_float32_run_on_rounded_values(half: torch.dtype, sequence: bool) -> None:
+    layer = lively(RHetSynLeaky(M, N, alpha=0.997, bias=True)).to(half)
+    assert layer.alpha.dtype == torch.float32 and layer.weight.dtype == half and (layer.alpha == 0.997).all()
+    x = torch.rand(T, B, M).to(half)
+    single = RHetSynLeaky.from_params(layer.to_params())
+    if sequence:
+        spk, *_, mem = layer(x)
+        want = single(x.float())
+    else:
+        states: Any = ()
+        reference: Any = ()
+        for x_t in x:
+            states, reference = layer(x_t, *states), single(x_t.float(), *reference)
+        spk, *_, mem = states
+        want = reference
+    assert spk.dtype == half and mem.dtype == torch.float32
+    assert torch.equal(spk.float(), want[0]) and torch.equal(mem, want[-1])
+    assert layer.double().alpha.dtype == torch.float64
+
+
+def test_neurons_are_not_kept_alive() -> None:
+    layer = HetSynLeaky(M, N, init_hidden=True)
+    layer(spike_trains(B, M))
+    assert layer not in snn.SpikingNeuron.instances
+    dead = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert dead() is None
+
+
+def test_detach_hidden_cuts_the_graph() -> None:
+    layer = lively(HetSynLeaky(M, N, init_hidden=True))
+    layer(spike_trains(B, M)).sum()
+    assert layer.syn.requires_grad
+    HetSynLeaky.detach_hidden()
+    assert not layer.syn.requires_grad
+    layer(spike_trains(B, M)).sum().backward()
+    HetSynLeaky.reset_hidden()
+    assert not layer.mem.any()
+
+
+def test_inference_and_then_training() -> None:
+    layer, x = lively(HetSynLeaky(M, N, init_hidden=True)), spike_trains(T, B, M)
+    with torch.inference_mode():
+        layer(x)
+    layer.reset_mem()
+    layer(x).sum().backward()
+    assert layer.alpha.grad is not None
+
+
+def test_graded_spikes_scale_the_output_and_not_the_dynamics() -> None:
+    weight = torch.rand(N, M)
+    for cls in (HetSynLeaky, RHetSynLeaky):
+        extra = {"rec_weight": torch.rand(N, N) * 0.1} if cls.recurrent else {}
+        plain, graded = (cls(M, N, weight=weight, graded_spikes_factor=f, **extra) for f in (1.0, 3.0))
+        x = spike_trains(T, B, M)
+        assert torch.equal(plain(x)[0] * 3, graded(x)[0]) and plain(x)[0].any()
+        states: Any = ()
+        for x_t in x:
+            out = graded(x_t, *states)
+            states = out if cls.recurrent else out[1:]
+        assert torch.equal(out[0], graded(x)[0][-1])
+
+
+def test_inhibition_lets_one_neuron_fire() -> None:
+    with pytest.warns(UserWarning, match="Inhibition"):
+        layer = lively(HetSynLeaky(M, N, inhibition=True))
+    x = spike_trains(T, B, M)
+    spk, *_, mem = layer(x)
+    assert spk.sum(-1).max() == 1
+    winners = spk.argmax(-1)[spk.any(-1)]
+    assert torch.equal(winners, mem.argmax(-1)[spk.any(-1)])
+
+
+def test_state_quant_is_applied_to_every_state() -> None:
+    layer = lively(HetSynLeaky(M, N, state_quant=lambda s: (s * 8).round() / 8))
+    spk, syn, rst, mem = layer(spike_trains(T, B, M))
+    for state in (syn, rst, mem):
+        assert torch.equal(state, (state * 8).round() / 8)
+    assert spk.any() and torch.equal(spk, (mem > 1).float())
+
+
+@pytest.mark.parametrize("name", ["atan", "fast_sigmoid", "sigmoid", "triangular"])
+def test_foreign_surrogates_give_their_own_gradient(name: str) -> None:
+    spike_grad = getattr(surrogate, name)()
+    layer = lively(HetSynLeaky(M, N, spike_grad=spike_grad, dtype=torch.float32))
+    x = spike_trains(1, B, M)
+    layer(x)[0].sum().backward()
+    mem = layer(x)[-1][0].detach().requires_grad_()
+    spike_grad(mem - 1.0).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, torch.einsum("bn,bm->nm", mem.grad, x[0]))
+
+
+def test_stochastic_surrogates_are_refused() -> None:
+    with pytest.raises(ValueError, match="surrogate: expected"):
+        HetSynLeaky(M, N, spike_grad=surrogate.SSO())
+
+
+def test_our_surrogate_serves_a_stock_neuron() -> None:
+    stock = snn.Leaky(0.9, spike_grad=hetsyn_plugins.surrogate.Triangular())
+    x = torch.tensor([[1.5]], requires_grad=True)
+    stock(x, torch.zeros(1, 1))[0].sum().backward()
+    assert x.grad is not None and x.grad.item() == 0.5
+    pickle.loads(pickle.dumps(stock))
+
+
+def test_compiled_step_gives_the_same() -> None:
+    layer, x = lively(HetSynLeaky(M, N)), spike_trains(B, M)
+    compiled = torch.compile(layer, backend="aot_eager")
+    for mine, theirs in zip(layer(x), compiled(x), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
+
+
+# ---- parameters --------------------------------------------------------------------------------------------------
+
+
+def test_params_round_trip_keeps_every_field() -> None:
+    full = HetSynParams(
+        torch.rand(N, M),
+        torch.rand(N, M),
+        reset_decay=torch.rand(N),
+        threshold=torch.rand(N) + 0.5,
+        recurrent_weight=torch.rand(N, N),
+        recurrent_decay=torch.rand(N, N),
+        adaptation_decay=torch.rand(N),
+        adaptation_strength=torch.rand(N),
+        bias=torch.rand(N),
+    )
+    for parametrization in ("decay", "tau", "log_tau"):
+        layer = RHetSynLeaky.from_params(full, parametrization=parametrization, dt=1e-3)
+        again = RHetSynLeaky.from_params(layer.to_params(), parametrization=parametrization, dt=1e-3).to_params()
+        for name in ("weight", "recurrent_weight", "threshold", "bias", "adaptation_strength"):
+            assert (getattr(layer.to_params(), name) == getattr(full, name)).all()
+        for name in ("decay", "recurrent_decay", "reset_decay", "adaptation_decay"):
+            # 4 spacings of float32 at 1: three roundings of -dt / log r, weighed by x exp(-x) <= 0.37, x = dt / tau,
+            # and up to |log tau| = 7 e-folds of one more
+            assert abs(getattr(layer.to_params(), name) - getattr(full, name)).max() <= 4 * 1.2e-7, parametrization
+            assert (getattr(again, name) == getattr(layer.to_params(), name)).all(), parametrization
+    with pytest.raises(ValueError, match="use RHetSynLeaky"):
+        HetSynLeaky.from_params(full)
+    with pytest.raises(ValueError, match="tie_reset: expected one decay a neuron"):
+        RHetSynLeaky.from_params(full, tie_reset=True, share="neuron")
+
+
+def test_tied_reset_keeps_the_lif_condition_through_training() -> None:
+    layer = lively(RHetSynLeaky(M, N, share="neuron", tie_reset=True))
+    optimiser = torch.optim.SGD(layer.parameters(), lr=1e-6)
+    for _ in range(3):
+        optimiser.zero_grad()
+        layer(spike_trains(T, B, M))[-1].square().sum().backward()
+        optimiser.step()
+    params = layer.to_params()
+    assert params.is_neuron_heterogeneous() and not params.is_lif()
+    assert torch.equal(layer.beta, layer.alpha) and torch.equal(layer.rec_alpha, layer.alpha)
+
+
+def test_an_overshooting_optimiser_neither_raises_nor_sticks() -> None:
+    layer = lively(HetSynLeaky(M, N))
+    with torch.no_grad():
+        layer.alpha.fill_(1.2)
+        layer.alpha[0] = -0.3
+    x = spike_trains(T, B, M)
+    assert ((layer.to_params().decay == 1) | (layer.to_params().decay == 0)).all()
+    layer(x)[-1].sum().backward()
+    back_in = layer.alpha.grad
+    assert (back_in[1:] >= 0).all() and (back_in[0] <= 0).all()
+    layer.clamp_()
+    assert layer.alpha.min() == 0 and layer.alpha.max() == 1
+
+
+def test_initialisers_follow_torch_manual_seed() -> None:
+    tau = hetsyn_plugins.NormalTau(20e-3, 5e-3, dt=1e-3)
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        draws.append(HetSynLeaky(M, N, alpha=tau).alpha.detach())
+    assert torch.equal(*draws) and draws[0].std() > 0
+
+
+def test_repr_tells_what_it_is() -> None:
+    assert "6, 5, share='synapse'" in repr(HetSynLeaky(M, N))
+
+
+def test_sequence_saves_no_currents() -> None:
+    layer, x = lively(HetSynLeaky(40, 30)), spike_trains(50, 8, 40)
+    sizes: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        layer(x)[0].sum()
+    assert max(sizes) <= max(50 * 8 * 40, 8 * 30 * 40)
+    assert ops.choose_backend(x, layer.weight).backend == "cpu"
