@@ -19,10 +19,30 @@ from torch import Tensor, nn
 
 from hetsyn_plugins import ops
 from hetsyn_plugins.network import HetSynLayer
-from hetsyn_plugins.params import DECAYS, HetSynParams, HetSynState
+from hetsyn_plugins.params import DECAYS, HetSynParams, HetSynState, describe_values
 from hetsyn_plugins.surrogate import NAMED, Foreign, Surrogate, resolve
-from hetsyn_plugins.trainable import HALF, TrainableFields, decay_from_stored, share_of, start_values, to_hetsyn_params
+from hetsyn_plugins.trainable import (
+    HALF,
+    TrainableFields,
+    check_tied,
+    decay_from_stored,
+    share_of,
+    start_values,
+    to_hetsyn_params,
+)
 
+# what the core's fields are called as arguments here
+ARGUMENTS = {
+    "weight": "input_weights",
+    "recurrent_weight": "recurrent_weights",
+    "decay": "tau_syn_inv",
+    "recurrent_decay": "tau_rec_inv",
+    "reset_decay": "tau_reset_inv",
+    "adaptation_decay": "tau_adapt_inv",
+    "adaptation_strength": "adapt_strength",
+    "threshold": "v_th",
+    "bias": "bias",
+}
 DEFAULT_TAU_INV = 1 / 20e-3  # 1/s: the paper's 20 ms
 
 
@@ -151,7 +171,7 @@ class HetSynLIFParameters(TrainableFields):
             if value is not None and field not in self.initialisers:
                 value = _tensor(value)
                 if not (value >= 0).all():
-                    raise ValueError(f"tau_inv of {field}: expected values >= 0 in 1/s, got {value}")
+                    raise ValueError(f"{ARGUMENTS[field]}: expected values >= 0 in 1/s, got {describe_values(value)}")
                 tau = 1 / value
             self._register(field, tau)
         for field, value in (("adaptation_strength", adapt_strength), ("bias", bias), ("threshold", v_th)):
@@ -342,6 +362,7 @@ class _HetSynModule(nn.Module):
             sizes=(self.hidden_size, self.input_size),
             spiking=self.spiking,
             share=share,
+            called=ARGUMENTS,
             dtype=wide,
             device=device,
         )
@@ -454,10 +475,7 @@ class _HetSynModule(nn.Module):
         if (cls.spiking, cls.recurrent) != (params.spiking, params.recurrent_weight is not None):
             raise ValueError(f"params: expected those of a {cls.__name__}, got others; use {right} or {right}Cell")
         if tie_reset:
-            full = params.expanded()
-            tied = [d for d in (full.decay, full.recurrent_decay) if d is not None]
-            if full.reset_decay is None or not all((d == full.reset_decay[:, None]).all() for d in tied):
-                raise ValueError("tie_reset: expected one decay a neuron for synapses and reset, got different ones")
+            check_tied(params)
         n, m = params.weight.shape
         p = HetSynLIFParameters(
             method=method,

@@ -21,7 +21,7 @@ from hetsyn_plugins import ops
 from hetsyn_plugins.network import HetSynLayer
 from hetsyn_plugins.params import HetSynParams, HetSynState
 from hetsyn_plugins.surrogate import resolve
-from hetsyn_plugins.trainable import HALF, TrainableFields, share_of, start_values, to_hetsyn_params
+from hetsyn_plugins.trainable import HALF, TrainableFields, check_tied, share_of, start_values, to_hetsyn_params
 
 NAMES = {
     "weight": "weight",
@@ -109,7 +109,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         check: bool | None = None,
         device: Any = None,
         dtype: torch.dtype | None = None,
-        **recurrent: Any,
+        _recurrent: tuple[Any, Any, bool] | None = None,  # RHetSynLeaky's: rec_weight, rec_alpha, learn_rec_alpha
     ) -> None:
         if reset_mechanism == "zero":
             raise ValueError(
@@ -117,7 +117,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             )
         if not reset_delay:
             raise ValueError("reset_delay: expected True, the neuron resets one step after its spike, got False")
-        learn_recurrent = recurrent.pop("learn_rec_alpha", True)
+        rec_weight, rec_alpha, learn_rec_alpha = _recurrent or (None, None, False)
         SpikingNeuron.__init__(
             self,
             threshold=1.0,
@@ -145,19 +145,25 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             "reset_decay": beta if spiking and reset_mechanism == "subtract" else None,
             "threshold": threshold,
             "bias": None if bias is False else [0.0] * self.out_features if bias is True else bias,
-            "recurrent_weight": recurrent.get("rec_weight", True) if self.recurrent else None,
-            "recurrent_decay": recurrent.get("rec_alpha", 0.9) if self.recurrent else None,
+            "recurrent_weight": rec_weight,
+            "recurrent_decay": rec_alpha,
             "adaptation_decay": adaptation_decay,
             "adaptation_strength": adaptation_strength,
         }
         values = start_values(
-            given, sizes=(self.out_features, self.in_features), spiking=spiking, share=share, dtype=dtype, device=device
+            given,
+            sizes=(self.out_features, self.in_features),
+            spiking=spiking,
+            share=share,
+            called=NAMES,
+            dtype=dtype,
+            device=device,
         )
         learn = {
             "decay": learn_alpha,
             "reset_decay": learn_beta,
             "threshold": learn_threshold,
-            "recurrent_decay": learn_recurrent,
+            "recurrent_decay": learn_rec_alpha,
             "adaptation_decay": learn_adaptation,
             "adaptation_strength": learn_adaptation,
         }
@@ -219,8 +225,10 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
 
     # ---- forward ----
 
-    def forward(self, input_: Tensor, *states: Tensor | None) -> Any:
-        """See the class: one step or a whole sequence."""
+    def forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None) -> Any:
+        """See the class: one step or a whole sequence; states by position or by name."""
+        if named:
+            states = self._in_order(states, named)
         if input_.ndim not in (2, 3) or input_.shape[-1] != self.in_features:
             m = self.in_features
             raise ValueError(f"input_: expected shape (B, {m}) or (T, B, {m}), got {tuple(input_.shape)}")
@@ -250,6 +258,13 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         if self.init_hidden and not self.output:
             return spk if self.spiking else mem
         return (spk, *(after[name] for name in self._states if name not in ("spk", "mem")), mem)
+
+    def _in_order(self, states: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
+        positional = dict(zip(self._states, states, strict=False))
+        wrong = [name for name in named if name not in self._states or name in positional]
+        if wrong:
+            raise TypeError(f"forward: expected states {', '.join(self._states)}, each once, got {', '.join(wrong)}")
+        return tuple({**positional, **named}.get(name) for name in self._states)
 
     def _hidden(self, input_: Tensor) -> tuple[Tensor | None, ...]:
         """The states kept from the last call; none of them where batch size, device or dtype changed."""
@@ -397,10 +412,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             other = "RHetSynLeaky" if recurrent else "HetSynLeaky"
             raise ValueError(f"params: expected {'' if cls.recurrent else 'no '}recurrent weights; use {other}")
         if tie_reset:
-            full = params.expanded()
-            tied = [d for d in (full.decay, full.recurrent_decay) if d is not None]
-            if full.reset_decay is None or not all((d == full.reset_decay[:, None]).all() for d in tied):
-                raise ValueError("tie_reset: expected one decay a neuron for synapses and reset, got different ones")
+            check_tied(params)
         n, m = params.weight.shape
         extra = {"rec_weight": params.recurrent_weight, "rec_alpha": params.recurrent_decay} if recurrent else {}
         return cls(
@@ -442,6 +454,12 @@ class RHetSynLeaky(HetSynLeaky):
     """
 
     recurrent = True
+
+    def __init__(
+        self, *args: Any, rec_alpha: Any = 0.9, learn_rec_alpha: bool = True, rec_weight: Any = None, **options: Any
+    ) -> None:
+        recurrent = (True if rec_weight is None else rec_weight, rec_alpha, learn_rec_alpha)
+        super().__init__(*args, _recurrent=recurrent, **options)
 
 
 # ---- registration ----

@@ -259,6 +259,7 @@ class HetSynParams:
 
 
 ARRAYS = tuple(f.name for f in fields(HetSynParams) if f.init and f.name != "spiking")
+NAMES = {name: name for name in ARRAYS}
 
 
 def full_shape(name: str, weight: Any) -> tuple[int, ...]:
@@ -296,33 +297,36 @@ def allowed_shapes(name: str, weight: Any) -> list[tuple[int, ...]]:
     return [full, (), (n,), (n, 1), (1, full[1])] if len(full) == 2 else [full, ()]
 
 
-def check_fields(given: Mapping[str, Any], spiking: bool) -> None:
-    """Raise ValueError unless the fields belong together and have shapes that fit the weight's (N, M)."""
+def check_fields(given: Mapping[str, Any], spiking: bool, called: Mapping[str, str] = NAMES) -> None:
+    """Raise ValueError unless the fields belong together and have shapes that fit the weight's (N, M).
+
+    called  what the caller's arguments are called, field -> name
+    """
     weight = given["weight"]
     if weight.ndim != 2 or 0 in weight.shape:
-        raise ValueError(f"weight: expected shape (N, M), got {tuple(weight.shape)}")
+        raise ValueError(f"{called['weight']}: expected shape (N, M), got {tuple(weight.shape)}")
     if given["decay"] is None:
-        raise ValueError("decay: expected a number, an array or an initialiser, got None")
+        raise ValueError(f"{called['decay']}: expected a number, an array or an initialiser, got None")
     for first, second in (("recurrent_weight", "recurrent_decay"), ("adaptation_decay", "adaptation_strength")):
         if (given[first] is None) != (given[second] is None):
             missing, present = (first, second) if given[first] is None else (second, first)
-            raise ValueError(f"{missing}: expected together with {present}, got None")
+            raise ValueError(f"{called[missing]}: expected together with {called[present]}, got None")
     if given["threshold"] is None:
-        raise ValueError("threshold: expected a number > 0, got None")
+        raise ValueError(f"{called['threshold']}: expected a number > 0, got None")
     if not spiking:
         for name in ("reset_decay", "recurrent_weight", "adaptation_decay"):
             if given[name] is not None:
-                raise ValueError(f"{name}: expected None where spiking=False (the readout has no spikes), got a value")
+                why = "expected None where spiking=False (the readout has no spikes), got a value"
+                raise ValueError(f"{called[name]}: {why}")
     for name in ARRAYS[1:]:
         value, allowed = given[name], allowed_shapes(name, weight)
         if value is not None and tuple(value.shape) not in allowed:
-            names = " or ".join(dict.fromkeys(str(shape) for shape in allowed))
-            raise ValueError(
-                f"{name}: expected shape {names} beside a weight of {tuple(weight.shape)}, got {tuple(value.shape)}"
-            )
+            shapes = " or ".join(dict.fromkeys(str(shape) for shape in allowed))
+            beside = f"beside a weight of {tuple(weight.shape)}"
+            raise ValueError(f"{called[name]}: expected shape {shapes} {beside}, got {tuple(value.shape)}")
 
 
-def check_values(given: Mapping[str, Any]) -> None:
+def check_values(given: Mapping[str, Any], called: Mapping[str, str] = NAMES) -> None:
     """Raise ValueError unless decays lie in [0, 1], thresholds are > 0 and all numbers finite."""
     for name in ARRAYS:
         value = given[name]
@@ -335,7 +339,7 @@ def check_values(given: Mapping[str, Any]) -> None:
         else:
             good, expected = abs(value) < inf, "finite values"
         if not good.all():
-            raise ValueError(f"{name}: expected {expected}, got {describe_values(value)}")
+            raise ValueError(f"{called[name]}: expected {expected}, got {describe_values(value)}")
 
 
 def describe_values(value: Any) -> str:

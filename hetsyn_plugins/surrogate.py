@@ -113,8 +113,8 @@ class Sigmoid(Surrogate):
     slope: float = 25.0
 
     def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
-        # tanh cannot overflow: s = (1 + tanh(slope d / 2)) / 2
-        return 0.25 * self.slope * (1 - _library(d).tanh(0.5 * self.slope * d) ** 2)
+        e = _library(d).exp(-self.slope * abs(d))  # cannot overflow, and is exact far out, where 1 - s is not
+        return self.slope * e / (1 + e) ** 2
 
     def primitive(self, d: Any, threshold: Any = 1.0) -> Any:
         return 0.5 * _library(d).tanh(0.5 * self.slope * d)

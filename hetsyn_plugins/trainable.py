@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hetsyn_plugins.params import (
     ARRAYS,
     DECAYS,
+    NAMES,
     HetSynParams,
     check_fields,
     check_values,
@@ -230,6 +231,7 @@ def start_values(
     sizes: tuple[int, int],
     spiking: bool,
     share: str,
+    called: Mapping[str, str],
     dtype: torch.dtype | None = None,
     device: Any = None,
 ) -> dict[str, Tensor | None]:
@@ -238,11 +240,13 @@ def start_values(
     values   core field -> number, array, tensor, initialiser or None; `weight` may be None: N(0, 1 / fan_in), and
              `recurrent_weight` may be True: likewise
     sizes    (N, M)
+    called   what the layer's arguments are called, for messages: core field -> name
     dtype    None: the widest of the tensors given, else torch's default; decays stay float32 beside half types
 
     Numbers, lists and NumPy arrays are rounded to that dtype; a tensor of another dtype raises ValueError.
     """
     dtype = dtype or _widest(values)
+    called = {**NAMES, **called}
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     n, m = sizes
     shapes = torch.empty((n, m), device="meta")
@@ -255,15 +259,15 @@ def start_values(
                 torch.randn(shape, dtype=torch.float32 if own in HALF else own).div(shape[1] ** 0.5).to(own)
             )
         else:
-            tensors[field] = None if value is None else _start_value(field, value, shape, own)
+            tensors[field] = None if value is None else _start_value(called[field], value, shape, own)
     given: dict[str, Any] = {**dict.fromkeys(ARRAYS), **tensors}
     if tuple(given["weight"].shape) != sizes:
-        raise ValueError(f"weight: expected shape {sizes}, got {tuple(given['weight'].shape)}")
-    check_fields(given, spiking)
-    check_values(given)
+        raise ValueError(f"{called['weight']}: expected shape {sizes}, got {tuple(given['weight'].shape)}")
+    check_fields(given, spiking, called)
+    check_values(given, called)
     for field in ("decay", "recurrent_decay"):
         if given[field] is not None:
-            tensors[field] = _shared(field, given[field], full_shape(field, shapes), share)
+            tensors[field] = _shared(called[field], given[field], full_shape(field, shapes), share)
     return {field: None if t is None else t.to(device) for field, t in tensors.items()}
 
 
@@ -289,39 +293,42 @@ def share_of(params: HetSynParams) -> str:
     return "neuron" if shapes <= {(n,), (n, 1), ()} else "synapse"
 
 
+def check_tied(params: HetSynParams) -> None:
+    """Raise ValueError unless every neuron's synapses decay as its reset does: what tie_reset would keep true."""
+    full = params.expanded()
+    synapses = [d for d in (full.decay, full.recurrent_decay) if d is not None]
+    if full.reset_decay is None or not all((d == full.reset_decay[:, None]).all() for d in synapses):
+        raise ValueError("tie_reset: expected one decay a neuron for synapses and reset, got different ones")
+
+
 def _widest(values: Mapping[str, Any]) -> torch.dtype:
-    dtypes = [v.dtype for v in values.values() if isinstance(v, Tensor) and v.dtype.is_floating_point]
-    if not dtypes:
-        return torch.get_default_dtype()
-    return (
-        torch.float64
-        if torch.float64 in dtypes
-        else values["weight"].dtype
-        if values.get("weight") is not None
-        else torch.get_default_dtype()
-    )
+    """float64 if any tensor is; else the weight's dtype, or torch's default where there is none."""
+    if any(isinstance(v, Tensor) and v.dtype == torch.float64 for v in values.values()):
+        return torch.float64
+    weight = values.get("weight")
+    return weight.dtype if isinstance(weight, Tensor) else torch.get_default_dtype()
 
 
-def _start_value(field: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _start_value(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if callable(value) and not isinstance(value, Tensor):
         value = value(shape, torch.default_generator)
     if isinstance(value, Tensor):
         if value.dtype != dtype:
-            raise ValueError(f"{field}: expected {dtype} like the layer, got a tensor of {value.dtype}")
+            raise ValueError(f"{name}: expected {dtype} like the layer, got a tensor of {value.dtype}")
         return value.detach().clone()
     array = np.asarray(value)
     if array.dtype.kind not in "fiu" or (array.dtype.kind in "iu" and array.ndim > 0):
-        raise ValueError(f"{field}: expected floating-point numbers, got {array.dtype}")
+        raise ValueError(f"{name}: expected floating-point numbers, got {array.dtype}")
     return torch.tensor(np.array(array, np.float64), dtype=dtype)
 
 
-def _shared(field: str, decay: Tensor, full: tuple[int, ...], share: str) -> Tensor:
+def _shared(name: str, decay: Tensor, full: tuple[int, ...], share: str) -> Tensor:
     """The decay in the shape that `share` trains."""
     if share == "synapse":
-        return expand(field, decay, full).clone()
+        return expand(name, decay, full).clone()
     if share == "layer" and decay.ndim == 0:
         return decay
     if share == "neuron" and tuple(decay.shape) in ((), full[:1], (full[0], 1)):
         return decay.reshape(-1).expand(full[:1]).clone()
     expected = "()" if share == "layer" else f"() or {full[:1]}"
-    raise ValueError(f"{field}: expected shape {expected} with share={share!r}, got {tuple(decay.shape)}")
+    raise ValueError(f"{name}: expected shape {expected} with share={share!r}, got {tuple(decay.shape)}")
