@@ -124,6 +124,7 @@ class HetSynLIFParameters(TrainableFields):
     tau_reset_inv, tau_adapt_inv   1/s, () or (N,); None: no reset, no adaptation
     adapt_strength, bias, v_th     () or (N,); bias (N,); v_th > 0
     method, alpha   a surrogate (`hetsyn_plugins.surrogate`), its name, or a method of Norse's with its alpha
+    dtype   None: torch's default for numbers; a float64 layer from numbers wants float64 here too
     learn_...       what is trained beside the synaptic decays and the bias
 
     Time constants are stored in seconds here; a cell copies them, in its own shapes, dt and parametrization. The
@@ -155,6 +156,7 @@ class HetSynLIFParameters(TrainableFields):
         learn_reset: bool = False,
         learn_threshold: bool = False,
         learn_adaptation: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.set_options(share="synapse", parametrization="tau", tie_reset=False, dt=0.001)
@@ -169,13 +171,13 @@ class HetSynLIFParameters(TrainableFields):
         for field, value in inverse.items():
             tau = None
             if value is not None and field not in self.initialisers:
-                value = _tensor(value)
+                value = _tensor(value, dtype)
                 if not (value >= 0).all():
                     raise ValueError(f"{ARGUMENTS[field]}: expected values >= 0 in 1/s, got {describe_values(value)}")
                 tau = 1 / value
             self._register(field, tau)
         for field, value in (("adaptation_strength", adapt_strength), ("bias", bias), ("threshold", v_th)):
-            self._register(field, None if value is None else _tensor(value))
+            self._register(field, None if value is None else _tensor(value, dtype))
 
     def _describe(self, method: Any, alpha: float, reset: bool, threshold: bool, adaptation: bool) -> None:
         self.method, self.alpha, self.surrogate = method, alpha, surrogate_of(method, alpha)
@@ -251,10 +253,10 @@ class HetSynLIFParameters(TrainableFields):
         return f"method={self.method!r}, parametrization={self.parametrization!r}"
 
 
-def _tensor(value: Any) -> Tensor:
+def _tensor(value: Any, dtype: torch.dtype | None) -> Tensor:
     if isinstance(value, Tensor):
-        return value.detach().clone()
-    return torch.tensor(np.asarray(value, np.float64), dtype=torch.get_default_dtype())
+        return value.detach().clone() if dtype is None else value.detach().clone().to(dtype)
+    return torch.tensor(np.asarray(value, np.float64), dtype=dtype or torch.get_default_dtype())
 
 
 def hetsyn_lif_step(
@@ -324,7 +326,7 @@ class _HetSynModule(nn.Module):
         if recurrent_weights is not None and not self.recurrent:
             raise ValueError("recurrent_weights: expected None for a layer without recurrence, got weights")
         ops.check_backend(backend)
-        p = HetSynLIFParameters() if p is None else p
+        p = HetSynLIFParameters(dtype=torch.float64 if dtype == torch.float64 else None) if p is None else p
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
         self.dt, self.detach_reset, self.backend, self.check = float(dt), detach_reset, backend, check
         given: dict[str, Any] = {

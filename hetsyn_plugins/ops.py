@@ -88,6 +88,7 @@ def _kernel(backend: str, inputs: Tensor, weight: Tensor) -> ModuleType:
     return eager if backend == "eager" else importlib.import_module("hetsyn_plugins.kernels.cpu")
 
 
+@torch.compiler.disable  # a clean graph break: the loop over time is the kernel's, not the compiler's
 def hetsyn_lif(
     inputs: Tensor,
     weight: Tensor,
@@ -115,7 +116,7 @@ def hetsyn_lif(
     detach_reset  no gradient through z in the reset current
     backend       "auto", "eager" or "cpu" (`choose_backend` tells what "auto" takes, and why)
     check         look for NaN and infinity in inputs and for values out of range in parameters;
-                  None: on the CPU and outside torch.compile
+                  None: on the CPU
 
     Returns spikes (T, B, N), v (T, B, N) and the state after the last step, all differentiable once.
     Raises ValueError naming the argument, what was expected and what came.
@@ -136,6 +137,7 @@ def hetsyn_lif(
     return spikes, v, state
 
 
+@torch.compiler.disable
 def hetsyn_li(
     inputs: Tensor,
     weight: Tensor,
@@ -254,7 +256,7 @@ def prepare(
     else:
         check_state(state, shapes)
         _check_state_tensors(state, weight, dtype)
-    if check or (check is None and weight.device.type == "cpu" and not torch.compiler.is_compiling()):
+    if check or (check is None and weight.device.type == "cpu"):
         check_values(tensors)
         if not torch.isfinite(x).all():
             raise ValueError(f"inputs: expected finite values, got {int((~torch.isfinite(x)).sum())} NaN or infinite")
@@ -316,7 +318,6 @@ def _check_state_tensors(state: HetSynState, weight: Tensor, dtype: torch.dtype)
             raise ValueError(f"state.{name}: expected {dtype} on {weight.device}, got {came}")
 
 
-@torch.compiler.disable  # a clean graph break: the loop over time is ours, not the compiler's
 def _sequence(
     kernel: ModuleType, x: Tensor, terms: Terms, start: HetSynState, surrogate: Surrogate, detach_reset: bool
 ) -> tuple[Tensor | None, Tensor, HetSynState]:

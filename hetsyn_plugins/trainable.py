@@ -72,6 +72,12 @@ class DecayFromTau(torch.autograd.Function):
         return gradient * slope, None, None
 
 
+def check_share(share: str) -> None:
+    """Raise ValueError for anything but "synapse", "neuron" and "layer"."""
+    if share not in SHARES:
+        raise ValueError(f"share: expected one of {', '.join(SHARES)}, got {share!r}")
+
+
 def decay_from_stored(stored: Tensor, parametrization: str, dt: float | None) -> Tensor:
     """The decay r in [0, 1] that a stored tensor stands for, differentiable, in the stored dtype."""
     if parametrization == "decay":
@@ -123,8 +129,7 @@ class TrainableFields(nn.Module):
 
     def set_options(self, *, share: str, parametrization: str, tie_reset: bool, dt: float | None) -> None:
         """Keep the options, or raise ValueError naming the one that is wrong."""
-        if share not in SHARES:
-            raise ValueError(f"share: expected one of {', '.join(SHARES)}, got {share!r}")
+        check_share(share)
         if parametrization not in PARAMETRIZATIONS:
             raise ValueError(f"parametrization: expected one of {', '.join(PARAMETRIZATIONS)}, got {parametrization!r}")
         if tie_reset and share == "synapse":
@@ -180,11 +185,11 @@ class TrainableFields(nn.Module):
         """Project what an optimiser pushed out of range back onto it, as the paper does after every step."""
         for field in self.names:
             stored = self.stored(field)
-            if stored is None or field not in (*DECAYS, "threshold") or self.parametrization == "log_tau" != field:
-                continue
-            if field == "threshold":
+            if stored is not None and field == "threshold":
                 stored.clamp_(min=torch.finfo(stored.dtype).tiny)
-            elif self.parametrization != "log_tau":
+            elif (
+                stored is not None and field in DECAYS and self.parametrization != "log_tau"
+            ):  # any log tau is in range
                 stored.clamp_(0.0, 1.0 if self.parametrization == "decay" else inf)
 
     def __getattr__(self, name: str) -> Any:
@@ -245,6 +250,7 @@ def start_values(
 
     Numbers, lists and NumPy arrays are rounded to that dtype; a tensor of another dtype raises ValueError.
     """
+    check_share(share)
     dtype = dtype or _widest(values)
     called = {**NAMES, **called}
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -306,7 +312,9 @@ def _widest(values: Mapping[str, Any]) -> torch.dtype:
     if any(isinstance(v, Tensor) and v.dtype == torch.float64 for v in values.values()):
         return torch.float64
     weight = values.get("weight")
-    return weight.dtype if isinstance(weight, Tensor) else torch.get_default_dtype()
+    if isinstance(weight, Tensor) and weight.dtype.is_floating_point:  # an integer one is refused further on
+        return weight.dtype
+    return torch.get_default_dtype()
 
 
 def _start_value(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
