@@ -137,7 +137,15 @@ def run_norse(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
         learn_adaptation=True,
     )
     x, _, first = _leaves(case)
-    state = None if first is None else layer.from_core(first)
+    # by the names that users read, not by the adapter's own way from state to state
+    names = {"z": "spikes", "v": "v", "i": "current", "i_rec": "recurrent_current"}
+    names |= {"i_reset": "reset", "i_adapt": "adaptation"}
+    parts = {n: names[n] for n in layer.state_class._fields}
+    lacks = {"reset": p.reset_decay is None, "adaptation": p.adaptation_decay is None}
+    state = None
+    if first is not None:
+        values = {n: getattr(first, part) for n, part in parts.items()}
+        state = layer.state_class(**{n: torch.zeros_like(first.v) if a is None else a for n, a in values.items()})
     if sequence:
         out, out_v, end = layer.sequence(x, state)
         out = out_v if out is None else out
@@ -149,7 +157,7 @@ def run_norse(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
         if not outs:
             return run_norse(case, sequence=True, adapter=adapter)
         out = torch.stack([o for o, _ in outs])
-    core = layer.to_core(end)
+    core = HetSynState(**{part: None if lacks.get(part) else getattr(end, n) for n, part in parts.items()})
     if not p.spiking:
         return _outcome(case, x, _stored(layer, p), first, None, out, core)
     v = out_v if sequence else torch.stack([v for _, v in outs])

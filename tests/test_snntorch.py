@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import time
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import ddp_worker
 import pytest
 import torch
 from torch import nn
@@ -464,3 +467,40 @@ def test_sequence_saves_no_currents() -> None:
         layer(x)[0].sum()
     assert max(sizes) <= max(50 * 8 * 40, 8 * 30 * 40)
     assert ops.choose_backend(x, layer.weight).backend == "cpu"
+
+
+# ---- several processes
+
+
+@pytest.mark.parametrize("init_hidden", [True, False])
+def test_two_ddp_ranks_equal_one_process(tmp_path: Path, init_hidden: bool) -> None:
+    """The mean of two ranks' gradients is that of the whole batch: 1e-12 is rounding, in another order of summation."""
+    context = torch.multiprocessing.spawn(ddp_worker.rank, args=(2, str(tmp_path), init_hidden), nprocs=2, join=False)
+    deadline = time.monotonic() + 120
+    while not context.join(timeout=5):
+        assert time.monotonic() < deadline, "the ranks hang"
+    net = ddp_worker.network(init_hidden)
+    before = {n: t.clone() for n, t in net.state_dict().items()}
+    ddp_worker.train(net, ddp_worker.data())
+    for index in range(2):
+        state = torch.load(tmp_path / f"{index}.pt")
+        for name, value in net.state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=0, atol=1e-12, msg=name)
+    assert any((t != before[n]).any() for n, t in net.state_dict().items())
+
+
+# ---- states by name
+
+
+def test_states_may_be_given_by_name() -> None:
+    layer = lively(HetSynLeaky(M, N))
+    x = spike_trains(B, M)
+    _, syn, rst, mem = layer(x)
+    for one, other in zip(layer(x, syn, rst, mem), layer(x, mem=mem, syn=syn, rst=rst), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(TypeError, match=r"forward: expected states syn, rst, mem, each once, got spk"):
+        layer(x, spk=mem)
+    with pytest.raises(TypeError, match=r"forward: expected states syn, rst, mem, each once, got syn"):
+        layer(x, syn, syn=syn)
+    with pytest.raises(ValueError, match=r"states: expected all of syn, rst, mem or none, got 1"):
+        layer(x, mem=mem)

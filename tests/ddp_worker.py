@@ -1,0 +1,57 @@
+"""One rank of the DistributedDataParallel test; a module of its own because a spawned process imports it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import conftest  # noqa: F401  puts the checkout's adapters in their place
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+STEPS, BATCH, WIDTH = 12, 6, 5
+
+
+def network(init_hidden: bool) -> nn.Module:
+    from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
+
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"init_hidden": True} if init_hidden else {}
+    net = nn.Sequential(
+        RHetSynLeaky(WIDTH, 8, threshold=0.3, learn_beta=True, **options, **({} if init_hidden else {"output": True})),
+        HetSynLeaky(8, 3, spiking=False, init_hidden=True),
+    )
+    return (net if init_hidden else net[0]).double()
+
+
+def data() -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return (torch.rand(2, STEPS, BATCH, WIDTH, generator=generator) < 0.5).double()
+
+
+def train(net: Any, batches: Tensor) -> None:
+    """Two optimiser steps; the states of init_hidden layers are kept between the batches and detached."""
+    from hetsyn_plugins.adapters import snntorch as adapter
+
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
+    for x in batches:
+        adapter.reset(net)
+        out = net(x)
+        out = out[-1] if isinstance(out, tuple) else out
+        loss = (out - 0.5).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def rank(index: int, size: int, folder: str, init_hidden: bool) -> None:
+    """Train on this rank's share of every batch, with DDP's default settings; leave the parameters in the folder."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=index, world_size=size)
+    try:
+        net = network(init_hidden)
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        share = BATCH // size
+        train(wrapped, data()[:, :, index * share : (index + 1) * share])
+        torch.save(net.state_dict(), f"{folder}/{index}.pt")
+    finally:
+        dist.destroy_process_group()
