@@ -25,10 +25,19 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     backends = [
         Backend("reference", conformance.expected),
         Backend("eager", lambda case: run_op(case)),
-        Backend("cpu", lambda case: run_op(case, backend="cpu")),
         Backend("eager-step", lambda case: run_op_stepwise(case)),
     ]
     absent = {}
+    from hetsyn_plugins import ops
+
+    why = ops.why_no_cpu_kernel()
+    if why is None:
+        backends += [
+            Backend("cpu-batch", lambda case: run_cpu(case, "BatchLanes")),
+            Backend("cpu-neuron", lambda case: run_cpu(case, "NeuronLanes")),
+        ]
+    else:
+        absent["cpu"] = why
     for name in FRAMEWORKS:
         if importlib.util.find_spec(name) is None:
             absent[name] = f"{name} is not installed: pip install 'hetsyn_plugins[{name}]'"
@@ -57,6 +66,16 @@ def run_op(case: Case, ops: Any = None, backend: str = "eager") -> Outcome:
         readout = {name: fields[name] for name in ("weight", "decay", "bias")}
         spikes, (v, end) = None, ops.hetsyn_li(x, state=state, **readout, backend=backend)
     return _outcome(case, x, fields, state, spikes, v, end)
+
+
+def run_cpu(case: Case, lanes: str, ops: Any = None) -> Outcome:
+    """The cpu kernel with one of its two layouts, whatever it would choose itself."""
+    layouts = importlib.import_module("hetsyn_plugins.kernels.cpu_layout")
+    token = layouts.ONLY.set(getattr(layouts, lanes))
+    try:
+        return run_op(case, ops, backend="cpu")
+    finally:
+        layouts.ONLY.reset(token)
 
 
 def run_op_stepwise(case: Case, ops: Any = None) -> Outcome:
@@ -177,7 +196,8 @@ def _leaves(case: Case) -> tuple[Any, dict[str, Any], HetSynState | None]:
     x = torch.from_numpy(case.inputs).requires_grad_(wanted)  # shares memory: a strided view stays strided
     arrays = {name: getattr(case.params, name) for name in ARRAYS}
     fields = {k: None if a is None else torch.tensor(np.array(a)).requires_grad_(wanted) for k, a in arrays.items()}
-    return x, fields, None if case.state is None else _tensors(case.state, x, wanted)
+    through_state = case.owed is not None and case.owed.state is not None
+    return x, fields, None if case.state is None else _tensors(case.state, x, through_state)
 
 
 def _tensors(state: HetSynState, like: Any, wanted: bool) -> HetSynState:
@@ -216,7 +236,7 @@ def backpropagate(case: Case, spikes: Any, v: Any, end: HetSynState) -> None:
     import torch
 
     assert case.owed is not None
-    pairs = [(spikes, case.owed.spikes), (v, case.owed.v), *zip(end, case.owed.state, strict=True)]
+    pairs = [(spikes, case.owed.spikes), (v, case.owed.v), *zip(end, case.owed.state or [None] * 6, strict=True)]
     terms = [(out * torch.tensor(owed)).sum() for out, owed in pairs if out is not None and owed is not None]
     loss = torch.stack(terms).sum()
     if loss.requires_grad:

@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.eager import Terms
+from hetsyn_plugins.kernels.threads import check_fork
 from hetsyn_plugins.params import (
     ARRAYS,
     DECAYS,
@@ -51,15 +52,15 @@ def choose_backend(inputs: Tensor, weight: Tensor) -> Choice:
     """What backend="auto" takes for these tensors, and why."""
     if weight.device.type != "cpu":
         return Choice("eager", f"the cpu kernel takes CPU tensors, these are on {weight.device.type}")
-    missing = _why_no_cpu_kernel()
+    missing = why_no_cpu_kernel()
     if missing:
         return Choice("eager", missing)
     return Choice("cpu", "CPU tensors: the compiled kernel")
 
 
 @functools.cache
-def _why_no_cpu_kernel() -> str | None:
-    """None where numba works here; else what is wrong, said once as a warning too."""
+def why_no_cpu_kernel() -> str | None:
+    """None where the cpu kernel works here; else what is wrong, said once as a warning too."""
     try:
         importlib.import_module("hetsyn_plugins.kernels.cpu")
     except Exception as error:  # numba raises many kinds: missing, broken, no place for its cache
@@ -83,7 +84,7 @@ def _kernel(backend: str, inputs: Tensor, weight: Tensor) -> ModuleType:
         raise ValueError(f"backend: expected CPU tensors for 'cpu', got {weight.device}; use 'auto' or 'eager'")
     if backend == "auto":
         backend = choose_backend(inputs, weight).backend
-    elif backend == "cpu" and (missing := _why_no_cpu_kernel()):
+    elif backend == "cpu" and (missing := why_no_cpu_kernel()):
         raise ValueError(f"backend: 'cpu' cannot run, {missing}; use 'auto' or 'eager'")
     return eager if backend == "eager" else importlib.import_module("hetsyn_plugins.kernels.cpu")
 
@@ -212,6 +213,7 @@ def _run(
     backend: str,
     check: bool | None,
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
+    check_fork()
     x, terms, start = prepare(inputs, given, spiking, state, check)
     kernel = _kernel(backend, inputs, given["weight"])
     spikes, v, end = _sequence(kernel, x, terms, start, surrogate, detach_reset)
@@ -258,7 +260,7 @@ def prepare(
         _check_state_tensors(state, weight, dtype)
     if check or (check is None and weight.device.type == "cpu"):
         check_values(tensors)
-        if not torch.isfinite(x).all():
+        if x.numel() and not all(map(torch.isfinite, torch.aminmax(x.detach()))):  # one pass, no copy of x
             raise ValueError(f"inputs: expected finite values, got {int((~torch.isfinite(x)).sum())} NaN or infinite")
     if not spiking:
         tensors["threshold"] = None
@@ -344,7 +346,7 @@ class Sequence(torch.autograd.Function):
         ctx.kernel, ctx.surrogate, ctx.detach_reset = kernel, surrogate, detach_reset
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(inputs, v, *rest)
-        spikes = None if terms.threshold is None else (v > terms.threshold).to(v.dtype)
+        spikes = None if terms.threshold is None else torch.gt(v, terms.threshold, out=torch.empty_like(v))
         return spikes, v, *end[:4]
 
     @staticmethod

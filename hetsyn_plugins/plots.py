@@ -54,12 +54,16 @@ def membrane(v: Array, spikes: Array, threshold: float, ax: Any = None, title: s
 
 
 def tau_histogram(taus: dict[str, Array], ax: Any = None, title: str = "") -> Any:
-    """Histograms of time constants in seconds on a log axis, one a name; r = 0 and r = 1 are counted in the legend."""
+    """Histograms of time constants in seconds on a log axis, one a name; r = 0 and r = 1 are counted in the legend.
+
+    The outermost bins also hold what lies beyond them: decays just below 1 would stretch the axis by decades.
+    """
     ax = _axes(ax, figsize=(6, 3))
     inside = np.concatenate([t[(t > 0) & np.isfinite(t)].ravel() for t in taus.values()]) * 1e3
-    bins = np.geomspace(inside.min() * 0.9, inside.max() * 1.1, 40)
+    low, high = np.percentile(inside, [0.1, 99])
+    bins = np.geomspace(low * 0.9, high * 1.1, 40)
     for (name, tau), colour in zip(taus.items(), (GREY, ORANGE, BLUE, GREEN), strict=False):
-        kept = tau[(tau > 0) & np.isfinite(tau)].ravel() * 1e3
+        kept = np.clip(tau[(tau > 0) & np.isfinite(tau)].ravel() * 1e3, bins[0], bins[-1])
         label = f"{name} ({np.mean(tau == 0):.1%} at r = 0, {np.mean(np.isinf(tau)):.1%} at r = 1)"
         ax.hist(kept, bins=bins, alpha=0.6, color=colour, label=label)
     ax.set(xscale="log", xlabel="time constant (ms)", ylabel="synapses", title=title)

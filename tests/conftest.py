@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import hetsyn_plugins
+from hetsyn_plugins.kernels import cpu_layout
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,7 +26,7 @@ def seeds() -> None:
 
 @pytest.fixture
 def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fill memory that torch allocates without writing: NaN, and the largest number of an integer type.
+    """Fill memory that torch or a CPU kernel allocates without writing: NaN, and the largest integer of a type.
 
     A kernel that leaves an element unwritten then fails its comparison, instead of passing on lucky zeros.
     """
@@ -40,6 +41,7 @@ def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return empty
 
+    monkeypatch.setattr(cpu_layout.Layout, "empty", lambda at, *sizes: at.zeros(*sizes) + at.dtype.type("nan"))
     for name in ("empty", "empty_like", "empty_strided"):
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
     for name in ("new_empty", "new_empty_strided"):

@@ -34,6 +34,8 @@ REFERENCE, EAGER, OPS = "hetsyn_plugins.reference", "hetsyn_plugins.kernels.eage
 SURROGATE = "hetsyn_plugins.surrogate"
 SNNTORCH, NORSE = "hetsyn_plugins.adapters.snntorch", "hetsyn_plugins.adapters.norse"
 TRAINABLE = "hetsyn_plugins.trainable"
+CPU = "hetsyn_plugins.kernels.cpu"
+CPU_COMMON, CPU_BATCH, CPU_NEURON, CPU_LAYOUT = (f"{CPU}_{part}" for part in ("common", "batch", "neuron", "layout"))
 
 BUGS = [
     Bug("reference: >= for >", "reference", "hand-table", REFERENCE, "(v > p.threshold)", "(v >= p.threshold)"),
@@ -59,8 +61,8 @@ BUGS = [
         "eager",
         "threshold",
         OPS,
-        "(v > terms.threshold)",
-        "(v >= terms.threshold)",
+        "torch.gt(v, terms.threshold",
+        "torch.ge(v, terms.threshold",
     ),
     Bug(
         "eager: decay applied after the input",
@@ -408,6 +410,128 @@ BUGS = [
         "values = {name: getattr(state, FIELDS[name]) for name in kind._fields}",
         "values = {n: None if (s := getattr(state, FIELDS[n])) is None else s.detach() for n in kind._fields}",
     ),
+    # ---- the compiled kernels
+    Bug(
+        "cpu: a lane off by one in packing",
+        "cpu-batch",
+        "sizes",
+        CPU_BATCH,
+        "put(out, q + lane, get(x, p)), put(",
+        "put(out, q + (lane + 1) % L, get(x, p)), put(",
+    ),
+    Bug(
+        "cpu: an unwritten tail",
+        "cpu-batch",
+        "sizes",
+        CPU_BATCH,
+        "in range((width + 3) // 4):",
+        "in range(width // 4):",
+    ),
+    Bug(
+        "cpu: the last step of a chunk unwritten",
+        "cpu-batch",
+        "random",
+        CPU_BATCH,
+        "min(t0 + CHUNK, s",
+        "min(t0 + CHUNK - 1, s",
+    ),
+    Bug("cpu: a missed decay in a tile", "cpu-batch", "random", CPU_BATCH, "fma(r10, x10, s0)", "add(x10, s0)"),
+    Bug(
+        "cpu: the last tile of a group forgotten",
+        "cpu-batch",
+        "gradients",
+        CPU_BATCH,
+        "min(jt0 + group, M // 4)",
+        "min(jt0 + group, M // 4 - 1)",
+    ),
+    Bug(
+        "cpu: gradients of the first block only",
+        "cpu-batch",
+        "sizes",
+        CPU_BATCH,
+        "for block in range(blocks):\n            for it",
+        "for block in range(1):\n            for it",
+    ),
+    Bug(
+        "cpu: blocks share their recurrent traces (a race)",
+        "cpu-batch",
+        "sizes",
+        CPU_BATCH,
+        "n0, x0 = block * N * L, block * N * N * L",
+        "n0, x0 = block * N * L, 0",
+    ),
+    Bug(
+        "cpu: a first state decays before it counts",
+        "cpu-batch",
+        "state-gradients",
+        CPU_BATCH,
+        "q = fma(decay, q, h)\n                    h = mul(decay, h)",
+        "h = mul(decay, h)\n                    q = fma(decay, q, h)",
+    ),
+    Bug(
+        "cpu: bias gradient of one lane",
+        "cpu-batch",
+        "sizes",
+        CPU_LAYOUT,
+        "self.lanes).sum((0, 2))",
+        "self.lanes)[:, :, 0].sum(0)",
+    ),
+    Bug(
+        "cpu: the last neuron's currents unwritten",
+        "cpu-neuron",
+        "states",
+        CPU_NEURON,
+        "for lane in range(min(L, neurons - i)):",
+        "for lane in range(min(L, neurons - i) - 1):",
+    ),
+    Bug(
+        "cpu: one source in four owes nothing",
+        "cpu-neuron",
+        "gradients",
+        CPU_NEURON,
+        "fma(load(w, e + 3 * N), a3, s3)",
+        "s3",
+    ),
+    Bug(
+        "cpu: decay gradient of the first row only",
+        "cpu-neuron",
+        "gradients",
+        CPU_NEURON,
+        "y0, y1, y2, y3 = fma(r0, y0, x0)",
+        "y0, y1, y2, y3 = y0",
+    ),
+    Bug(
+        "cpu: sources one line off",
+        "cpu-neuron",
+        "random",
+        CPU_NEURON,
+        "return (b * (rows // L) + k // L) * steps * L + k % L",
+        "return (b * (rows // L) + k // L) * steps * L + (k + 1) % L",
+    ),
+    Bug(
+        "cpu: recurrent gradients from z[t]",
+        "cpu-neuron",
+        "gradients",
+        CPU_COMMON,
+        "store(out, q, z)\n            z = above(load(v, q), th)",
+        "z = above(load(v, q), th)\n            store(out, q, z)",
+    ),
+    Bug(
+        "cpu: one side of the multi-Gaussian twice",
+        "cpu-batch",
+        "gradients",
+        CPU_COMMON,
+        "left, right = add(x, c4), sub(x, c4)",
+        "left, right = add(x, c4), add(x, c4)",
+    ),
+    Bug(
+        "cpu: the reset keeps its spike",
+        "cpu-neuron",
+        "random",
+        CPU_COMMON,
+        "J = fma(kp, J, mul(kk, z))\n            A",
+        "J = fma(kp, add(J, mul(kk, z)), sub(A, A))\n            A",
+    ),
 ]
 
 
@@ -418,6 +542,8 @@ def planted(bug: Bug) -> Backend:
         "reference": lambda case: _expected_by(changed[REFERENCE], _own(case, changed)),
         "eager": lambda case: backends.run_op(_own(case, changed), changed[OPS]),
         "eager-step": lambda case: backends.run_op_stepwise(_own(case, changed), changed[OPS]),
+        "cpu-batch": lambda case: _with_kernels(changed, lambda: backends.run_cpu(case, "BatchLanes")),
+        "cpu-neuron": lambda case: _with_kernels(changed, lambda: backends.run_cpu(case, "NeuronLanes")),
         "snntorch": lambda case: backends.run_snntorch(case, sequence=True, adapter=changed[SNNTORCH]),
         "snntorch-step": lambda case: backends.run_snntorch(case, sequence=False, adapter=changed[SNNTORCH]),
         "norse": lambda case: backends.run_norse(case, sequence=True, adapter=changed[NORSE]),
@@ -428,7 +554,8 @@ def planted(bug: Bug) -> Backend:
 
 # what has to be executed anew around a changed module, in the order of their imports
 CORE = [SURROGATE, REFERENCE, EAGER, OPS]
-REBUILT = {"snntorch": [*CORE, TRAINABLE, SNNTORCH], "norse": [*CORE, TRAINABLE, NORSE]}
+KERNELS = [CPU_COMMON, CPU_BATCH, CPU_NEURON, CPU_LAYOUT, CPU]
+REBUILT = {"cpu": KERNELS, "snntorch": [*CORE, TRAINABLE, SNNTORCH], "norse": [*CORE, TRAINABLE, NORSE]}
 
 
 def _changed_modules(bug: Bug) -> dict[str, types.ModuleType]:
@@ -443,6 +570,7 @@ def _changed_modules(bug: Bug) -> dict[str, types.ModuleType]:
                 if bug.old not in source:
                     raise LookupError(f"{bug.name}: {bug.old!r} is not in {name} any more")
                 source = source.replace(bug.old, bug.new)
+            source = source.replace("cache=True", "cache=False")  # numba keeps what it compiles by file
             fresh[name] = module = types.ModuleType(name)
             module.__file__ = kept[name].__file__
             _put(name, module)
@@ -451,6 +579,18 @@ def _changed_modules(bug: Bug) -> dict[str, types.ModuleType]:
         for name, module in kept.items():
             _put(name, module)
     return fresh
+
+
+def _with_kernels(changed: dict[str, types.ModuleType], run: Callable[[], conformance.Outcome]) -> conformance.Outcome:
+    """Run with the changed kernels in the place of the real ones, which are looked up at each call."""
+    kept = {name: import_module(name) for name in KERNELS}
+    try:
+        for name in KERNELS:
+            _put(name, changed[name])
+        return run()
+    finally:
+        for name, module in kept.items():
+            _put(name, module)
 
 
 def _put(name: str, module: types.ModuleType) -> None:

@@ -12,7 +12,7 @@ AVAILABLE, ABSENT = backends.available()
 
 @pytest.mark.parametrize("check", conformance.CHECKS)
 @pytest.mark.parametrize("backend", AVAILABLE, ids=lambda backend: backend.name)
-def test_backend_keeps_the_contract(backend: conformance.Backend, check: str) -> None:
+def test_backend_keeps_the_contract(backend: conformance.Backend, check: str, poisoned_empty: None) -> None:
     tally = conformance.CHECKS[check](backend)
     assert tally.cases > 0
 
@@ -28,7 +28,7 @@ def _absent(bug: Bug) -> bool:
 
 
 @pytest.mark.parametrize("bug", bugs())
-def test_planted_bug_is_caught(bug: Bug) -> None:
+def test_planted_bug_is_caught(bug: Bug, poisoned_empty: None) -> None:
     with pytest.raises(conformance.Mismatch):
         conformance.CHECKS[bug.check](planted(bug))
 

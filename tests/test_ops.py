@@ -368,7 +368,7 @@ def test_without_numba_auto_takes_eager_and_says_so_once(monkeypatch: pytest.Mon
         return real(name)
 
     monkeypatch.setattr(ops.importlib, "import_module", broken)
-    ops._why_no_cpu_kernel.cache_clear()
+    ops.why_no_cpu_kernel.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="no numba here; backend='eager' is used instead"):
             got = ops.hetsyn_lif(x, **params)
@@ -377,7 +377,7 @@ def test_without_numba_auto_takes_eager_and_says_so_once(monkeypatch: pytest.Mon
         with pytest.raises(ValueError, match=r"backend: 'cpu' cannot run.*no numba here.*use 'auto' or 'eager'"):
             ops.hetsyn_lif(x, **params, backend="cpu")
     finally:
-        ops._why_no_cpu_kernel.cache_clear()
+        ops.why_no_cpu_kernel.cache_clear()
 
 
 def test_the_global_random_generators_are_left_alone() -> None:

@@ -8,17 +8,21 @@ asked for by name, so results do not depend on what the compiler likes.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils, config, types
 from numba.extending import intrinsic, models, register_model
 
 
 def _vector_bytes() -> int:
-    features = llvmlite.binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx") else 16
+    """The widest registers of the processor, or of what NUMBA_CPU_FEATURES says it has."""
+    said: str | None = vars(config)["CPU_FEATURES"]
+    features = llvmlite.binding.get_host_cpu_features().flatten() if said is None else said
+    present = features.split(",")
+    return 64 if "+avx512f" in present else 32 if "+avx" in present else 16
 
 
 VECTOR_BYTES = _vector_bytes()
@@ -77,6 +81,29 @@ def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def get(typing: Any, array: Any, index: Any) -> Any:
+    """The number at element `index` of a flat array; unlike array[index], without a test for negative indices."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return array.dtype(array, types.intp), generate
+
+
+@intrinsic
+def put(typing: Any, array: Any, index: Any, number: Any) -> Any:
+    """Write a number to element `index` of a flat array."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        builder.store(args[2], builder.gep(data, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, array.dtype), generate
+
+
+@intrinsic
 def splat(typing: Any, number: Any) -> Any:
     """The vector whose every lane is this number."""
     kind = Vector(number)
@@ -117,6 +144,59 @@ def _binary(operation: str) -> Any:
 add = intrinsic(_binary("fadd"))
 sub = intrinsic(_binary("fsub"))
 mul = intrinsic(_binary("fmul"))
+div = intrinsic(_binary("fdiv"))
+
+
+def _unary(operation: str) -> Any:
+    def declare(typing: Any, a: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            vector = context.get_value_type(a)
+            name = f"llvm.{operation}.v{a.lanes}f{a.element.bitwidth}"
+            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector]), name)
+            return builder.call(function, args)
+
+        return a(a), generate
+
+    return declare
+
+
+magnitude = intrinsic(_unary("fabs"))
+
+
+@intrinsic
+def exponential(typing: Any, a: Any) -> Any:
+    """exp(a) for a <= 0, within 2 ulp; below about -87 (float32) or -708 (float64) the smallest normal numbers.
+
+    exp(a) = 2^n exp(f), n = round(a / log 2), |f| <= log(2) / 2, and exp(f) by its Taylor series, whose next term is
+    below eps / 8: f^8 / 8! in float32, f^14 / 14! in float64.
+    """
+    wide = a.element == types.float64
+    bits, mantissa, terms, lowest = (64, 52, 13, -708.0) if wide else (32, 23, 7, -87.0)
+    high = 0.693145751953125  # 15 bits of log 2, so that n * high is exact
+    low = 1.42860682030941723212e-06
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = context.get_value_type(a)
+        integers = ir.VectorType(ir.IntType(bits), a.lanes)
+        name = f"llvm.fma.v{a.lanes}f{bits}"
+        fused = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+
+        def constant(x: float) -> Any:
+            return ir.Constant(vector, [x] * a.lanes)
+
+        x = builder.select(builder.fcmp_ordered("<", args[0], constant(lowest)), constant(lowest), args[0])
+        magic = constant(1.5 * 2.0**mantissa)  # adding it rounds to an integer, which the low bits then hold
+        shifted = builder.call(fused, [x, constant(1.4426950408889634), magic])
+        n = builder.fsub(shifted, magic)
+        f = builder.call(fused, [n, constant(-high), x])
+        f = builder.call(fused, [n, constant(-low), f])
+        series = constant(1 / math.factorial(terms))
+        for k in range(terms - 1, -1, -1):
+            series = builder.call(fused, [series, f, constant(1 / math.factorial(k))])
+        exponent = builder.shl(builder.bitcast(shifted, integers), ir.Constant(integers, [mantissa] * a.lanes))
+        return builder.bitcast(builder.add(builder.bitcast(series, integers), exponent), vector)
+
+    return a(a), generate
 
 
 @intrinsic
