@@ -13,7 +13,7 @@ lint: venv
 	.venv/bin/mypy
 
 bench: venv
-	.venv/bin/python examples/benchmark.py
+	.venv/bin/hetsyn bench
 
 venv:
 	@tools/make_venv

@@ -1,4 +1,4 @@
-"""The command `hetsyn`: demo and verify."""
+"""The command `hetsyn`: demo, verify and bench."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     verify.add_argument("--backend", action="append", help="only this backend (may be repeated)")
     verify.add_argument("--check", action="append", help="only this check (may be repeated)")
 
+    bench = commands.add_parser("bench", help="time and memory of a training step against plain autograd and others")
+    bench.add_argument("--shape", action="append", help="only this shape of the table (may be repeated)")
+    bench.add_argument("--runs", type=int, default=9)
+    bench.add_argument("--out", type=Path, default=Path("hetsyn_bench"), help="folder for the CSV and the picture")
+    bench.add_argument("--no-memory", action="store_true", help="times only")
+    bench.add_argument("--no-scaling", action="store_true", help="the table only")
+
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "demo":
@@ -35,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.epochs < 1:
                 raise ValueError(f"--epochs: expected at least 1, got {arguments.epochs}")
             return run_demo(arguments.out, arguments.epochs, arguments.seed, arguments.samples)
+        if arguments.command == "bench":
+            return run_bench(arguments)
         return run_verify(arguments.backend, arguments.check)
     except (ValueError, ImportError, OSError) as error:
         print(f"hetsyn {arguments.command}: {error}", file=sys.stderr)
@@ -59,6 +68,17 @@ def run_verify(only_backends: list[str] | None, only_checks: list[str] | None) -
         print(f"{name:14} absent: {reason}")
     print(f"{lines - failures} of {lines} passed in {time.time() - start:.0f} s")
     return 1 if failures else 0
+
+
+def run_bench(arguments: argparse.Namespace) -> int:
+    """Check the request, then measure."""
+    from hetsyn_plugins import bench
+
+    _known("--shape", arguments.shape, list(bench.SHAPES))
+    if arguments.runs < 1:
+        raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
+    names = [name for name in bench.SHAPES if arguments.shape is None or name in arguments.shape]
+    return bench.main(names, arguments.runs, arguments.out, not arguments.no_memory, not arguments.no_scaling)
 
 
 def _known(option: str, wanted: list[str] | None, known: list[str]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -259,13 +260,29 @@ def prepare(
         check_state(state, shapes)
         _check_state_tensors(state, weight, dtype)
     if check or (check is None and weight.device.type == "cpu"):
-        check_values(tensors)
-        if x.numel() and not all(map(torch.isfinite, torch.aminmax(x.detach()))):  # one pass, no copy of x
-            raise ValueError(f"inputs: expected finite values, got {int((~torch.isfinite(x)).sum())} NaN or infinite")
+        check_values({name: None if t is None else _plain(t) for name, t in tensors.items()})
+        _check_finite(x)
     if not spiking:
         tensors["threshold"] = None
     full = {k: None if t is None else expand(k, t, full_shape(k, weight)).to(dtype) for k, t in tensors.items()}
     return x, Terms(**full), state  # type: ignore[arg-type]  # weight and decay are never None
+
+
+def _plain(t: Tensor) -> Any:
+    """What a check reads: NumPy for CPU tensors, since torch's threads would spin on into the kernel's first part."""
+    t = t.detach()
+    return t if t.device.type != "cpu" else (t.float() if t.dtype in HALF else t).numpy()
+
+
+def _check_finite(x: Tensor) -> None:
+    """Raise ValueError for NaN or infinity: one of them makes the sum so, which is one pass and no copy."""
+    plain = _plain(x)
+    with np.errstate(all="ignore"):
+        if np.isfinite(float(plain.sum())):
+            return
+    wrong = int((~torch.isfinite(x)).sum())
+    if wrong:
+        raise ValueError(f"inputs: expected finite values, got {wrong} NaN or infinite")
 
 
 def _autocast_takes_a_device() -> bool:
@@ -346,7 +363,7 @@ class Sequence(torch.autograd.Function):
         ctx.kernel, ctx.surrogate, ctx.detach_reset = kernel, surrogate, detach_reset
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(inputs, v, *rest)
-        spikes = None if terms.threshold is None else torch.gt(v, terms.threshold, out=torch.empty_like(v))
+        spikes = None if terms.threshold is None else kernel.fire(v, terms.threshold)
         return spikes, v, *end[:4]
 
     @staticmethod

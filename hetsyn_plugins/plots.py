@@ -69,3 +69,25 @@ def tau_histogram(taus: dict[str, Array], ax: Any = None, title: str = "") -> An
     ax.set(xscale="log", xlabel="time constant (ms)", ylabel="synapses", title=title)
     ax.legend(fontsize=8, frameon=False)
     return ax
+
+
+def scaling(rows: list[Any]) -> Any:
+    """Time of a step over T, B, N and M, one panel each, and peak memory where it was measured (`bench.Row`s)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    axes = figure.subplots(2, 4, sharey="row")
+    colours = {"ours": BLUE, "plain autograd": ORANGE, "snnTorch": GREEN}
+    for column, axis in zip(axes.T, "TBNM", strict=True):
+        for peer, colour in colours.items():
+            found = [r for r in rows if r.peer == peer and r.shape.startswith(f"{axis}=")]
+            sizes = [int(r.shape.split("=")[1]) for r in found]
+            column[0].plot(sizes, [r.median for r in found], marker="o", color=colour, label=peer)
+            if found and found[0].memory is not None:
+                column[1].plot(sizes, [r.memory for r in found], marker="o", color=colour, label=peer)
+        column[0].set(xscale="log", yscale="log", title=f"over {axis}")
+        column[1].set(xscale="log", yscale="log", xlabel=axis)
+    axes[0, 0].set_ylabel("time of a step (ms)")
+    axes[1, 0].set_ylabel("peak memory (MB)")
+    axes[0, 0].legend(fontsize=8, frameon=False)
+    return axes[0, 0]

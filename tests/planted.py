@@ -60,9 +60,9 @@ BUGS = [
         "eager: output fires at the threshold",
         "eager",
         "threshold",
-        OPS,
-        "torch.gt(v, terms.threshold",
-        "torch.ge(v, terms.threshold",
+        EAGER,
+        "torch.gt(v, threshold",
+        "torch.ge(v, threshold",
     ),
     Bug(
         "eager: decay applied after the input",

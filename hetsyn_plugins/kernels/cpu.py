@@ -1,7 +1,9 @@
 """The neuron on the CPU: the order of the kernels, forward and backward; float32 and float64.
 
 `cpu_layout.py` says how a call lies in memory; `cpu_batch.py` and `cpu_neuron.py` are the kernels of synapses,
-`cpu_states.py` those of gradients through whole currents, `cpu_common.py` those of what a neuron has once.
+`cpu_states.py` those of gradients through whole currents, `cpu_common.py` those of what a neuron has once. On the way
+from kernel to kernel stands NumPy, not torch, whose threads spin for milliseconds after each piece of work and would
+take a core from ours.
 """
 
 from __future__ import annotations
@@ -52,13 +54,23 @@ def forward(inputs: Tensor, p: Terms, state: HetSynState, surrogate: Surrogate) 
         if not known_zero(state.recurrent_current):
             at.free_decay(u, state.recurrent_current, p.recurrent_decay)
         traces = at.fire_recurrent(u, last, _own(at, p), (p.recurrent_decay, p.recurrent_weight))
-        recurrent = traces.mul_(p.recurrent_weight.detach())
+        np.multiply(traces.numpy(), p.recurrent_weight.detach().numpy(), out=traces.numpy())
+        recurrent = traces
         if not known_zero(state.recurrent_current):
             recurrent += p.recurrent_decay.detach() ** at.steps * state.recurrent_current.detach()
     v = at.unpack(u, at.n, at.neurons)
     reset = None if p.reset_decay is None else at.from_rows(J)
     adaptation = None if p.adaptation_decay is None else at.from_rows(A)
     return v, HetSynState(current, recurrent, reset, adaptation, at.from_rows(z), v[-1])
+
+
+def fire(v: Tensor, threshold: Tensor) -> Tensor:
+    """z = H(v - threshold), (T, B, N)."""
+    spikes = np.empty(v.shape, v.numpy().dtype)
+    rows = v.shape[0] * v.shape[1]
+    theta = np.ascontiguousarray(threshold.numpy())  # one for all neurons is expanded: a stride of 0
+    parallel(cpu_common.heaviside, rows, v.contiguous().numpy().ravel(), theta, spikes.ravel())
+    return torch.from_numpy(spikes)
 
 
 def _own(at: Layout, p: Terms) -> tuple[Array, ...]:
@@ -86,7 +98,8 @@ def backward(
     at = layout(inputs, len(p.weight))
     feed, loop = (_synapses(name, p, state, owed_state, wanted) for name in ("", "recurrent_"))
     first, found = dict[str, Any](), dict[str, Any]()
-    g, packed = at.pack(torch.zeros_like(v) if owed_v is None else owed_v, at.n), at.pack(v, at.n)
+    packed = at.pack(v, at.n)
+    g = at.zeros(len(packed)) if owed_v is None else at.pack(owed_v, at.n)
     if p.threshold is not None:
         late = None if loop is None or loop.owed is None else at.narrow().owed_to_sources(loop.owed, loop.pair)
         if late is not None:
@@ -170,7 +183,7 @@ def _synapse_gradients(
     g_weight = g_decay = None
     if synapses.wanted and packed is not None:
         g_weight, g_decay, extra = at.gradients(packed, g, synapses.decay, synapses.start)
-        g_decay = g_decay * synapses.weight.detach()
+        np.multiply(g_decay.numpy(), synapses.weight.detach().numpy(), out=g_decay.numpy())
         g_decay = g_decay if extra is None else g_decay + extra
     if synapses.through and sources is not None and g_v is not None:
         start, owed = synapses.start, synapses.owed

@@ -17,6 +17,7 @@ from hetsyn_plugins.kernels.simd import (
     div,
     exponential,
     fma,
+    get,
     lanes,
     load,
     magnitude,
@@ -49,6 +50,15 @@ def fire(u, z0, J0, A0, theta, kick, kappa, strength, rho, steps, tile, start, s
             store(u, q, v)
             q += tile * L
         store(z0, unit * L, z), store(J0, unit * L, J), store(A0, unit * L, A)
+
+
+@kernel
+def heaviside(v, theta, out, start, stop):
+    """out = 1 where v > theta, else 0; v and out flat (rows, N), units are rows."""
+    N = len(theta)
+    for unit in range(start, stop):
+        for i in range(N):
+            out[unit * N + i] = 1 if get(v, unit * N + i) > get(theta, i) else 0
 
 
 @kernel
@@ -154,3 +164,19 @@ def own_gradients(v, g, z0, J0, A0, oJ, oA, theta, kick, kappa, strength, rho, o
         store(out, e, fma(lJ, XJ, g_kick)), store(out, size + e, fma(lJ, SJ, g_kappa))
         store(out, 2 * size + e, fma(lA, XA, g_strength)), store(out, 3 * size + e, fma(lA, SA, g_rho))
         store(out, 4 * size + e, g_bias)
+
+
+@kernel
+def multiply_adds(out, count, start, stop):
+    """12 * count vector multiply-adds a unit that wait for nothing: what the benchmark takes as the machine's limit."""
+    L = lanes(out)
+    for unit in range(start, stop):
+        e = unit * 12 * L
+        a, b = splat(out[0]), splat(out[1])
+        x0 = x1 = x2 = x3 = x4 = x5 = x6 = x7 = x8 = x9 = x10 = x11 = a
+        for _ in range(count):
+            x0, x1, x2, x3 = fma(x0, a, b), fma(x1, a, b), fma(x2, a, b), fma(x3, a, b)
+            x4, x5, x6, x7 = fma(x4, a, b), fma(x5, a, b), fma(x6, a, b), fma(x7, a, b)
+            x8, x9, x10, x11 = fma(x8, a, b), fma(x9, a, b), fma(x10, a, b), fma(x11, a, b)
+        store(out, e, add(add(add(x0, x1), add(x2, x3)), add(add(x4, x5), add(x6, x7))))
+        store(out, e + L, add(add(x8, x9), add(x10, x11)))

@@ -159,7 +159,7 @@ class BatchLanes(Layout):
 
     def pack(self, x: Tensor, rows: int) -> Array:
         packed, sizes = self.sequence(rows), (self.steps, self.batch, x.shape[2])
-        parallel(cpu_batch.pack, self.chunks, x.detach().contiguous().numpy().ravel(), *sizes, rows, packed)
+        parallel(cpu_batch.pack, self.chunks, np.ascontiguousarray(x.detach().numpy()).ravel(), *sizes, rows, packed)
         return packed
 
     def unpack(self, packed: Array, rows: int, width: int) -> Tensor:
@@ -264,7 +264,7 @@ class NeuronLanes(Layout):
 
     def pack(self, x: Tensor, rows: int) -> Array:
         packed, sizes = self.sequence(rows), (self.steps, self.batch, x.shape[2])
-        parallel(cpu_neuron.pack, self.batch, x.detach().contiguous().numpy().ravel(), *sizes, rows, packed)
+        parallel(cpu_neuron.pack, self.batch, np.ascontiguousarray(x.detach().numpy()).ravel(), *sizes, rows, packed)
         return packed
 
     def unpack(self, packed: Array, rows: int, width: int) -> Tensor:

@@ -178,6 +178,11 @@ TERMS_OF = {
 }
 
 
+def fire(v: Tensor, threshold: Tensor) -> Tensor:
+    """z = H(v - threshold), (T, B, N)."""
+    return torch.gt(v, threshold, out=torch.empty_like(v))
+
+
 def backward(
     inputs: Tensor,
     p: Terms,

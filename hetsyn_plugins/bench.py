@@ -1,0 +1,267 @@
+"""`hetsyn bench`: time and memory of a layer's training step against its peers, side by side; see `peers.py`.
+
+First the gate: ours must give the spikes and gradients of plain autograd. Then all peers of a shape run in turns, round
+after round, so that what else the machine does hits all of them; medians with the smallest and largest. Memory is the
+peak of the resident set during one step minus what was resident before it, each in a process of its own whose kernels
+are loaded already. What was measured goes to a CSV, a PNG and the lines printed.
+"""
+
+from __future__ import annotations
+
+import csv
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from hetsyn_plugins import ops, peers
+from hetsyn_plugins.peers import PEERS, Shape
+
+SHAPES = {
+    "A": Shape(250, 32, 700, 128),
+    "B": Shape(250, 32, 700, 128, recurrent=True),
+    "R": Shape(250, 32, 128, 128, recurrent=True, input_gradients=True, rate=0.1),
+    "C": Shape(100, 128, 40, 64, recurrent=True, rate=0.1),
+    "D": Shape(100, 128, 784, 256, rate=0.1),
+    "A, B = 1": Shape(250, 1, 700, 128),
+    "patterns": Shape(2000, 1, 100, 100, rate=0.01),
+}
+TARGETS = "plain / ours, time: A 25, B 20, R 12, C 8, D 40; memory: A 60, B 60, R 25, C 6, D 80"
+BASE = Shape(100, 32, 200, 64, rate=0.05)
+SCALING = {
+    "T": (25, 50, 100, 200, 400),
+    "B": (1, 4, 16, 64, 128),
+    "N": (16, 32, 64, 128, 256),
+    "M": (50, 100, 200, 400),
+}
+FIELDS = {"T": "steps", "B": "batch", "N": "neurons", "M": "inputs"}
+
+
+class Row(NamedTuple):
+    """One peer at one shape: milliseconds of a step, MB of its peak, and, if it could not run, why."""
+
+    shape: str
+    peer: str
+    median: float | None = None
+    least: float | None = None
+    most: float | None = None
+    memory: float | None = None
+    share: float | None = None
+    note: str = ""
+
+
+def gate() -> None:
+    """Raise AssertionError unless ours gives plain autograd's spikes and, within rounding, its gradients."""
+    for recurrent in (False, True):
+        torch.manual_seed(0)
+        shape = Shape(60, 19, 50, 33, recurrent=recurrent, rate=0.1)
+        x, given = shape.spikes().double(), {k: t.detach().double() for k, t in peers.fields(shape).items()}
+        found = []
+        for run in (peers.plain_run, lambda x, p: ops.hetsyn_lif(x, **p, reset_decay=0.9)[0]):
+            leaves = {k: t.clone().requires_grad_() for k, t in given.items()}
+            spikes = run(x, leaves)
+            weights = torch.linspace(0.5, 1.5, spikes.numel(), dtype=spikes.dtype).reshape(spikes.shape)
+            (spikes * weights).sum().backward()
+            found.append((spikes.detach(), {k: t.grad for k, t in leaves.items()}))
+        (spikes, gradients), (own_spikes, own_gradients) = found
+        assert spikes.any() and torch.equal(spikes, own_spikes), "ours spikes differently from plain autograd"
+        for name, gradient in gradients.items():
+            # sums of T * B products of states, each off by some eps: 1e-10 of the largest is far above
+            off = (gradient - own_gradients[name]).abs().max() / gradient.abs().max()
+            assert off < 1e-10, f"gradient of {name} is off by {off:.1e} of its largest entry"
+
+
+def limits() -> tuple[float, float]:
+    """Multiply-adds a second (float32, all threads) and bytes a second of a copy: what this machine can do at most."""
+    from hetsyn_plugins.kernels.cpu_common import multiply_adds
+    from hetsyn_plugins.kernels.simd import lanes_of
+    from hetsyn_plugins.kernels.threads import parallel
+
+    count, units, lanes = 200_000, 64, lanes_of(np.dtype(np.float32))
+    out = np.zeros(units * 12 * lanes, np.float32)
+    best = min(_seconds(lambda: parallel(multiply_adds, units, out, count)) for _ in range(5))
+    source = torch.zeros(64 << 20, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    copied = min(_seconds(lambda: target.copy_(source)) for _ in range(5))
+    return units * count * 12 * lanes / best, 2 * source.numel() / copied
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def measure(shape: Shape, names: list[str], runs: int) -> dict[str, list[float] | str]:
+    """Seconds of each peer's steps, taken in turns; or why it cannot run."""
+    steps: dict[str, Any] = {}
+    found: dict[str, list[float] | str] = {}
+    for name in names:
+        torch.manual_seed(0)
+        if name == "plain autograd" and shape.plain_bytes > 0.5 * _memory():
+            found[name] = f"would need about {shape.plain_bytes / 1e9:.0f} GB"
+            continue
+        try:
+            steps[name] = PEERS[name](shape)
+            steps[name]()  # compiles, fills caches
+        except ImportError as error:
+            found[name] = str(error)
+            steps.pop(name, None)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(runs):
+        for name, step in steps.items():
+            times[name].append(_seconds(step))
+    return {**found, **times}
+
+
+def _memory() -> float:
+    """Bytes of memory that are free, as Linux says; elsewhere 8 GB."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except OSError:
+        return 8e9
+
+
+def peak_memory(shape: Shape, name: str) -> float | None:
+    """MB that one step adds at its peak to the resident set, in a process of its own; None where Linux does not say."""
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    code = f"from hetsyn_plugins import bench, peers; bench.print_peak(peers.{shape!r}, {name!r})"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    try:
+        return float(done.stdout.split()[-1])
+    except (IndexError, ValueError):
+        return None
+
+
+def print_peak(shape: Shape, name: str) -> None:
+    """The body of `peak_memory`'s process."""
+    small = Shape(3, min(shape.batch, 32), 8, 8, shape.recurrent, shape.input_gradients)
+    PEERS[name](small)()  # kernels loaded, pools made
+    PEERS[name](Shape(3, 1, 8, 8, shape.recurrent, shape.input_gradients))()
+    step = PEERS[name](shape)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    before = _resident("VmRSS")
+    step()
+    print((_resident("VmHWM") - before) / 1024)
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def table(names: list[str], runs: int, memory: bool, fma_limit: float) -> list[Row]:
+    """Every shape with every peer, printed as it comes."""
+    rows = []
+    for label in names:
+        shape = SHAPES[label]
+        found = measure(shape, list(PEERS), runs)
+        for peer in PEERS:
+            seconds = found[peer]
+            if isinstance(seconds, str):
+                row = Row(label, peer, note=seconds)
+            else:
+                median = statistics.median(seconds)
+                share = shape.multiply_adds / fma_limit / median if peer == "ours" else None
+                peak = peak_memory(shape, peer) if memory else None
+                row = Row(label, peer, 1e3 * median, 1e3 * min(seconds), 1e3 * max(seconds), peak, share)
+            rows.append(row)
+            print(describe(row, rows), flush=True)
+    return rows
+
+
+def describe(row: Row, rows: list[Row]) -> str:
+    """A line of the table."""
+    head = f"{row.shape:9} {row.peer:15}"
+    if row.median is None:
+        return f"{head} -  ({row.note})"
+    own = next((r for r in rows if (r.shape, r.peer) == (row.shape, "ours")), None)
+    line = f"{head} {row.median:8.1f} ms ({row.least:.1f} to {row.most:.1f})".ljust(58)
+    line += "" if row.memory is None else f" {row.memory:8.0f} MB"
+    if own is not None and own is not row and own.median:
+        line += f"   {row.median / own.median:5.1f} x ours"
+    return line + ("" if row.share is None else f"   {row.share:.0%} of the FMA limit")
+
+
+def scaling(runs: int, memory: bool) -> list[Row]:
+    """Ours, plain autograd and snnTorch around one base shape, one size varied at a time."""
+    rows = []
+    for axis, values in SCALING.items():
+        for value in values:
+            shape = Shape(**{**vars(BASE), FIELDS[axis]: value})
+            found = measure(shape, ["ours", "plain autograd", "snnTorch"], runs)
+            for peer, seconds in found.items():
+                if isinstance(seconds, str):
+                    continue
+                ms = [1e3 * s for s in seconds]
+                peak = peak_memory(shape, peer) if memory and peer == "ours" else None
+                rows.append(Row(f"{axis}={value}", peer, statistics.median(ms), min(ms), max(ms), peak))
+    return rows
+
+
+def fit_memory(rows: list[Row]) -> tuple[float, float]:
+    """Bytes per B T (N + M) number and the constant in MB, by least squares over the scaling runs of ours."""
+    sizes, peaks = [], []
+    for row in rows:
+        if row.peer == "ours" and row.memory is not None:
+            axis, value = row.shape.split("=")
+            shape = Shape(**{**vars(BASE), FIELDS[axis]: int(value)})
+            sizes.append(shape.batch * shape.steps * (shape.neurons + shape.inputs) / 1e6)
+            peaks.append(row.memory)
+    slope, constant = np.polyfit(sizes, peaks, 1)
+    return float(slope), float(constant)
+
+
+def main(names: list[str], runs: int, out: Path, memory: bool, with_scaling: bool) -> int:
+    """Gate, table, scaling; then the files."""
+    gate()
+    print("gate: spikes and gradients equal plain autograd's")
+    fma, copy = limits()
+    print(
+        f"machine: {_processor()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch",
+        end=" ",
+    )
+    print(f"{torch.__version__}; limits: {fma / 1e9:.0f} G multiply-adds/s (float32), copy {copy / 1e9:.1f} GB/s")
+    print(f"time: median of {runs} runs in turns (least to most); memory: peak of one step, in a process of its own")
+    rows = table(names, runs, memory, fma)
+    print(f"targets: {TARGETS}")
+    if with_scaling:
+        more = scaling(max(3, runs // 2), memory)
+        if memory and any(r.memory is not None for r in more):
+            slope, constant = fit_memory(more)
+            print(f"memory of ours: {slope:.1f} bytes per B T (N + M) + {constant:.0f} MB (fit over {len(more)} runs)")
+        rows += more
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "bench.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        writer.writerows(rows)
+    print(f"table: {out / 'bench.csv'}")
+    if not with_scaling:
+        return 0
+    try:
+        from hetsyn_plugins import plots
+
+        plots.scaling(rows).figure.savefig(out / "bench.png", dpi=110)
+        print(f"picture: {out / 'bench.png'}")
+    except ImportError as error:
+        print(error)
+    return 0
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
