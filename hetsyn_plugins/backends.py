@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,11 @@ def available() -> tuple[list[Backend], dict[str, str]]:
         ]
     else:
         absent["cpu"] = why
+    why = _why_no_gpu()
+    if why is None:
+        backends.append(Backend("gpu", run_gpu, dtypes=(np.float32,)))
+    else:
+        absent["gpu"] = why
     for name in FRAMEWORKS:
         if importlib.util.find_spec(name) is None:
             absent[name] = f"{name} is not installed: pip install 'hetsyn_plugins[{name}]'"
@@ -54,11 +60,11 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     return backends, absent
 
 
-def run_op(case: Case, ops: Any = None, backend: str = "eager") -> Outcome:
+def run_op(case: Case, ops: Any = None, backend: str = "eager", device: str = "cpu") -> Outcome:
     """The fused op; `ops` is the module to use (the tests pass one with a planted bug)."""
     if ops is None:
         from hetsyn_plugins import ops
-    x, fields, state = _leaves(case)
+    x, fields, state = _leaves(case, device)
     if case.params.spiking:
         options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "backend": backend}
         spikes, v, end = ops.hetsyn_lif(x, state=state, **fields, **options)
@@ -76,6 +82,22 @@ def run_cpu(case: Case, lanes: str, ops: Any = None) -> Outcome:
         return run_op(case, ops, backend="cpu")
     finally:
         layouts.ONLY.reset(token)
+
+
+def _why_no_gpu() -> str | None:
+    """None where there is a GPU and Triton, or Triton's interpreter (TRITON_INTERPRET=1)."""
+    import torch
+
+    from hetsyn_plugins import ops
+
+    if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
+        return "no CUDA device (TRITON_INTERPRET=1 runs its kernels on the CPU, slowly)"
+    return ops.why_no_gpu_kernel()
+
+
+def run_gpu(case: Case) -> Outcome:
+    """The gpu kernel; the tensors are moved there and back."""
+    return run_op(case, backend="gpu", device="cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 
 
 def run_op_stepwise(case: Case, ops: Any = None) -> Outcome:
@@ -188,14 +210,16 @@ def _stored(fields: Any, params: HetSynParams) -> dict[str, Any]:
     return {name: fields.stored(name) for name in ARRAYS}
 
 
-def _leaves(case: Case) -> tuple[Any, dict[str, Any], HetSynState | None]:
+def _leaves(case: Case, device: str = "cpu") -> tuple[Any, dict[str, Any], HetSynState | None]:
     """Inputs, fields and state as tensors that collect gradients where the case asks for them."""
     import torch
 
     wanted = case.owed is not None
-    x = torch.from_numpy(case.inputs).requires_grad_(wanted)  # shares memory: a strided view stays strided
+    # shares memory where it can: a strided view stays strided
+    x = torch.from_numpy(case.inputs).to(device).requires_grad_(wanted)
     arrays = {name: getattr(case.params, name) for name in ARRAYS}
-    fields = {k: None if a is None else torch.tensor(np.array(a)).requires_grad_(wanted) for k, a in arrays.items()}
+    tensors = {k: None if a is None else torch.tensor(np.array(a), device=device) for k, a in arrays.items()}
+    fields = {k: None if t is None else t.requires_grad_(wanted) for k, t in tensors.items()}
     through_state = case.owed is not None and case.owed.state is not None
     return x, fields, None if case.state is None else _tensors(case.state, x, through_state)
 
@@ -204,7 +228,7 @@ def _tensors(state: HetSynState, like: Any, wanted: bool) -> HetSynState:
     import torch
 
     def tensor(a: Array | None) -> Any:
-        return None if a is None else torch.from_numpy(a).to(like.dtype).requires_grad_(wanted)
+        return None if a is None else torch.from_numpy(a).to(like).requires_grad_(wanted)
 
     return HetSynState(*map(tensor, state))
 
@@ -237,11 +261,11 @@ def backpropagate(case: Case, spikes: Any, v: Any, end: HetSynState) -> None:
 
     assert case.owed is not None
     pairs = [(spikes, case.owed.spikes), (v, case.owed.v), *zip(end, case.owed.state or [None] * 6, strict=True)]
-    terms = [(out * torch.tensor(owed)).sum() for out, owed in pairs if out is not None and owed is not None]
+    terms = [(out * torch.tensor(owed).to(out)).sum() for out, owed in pairs if out is not None and owed is not None]
     loss = torch.stack(terms).sum()
     if loss.requires_grad:
         loss.backward()
 
 
 def _numpy(tensor: Any) -> Any:
-    return None if tensor is None else tensor.detach().numpy().copy()
+    return None if tensor is None else tensor.detach().cpu().numpy().copy()

@@ -51,43 +51,71 @@ class Choice(NamedTuple):
 
 def choose_backend(inputs: Tensor, weight: Tensor) -> Choice:
     """What backend="auto" takes for these tensors, and why."""
-    if weight.device.type != "cpu":
-        return Choice("eager", f"the cpu kernel takes CPU tensors, these are on {weight.device.type}")
-    missing = why_no_cpu_kernel()
-    if missing:
-        return Choice("eager", missing)
-    return Choice("cpu", "CPU tensors: the compiled kernel")
+    device = weight.device.type
+    if device == "cpu":
+        missing = why_no_cpu_kernel()
+        return Choice("eager", missing) if missing else Choice("cpu", "CPU tensors: the compiled kernel")
+    if device != "cuda":
+        return Choice("eager", f"there are kernels for cpu and cuda tensors, these are on {device}")
+    if weight.dtype == torch.float64:
+        return Choice("eager", "the gpu kernel is float32 only, these tensors are float64")
+    missing = why_no_gpu_kernel()
+    return Choice("eager", missing) if missing else Choice("gpu", "CUDA tensors: the Triton kernel")
 
 
 @functools.cache
 def why_no_cpu_kernel() -> str | None:
     """None where the cpu kernel works here; else what is wrong, said once as a warning too."""
+    return _why_not("cpu", "numba")
+
+
+@functools.cache
+def why_no_gpu_kernel() -> str | None:
+    """None where the gpu kernel can be loaded; else what is wrong, said once as a warning too."""
+    return _why_not("gpu", "triton")
+
+
+def _why_not(backend: str, library: str) -> str | None:
     try:
-        importlib.import_module("hetsyn_plugins.kernels.cpu")
-    except Exception as error:  # numba raises many kinds: missing, broken, no place for its cache
-        reason = f"the cpu kernel needs numba, which does not work here: {type(error).__name__}: {error}"
-        warnings.warn(f"{reason}; backend='eager' is used instead", RuntimeWarning, stacklevel=4)
+        importlib.import_module(f"hetsyn_plugins.kernels.{backend}")
+    except Exception as error:  # many kinds: missing, broken, no place for a cache
+        why = f"{type(error).__name__}: {error}"
+        reason = f"the {backend} kernel needs {library}, which does not work here: {why}"
+        warnings.warn(f"{reason}; backend='eager' is used instead", RuntimeWarning, stacklevel=5)
         return reason
     return None
 
 
 def check_backend(backend: str) -> None:
-    """Raise ValueError unless this version has the backend."""
-    if backend not in ("auto", "eager", "cpu"):
-        why = "this version has no such kernel yet" if backend == "gpu" else "no such backend"
-        raise ValueError(f"backend: expected 'auto', 'eager' or 'cpu', got {backend!r}: {why}")
+    """Raise ValueError for a name that is no backend."""
+    if backend not in ("auto", "eager", "cpu", "gpu"):
+        raise ValueError(f"backend: expected 'auto', 'eager', 'cpu' or 'gpu', got {backend!r}")
 
 
 def _kernel(backend: str, inputs: Tensor, weight: Tensor) -> ModuleType:
     """The module that computes a backend, or ValueError where it cannot run what it is given."""
     check_backend(backend)
-    if backend == "cpu" and weight.device.type != "cpu":
-        raise ValueError(f"backend: expected CPU tensors for 'cpu', got {weight.device}; use 'auto' or 'eager'")
     if backend == "auto":
         backend = choose_backend(inputs, weight).backend
-    elif backend == "cpu" and (missing := why_no_cpu_kernel()):
-        raise ValueError(f"backend: 'cpu' cannot run, {missing}; use 'auto' or 'eager'")
-    return eager if backend == "eager" else importlib.import_module("hetsyn_plugins.kernels.cpu")
+    elif backend == "cpu":
+        if weight.device.type != "cpu":
+            raise ValueError(f"backend: expected CPU tensors for 'cpu', got {weight.device}; use 'auto' or 'eager'")
+        if missing := why_no_cpu_kernel():
+            raise ValueError(f"backend: 'cpu' cannot run, {missing}; use 'auto' or 'eager'")
+    elif backend == "gpu":
+        _check_gpu(weight)
+    return eager if backend == "eager" else importlib.import_module(f"hetsyn_plugins.kernels.{backend}")
+
+
+def _check_gpu(weight: Tensor) -> None:
+    if weight.dtype == torch.float64:
+        raise ValueError("backend: expected float32 or half tensors for 'gpu', got float64; use 'auto' or 'eager'")
+    if missing := why_no_gpu_kernel():
+        raise ValueError(f"backend: 'gpu' cannot run, {missing}; use 'auto' or 'eager'")
+    interpreted = importlib.import_module("hetsyn_plugins.kernels.gpu").interpreted()
+    if weight.device.type != ("cpu" if interpreted else "cuda"):
+        kind = "CPU tensors for 'gpu' in Triton's interpreter" if interpreted else "CUDA tensors for 'gpu'"
+        raise ValueError(f"backend: expected {kind}, got {weight.device}; use 'auto' or 'eager'")
 
 
 @torch.compiler.disable  # a clean graph break: the loop over time is the kernel's, not the compiler's
@@ -116,7 +144,7 @@ def hetsyn_lif(
     state         HetSynState of tensors from an earlier call, or None: zeros
     surrogate     a Surrogate, its name, or another library's spike function; None: the paper's multi-Gaussian
     detach_reset  no gradient through z in the reset current
-    backend       "auto", "eager" or "cpu" (`choose_backend` tells what "auto" takes, and why)
+    backend       "auto", "eager", "cpu" or "gpu" (`choose_backend` tells what "auto" takes, and why)
     check         look for NaN and infinity in inputs and for values out of range in parameters;
                   None: on the CPU
 

@@ -424,7 +424,7 @@ ZERO = torch.zeros(T, B, M)
         ({"adaptation_strength": 0.1}, "adaptation_decay: expected together with adaptation_strength, got None"),
         ({"bias": torch.ones(1)}, r"bias: expected shape \(5,\)"),
         ({"surrogate": "multigauss"}, "surrogate: expected one of multi_gaussian"),
-        ({"backend": "numba"}, "backend: expected 'auto', 'eager' or 'cpu', got 'numba': no such backend"),
+        ({"backend": "numba"}, "backend: expected 'auto', 'eager', 'cpu' or 'gpu', got 'numba'"),
         ({"state": (1, 2)}, "state: expected a HetSynState or None, got tuple"),
         ({"state": HetSynState(torch.zeros(B, N, M + 1))}, r"state.current: expected shape \(3, 5, 4\), got"),
     ],

@@ -1,0 +1,162 @@
+"""The Triton kernels without a GPU: the same checks in Triton's interpreter, planted bugs, and compiled for a GPU.
+
+Triton reads TRITON_INTERPRET when a kernel is decorated: everything here runs in processes of its own. The whole
+contract in the interpreter, minutes long, is `TRITON_INTERPRET=1 hetsyn verify --backend gpu`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hetsyn_plugins import ops
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is for Linux only")
+
+TESTS = Path(__file__).resolve().parent
+
+
+def python(code: str, **environment: str) -> str:
+    command = [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{code}"]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+INTERPRETED = """
+import math
+import conftest
+from hetsyn_plugins import backends, conformance
+conformance.EDGES = [sizes for sizes in conformance.EDGES if math.prod(sizes) < 15_000 and sizes[0] < 10]
+conformance.EDGES += [(2, 2, 129, 3), (2, 2, 3, 129)]
+conformance.KINDS = {k: conformance.KINDS[k] for k in ("feed-forward", "everything", "no reset", "readout")}
+gpu = [b for b in backends.available()[0] if b.name == "gpu"]
+checks = ["hand-table", "threshold", "closed-forms", "sizes", "arguments-kept", "gradients", "detached-reset"]
+results = list(conformance.verify(gpu, checks))
+print(len(results), *[f"{c}: {r}" for _, c, r in results if isinstance(r, conformance.Mismatch)])
+"""
+
+
+def test_the_interpreted_kernels_keep_the_contract() -> None:
+    assert python(INTERPRETED, TRITON_INTERPRET="1").strip() == "7"
+
+
+BUGS = [
+    (
+        "a recurrent current not decayed",
+        "random",
+        "current = decay * current + weight * tl.expand_dims(z, 0)",
+        "current = current + weight * tl.expand_dims(z, 0)",
+    ),
+    ("sources of the row before", "sizes", "tl.load(s + (t * B + b) * M + j", "tl.load(s + (t * B + b // 2) * M + j"),
+    (
+        "decay gradient one step late",
+        "gradients",
+        "        y = decay * y + x\n        x = decay * x + source\n",
+        "        x = decay * x + source\n        y = decay * y + x\n",
+    ),
+    (
+        "the last tile of lines unread",
+        "sizes",
+        "in_i, in_j = i < N, j < M\n",
+        "in_i, in_j = i < N, j < M // BJ * BJ + 1\n",
+    ),
+    ("the reset gives nothing back", "gradients", "carry = kk * aJ + st * aA", "carry = st * aA"),
+]
+
+PLANTED = """
+import importlib.util, pathlib, tempfile
+import conftest
+from hetsyn_plugins import backends, conformance
+from hetsyn_plugins.kernels import gpu, gpu_kernels
+import test_gpu
+backend = [b for b in backends.available()[0] if b.name == "gpu"][0]
+source = pathlib.Path(gpu_kernels.__file__).read_text()
+conformance.EDGES = [(3, 2, 17, 130), (2, 3, 5, 4)]
+for index, (name, check, old, new) in enumerate([("none", "sizes", "", ""), *test_gpu.BUGS]):
+    assert old in source, name
+    path = pathlib.Path(tempfile.mkdtemp()) / f"planted_{index}.py"
+    path.write_text(source.replace(old, new) if old else source)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    gpu.k = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu.k)
+    (_, _, result), = conformance.verify([backend], [check])
+    print(name, "|", "caught" if isinstance(result, conformance.Mismatch) else "passed")
+"""
+
+
+def test_planted_bugs_are_caught() -> None:
+    lines = python(PLANTED, TRITON_INTERPRET="1").splitlines()
+    assert lines == ["none | passed", *[f"{name} | caught" for name, *_ in BUGS]]
+
+
+COMPILED = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from hetsyn_plugins.kernels import gpu, gpu_kernels as k
+
+def build(kernel, warps=4, **constants):
+    names = kernel.arg_names
+    integers = {"T", "B", "M", "N", "t"}
+    kinds = {n: "constexpr" if n in constants else "i32" if n in integers else "*fp32" for n in names}
+    source = ASTSource(kernel, kinds, {(names.index(n),): v for n, v in constants.items()})
+    triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+    print(kernel.__name__, *constants.values())
+
+tile = {"BI": gpu.TILE_I, "BJ": gpu.TILE_J}
+for flag in (False, True):
+    build(k.scan, REVERSE=flag, HAS_START=flag, WANT_LAST=not flag, **tile)
+    build(k.gradients, HAS_START=flag, HAS_OWED=flag, WANT_FIRST=flag, **tile)
+    step = {"BI": gpu.TILE_STEP, "BK": gpu.TILE_STEP}
+    build(k.adjoint_step, FIRST=flag, LAST=not flag, **step)
+build(k.fire_step, **step)
+for kernel in (k.fire, k.adjoint, k.own_gradients):
+    build(kernel, BI=gpu.TILE_OWN)
+for kernel in (k.fire_recurrent, k.adjoint_recurrent):
+    build(kernel, NP=16)
+    build(kernel, NP=gpu.WHOLE, warps=8)
+"""
+
+
+def test_every_kernel_compiles_for_a_gpu(tmp_path: Path) -> None:
+    """To machine code for compute capability 9.0, with Triton's own assembler: no GPU is needed for that."""
+    try:
+        from triton.backends.compiler import GPUTarget  # noqa: F401  what the code above needs
+    except ImportError:
+        pytest.skip("this Triton compiles only where it finds a GPU")
+    assert len(python(COMPILED, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0").splitlines()) == 14
+
+
+# ---- what a user is told
+
+
+def test_requests_that_cannot_be_met_say_what_to_do() -> None:
+    x, weight = torch.zeros(3, 2, 4), torch.zeros(5, 4)
+    with pytest.raises(ValueError, match=r"backend: expected CUDA tensors for 'gpu', got cpu; use 'auto' or 'eager'"):
+        ops.hetsyn_lif(x, weight, 0.9, reset_decay=0.9, backend="gpu")
+    with pytest.raises(ValueError, match="backend: expected float32 or half tensors for 'gpu', got float64"):
+        ops.hetsyn_lif(x.double(), weight.double(), 0.9, reset_decay=0.9, backend="gpu")
+
+
+NO_TRITON = """
+import sys, warnings
+sys.modules["triton"] = None
+warnings.simplefilter("always")
+from hetsyn_plugins import ops
+print(ops.why_no_gpu_kernel(), file=sys.stderr)
+print(ops.why_no_gpu_kernel() == ops.why_no_gpu_kernel())
+"""
+
+
+def test_without_triton_one_warning_says_so() -> None:
+    command = [sys.executable, "-c", NO_TRITON]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=TESTS.parent)
+    assert done.stdout.strip() == "True", done.stderr
+    assert done.stderr.count("backend='eager' is used instead") == 1 and "triton" in done.stderr
