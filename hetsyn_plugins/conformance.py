@@ -250,7 +250,8 @@ def rounding_bound(case: Case, spikes: Array) -> Array:
     state = reference.zero_state(p, case.inputs.shape[1])
     if case.state is not None:
         state = HetSynState(*(None if s is None else np.abs(s.astype(np.float64)) for s in case.state))
-    terms = p.weight.shape[1] + (0 if p.recurrent_weight is None else len(p.weight)) + 3
+    # twice N: a kernel may add the part of a recurrent current that it knew a step earlier, and the new spike, apart
+    terms = p.weight.shape[1] + (0 if p.recurrent_weight is None else 2 * len(p.weight)) + 3
     errors = [0.0, 0.0, 0.0, 0.0]
     bounds = np.zeros(spikes.shape)
     for t, x in enumerate(np.abs(case.inputs.astype(np.float64))):

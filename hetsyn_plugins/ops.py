@@ -77,7 +77,9 @@ def why_no_gpu_kernel() -> str | None:
 
 def _why_not(backend: str, library: str) -> str | None:
     try:
-        importlib.import_module(f"hetsyn_plugins.kernels.{backend}")
+        kernel = importlib.import_module(f"hetsyn_plugins.kernels.{backend}")
+        if backend == "gpu" and torch.cuda.is_available():
+            kernel.trial()  # Triton imports where nothing can be compiled, or on a card that it does not know
     except Exception as error:  # many kinds: missing, broken, no place for a cache
         why = f"{type(error).__name__}: {error}"
         reason = f"the {backend} kernel needs {library}, which does not work here: {why}"

@@ -26,6 +26,11 @@ def seeds() -> None:
 
 @pytest.fixture
 def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """See `poison_empty`."""
+    poison_empty(monkeypatch)
+
+
+def poison_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fill memory that torch or a CPU kernel allocates without writing: NaN, and the largest integer of a type.
 
     A kernel that leaves an element unwritten then fails its comparison, instead of passing on lucky zeros.

@@ -208,69 +208,161 @@ def gradients(s, g, r, gw, gr, steps, blocks, group, start, stop):
                         gr[i + 1, j + 1] += total(c11)
 
 
+# ---- recurrent synapses
+#
+# Every neuron of a row needs the last spikes of all, so a unit of work is a block of rows, and its traces, N * N
+# vectors, pass through the cache at every step: that, not arithmetic, is what a step costs. So they pass once for two
+# steps. What is kept is Y[t] = p x[t], which lacks the spike that comes to it, x[t+1] = Y[t] + z[t], because that is
+# not yet known. `early` is that spike, `late` the one after it:
+#
+#     x[t] = p (Y + early) + late      v[t]   += w x[t]
+#     Y    = p x[t]                    v[t+1] += w Y          and w z[t], once v[t] has fired
+
+
 @kernel
-def fire_recurrent(u, X, z0, J0, A0, theta, kick, kappa, strength, rho, p, w, steps, start, stop):
+def two_steps(X, x, early, late, n0, p, w, i, u, at, v, at_next):
+    """x[t] and Y of the synapses of tile i; `u` at `at` gets w x[t], `v` at `at_next` w Y; X at x [k][4][lanes]."""
+    L = lanes(X)
+    u0, u1, u2, u3 = load(u, at), load(u, at + L), load(u, at + 2 * L), load(u, at + 3 * L)
+    v0, v1, v2, v3 = (
+        load(v, at_next),
+        load(v, at_next + L),
+        load(v, at_next + 2 * L),
+        load(v, at_next + 3 * L),
+    )
+    for k in range(len(p)):
+        a, b = load(early, n0 + k * L), load(late, n0 + k * L)
+        p0, p1, p2, p3 = splat(p[i, k]), splat(p[i + 1, k]), splat(p[i + 2, k]), splat(p[i + 3, k])
+        w0, w1, w2, w3 = splat(w[i, k]), splat(w[i + 1, k]), splat(w[i + 2, k]), splat(w[i + 3, k])
+        x0, x1 = fma(p0, add(load(X, x), a), b), fma(p1, add(load(X, x + L), a), b)
+        x2, x3 = fma(p2, add(load(X, x + 2 * L), a), b), fma(p3, add(load(X, x + 3 * L), a), b)
+        u0, u1, u2, u3 = fma(w0, x0, u0), fma(w1, x1, u1), fma(w2, x2, u2), fma(w3, x3, u3)
+        x0, x1, x2, x3 = mul(p0, x0), mul(p1, x1), mul(p2, x2), mul(p3, x3)
+        store(X, x, x0), store(X, x + L, x1), store(X, x + 2 * L, x2), store(X, x + 3 * L, x3)
+        v0, v1, v2, v3 = fma(w0, x0, v0), fma(w1, x1, v1), fma(w2, x2, v2), fma(w3, x3, v3)
+        x += 4 * L
+    store(u, at, u0), store(u, at + L, u1), store(u, at + 2 * L, u2), store(u, at + 3 * L, u3)
+    store(v, at_next, v0), store(v, at_next + L, v1)
+    store(v, at_next + 2 * L, v2), store(v, at_next + 3 * L, v3)
+
+
+@kernel
+def one_step(X, x, early, late, n0, p, w, i, u, at):
+    """The last of an odd number of steps: X becomes x[t]."""
+    L = lanes(X)
+    for row in range(4):
+        acc = load(u, at + row * L)
+        for k in range(len(p)):
+            e = x + (k * 4 + row) * L
+            trace = fma(splat(p[i + row, k]), add(load(X, e), load(early, n0 + k * L)), load(late, n0 + k * L))
+            store(X, e, trace)
+            acc = fma(splat(w[i + row, k]), trace, acc)
+        store(u, at + row * L, acc)
+
+
+@kernel
+def spikes_of_now(z, n0, w, i, u, at):
+    """`u` at `at` gets w z: what the step before has just fired."""
+    L = lanes(u)
+    u0, u1, u2, u3 = load(u, at), load(u, at + L), load(u, at + 2 * L), load(u, at + 3 * L)
+    for k in range(len(w)):
+        zk = load(z, n0 + k * L)
+        u0, u1 = fma(splat(w[i, k]), zk, u0), fma(splat(w[i + 1, k]), zk, u1)
+        u2, u3 = fma(splat(w[i + 2, k]), zk, u2), fma(splat(w[i + 3, k]), zk, u3)
+    store(u, at, u0), store(u, at + L, u1), store(u, at + 2 * L, u2), store(u, at + 3 * L, u3)
+
+
+@kernel
+def fire_step(u, block, t, before, z, J0, A0, theta, kick, kappa, strength, rho, steps, N):
+    """`cpu_common.fire` for step t of a block: `before` holds z[t-1], z gets z[t]."""
+    L = lanes(u)
+    for i in range(N):
+        q = ((block * (N // 4) + i // 4) * steps + t) * 4 * L + i % 4 * L
+        e, own = (block * N + i) * L, i * L
+        last = load(before, e)
+        J = fma(load(kappa, own), load(J0, e), mul(load(kick, own), last))
+        A = fma(load(rho, own), load(A0, e), mul(load(strength, own), last))
+        v = sub(sub(load(u, q), J), A)
+        store(u, q, v), store(J0, e, J), store(A0, e, A), store(z, e, above(v, load(theta, own)))
+
+
+@kernel
+def fire_recurrent(u, X, early, z0, J0, A0, theta, kick, kappa, strength, rho, p, w, steps, start, stop):
     """As `cpu_common.fire`, with recurrent synapses p, w (N, N); X [block][i tile][k][4][lanes], zeros, becomes the
-    last traces. Units are blocks: every neuron of a row needs the last spikes of all.
+    last traces; `early` [block][N][lanes] is zeros. Units are blocks.
     """
     L = lanes(u)
     N = len(p)
     for block in range(start, stop):
         n0, x0 = block * N * L, block * N * N * L
-        for t in range(steps):
+        for t in range(0, steps - 1, 2):
             for i in range(0, N, 4):
                 q = ((block * (N // 4) + i // 4) * steps + t) * 4 * L
-                u0, u1, u2, u3 = load(u, q), load(u, q + L), load(u, q + 2 * L), load(u, q + 3 * L)
-                x = x0 + i * N * L
-                for k in range(N):
-                    z = load(z0, n0 + k * L)
-                    t0 = fma(splat(p[i, k]), load(X, x), z)
-                    t1 = fma(splat(p[i + 1, k]), load(X, x + L), z)
-                    t2 = fma(splat(p[i + 2, k]), load(X, x + 2 * L), z)
-                    t3 = fma(splat(p[i + 3, k]), load(X, x + 3 * L), z)
-                    store(X, x, t0), store(X, x + L, t1), store(X, x + 2 * L, t2), store(X, x + 3 * L, t3)
-                    u0, u1 = fma(splat(w[i, k]), t0, u0), fma(splat(w[i + 1, k]), t1, u1)
-                    u2, u3 = fma(splat(w[i + 2, k]), t2, u2), fma(splat(w[i + 3, k]), t3, u3)
-                    x += 4 * L
-                store(u, q, u0), store(u, q + L, u1), store(u, q + 2 * L, u2), store(u, q + 3 * L, u3)
-            for i in range(N):
-                q = ((block * (N // 4) + i // 4) * steps + t) * 4 * L + i % 4 * L
-                e, own = n0 + i * L, i * L
-                z = load(z0, e)
-                J = fma(load(kappa, own), load(J0, e), mul(load(kick, own), z))
-                A = fma(load(rho, own), load(A0, e), mul(load(strength, own), z))
-                v = sub(sub(load(u, q), J), A)
-                store(u, q, v), store(J0, e, J), store(A0, e, A), store(z0, e, above(v, load(theta, own)))
+                two_steps(X, x0 + i * N * L, early, z0, n0, p, w, i, u, q, u, q + 4 * L)
+            fire_step(u, block, t, z0, early, J0, A0, theta, kick, kappa, strength, rho, steps, N)
+            for i in range(0, N, 4):
+                q = ((block * (N // 4) + i // 4) * steps + t + 1) * 4 * L
+                spikes_of_now(early, n0, w, i, u, q)
+            fire_step(u, block, t + 1, early, z0, J0, A0, theta, kick, kappa, strength, rho, steps, N)
+        if steps % 2:
+            for i in range(0, N, 4):
+                q = ((block * (N // 4) + i // 4) * steps + steps - 1) * 4 * L
+                one_step(X, x0 + i * N * L, early, z0, n0, p, w, i, u, q)
+            fire_step(u, block, steps - 1, z0, z0, J0, A0, theta, kick, kappa, strength, rho, steps, N)
+        else:
+            for k in range(N):
+                z = load(early, n0 + k * L)
+                for i in range(0, N, 4):
+                    e = x0 + (i * N + k * 4) * L
+                    for row in range(4):
+                        store(X, e + row * L, add(load(X, e + row * L), z))
 
 
 @kernel
-def adjoint_recurrent(g, gz, d, a, gz0, aJ0, aA0, fired, kick, kappa, strength, rho, p, w, steps, start, stop):
-    """As `cpu_common.adjoint`, with recurrent synapses; a [block][i tile][k][4][lanes] is scratch. Units: blocks."""
+def adjoint_step(g, gz, d, block, t, owed, before, now, aJ0, aA0, fired, kick, kappa, strength, rho, steps, N):
+    """`cpu_common.adjoint` for step t of a block: `owed` is what later steps owe z[t], and is zeroed; `before` gets
+    what J and A owe z[t-1]; `now` gets g[t].
+    """
     L = lanes(g)
-    N = len(p)
+    for i in range(N):
+        q = ((block * (N // 4) + i // 4) * steps + t) * 4 * L + i % 4 * L
+        e, own = (block * N + i) * L, i * L
+        through = mul(add(load(gz, q), load(owed, e)), load(d, q))
+        g_now = add(load(g, q), through)
+        store(g, q, g_now), store(now, e, g_now), store(fired, e, sub(load(fired, e), through))
+        store(owed, e, sub(through, through))
+        aJ, aA = sub(load(aJ0, e), g_now), sub(load(aA0, e), g_now)
+        store(before, e, add(load(before, e), fma(load(kick, own), aJ, mul(load(strength, own), aA))))
+        store(aJ0, e, mul(load(kappa, own), aJ)), store(aA0, e, mul(load(rho, own), aA))
+
+
+@kernel
+def adjoint_recurrent(
+    g, gz, d, a, early, late, other, gz0, aJ0, aA0, fired, kick, kappa, strength, rho, pT, wT, steps, start, stop
+):
+    """As `cpu_common.adjoint`, with recurrent synapses pT, wT (k, i): the traces are a[t] = p a[t+1] + g[t], time runs
+    backwards, and what step t owes to step t-1 is sum_i w a[t]. a [block][k tile][i][4][lanes], early, late, other and
+    gz0 [block][N][lanes] are zeros. Units are blocks.
+    """
+    L = lanes(g)
+    N = len(pT)
     for block in range(start, stop):
-        n0 = block * N * L
-        for t in range(steps - 1, -1, -1):
-            for i in range(N):
-                q = ((block * (N // 4) + i // 4) * steps + t) * 4 * L + i % 4 * L
-                e, own = n0 + i * L, i * L
-                through = mul(add(load(gz, q), load(gz0, e)), load(d, q))
-                now = add(load(g, q), through)
-                store(g, q, now), store(fired, e, sub(load(fired, e), through))
-                bJ, bA = sub(load(aJ0, e), now), sub(load(aA0, e), now)
-                store(gz0, e, fma(load(kick, own), bJ, mul(load(strength, own), bA)))
-                store(aJ0, e, mul(load(kappa, own), bJ)), store(aA0, e, mul(load(rho, own), bA))
-            for i in range(0, N, 4):
-                q = ((block * (N // 4) + i // 4) * steps + t) * 4 * L
-                g0, g1, g2, g3 = load(g, q), load(g, q + L), load(g, q + 2 * L), load(g, q + 3 * L)
-                x = block * N * N * L + i * N * L
-                for k in range(N):
-                    a0 = fma(splat(p[i, k]), load(a, x), g0)
-                    a1 = fma(splat(p[i + 1, k]), load(a, x + L), g1)
-                    a2 = fma(splat(p[i + 2, k]), load(a, x + 2 * L), g2)
-                    a3 = fma(splat(p[i + 3, k]), load(a, x + 3 * L), g3)
-                    store(a, x, a0), store(a, x + L, a1), store(a, x + 2 * L, a2), store(a, x + 3 * L, a3)
-                    sum01 = fma(splat(w[i, k]), a0, mul(splat(w[i + 1, k]), a1))
-                    sum23 = fma(splat(w[i + 2, k]), a2, mul(splat(w[i + 3, k]), a3))
-                    store(gz0, n0 + k * L, add(load(gz0, n0 + k * L), add(sum01, sum23)))
-                    x += 4 * L
+        n0, x0 = block * N * L, block * N * N * L
+        constants = (kick, kappa, strength, rho)
+        states = (aJ0, aA0, fired)
+        adjoint_step(g, gz, d, block, steps - 1, other, gz0, late, *states, *constants, steps, N)
+        for t in range(steps - 1, 0, -2):  # gz0 is owed to z[t-1], other to z[t-2]
+            for k in range(0, N, 4):
+                q = n0 + k * L
+                two_steps(a, x0 + k * N * L, early, late, n0, pT, wT, k, gz0, q, other, q)
+            adjoint_step(g, gz, d, block, t - 1, gz0, other, early, *states, *constants, steps, N)
+            for k in range(0, N, 4):
+                spikes_of_now(early, n0, wT, k, other, n0 + k * L)
+            if t > 1:
+                adjoint_step(g, gz, d, block, t - 2, other, gz0, late, *states, *constants, steps, N)
+        if steps % 2:
+            for k in range(0, N, 4):
+                one_step(a, x0 + k * N * L, early, late, n0, pT, wT, k, gz0, n0 + k * L)
+        else:
+            for k in range(N):
+                store(gz0, n0 + k * L, load(other, n0 + k * L))

@@ -236,15 +236,17 @@ class BatchLanes(Layout):
     ) -> Tensor:
         X = self.zeros(self.blocks, self.n, self.n, self.lanes)
         r, w = (self.matrix(x, self.n, self.n) for x in p)
-        parallel(cpu_batch.fire_recurrent, self.blocks, u, X, *state, *own, r, w, self.steps)
+        early = self.zeros(self.vectors, self.lanes)
+        parallel(cpu_batch.fire_recurrent, self.blocks, u, X, early, *state, *own, r, w, self.steps)
         tiles = X.reshape(self.blocks, self.n // 4, self.n, 4, self.lanes).transpose(0, 4, 1, 3, 2)
         full = tiles.reshape(-1, self.n, self.n)[: self.batch, : self.neurons, : self.neurons]
         return torch.from_numpy(np.ascontiguousarray(full))
 
     def adjoint_recurrent(self, g: Array, others: Arrays, state: Arrays, own: Arrays, p: tuple[Tensor, Tensor]) -> None:
         a = self.zeros(self.blocks, self.n, self.n, self.lanes)
-        r, w = (self.matrix(x, self.n, self.n) for x in p)
-        parallel(cpu_batch.adjoint_recurrent, self.blocks, g, *others, a, *state, *own, r, w, self.steps)
+        scratch = (self.zeros(self.vectors, self.lanes) for _ in range(3))
+        rT, wT = (self.matrix(x.T, self.n, self.n) for x in p)
+        parallel(cpu_batch.adjoint_recurrent, self.blocks, g, *others, a, *scratch, *state, *own, rT, wT, self.steps)
 
 
 class NeuronLanes(Layout):

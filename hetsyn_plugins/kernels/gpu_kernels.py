@@ -6,8 +6,10 @@ sums over tiles or rows are left to a second pass in torch. For a set of synapse
     I_ij[t] = r_ij I_ij[t-1] + w_ij s_j[t]       u_i  = sum_j I_ij
     c_ij[t] = r_ij c_ij[t+1] + w_ij g_i[t]       ds_j = sum_i c_ij        (the same scan, backwards, roles exchanged)
 
-Flags are constants to the compiler. Written for Triton 2.3 too: reductions of 2-D tiles only, `tl.expand_dims`, and no
-annotations from __future__, which its interpreter does not understand.
+No kernel reads a number that it writes: several warps hold a tensor of fewer numbers than threads, and one of them could
+otherwise load what another has stored already. Flags are constants to the compiler. Written for Triton 2.3 too:
+reductions of 2-D tiles only, `tl.expand_dims`, and no annotations from __future__, which its interpreter does not
+understand.
 """
 
 import triton
@@ -36,7 +38,7 @@ def scan(
 
     REVERSE runs time backwards, and there `start` is added to the first step as it is, not decayed.
     """
-    b, it, jt = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    b, it, jt = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     i, j = it * BI + tl.arange(0, BI), jt * BJ + tl.arange(0, BJ)
     in_i, in_j = i < N, j < M
     inside = tl.expand_dims(in_i, 1) & tl.expand_dims(in_j, 0)
@@ -50,13 +52,12 @@ def scan(
         if REVERSE:
             t = T - 1 - step
         source = tl.expand_dims(tl.load(s + (t * B + b) * M + j, mask=in_j, other=0.0), 0)
-        if REVERSE:
-            if step > 0:
-                current = decay * current
-        else:
+        if not REVERSE:
             current = decay * current
         current += weight * source
         tl.store(u + ((jt * T + t) * B + b) * N + i, tl.sum(current, 1), mask=in_i)
+        if REVERSE:
+            current = decay * current
     if WANT_LAST:
         tl.store(last + b * N * M + at, current, mask=inside)
 
@@ -119,18 +120,18 @@ def gradients(
     if WANT_FIRST:
         for step in range(T):
             t = T - 1 - step
-            now = tl.expand_dims(tl.load(g + (t * B + b) * N + i, mask=in_i, other=0.0), 1)
-            if step > 0:
-                a = decay * a
-            a += now
-        tl.store(first + whole, decay * a, mask=inside)
+            a = decay * (a + tl.expand_dims(tl.load(g + (t * B + b) * N + i, mask=in_i, other=0.0), 1))
+        tl.store(first + whole, a, mask=inside)
 
 
 @triton.jit
-def fire(u, z0, J0, A0, theta, kick, kappa, strength, rho, T, B, N, BI: tl.constexpr):
-    """u becomes v, in place; z0, J0, A0 (B, N) become the last ones. `kick`: what a spike adds to the reset current."""
+def fire(u, v, z0, J0, A0, z1, J1, A1, theta, kick, kappa, strength, rho, T, B, N, BI: tl.constexpr):
+    """v (T, B, N) of u, from the first z0, J0, A0 (B, N) to the last z1, J1, A1.
+
+    `kick` is what a spike adds to the reset current: the threshold, or 0 where there is no reset.
+    """
     b, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BI + tl.arange(0, BI)
-    inside, own = i < N, tl.program_id(0).to(tl.int64) * N + i
+    inside, own = i < N, b * N + i
     th, kk = tl.load(theta + i, mask=inside, other=1.0), tl.load(kick + i, mask=inside, other=0.0)
     kp, st = tl.load(kappa + i, mask=inside, other=0.0), tl.load(strength + i, mask=inside, other=0.0)
     rh = tl.load(rho + i, mask=inside, other=0.0)
@@ -139,147 +140,177 @@ def fire(u, z0, J0, A0, theta, kick, kappa, strength, rho, T, B, N, BI: tl.const
     for t in range(T):
         J = kp * J + kk * z
         A = rh * A + st * z
-        v = tl.load(u + (t * B + b) * N + i, mask=inside, other=0.0) - J - A
-        z = tl.where(v > th, 1.0, 0.0)
-        tl.store(u + (t * B + b) * N + i, v, mask=inside)
-    tl.store(z0 + own, z, mask=inside)
-    tl.store(J0 + own, J, mask=inside)
-    tl.store(A0 + own, A, mask=inside)
+        now = tl.load(u + (t * B + b) * N + i, mask=inside, other=0.0) - J - A
+        z = tl.where(now > th, 1.0, 0.0)
+        tl.store(v + (t * B + b) * N + i, now, mask=inside)
+    tl.store(z1 + own, z, mask=inside)
+    tl.store(J1 + own, J, mask=inside)
+    tl.store(A1 + own, A, mask=inside)
 
 
 @triton.jit
-def fire_recurrent(u, L, z0, J0, A0, theta, kick, kappa, strength, rho, p, w, T, B, N, NP: tl.constexpr):
-    """As `fire`, with recurrent synapses p, w (N, N) and their currents L (B, N, N), in place; all of N in one tile."""
+def fire_recurrent(
+    u, v, z0, J0, A0, z1, J1, A1, theta, kick, kappa, strength, rho, L0, L1, pT, wT, T, B, N, NP: tl.constexpr
+):
+    """As `fire`, with recurrent synapses, all of them in one program, N padded to NP.
+
+    Matrices are (source, neuron): pT, wT (NP, NP), currents L0, L1 (B, NP, NP); what a neuron has once is (NP,). Sums
+    over sources, and not over neurons, leave a neuron's own numbers in few registers; padding needs no masks.
+    """
     b = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, NP)
     inside, own = i < N, b * N + i
-    both = tl.expand_dims(inside, 1) & tl.expand_dims(inside, 0)
-    at = tl.expand_dims(i, 1) * N + tl.expand_dims(i, 0)
-    decay, weight = tl.load(p + at, mask=both, other=0.0), tl.load(w + at, mask=both, other=0.0)
-    current = tl.load(L + b * N * N + at, mask=both, other=0.0)
-    th, kk = tl.load(theta + i, mask=inside, other=1.0), tl.load(kick + i, mask=inside, other=0.0)
-    kp, st = tl.load(kappa + i, mask=inside, other=0.0), tl.load(strength + i, mask=inside, other=0.0)
-    rh = tl.load(rho + i, mask=inside, other=0.0)
+    at = tl.expand_dims(i, 1) * NP + tl.expand_dims(i, 0)
+    decay, weight, current = tl.load(pT + at), tl.load(wT + at), tl.load(L0 + b * NP * NP + at)
+    th, kk, kp, st = tl.load(theta + i), tl.load(kick + i), tl.load(kappa + i), tl.load(strength + i)
+    rh = tl.load(rho + i)
     z, J = tl.load(z0 + own, mask=inside, other=0.0), tl.load(J0 + own, mask=inside, other=0.0)
     A = tl.load(A0 + own, mask=inside, other=0.0)
     for t in range(T):
-        current = decay * current + weight * tl.expand_dims(z, 0)
+        current = decay * current + weight * tl.expand_dims(z, 1)
         J = kp * J + kk * z
         A = rh * A + st * z
-        v = tl.load(u + (t * B + b) * N + i, mask=inside, other=0.0) + tl.sum(current, 1) - J - A
-        z = tl.where(v > th, 1.0, 0.0)
-        tl.store(u + (t * B + b) * N + i, v, mask=inside)
-    tl.store(L + b * N * N + at, current, mask=both)
-    tl.store(z0 + own, z, mask=inside)
-    tl.store(J0 + own, J, mask=inside)
-    tl.store(A0 + own, A, mask=inside)
+        now = tl.load(u + (t * B + b) * N + i, mask=inside, other=0.0) + tl.sum(current, 0) - J - A
+        z = tl.where(now > th, 1.0, 0.0)
+        tl.store(v + (t * B + b) * N + i, now, mask=inside)
+    tl.store(L1 + b * NP * NP + at, current)
+    tl.store(z1 + own, z, mask=inside)
+    tl.store(J1 + own, J, mask=inside)
+    tl.store(A1 + own, A, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["t"])
 def fire_step(
-    u, L, z, z_new, J0, A0, theta, kick, kappa, strength, rho, p, w, t, B, N, BI: tl.constexpr, BK: tl.constexpr
+    u,
+    v,
+    z0,
+    J0,
+    A0,
+    z1,
+    J1,
+    A1,
+    theta,
+    kick,
+    kappa,
+    strength,
+    rho,
+    L0,
+    L1,
+    p,
+    w,
+    t,
+    B,
+    N,
+    BI: tl.constexpr,
+    BK: tl.constexpr,
 ):
-    """Step t of `fire_recurrent` for any N: reads all z (B, N) of the step before, writes its own z_new."""
-    b, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BI + tl.arange(0, BI)
-    inside, own = i < N, tl.program_id(0).to(tl.int64) * N + i
+    """Step t of `fire_recurrent` for any N, from one set of states to another; p, w (N, N), L0, L1 (B, N, N)."""
+    b, i = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64) * BI + tl.arange(0, BI)
+    inside, own = i < N, b * N + i
     total = tl.zeros((BI,), tl.float32)
     for k0 in range(0, N, BK):
         k = k0 + tl.arange(0, BK)
         both = tl.expand_dims(inside, 1) & tl.expand_dims(k < N, 0)
         at = tl.expand_dims(i, 1) * N + tl.expand_dims(k, 0)
-        source = tl.expand_dims(tl.load(z + b * N + k, mask=k < N, other=0.0), 0)
-        current = tl.load(L + b * N * N + at, mask=both, other=0.0) * tl.load(p + at, mask=both, other=0.0)
+        source = tl.expand_dims(tl.load(z0 + b * N + k, mask=k < N, other=0.0), 0)
+        current = tl.load(L0 + b * N * N + at, mask=both, other=0.0) * tl.load(p + at, mask=both, other=0.0)
         current += tl.load(w + at, mask=both, other=0.0) * source
-        tl.store(L + b * N * N + at, current, mask=both)
+        tl.store(L1 + b * N * N + at, current, mask=both)
         total += tl.sum(current, 1)
-    before = tl.load(z + own, mask=inside, other=0.0)
+    before = tl.load(z0 + own, mask=inside, other=0.0)
     J = tl.load(kappa + i, mask=inside, other=0.0) * tl.load(J0 + own, mask=inside, other=0.0)
     J += tl.load(kick + i, mask=inside, other=0.0) * before
     A = tl.load(rho + i, mask=inside, other=0.0) * tl.load(A0 + own, mask=inside, other=0.0)
     A += tl.load(strength + i, mask=inside, other=0.0) * before
-    v = tl.load(u + (t * B + b) * N + i, mask=inside, other=0.0) + total - J - A
-    tl.store(u + (t * B + b) * N + i, v, mask=inside)
-    tl.store(J0 + own, J, mask=inside)
-    tl.store(A0 + own, A, mask=inside)
-    tl.store(z_new + own, tl.where(v > tl.load(theta + i, mask=inside, other=1.0), 1.0, 0.0), mask=inside)
+    now = tl.load(u + (t * B + b) * N + i, mask=inside, other=0.0) + total - J - A
+    tl.store(v + (t * B + b) * N + i, now, mask=inside)
+    tl.store(J1 + own, J, mask=inside)
+    tl.store(A1 + own, A, mask=inside)
+    tl.store(z1 + own, tl.where(now > tl.load(theta + i, mask=inside, other=1.0), 1.0, 0.0), mask=inside)
 
 
 @triton.jit
-def adjoint(g, gz, d, gz0, aJ0, aA0, fired, kick, kappa, strength, rho, T, B, N, BI: tl.constexpr):
-    """g becomes dLoss/dv, in place: g[t] += gz[t] d[t], gz[t-1] += kick aJ + strength aA.
+def adjoint(ov, oz, d, g, z0, J1, A1, J0, A0, fired, kick, kappa, strength, rho, T, B, N, BI: tl.constexpr):
+    """g = dLoss/dv (T, B, N): g[t] = ov[t] + d[t] (oz[t] + kick aJ + strength aA), ov, oz what is owed to v and spikes.
 
-    gz0 (B, N) gets the gradient of the spikes before the first step; aJ0, aA0 hold what is owed to the last J and A and
-    become the gradients of the first; `fired` gets -sum_t gz d, the threshold's part.
+    J1, A1 (B, N) are owed to the last J and A; z0, J0, A0 get what is owed to the first, `fired` -sum_t d (...), the
+    threshold's part.
     """
     b, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BI + tl.arange(0, BI)
-    inside, own = i < N, tl.program_id(0).to(tl.int64) * N + i
+    inside, own = i < N, b * N + i
     kk, kp = tl.load(kick + i, mask=inside, other=0.0), tl.load(kappa + i, mask=inside, other=0.0)
     st, rh = tl.load(strength + i, mask=inside, other=0.0), tl.load(rho + i, mask=inside, other=0.0)
-    aJ, aA = tl.load(aJ0 + own, mask=inside, other=0.0), tl.load(aA0 + own, mask=inside, other=0.0)
+    aJ, aA = tl.load(J1 + own, mask=inside, other=0.0), tl.load(A1 + own, mask=inside, other=0.0)
     carry, lost = tl.zeros((BI,), tl.float32), tl.zeros((BI,), tl.float32)
     for step in range(T):
         q = ((T - 1 - step) * B + b) * N + i
-        through = tl.load(gz + q, mask=inside, other=0.0) + carry
+        through = tl.load(oz + q, mask=inside, other=0.0) + carry
         through = through * tl.load(d + q, mask=inside, other=0.0)
-        now = tl.load(g + q, mask=inside, other=0.0) + through
+        now = tl.load(ov + q, mask=inside, other=0.0) + through
         lost -= through
         tl.store(g + q, now, mask=inside)
         aJ, aA = aJ - now, aA - now
         carry = kk * aJ + st * aA
         aJ, aA = kp * aJ, rh * aA
-    tl.store(gz0 + own, carry, mask=inside)
-    tl.store(aJ0 + own, aJ, mask=inside)
-    tl.store(aA0 + own, aA, mask=inside)
+    tl.store(z0 + own, carry, mask=inside)
+    tl.store(J0 + own, aJ, mask=inside)
+    tl.store(A0 + own, aA, mask=inside)
     tl.store(fired + own, lost, mask=inside)
 
 
 @triton.jit
-def adjoint_recurrent(g, gz, d, c, gz0, aJ0, aA0, fired, kick, kappa, strength, rho, p, w, T, B, N, NP: tl.constexpr):
-    """As `adjoint`, with recurrent synapses; c (B, N, N) is w times what is owed to the last recurrent currents."""
+def adjoint_recurrent(
+    ov, oz, d, g, z0, J1, A1, J0, A0, fired, kick, kappa, strength, rho, c1, p, w, T, B, N, NP: tl.constexpr
+):
+    """As `adjoint`, with recurrent synapses p, w (NP, NP), all in one program; what a neuron has once is (NP,).
+
+    c1 (B, NP, NP) is w times what is owed to the last recurrent currents.
+    """
     b = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, NP)
     inside, own = i < N, b * N + i
-    both = tl.expand_dims(inside, 1) & tl.expand_dims(inside, 0)
-    at = tl.expand_dims(i, 1) * N + tl.expand_dims(i, 0)
-    decay, weight = tl.load(p + at, mask=both, other=0.0), tl.load(w + at, mask=both, other=0.0)
-    current = tl.load(c + b * N * N + at, mask=both, other=0.0)
-    kk, kp = tl.load(kick + i, mask=inside, other=0.0), tl.load(kappa + i, mask=inside, other=0.0)
-    st, rh = tl.load(strength + i, mask=inside, other=0.0), tl.load(rho + i, mask=inside, other=0.0)
-    aJ, aA = tl.load(aJ0 + own, mask=inside, other=0.0), tl.load(aA0 + own, mask=inside, other=0.0)
+    at = tl.expand_dims(i, 1) * NP + tl.expand_dims(i, 0)
+    decay, weight, current = tl.load(p + at), tl.load(w + at), tl.load(c1 + b * NP * NP + at)
+    kk, kp, st, rh = tl.load(kick + i), tl.load(kappa + i), tl.load(strength + i), tl.load(rho + i)
+    aJ, aA = tl.load(J1 + own, mask=inside, other=0.0), tl.load(A1 + own, mask=inside, other=0.0)
     carry, lost = tl.zeros((NP,), tl.float32), tl.zeros((NP,), tl.float32)
     for step in range(T):
         q = ((T - 1 - step) * B + b) * N + i
-        through = tl.load(gz + q, mask=inside, other=0.0) + carry
+        through = tl.load(oz + q, mask=inside, other=0.0) + carry
         through = through * tl.load(d + q, mask=inside, other=0.0)
-        now = tl.load(g + q, mask=inside, other=0.0) + through
+        now = tl.load(ov + q, mask=inside, other=0.0) + through
         lost -= through
         tl.store(g + q, now, mask=inside)
-        if step > 0:
-            current = decay * current
         current += weight * tl.expand_dims(now, 1)
         aJ, aA = aJ - now, aA - now
         carry = kk * aJ + st * aA + tl.sum(current, 0)
+        current = decay * current
         aJ, aA = kp * aJ, rh * aA
-    tl.store(gz0 + own, carry, mask=inside)
-    tl.store(aJ0 + own, aJ, mask=inside)
-    tl.store(aA0 + own, aA, mask=inside)
+    tl.store(z0 + own, carry, mask=inside)
+    tl.store(J0 + own, aJ, mask=inside)
+    tl.store(A0 + own, aA, mask=inside)
     tl.store(fired + own, lost, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["t"])
 def adjoint_step(
-    g,
-    gz,
+    ov,
+    oz,
     d,
-    c,
-    gz0,
-    aJ0,
-    aA0,
-    fired,
+    g,
+    z0,
+    J1,
+    A1,
+    J0,
+    A0,
+    fired1,
+    fired0,
     kick,
     kappa,
     strength,
     rho,
+    c1,
+    c0,
     p,
     w,
     t,
@@ -288,36 +319,37 @@ def adjoint_step(
     BI: tl.constexpr,
     BK: tl.constexpr,
     FIRST: tl.constexpr,
-    LAST: tl.constexpr,
 ):
-    """Step t of `adjoint_recurrent` for any N: with g[t] done, g[t-1] of this program's neurons (or, at t = 0, gz0)."""
-    b, k = tl.program_id(0).to(tl.int64), tl.program_id(1) * BK + tl.arange(0, BK)
-    inside, own = k < N, tl.program_id(0).to(tl.int64) * N + k
+    """Step t of `adjoint_recurrent` for any N, from the states ...1 to ...0: with g[t] done, g[t-1] of this program's
+    neurons, or z0 where FIRST (t = 0). c1 and c0 (B, N, N) are w a, decayed to the step that reads them.
+    """
+    b, k = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64) * BK + tl.arange(0, BK)
+    inside, own = k < N, b * N + k
     total = tl.zeros((BK,), tl.float32)
     for i0 in range(0, N, BI):
         i = i0 + tl.arange(0, BI)
         both = tl.expand_dims(i < N, 1) & tl.expand_dims(inside, 0)
-        at = tl.expand_dims(i, 1) * N + tl.expand_dims(k, 0)
+        at = tl.expand_dims(i, 1).to(tl.int64) * N + tl.expand_dims(k, 0)
         now = tl.expand_dims(tl.load(g + (t * B + b) * N + i, mask=i < N, other=0.0), 1)
-        current = tl.load(c + b * N * N + at, mask=both, other=0.0)
-        if not LAST:
-            current = tl.load(p + at, mask=both, other=0.0) * current
+        current = tl.load(c1 + b * N * N + at, mask=both, other=0.0)
         current += tl.load(w + at, mask=both, other=0.0) * now
-        tl.store(c + b * N * N + at, current, mask=both)
         total += tl.sum(current, 0)
+        tl.store(c0 + b * N * N + at, tl.load(p + at, mask=both, other=0.0) * current, mask=both)
     now = tl.load(g + (t * B + b) * N + k, mask=inside, other=0.0)
-    aJ = tl.load(aJ0 + own, mask=inside, other=0.0) - now
-    aA = tl.load(aA0 + own, mask=inside, other=0.0) - now
+    aJ = tl.load(J1 + own, mask=inside, other=0.0) - now
+    aA = tl.load(A1 + own, mask=inside, other=0.0) - now
     total += tl.load(kick + k, mask=inside, other=0.0) * aJ + tl.load(strength + k, mask=inside, other=0.0) * aA
-    tl.store(aJ0 + own, tl.load(kappa + k, mask=inside, other=0.0) * aJ, mask=inside)
-    tl.store(aA0 + own, tl.load(rho + k, mask=inside, other=0.0) * aA, mask=inside)
+    tl.store(J0 + own, tl.load(kappa + k, mask=inside, other=0.0) * aJ, mask=inside)
+    tl.store(A0 + own, tl.load(rho + k, mask=inside, other=0.0) * aA, mask=inside)
+    lost = tl.load(fired1 + own, mask=inside, other=0.0)
     if FIRST:
-        tl.store(gz0 + own, total, mask=inside)
+        tl.store(z0 + own, total, mask=inside)
     else:
         q = ((t - 1) * B + b) * N + k
-        through = (tl.load(gz + q, mask=inside, other=0.0) + total) * tl.load(d + q, mask=inside, other=0.0)
-        tl.store(g + q, tl.load(g + q, mask=inside, other=0.0) + through, mask=inside)
-        tl.store(fired + own, tl.load(fired + own, mask=inside, other=0.0) - through, mask=inside)
+        through = (tl.load(oz + q, mask=inside, other=0.0) + total) * tl.load(d + q, mask=inside, other=0.0)
+        tl.store(g + q, tl.load(ov + q, mask=inside, other=0.0) + through, mask=inside)
+        lost -= through
+    tl.store(fired0 + own, lost, mask=inside)
 
 
 @triton.jit
@@ -349,7 +381,7 @@ def own_gradients(v, g, z0, J0, A0, oJ, oA, theta, kick, kappa, strength, rho, o
         z = tl.where(tl.load(v + (t * B + b) * N + i, mask=inside, other=0.0) > th, 1.0, 0.0)
     lJ, lA = tl.load(oJ + own, mask=inside, other=0.0), tl.load(oA + own, mask=inside, other=0.0)
     tl.store(out + own, g_kick + lJ * XJ, mask=inside)
-    tl.store(out + B * N + own, g_kappa + lJ * SJ, mask=inside)
-    tl.store(out + 2 * B * N + own, g_strength + lA * XA, mask=inside)
-    tl.store(out + 3 * B * N + own, g_rho + lA * SA, mask=inside)
-    tl.store(out + 4 * B * N + own, g_bias, mask=inside)
+    tl.store(out + (1 * B + b) * N + i, g_kappa + lJ * SJ, mask=inside)
+    tl.store(out + (2 * B + b) * N + i, g_strength + lA * XA, mask=inside)
+    tl.store(out + (3 * B + b) * N + i, g_rho + lA * SA, mask=inside)
+    tl.store(out + (4 * B + b) * N + i, g_bias, mask=inside)
