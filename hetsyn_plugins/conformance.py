@@ -554,12 +554,16 @@ EDGES = [
 
 @check
 def check_sizes(backend: Backend) -> Tally:
-    """Sizes from 0 (T only) or 1 up that cross every edge of lanes, tiles and blocks; gradients too."""
+    """Sizes from 0 (T only) or 1 up that cross every edge of lanes, tiles and blocks; gradients too.
+
+    In every dtype, since a vector holds twice as many float32.
+    """
     tally = Tally()
     for seed, sizes in enumerate(EDGES):
-        for kind in ("everything", "readout"):
-            case = backend.draw(seed, kind, sizes=sizes, with_gradients=True, through_state=seed % 4 == 0)
-            compare(backend, case, tally)
+        for dtype in backend.dtypes:
+            for kind in ("everything", "readout"):
+                options = {"with_gradients": True, "through_state": seed % 4 == 0, "dtype": dtype}
+                compare(backend, backend.draw(seed, kind, sizes=sizes, **options), tally)
     return tally
 
 

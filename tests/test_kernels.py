@@ -17,7 +17,7 @@ from torch import Tensor
 from hetsyn_plugins import conformance, ops
 from hetsyn_plugins.kernels import cpu_layout, simd
 from hetsyn_plugins.kernels.cpu_layout import BatchLanes, NeuronLanes
-from hetsyn_plugins.params import ARRAYS
+from hetsyn_plugins.params import ARRAYS, HetSynState
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYOUTS = [BatchLanes, NeuronLanes]
@@ -178,6 +178,42 @@ def test_a_cold_start_is_announced_and_a_warm_one_is_not(tmp_path: Path) -> None
     cold, warm = (python(CACHE, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
     assert cold.stdout.strip() == warm.stdout.strip() == "cpu", cold.stderr + warm.stderr
     assert "compiling the CPU kernels, once" in cold.stderr and "compiling" not in warm.stderr
+
+
+def test_a_cache_older_than_its_source_is_announced_too(tmp_path: Path) -> None:
+    """After an upgrade everything compiles anew, for seconds: as silent as it was once, it looks like a hang."""
+    python(CACHE, NUMBA_CACHE_DIR=str(tmp_path))
+    for file in tmp_path.rglob("*.nbi"):
+        os.utime(file, (0, 0))
+    assert "compiling the CPU kernels, once" in python(CACHE, NUMBA_CACHE_DIR=str(tmp_path)).stderr
+
+
+def test_a_state_of_one_expanded_number_is_used(only: Any) -> None:
+    """Zeros that were never written out cost nothing; another number must not be taken for them."""
+    x, weight = torch.zeros(3, 2, 4), torch.ones(5, 4)
+    for first in (0.0, 0.3):
+        current = torch.tensor(first).expand(2, 5, 4)
+        v, end = ops.hetsyn_li(x, weight, 0.5, state=HetSynState(current, v=torch.zeros(2, 5)), backend="cpu")
+        # dyadic decays: exact
+        assert torch.equal(v[0], torch.full((2, 5), 4 * 0.5 * torch.tensor(first).item()))
+        assert torch.equal(end.current, current / 8)
+
+
+LEAVING = """
+import atexit, torch
+from hetsyn_plugins import ops
+torch.set_num_threads(2)
+def last():
+    out = ops.hetsyn_li(torch.ones(3, 40, 4), torch.ones(50, 4), 0.5)[0]
+    print(float(out[0, 0, 0]))
+atexit.register(last)
+"""
+
+
+def test_an_interpreter_on_its_way_out_still_computes() -> None:
+    """It starts no more threads: what runs in atexit, or in a thread that outlives main, must do without."""
+    done = python(LEAVING)
+    assert done.stdout.strip() == "4.0", done.stderr
 
 
 def test_a_machine_without_a_working_numba_is_told_once_and_computes(tmp_path: Path) -> None:

@@ -24,13 +24,27 @@ from hetsyn_plugins.kernels.threads import parallel
 from hetsyn_plugins.params import HetSynState
 from hetsyn_plugins.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, Triangular
 
-if not any(Path(str(cpu_common.fire.stats.cache_path)).glob("cpu_*.nbi")):
+
+
+def cached() -> bool:
+    """Is there compiled code on disk, and none of it older than its source?"""
+    written = [file.stat().st_mtime for file in Path(str(cpu_common.fire.stats.cache_path)).glob("cpu_*.nbi")]
+    sources = [file.stat().st_mtime for file in Path(__file__).parent.glob("cpu_*.py")]
+    return bool(written) and min(written) >= max(sources)
+
+
+if not cached():
     logging.getLogger("hetsyn_plugins").warning("compiling the CPU kernels, once: each takes a second at its first use")
 
 
 def known_zero(x: Tensor | None) -> bool:
-    """Is this state absent, or zeros that were never written out (an expanded scalar)?"""
-    return x is None or not any(x.stride())
+    """Is this state absent, or zeros that were never written out (an expanded scalar of 0)?"""
+    return x is None or (not any(x.stride()) and not float(x.detach().as_strided((1,), (1,))))
+
+
+def add_free_decay(current: Tensor, state: Tensor, decay: Tensor, steps: int) -> None:
+    """current += r^T I[-1], in place: what is left of the first currents after the last step."""
+    current.numpy()[...] += decay.detach().numpy() ** steps * state.detach().numpy()
 
 
 def forward(inputs: Tensor, p: Terms, state: HetSynState, surrogate: Surrogate) -> tuple[Tensor, HetSynState]:
@@ -41,7 +55,7 @@ def forward(inputs: Tensor, p: Terms, state: HetSynState, surrogate: Surrogate) 
     u, current = at.scan(at.pack(inputs, at.m), (p.decay, p.weight), p.bias)
     if not known_zero(state.current):
         at.free_decay(u, state.current, p.decay)
-        current += p.decay.detach() ** at.steps * state.current.detach()
+        add_free_decay(current, state.current, p.decay, at.steps)
     if p.threshold is None:
         v = at.unpack(u, at.n, at.neurons)
         return v, HetSynState(current, v=v[-1])
@@ -57,7 +71,7 @@ def forward(inputs: Tensor, p: Terms, state: HetSynState, surrogate: Surrogate) 
         np.multiply(traces.numpy(), p.recurrent_weight.detach().numpy(), out=traces.numpy())
         recurrent = traces
         if not known_zero(state.recurrent_current):
-            recurrent += p.recurrent_decay.detach() ** at.steps * state.recurrent_current.detach()
+            add_free_decay(recurrent, state.recurrent_current, p.recurrent_decay, at.steps)
     v = at.unpack(u, at.n, at.neurons)
     reset = None if p.reset_decay is None else at.from_rows(J)
     adaptation = None if p.adaptation_decay is None else at.from_rows(A)

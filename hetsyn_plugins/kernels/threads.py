@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,9 @@ def parallel(kernel: Callable[..., None], units: int, *arguments: Any) -> None:
         for first, last in remaining:  # a list's iterator hands out each item once, to whichever thread asks
             kernel(*arguments, first, last)
 
-    others = [_pools[threads].submit(work) for _ in range(threads - 1)]
+    others = []
+    with contextlib.suppress(RuntimeError):  # an interpreter on its way out starts no threads: then this one does all
+        others = [_pools[threads].submit(work) for _ in range(threads - 1)]
     work()
     for other in others:
         other.result()
