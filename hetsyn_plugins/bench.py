@@ -3,7 +3,7 @@
 First the gate: ours must give the spikes and gradients of plain autograd. Then all peers of a shape run in turns, round
 after round, so that what else the machine does hits all of them; medians with the smallest and largest. Memory is the
 peak of the resident set during one step minus what was resident before it, each in a process of its own whose kernels
-are loaded already. What was measured goes to a CSV, a PNG and the lines printed.
+are loaded already; on a GPU, what the allocator says. What was measured goes to a CSV, a PNG and the lines printed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +33,8 @@ SHAPES = {
     "C": Shape(100, 128, 40, 64, recurrent=True, rate=0.1),
     "D": Shape(100, 128, 784, 256, rate=0.1),
     "A, B = 1": Shape(250, 1, 700, 128),
-    "patterns": Shape(2000, 1, 100, 100, rate=0.01),
+    "patterns": Shape(2000, 1, 100, 100, rate=0.01, readout=True),
 }
-TARGETS = "plain / ours, time: A 25, B 20, R 12, C 8, D 40; memory: A 60, B 60, R 25, C 6, D 80"
 BASE = Shape(100, 32, 200, 64, rate=0.05)
 SCALING = {
     "T": (25, 50, 100, 200, 400),
@@ -45,7 +46,11 @@ FIELDS = {"T": "steps", "B": "batch", "N": "neurons", "M": "inputs"}
 
 
 class Row(NamedTuple):
-    """One peer at one shape: milliseconds of a step, MB of its peak, and, if it could not run, why."""
+    """One peer at one shape: milliseconds of a step, MB of its peak, and, if it could not run, why.
+
+    times_ours, memory_times_ours  its median and its peak over ours
+    share                          of the multiply-adds a second that the machine can do, for ours
+    """
 
     shape: str
     peer: str
@@ -53,6 +58,8 @@ class Row(NamedTuple):
     least: float | None = None
     most: float | None = None
     memory: float | None = None
+    times_ours: float | None = None
+    memory_times_ours: float | None = None
     share: float | None = None
     note: str = ""
 
@@ -78,8 +85,24 @@ def gate() -> None:
             assert off < 1e-10, f"gradient of {name} is off by {off:.1e} of its largest entry"
 
 
-def limits() -> tuple[float, float]:
+def limits(device: str) -> tuple[float, float]:
     """Multiply-adds a second (float32, all threads) and bytes a second of a copy: what this machine can do at most."""
+    source = torch.zeros(64 << 20, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copied = min(_seconds(lambda: target.copy_(source), device) for _ in range(5))
+    fastest = _gpu_multiply_adds(device) if device == "cuda" else _cpu_multiply_adds()
+    return fastest, 2 * source.numel() / copied
+
+
+def _gpu_multiply_adds(device: str, n: int = 8192) -> float:
+    """Of a large matrix product in full float32."""
+    x = torch.rand(n, n, device=device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return n**3 / min(_seconds(lambda: x @ x, device) for _ in range(5))
+
+
+def _cpu_multiply_adds() -> float:
+    """Of a kernel with nothing but independent multiply-adds in registers."""
     from hetsyn_plugins.kernels.cpu_common import multiply_adds
     from hetsyn_plugins.kernels.simd import lanes_of
     from hetsyn_plugins.kernels.threads import parallel
@@ -87,15 +110,14 @@ def limits() -> tuple[float, float]:
     count, units, lanes = 200_000, 64, lanes_of(np.dtype(np.float32))
     out = np.zeros(units * 12 * lanes, np.float32)
     best = min(_seconds(lambda: parallel(multiply_adds, units, out, count)) for _ in range(5))
-    source = torch.zeros(64 << 20, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    copied = min(_seconds(lambda: target.copy_(source)) for _ in range(5))
-    return units * count * 12 * lanes / best, 2 * source.numel() / copied
+    return units * count * 12 * lanes / best
 
 
-def _seconds(run: Callable[[], Any]) -> float:
+def _seconds(run: Callable[[], Any], device: str = "cpu") -> float:
     start = time.perf_counter()
     run()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -105,24 +127,26 @@ def measure(shape: Shape, names: list[str], runs: int) -> dict[str, list[float] 
     found: dict[str, list[float] | str] = {}
     for name in names:
         torch.manual_seed(0)
-        if name == "plain autograd" and shape.plain_bytes > 0.8 * _memory():
+        if name == "plain autograd" and shape.plain_bytes > 0.8 * _memory(shape.device):
             found[name] = f"would need about {shape.plain_bytes / 1e9:.0f} GB"
             continue
         try:
             steps[name] = PEERS[name](shape)
-            steps[name]()  # compiles, fills caches
+            _seconds(steps[name], shape.device)  # compiles, fills caches
         except ImportError as error:
             found[name] = str(error)
             steps.pop(name, None)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(runs):
         for name, step in steps.items():
-            times[name].append(_seconds(step))
+            times[name].append(_seconds(step, shape.device))
     return {**found, **times}
 
 
-def _memory() -> float:
+def _memory(device: str) -> float:
     """Bytes of memory that are free, as Linux says; elsewhere 8 GB."""
+    if device == "cuda":
+        return float(torch.cuda.mem_get_info()[0])
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -132,6 +156,13 @@ def _memory() -> float:
 
 def peak_memory(shape: Shape, name: str) -> float | None:
     """MB that one step adds at its peak to the resident set, in a process of its own; None where Linux does not say."""
+    if shape.device == "cuda":
+        step = PEERS[name](shape)
+        step()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not Path("/proc/self/clear_refs").exists():
         return None
     code = f"from hetsyn_plugins import bench, peers; bench.print_peak(peers.{shape!r}, {name!r})"
@@ -145,9 +176,8 @@ def peak_memory(shape: Shape, name: str) -> float | None:
 
 def print_peak(shape: Shape, name: str) -> None:
     """The body of `peak_memory`'s process."""
-    small = Shape(3, min(shape.batch, 32), 8, 8, shape.recurrent, shape.input_gradients)
-    PEERS[name](small)()  # kernels loaded, pools made
-    PEERS[name](Shape(3, 1, 8, 8, shape.recurrent, shape.input_gradients))()
+    for batch in (min(shape.batch, 32), 1):  # kernels loaded, pools made
+        PEERS[name](replace(shape, steps=3, batch=batch, inputs=8, neurons=8))()
     step = PEERS[name](shape)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     before = _resident("VmRSS")
@@ -160,86 +190,97 @@ def _resident(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def table(names: list[str], runs: int, memory: bool, fma_limit: float) -> list[Row]:
-    """Every shape with every peer, printed as it comes."""
-    rows = []
+def table(names: list[str], runs: int, memory: bool, fma_limit: float, device: str) -> list[Row]:
+    """Every shape with every peer, printed as a shape is done."""
+    rows: list[Row] = []
     for label in names:
-        shape = SHAPES[label]
+        shape = replace(SHAPES[label], device=device)
         found = measure(shape, list(PEERS), runs)
+        peaks = {peer: peak_memory(shape, peer) for peer, s in found.items() if memory and not isinstance(s, str)}
+        own = found["ours"]
+        assert not isinstance(own, str)  # ours runs everywhere
         for peer in PEERS:
-            seconds = found[peer]
+            seconds, peak = found[peer], peaks.get(peer)
             if isinstance(seconds, str):
                 row = Row(label, peer, note=seconds)
             else:
-                median = statistics.median(seconds)
-                share = shape.multiply_adds / fma_limit / median if peer == "ours" else None
-                peak = peak_memory(shape, peer) if memory else None
-                row = Row(label, peer, 1e3 * median, 1e3 * min(seconds), 1e3 * max(seconds), peak, share)
+                median, ours, our_peak = statistics.median(seconds), statistics.median(own), peaks.get("ours")
+                row = Row(label, peer, 1e3 * median, 1e3 * min(seconds), 1e3 * max(seconds), peak, median / ours)
+                if peak and our_peak:
+                    row = row._replace(memory_times_ours=peak / our_peak)
+                if peer == "ours":
+                    row = row._replace(share=shape.multiply_adds / fma_limit / median)
             rows.append(row)
-            print(describe(row, rows), flush=True)
+            print(describe(row), flush=True)
     return rows
 
 
-def describe(row: Row, rows: list[Row]) -> str:
+def describe(row: Row) -> str:
     """A line of the table."""
     head = f"{row.shape:9} {row.peer:15}"
     if row.median is None:
         return f"{head} -  ({row.note})"
-    own = next((r for r in rows if (r.shape, r.peer) == (row.shape, "ours")), None)
-    line = f"{head} {row.median:8.1f} ms ({row.least:.1f} to {row.most:.1f})".ljust(58)
-    line += "" if row.memory is None else f" {row.memory:8.0f} MB"
-    if own is not None and own is not row and own.median:
-        line += f"   {row.median / own.median:5.1f} x ours"
+    line = f"{head} {row.median:8.1f} ms ({row.least:.1f} to {row.most:.1f})".ljust(56)
+    line += f" {row.times_ours:6.2f} x ours"
+    if row.memory is not None:
+        line += f" {row.memory:8.0f} MB"
+    if row.memory_times_ours is not None:
+        line += f" {row.memory_times_ours:6.1f} x ours"
     return line + ("" if row.share is None else f"   {row.share:.0%} of the FMA limit")
 
 
-def scaling(runs: int, memory: bool) -> list[Row]:
+def varied(axis: str, value: int, device: str = "cpu") -> Shape:
+    """The base shape with one size changed."""
+    changed: dict[str, Any] = {FIELDS[axis]: value}
+    return replace(BASE, device=device, **changed)
+
+
+def scaling(runs: int, memory: bool, device: str) -> list[Row]:
     """Ours, plain autograd and snnTorch around one base shape, one size varied at a time."""
     rows = []
     for axis, values in SCALING.items():
         for value in values:
-            shape = Shape(**{**vars(BASE), FIELDS[axis]: value})
+            shape = varied(axis, value, device)
             found = measure(shape, ["ours", "plain autograd", "snnTorch"], runs)
             for peer, seconds in found.items():
                 if isinstance(seconds, str):
                     continue
                 ms = [1e3 * s for s in seconds]
-                peak = peak_memory(shape, peer) if memory and peer == "ours" else None
+                peak = peak_memory(shape, peer) if memory and peer != "snnTorch" else None
                 rows.append(Row(f"{axis}={value}", peer, statistics.median(ms), min(ms), max(ms), peak))
     return rows
 
 
-def fit_memory(rows: list[Row]) -> tuple[float, float]:
-    """Bytes per B T (N + M) number and the constant in MB, by least squares over the scaling runs of ours."""
+def fit_memory(rows: list[Row]) -> tuple[float, float, float]:
+    """Bytes per B T (N + M), a constant in MB, and the largest distance from this fit in MB, over the runs of ours."""
     sizes, peaks = [], []
     for row in rows:
         if row.peer == "ours" and row.memory is not None:
             axis, value = row.shape.split("=")
-            shape = Shape(**{**vars(BASE), FIELDS[axis]: int(value)})
-            sizes.append(shape.batch * shape.steps * (shape.neurons + shape.inputs) / 1e6)
+            shape = varied(axis, int(value))
+            sizes.append(shape.batch * shape.steps * (shape.neurons + shape.inputs) / 2**20)
             peaks.append(row.memory)
     slope, constant = np.polyfit(sizes, peaks, 1)
-    return float(slope), float(constant)
+    off = np.abs(np.polyval((slope, constant), sizes) - peaks).max()
+    return float(slope), float(constant), float(off)
 
 
-def main(names: list[str], runs: int, out: Path, memory: bool, with_scaling: bool) -> int:
+def main(names: list[str], runs: int, out: Path, memory: bool, with_scaling: bool, device: str = "cpu") -> int:
     """Gate, table, scaling; then the files."""
     gate()
     print("gate: spikes and gradients equal plain autograd's")
-    fma, copy = limits()
-    print(
-        f"machine: {_processor()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch",
-        end=" ",
-    )
-    print(f"{torch.__version__}; limits: {fma / 1e9:.0f} G multiply-adds/s (float32), copy {copy / 1e9:.1f} GB/s")
+    fma, copy = limits(device)
+    on = torch.cuda.get_device_name() if device == "cuda" else f"{_processor()}, {torch.get_num_threads()} threads"
+    print(f"machine: {on}, Python {platform.python_version()}, torch {torch.__version__}, {date.today()}")
+    print(f"limits: {fma / 1e9:.0f} G multiply-adds/s (float32), copy {copy / 1e9:.1f} GB/s")
     print(f"time: median of {runs} runs in turns (least to most); memory: peak of one step, in a process of its own")
-    rows = table(names, runs, memory, fma)
-    print(f"targets: {TARGETS}")
+    rows = table(names, runs, memory, fma, device)
     if with_scaling:
-        more = scaling(max(3, runs // 2), memory)
+        more = scaling(max(3, runs // 2), memory, device)
         if memory and any(r.memory is not None for r in more):
-            slope, constant = fit_memory(more)
-            print(f"memory of ours: {slope:.1f} bytes per B T (N + M) + {constant:.0f} MB (fit over {len(more)} runs)")
+            slope, constant, residual = fit_memory(more)
+            print(f"memory of ours: {slope:.1f} bytes per B T (N + M) + {constant:.1f} MB, the worst of")
+            print(f"    {sum(r.peer == 'ours' for r in more)} runs {residual:.1f} MB off this fit")
         rows += more
     out.mkdir(parents=True, exist_ok=True)
     with (out / "bench.csv").open("w", newline="") as file:

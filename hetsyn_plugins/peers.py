@@ -22,7 +22,10 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Shape:
-    """One layer and its batch: T, B, M, N, and what it has beside feed-forward synapses."""
+    """One layer and its batch: T, B, M, N, and what it has beside feed-forward synapses.
+
+    readout  a leaky readout of one neuron behind the layer: in ours and in plain autograd only, the others go without
+    """
 
     steps: int
     batch: int
@@ -31,10 +34,12 @@ class Shape:
     recurrent: bool = False
     input_gradients: bool = False
     rate: float = 0.02
+    readout: bool = False
+    device: str = "cpu"
 
     def spikes(self) -> Tensor:
         """Random 0/1 inputs (T, B, M)."""
-        x = (torch.rand(self.steps, self.batch, self.inputs) < self.rate).float()
+        x = (torch.rand(self.steps, self.batch, self.inputs, device=self.device) < self.rate).float()
         return x.requires_grad_(self.input_gradients)
 
     @property
@@ -57,15 +62,21 @@ def fields(shape: Shape) -> dict[str, Any]:
     found: dict[str, Any] = {"weight": torch.randn(n, m) * (2 / m**0.5), "decay": torch.rand(n, m) * 0.2 + 0.75}
     if shape.recurrent:
         found |= {"recurrent_weight": torch.randn(n, n) / n**0.5, "recurrent_decay": torch.rand(n, n) * 0.2 + 0.75}
-    return {name: t.requires_grad_() for name, t in found.items()}
+    return {name: t.to(shape.device).requires_grad_() for name, t in found.items()}
 
 
-def ours(shape: Shape, backend: str = "auto") -> Step:
-    """`ops.hetsyn_lif`."""
-    x, given = shape.spikes(), fields(shape)
+def readout_fields(shape: Shape) -> dict[str, Any] | None:
+    """Parameters of the readout behind the layer, None where there is none."""
+    return fields(Shape(shape.steps, shape.batch, shape.neurons, 1, device=shape.device)) if shape.readout else None
+
+
+def ours(shape: Shape) -> Step:
+    """`ops.hetsyn_lif`, and `ops.hetsyn_li` for the readout."""
+    x, given, readout = shape.spikes(), fields(shape), readout_fields(shape)
 
     def step() -> None:
-        ops.hetsyn_lif(x, **given, reset_decay=0.9, backend=backend)[0].sum().backward()
+        out = ops.hetsyn_lif(x, **given, reset_decay=0.9)[0]
+        (out if readout is None else ops.hetsyn_li(out, **readout)[0]).sum().backward()
 
     return step
 
@@ -92,8 +103,22 @@ def plain_run(x: Tensor, given: dict[str, Any]) -> Tensor:
 
 def plain(shape: Shape) -> Step:
     """The same neuron by plain autograd."""
-    x, given = shape.spikes(), fields(shape)
-    return lambda: plain_run(x, given).sum().backward()
+    x, given, readout = shape.spikes(), fields(shape), readout_fields(shape)
+
+    def step() -> None:
+        out = plain_run(x, given)
+        (out if readout is None else plain_readout(out, readout)).sum().backward()
+
+    return step
+
+
+def plain_readout(x: Tensor, given: dict[str, Any]) -> Tensor:
+    """The leaky readout, likewise."""
+    current, v = x.new_zeros(x.shape[1], *given["weight"].shape), []
+    for x_t in x.unbind(0):
+        current = given["decay"] * current + given["weight"] * x_t[:, None, :]
+        v.append(current.sum(-1))
+    return torch.stack(v)
 
 
 def snntorch(shape: Shape) -> Step:
@@ -111,7 +136,7 @@ def snntorch(shape: Shape) -> Step:
         neuron = snn.RSynaptic(**constants, all_to_all=True, linear_features=shape.neurons)
     else:
         neuron = snn.Synaptic(**constants)
-    x = shape.spikes()
+    x, linear, neuron = shape.spikes(), linear.to(shape.device), neuron.to(shape.device)
 
     def step() -> None:
         states, spikes = neuron.reset_mem(), []
@@ -127,12 +152,13 @@ def norse(shape: Shape) -> Step:
     """norse.torch.LIF behind a Linear, or LIFRecurrent, over the whole sequence."""
     import norse.torch as snn
 
-    p = snn.LIFParameters(tau_syn_inv=torch.full((shape.neurons,), 200.0, requires_grad=True))
+    device = shape.device
+    p = snn.LIFParameters(tau_syn_inv=torch.full((shape.neurons,), 200.0, device=device, requires_grad=True))
     x = shape.spikes()
     if shape.recurrent:
-        recurrent = snn.LIFRecurrent(shape.inputs, shape.neurons, p=p)
+        recurrent = snn.LIFRecurrent(shape.inputs, shape.neurons, p=p).to(device)
         return lambda: recurrent(x)[0].sum().backward()
-    linear, lif = nn.Linear(shape.inputs, shape.neurons, bias=False), snn.LIF(p=p)
+    linear, lif = nn.Linear(shape.inputs, shape.neurons, bias=False).to(device), snn.LIF(p=p)
     return lambda: lif(linear(x))[0].sum().backward()
 
 
@@ -140,6 +166,8 @@ def lava_dl(shape: Shape) -> Step:
     """slayer.block.cuba.Dense or Recurrent, (B, C, T)."""
     import lava.lib.dl.slayer as slayer
 
+    if shape.device != "cpu":
+        raise ImportError("lava-dl compiles its CUDA kernels with nvcc: measured on the CPU only")
     constants = {"threshold": 1.0, "current_decay": 0.2, "voltage_decay": 0.1, "requires_grad": True}
     kind = slayer.block.cuba.Recurrent if shape.recurrent else slayer.block.cuba.Dense
     block = kind(constants, shape.inputs, shape.neurons)
@@ -153,8 +181,8 @@ def spikingjelly(shape: Shape) -> Step:
 
     if shape.recurrent:
         raise ImportError("spikingjelly has no multi-step recurrent layer of this kind")
-    linear = layer.Linear(shape.inputs, shape.neurons, bias=False, step_mode="m")
-    lif = neuron.ParametricLIFNode(step_mode="m")
+    linear = layer.Linear(shape.inputs, shape.neurons, bias=False, step_mode="m").to(shape.device)
+    lif = neuron.ParametricLIFNode(step_mode="m").to(shape.device)
     x = shape.spikes()
 
     def step() -> None:

@@ -27,10 +27,13 @@ from hetsyn_plugins.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid
 
 
 def cached() -> bool:
-    """Is there compiled code on disk, and none of it older than its source?"""
-    written = [file.stat().st_mtime for file in Path(str(cpu_common.fire.stats.cache_path)).glob("cpu_*.nbi")]
-    sources = [file.stat().st_mtime for file in Path(__file__).parent.glob("cpu_*.py")]
-    return bool(written) and min(written) >= max(sources)
+    """Is there compiled code on disk, and none of it from an earlier source?"""
+    newest: dict[str, float] = {}  # module -> when a kernel of it was last written
+    for file in Path(str(cpu_common.fire.stats.cache_path)).glob("cpu_*.nbi"):
+        module = file.name.partition(".")[0]
+        newest[module] = max(newest.get(module, 0.0), file.stat().st_mtime)
+    sources = Path(__file__).parent
+    return bool(newest) and all(t >= (sources / f"{module}.py").stat().st_mtime for module, t in newest.items())
 
 
 if not cached():
