@@ -6,6 +6,7 @@ its outgoing spikes, and the step that a chip takes from layer to layer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +115,9 @@ def quantise(
     always_on = False
     for layer in network.layers:
         if isinstance(layer, HetSynLayer):
-            fixed, reports[layer.name] = fixed_point.quantise(layer.params, form=form, clip=clip)
+            fixed, reports[layer.name] = fixed_point.quantise(
+                layer.params, form=form, clip=clip, unit=(units or {}).get(layer.name)
+            )
             layers.append(FixedLayer(layer.name, fixed, always_on))
             always_on = False
         elif isinstance(layer, AlwaysOn) and not always_on:

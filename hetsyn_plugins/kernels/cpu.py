@@ -25,7 +25,6 @@ from hetsyn_plugins.params import HetSynState
 from hetsyn_plugins.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, Triangular
 
 
-
 def cached() -> bool:
     """Is there compiled code on disk, and none of it from an earlier source?"""
     newest: dict[str, float] = {}  # module -> when a kernel of it was last written
