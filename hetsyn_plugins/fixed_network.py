@@ -103,9 +103,11 @@ def shifted(x: Integers, steps: Any) -> Integers:
 
 
 def quantise(
-    network: Network, *, form: str = "cluster", clip: bool = False
+    network: Network, *, form: str = "cluster", clip: bool = False, units: Mapping[str, float] | None = None
 ) -> tuple[FixedNetwork, dict[str, Rounding]]:
-    """Round every layer of a float network to integers, each in the unit that fits it best (`fixed_point.quantise`).
+    """Round every layer of a float network to integers; also name -> what that did (`fixed_point.quantise`).
+
+    units  layer name -> unit, as training used it (`finetune.py`); a layer without one gets the unit that fits it best
 
     Dropout does nothing here; an AlwaysOn is taken into the layer behind it. A Linear has no place on such a chip
     (its output is not spikes) and raises ValueError, as does an AlwaysOn with no HetSyn layer behind it.
@@ -115,9 +117,8 @@ def quantise(
     always_on = False
     for layer in network.layers:
         if isinstance(layer, HetSynLayer):
-            fixed, reports[layer.name] = fixed_point.quantise(
-                layer.params, form=form, clip=clip, unit=(units or {}).get(layer.name)
-            )
+            unit = (units or {}).get(layer.name)
+            fixed, reports[layer.name] = fixed_point.quantise(layer.params, form=form, clip=clip, unit=unit)
             layers.append(FixedLayer(layer.name, fixed, always_on))
             always_on = False
         elif isinstance(layer, AlwaysOn) and not always_on:
