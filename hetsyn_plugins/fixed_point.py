@@ -33,6 +33,7 @@ MANTISSA = (-128, 127)  # signed 8-bit weights
 MAX_EXP = 7  # three bits of exponent
 MAX_THRESHOLD = (1 << 17) - 1  # weight units, as Lava's 17-bit vth
 FORMS = {"cluster": (24, 6), "synapse": (32, 12)}  # state bits, fractional bits
+MAX_INPUT = (1 << 23) - 1  # a graded spike's payload; sums of 2^15 lines stay exact in float64
 CHUNK = 1 << 22  # numbers of input sums made at a time
 
 
@@ -80,8 +81,7 @@ class FixedParams:
         bits, fraction = FORMS[self.form]
         fraction = fraction if self.fraction is None else self.fraction
         object.__setattr__(self, "fraction", int(_within("fraction", fraction, (0, bits - 9), ())))
-        if not 0 < self.unit < np.inf:
-            raise ValueError(f"unit: expected a finite number > 0, got {self.unit}")
+        object.__setattr__(self, "unit", _checked_unit(self.unit))
         n, m = np.shape(self.weight) if np.ndim(self.weight) == 2 else (0, 0)
         if not n or not m:
             raise ValueError(f"weight: expected shape (N, M), got {np.shape(self.weight)}")
@@ -156,6 +156,12 @@ class FixedParams:
         return f"FixedParams({m} -> {n}{loop}{kind}, {self.form} form, {len(self.codebook)} decay words)"
 
 
+def _checked_unit(unit: Any) -> float:
+    if not isinstance(unit, (int, float, np.number)) or not 0 < unit < np.inf:
+        raise ValueError(f"unit: expected a finite number > 0, got {unit!r}")
+    return float(unit)
+
+
 def _within(name: str, value: Any, bounds: tuple[int, int], shape: tuple[int, ...]) -> Any:
     """A read-only int64 copy of whole numbers within bounds, in this shape (or one number for all)."""
     array = np.asarray(value)
@@ -213,7 +219,7 @@ def quantise(
     """
     p = params.astype(np.float64).expanded()
     matrices = [w for w in (p.weight, p.recurrent_weight) if w is not None]
-    unit = _largest_unit(p, matrices) if unit is None else unit
+    unit = _largest_unit(p, matrices) if unit is None else _checked_unit(unit)
     (weight, weight_exp), *loop = (_mantissas(w, unit) for w in matrices)
     recurrent_weight, recurrent_exp = loop[0] if loop else (None, 0)
     decays = [d for d in (p.decay, p.recurrent_decay, p.reset_decay, p.adaptation_decay) if d is not None]
@@ -226,7 +232,8 @@ def quantise(
             )
     if form not in FORMS:
         raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
-    fraction = FORMS[form][1] if fraction is None else fraction
+    bits, own_fraction = FORMS[form]
+    fraction = int(_within("fraction", own_fraction if fraction is None else fraction, (0, bits - 9), ()))
     state_unit = unit / (1 << fraction)
 
     def constant(value: Any, scale: float) -> Any:
@@ -475,6 +482,9 @@ def _whole(inputs: ArrayLike) -> Integers:
         raise ValueError("inputs: expected whole numbers (spikes, counts, graded spikes), got fractions or NaN")
     if x.dtype.kind not in "biuf":
         raise ValueError(f"inputs: expected whole numbers, got {x.dtype}")
+    largest = max(float(x.max(initial=0)), -float(x.min(initial=0)))
+    if largest > MAX_INPUT:
+        raise ValueError(f"inputs: expected graded spikes of at most 24 bits, {MAX_INPUT} or less, got {largest:g}")
     return x.astype(np.int64)
 
 
