@@ -277,12 +277,12 @@ def _largest_unit(p: HetSynParams, matrices: list[Any]) -> float:
 
 
 def _mantissas(weight: Any, unit: float) -> tuple[Any, int]:
-    """Mantissas (not clipped) and the smallest exponent with which the largest weight fits 8 bits."""
-    largest = float(np.abs(weight).max()) / unit
-    exponent = 0
-    while exponent < MAX_EXP and np.rint(largest / (1 << exponent)) > MANTISSA[1]:
-        exponent += 1
-    return np.rint(weight / (unit * (1 << exponent))), exponent
+    """Mantissas (not clipped) and the smallest exponent with which every weight fits 8 bits."""
+    for exponent in range(MAX_EXP + 1):
+        mantissas = np.rint(weight / (unit * (1 << exponent)))
+        if mantissas.min() >= MANTISSA[0] and mantissas.max() <= MANTISSA[1]:
+            break
+    return mantissas, exponent
 
 
 # ---- running ----------------------------------------------------------------------------------------------------

@@ -6,11 +6,15 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-FRAMEWORKS = ("snntorch", "norse")
+FRAMEWORKS = ("snntorch", "norse", "lava_dl")
+LAVA = (
+    "lava is not installed: pip install 'hetsyn_plugins[lava]' (Python 3.10 only); "
+    "training, clustering, the integer core and export work without it"
+)
 
 
 def register(framework: str | None = None) -> tuple[str, ...]:
-    """Add HetSyn's names to "snntorch" or "norse" (None: all that are installed); a second call changes nothing.
+    """Add HetSyn's names to "snntorch", "norse" or "lava_dl" (None: all installed); a second call changes nothing.
 
     Returns the frameworks registered. Raises ValueError for an unknown name, ImportError where it is not installed.
     """
@@ -30,14 +34,19 @@ def unregister(framework: str | None = None) -> tuple[str, ...]:
 
 def _names(framework: str | None) -> tuple[str, ...]:
     if framework is None:
-        return tuple(name for name in FRAMEWORKS if importlib.util.find_spec(name))
+        return tuple(name for name in FRAMEWORKS if _installed(name))
     if framework not in FRAMEWORKS:
-        later = " (Lava-DL is not in this version)" if framework == "lava_dl" else ""
-        raise ValueError(f"framework: expected one of {', '.join(FRAMEWORKS)}, got {framework!r}{later}")
+        raise ValueError(f"framework: expected one of {', '.join(FRAMEWORKS)}, got {framework!r}")
     return (framework,)
 
 
 def _adapter(name: str) -> ModuleType:
-    if importlib.util.find_spec(name) is None:
-        raise ImportError(f"{name} is not installed: pip install 'hetsyn_plugins[{name}]'")
-    return importlib.import_module(f"hetsyn_plugins.adapters.{name}")
+    if not _installed(name):
+        raise ImportError(
+            LAVA if name == "lava_dl" else f"{name} is not installed: pip install 'hetsyn_plugins[{name}]'"
+        )
+    return importlib.import_module(f"hetsyn_plugins.adapters.{'lava_dl.slayer' if name == 'lava_dl' else name}")
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec("lava" if name == "lava_dl" else name) is not None

@@ -907,3 +907,9 @@ def test_a_unit_that_is_no_scale_is_named(unit: object) -> None:
 def test_a_fraction_of_a_bit_is_named() -> None:
     with pytest.raises(ValueError, match="fraction: expected whole numbers"):
         fixed_point.quantise(HetSynParams([[0.5]], 0.5, reset_decay=None), fraction=1.5)  # type: ignore[arg-type]
+
+
+def test_the_lowest_mantissa_is_used() -> None:
+    """-128 is one of the 8 bits' values: a weight there must not cost the others a bit."""
+    fixed, _ = fixed_point.quantise(HetSynParams([[-4.0, 6 / 64]], 0.5, reset_decay=0.5), unit=1 / 64)
+    assert fixed.weight_exp == 1 and fixed.weight.tolist() == [[-128, 3]]

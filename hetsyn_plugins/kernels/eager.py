@@ -13,12 +13,12 @@ current I[T-1] starts a, and joins the last term of the two sums.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hetsyn_plugins.params import HetSynState
 from hetsyn_plugins.surrogate import Surrogate
@@ -41,6 +41,44 @@ class Terms(NamedTuple):
     bias: Tensor | None = None
 
 
+class NoSecondDerivative(torch.autograd.Function):
+    """Gradients as they are; differentiating them raises an error that names the op."""
+
+    @staticmethod
+    def forward(ctx: Any, op: str, *gradients: Tensor | None) -> Any:
+        ctx.op = op
+        return tuple(None if g is None else g.view_as(g) for g in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *owed: Tensor | None) -> Any:
+        raise RuntimeError(
+            f"{ctx.op}: its gradients cannot be differentiated again (a spike has no second "
+            "derivative): detach them, or call backward() and grad() without create_graph"
+        )
+
+
+def differentiable_once(op: str) -> Callable[[Any], Any]:
+    """For the backward of an autograd.Function: without autograd, and a second differentiation raises.
+
+    Torch's once_differentiable does not name the op, and where the incoming gradient is a constant (v.sum()), it lets
+    a second derivative be zero without a word.
+    """
+
+    def decorate(backward: Any) -> Any:
+        @functools.wraps(backward)
+        def wrapped(ctx: Any, *owed: Tensor | None) -> Any:
+            with torch.no_grad():
+                found = backward(ctx, *owed)
+            if not torch.is_grad_enabled():
+                return found
+            leaves = (None if g is None else g.detach().requires_grad_() for g in found)
+            return NoSecondDerivative.apply(op, *leaves)
+
+        return wrapped
+
+    return decorate
+
+
 class Spike(torch.autograd.Function):
     """z = 1 where d > 0, else 0; backward: the surrogate's derivative at (d, threshold)."""
 
@@ -51,7 +89,7 @@ class Spike(torch.autograd.Function):
         return (d > 0).to(d.dtype)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("HetSyn spike")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         d, threshold = ctx.saved_tensors
         return gradient * ctx.surrogate.derivative(d, threshold), None, None

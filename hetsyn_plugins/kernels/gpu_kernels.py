@@ -6,8 +6,8 @@ sums over tiles or rows are left to a second pass in torch. For a set of synapse
     I_ij[t] = r_ij I_ij[t-1] + w_ij s_j[t]       u_i  = sum_j I_ij
     c_ij[t] = r_ij c_ij[t+1] + w_ij g_i[t]       ds_j = sum_i c_ij        (the same scan, backwards, roles exchanged)
 
-No kernel reads a number that it writes: several warps hold a tensor of fewer numbers than threads, and one of them could
-otherwise load what another has stored already. Flags are constants to the compiler. Written for Triton 2.3 too:
+No kernel reads a number that it writes: several warps hold a tensor of fewer numbers than threads, and one of them
+could otherwise load what another has stored already. Flags are constants to the compiler. Written for Triton 2.3 too:
 reductions of 2-D tiles only, `tl.expand_dims`, and no annotations from __future__, which its interpreter does not
 understand.
 """
