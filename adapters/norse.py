@@ -24,7 +24,9 @@ from hetsyn_plugins.surrogate import NAMED, Foreign, Surrogate, resolve
 from hetsyn_plugins.trainable import (
     HALF,
     TrainableFields,
+    all_finite,
     check_tied,
+    checked_size,
     decay_from_stored,
     share_of,
     start_values,
@@ -82,6 +84,8 @@ FIELDS = {
     "i_reset": "reset",
     "i_adapt": "adaptation",
 }
+# whatever else the op's messages name
+CALLED = {**ARGUMENTS, "inputs": "input_tensor", **{f"state.{core}": f"state.{own}" for own, core in FIELDS.items()}}
 
 
 class NorseThreshold:
@@ -114,7 +118,7 @@ def surrogate_of(method: Any, alpha: float) -> Surrogate:
             names = ", ".join((*NAMED, *NORSE_METHODS))
             raise ValueError(f"method: expected one of {names}, got {method!r}")
         return Foreign(NorseThreshold(method, alpha))
-    return resolve(method)
+    return resolve(method, "method")
 
 
 class HetSynLIFParameters(TrainableFields):
@@ -271,23 +275,47 @@ def hetsyn_lif_step(
 
     input_weights (N, M); recurrent_weights (N, N) or None; state None: zeros. dt in seconds.
     """
-    p = HetSynLIFParameters() if p is None else p
+    kind = HetSynLIFState if recurrent_weights is None else HetSynLIFRecurrentState
+    p = _checked_p(p, ops.compute_dtype(input_weights) if isinstance(input_weights, Tensor) else None)
+    if p.initialisers:
+        names = ", ".join(ARGUMENTS[field] for field in p.initialisers)
+        raise ValueError(f"p: expected values, got an initialiser for {names}, which only a layer can draw from")
     fields = {**p.tensors(), **p.decays(dt), "weight": input_weights, "recurrent_weight": recurrent_weights}
     if recurrent_weights is None:
         fields["recurrent_decay"] = None
-    core = None if state is None else _to_core(state, fields)
-    after = ops.hetsyn_lif_step(input_tensor, **fields, state=core, surrogate=p.surrogate)
-    kind = HetSynLIFState if recurrent_weights is None else HetSynLIFRecurrentState
+    core = None if state is None else _to_core(state, kind, fields)
+    after = ops.hetsyn_lif_step(input_tensor, **fields, state=core, surrogate=p.surrogate, called=CALLED)
     found = _from_core(after, kind)
     return found.z.to(input_weights.dtype), found
 
 
-def _to_core(state: Any, fields: dict[str, Any]) -> HetSynState:
+def _checked_p(p: Any, dtype: torch.dtype | None) -> HetSynLIFParameters:
+    """The parameters given, or those of the paper in this dtype."""
+    if p is None:
+        return HetSynLIFParameters(dtype=dtype)
+    if not isinstance(p, HetSynLIFParameters):
+        raise ValueError(f"p: expected HetSynLIFParameters or None, got {type(p).__name__}")
+    return p
+
+
+def _to_core(state: Any, kind: Any, fields: dict[str, Any]) -> HetSynState:
+    """The state as the core has it; `fields` says which currents the layer has."""
+    if not isinstance(state, kind):
+        want, got = kind.__name__, type(state).__name__
+        raise ValueError(f"state: expected a {want} or None, got {got}; is it another layer's?")
     values = {FIELDS[name]: value for name, value in state._asdict().items()}
-    for name, owner in (("reset", "reset_decay"), ("adaptation", "adaptation_decay")):
-        if fields.get(owner) is None:
-            values.pop(name, None)
+    for name, owner in (("i_reset", "reset_decay"), ("i_adapt", "adaptation_decay")):
+        if fields.get(owner) is None and FIELDS[name] in values:
+            _check_unused(name, values.pop(FIELDS[name]))
     return HetSynState(**values)
+
+
+def _check_unused(name: str, current: Any) -> None:
+    """Raise ValueError for a current that this layer does not have; like all values, looked at on the CPU only."""
+    if not isinstance(current, Tensor):
+        raise ValueError(f"state.{name}: expected a torch tensor, got {type(current).__name__}")
+    if current.device.type == "cpu" and not torch.compiler.is_compiling() and current.any():
+        raise ValueError(f"state.{name}: expected zeros, the layer has no such current; is the state another layer's?")
 
 
 def _from_core(state: HetSynState, kind: Any) -> Any:
@@ -326,8 +354,9 @@ class _HetSynModule(nn.Module):
         if recurrent_weights is not None and not self.recurrent:
             raise ValueError("recurrent_weights: expected None for a layer without recurrence, got weights")
         ops.check_backend(backend)
-        p = HetSynLIFParameters(dtype=torch.float64 if dtype == torch.float64 else None) if p is None else p
-        self.input_size, self.hidden_size = int(input_size), int(hidden_size)
+        p = _checked_p(p, torch.float32 if dtype in HALF else dtype)
+        self.input_size = checked_size("input_size", input_size)
+        self.hidden_size = checked_size("hidden_size", hidden_size)
         self.dt, self.detach_reset, self.backend, self.check = float(dt), detach_reset, backend, check
         given: dict[str, Any] = {
             **{f: p.stored(f) for f in p.names if f not in DECAYS},
@@ -358,6 +387,8 @@ class _HetSynModule(nn.Module):
         kept = torch.float32 if wide in HALF else wide
         for field, value in given.items():  # p's own tensors follow the layer's dtype: they are start values
             if isinstance(value, Tensor) and field not in ("weight", "recurrent_weight"):
+                if value.dtype == torch.float64 != wide:
+                    raise ValueError(f"{ARGUMENTS[field]}: expected {kept} like the layer, got {value.dtype} in p")
                 given[field] = value.detach().to(kept if field in DECAYS else wide)
         values: dict[str, Any] = start_values(
             given,
@@ -391,6 +422,11 @@ class _HetSynModule(nn.Module):
         own = {"weight": self.input_weights, "recurrent_weight": self.recurrent_weights}
         return own[field] if field in own else self.p.stored(field)
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """As nn.Module's; weights with NaN or infinity are reported and not loaded (p does so for its own)."""
+        if all_finite(state_dict, prefix, ("input_weights", "recurrent_weights"), args[-1]):
+            super()._load_from_state_dict(state_dict, prefix, *args)
+
     def clamp_(self) -> None:
         """Project what an optimiser pushed out of range back onto it."""
         self.p.clamp_()
@@ -408,10 +444,8 @@ class _HetSynModule(nn.Module):
 
     def to_core(self, state: Any) -> HetSynState:
         """The state as the core has it."""
-        if not isinstance(state, self.state_class):
-            want, got = self.state_class.__name__, type(state).__name__
-            raise ValueError(f"state: expected a {want} or None, got {got}; is it another layer's?")
-        return _to_core(state, self.p.tensors())
+        own = {field: self.p.stored(field) for field in ("reset_decay", "adaptation_decay")}
+        return _to_core(state, self.state_class, own)
 
     def from_core(self, state: HetSynState) -> Any:
         """The core's state as this module has it."""
@@ -428,6 +462,7 @@ class _HetSynModule(nn.Module):
             surrogate=self.surrogate,
             detach_reset=self.detach_reset,
             check=bool(self.check),
+            called=CALLED,
         )
         out = after.spikes if self.spiking else after.v
         return out.to(ops.output_dtype(input_tensor, self.input_weights)), self.from_core(after)
@@ -437,7 +472,7 @@ class _HetSynModule(nn.Module):
         _check_rank(input_tensor, 3, self.input_size)
         core = None if state is None else self.to_core(state)
         fields = self.tensors()
-        options: dict[str, Any] = {"state": core, "backend": self.backend, "check": self.check}
+        options: dict[str, Any] = {"state": core, "backend": self.backend, "check": self.check, "called": CALLED}
         if not self.spiking:
             v, end = ops.hetsyn_li(input_tensor, fields["weight"], fields["decay"], bias=fields["bias"], **options)
             return None, v, self.from_core(end)
@@ -479,15 +514,16 @@ class _HetSynModule(nn.Module):
         if tie_reset:
             check_tied(params)
         n, m = params.weight.shape
+        dtype = getattr(torch, str(params.weight.dtype))
         p = HetSynLIFParameters(
             method=method,
             alpha=alpha,
             learn_reset=learn_reset,
             learn_threshold=learn_threshold,
             learn_adaptation=learn_adaptation,
+            dtype=dtype,
         )
         share = share_of(params) if share is None else share
-        dtype = getattr(torch, str(params.weight.dtype))
         module = cls(
             m, n, p, dt, share=share, tie_reset=tie_reset, dtype=dtype, parametrization=parametrization, **options
         )
@@ -505,10 +541,12 @@ def _dtype_of(given: dict[str, Any]) -> torch.dtype:
     weights = [v.dtype for v in (given["weight"], given["recurrent_weight"]) if isinstance(v, Tensor)]
     if torch.float64 in dtypes:
         return torch.float64
-    return weights[0] if weights else torch.get_default_dtype()
+    return weights[0] if weights and weights[0].is_floating_point else torch.get_default_dtype()
 
 
 def _check_rank(input_tensor: Tensor, rank: int, width: int) -> None:
+    if not isinstance(input_tensor, Tensor):
+        raise ValueError(f"input_tensor: expected a torch tensor, got {type(input_tensor).__name__}")
     if input_tensor.ndim != rank or input_tensor.shape[-1] != width:
         want = f"(B, {width}), one step" if rank == 2 else f"(T, B, {width}), a sequence"
         raise ValueError(f"input_tensor: expected shape {want}, got {tuple(input_tensor.shape)}")
@@ -533,13 +571,16 @@ class _Sequence(_HetSynModule):
         With record_states the state's fields have a leading T, step by step with the memory of the cells; the currents
         of synapses, i and i_rec, only with record_current (else they are the last ones).
         """
-        if self.record_states and len(input_tensor) > 0:
-            return self._recorded(input_tensor, state)
+        if self.record_states:
+            _check_rank(input_tensor, 3, self.input_size)
+            if len(input_tensor) > 0:
+                return self._recorded(input_tensor, state)
         z, v, end = self.sequence(input_tensor, state)
         return (v if z is None else z), end
 
     def _recorded(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
-        _check_rank(input_tensor, 3, self.input_size)
+        if self.check is None:  # as the fused sequence does; the steps look by themselves only where check=True
+            ops.check_inputs(input_tensor, "input_tensor")
         outs, states = [], []
         for x in input_tensor.unbind(0):
             out, state = self.step(x, state)
@@ -659,12 +700,9 @@ def build_layer(layer: HetSynLayer) -> Any:
         detach_reset=layer.detach_reset,
         learn_reset="reset_decay" in layer.learned,
         learn_threshold="threshold" in layer.learned,
-        learn_adaptation="adaptation_decay" in layer.learned,
+        learn_adaptation=not layer.learned.isdisjoint({"adaptation_decay", "adaptation_strength"}),
+        autapses=layer.autapses,
     )
-    for field in ("decay", "recurrent_decay"):
-        stored = built.stored(field)
-        if isinstance(stored, nn.Parameter) and field not in layer.learned and field not in built.p.tied:
-            stored.requires_grad_(False)
     return built
 
 
@@ -673,6 +711,11 @@ def container(layers: list[tuple[str, nn.Module]]) -> Any:
     return norse.torch.SequentialState(*(module for _, module in layers))
 
 
-def merge_stock(linear: nn.Linear, neuron: nn.Module) -> HetSynParams | None:
+def merge_stock(linear: nn.Linear, neuron: nn.Module) -> tuple[HetSynParams, frozenset[str], Surrogate] | None:
     """None: Norse's own neurons step by Euler, no HetSyn layer is exactly one of them."""
+    return None
+
+
+def why_not_plain(module: nn.Module) -> str | None:
+    """None: whatever a layer of ours can do, `network.HetSynLayer` can say."""
     return None

@@ -19,9 +19,17 @@ from torch import Tensor, nn
 
 from hetsyn_plugins import ops
 from hetsyn_plugins.network import HetSynLayer
-from hetsyn_plugins.params import HetSynParams, HetSynState
-from hetsyn_plugins.surrogate import resolve
-from hetsyn_plugins.trainable import HALF, TrainableFields, check_tied, share_of, start_values, to_hetsyn_params
+from hetsyn_plugins.params import HetSynParams, HetSynState, describe_values
+from hetsyn_plugins.surrogate import Arctan, NoGradient, Surrogate, resolve
+from hetsyn_plugins.trainable import (
+    HALF,
+    TrainableFields,
+    check_tied,
+    checked_size,
+    share_of,
+    start_values,
+    to_hetsyn_params,
+)
 
 NAMES = {
     "weight": "weight",
@@ -34,6 +42,7 @@ NAMES = {
     "adaptation_decay": "adaptation_decay",
     "adaptation_strength": "adaptation_strength",
 }
+CALLED = {**NAMES, "inputs": "input_"}  # what the core's arguments are called here, for its messages
 
 
 class HetSynLeaky(TrainableFields, SpikingNeuron):
@@ -54,6 +63,8 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
     beta         reset decay, () or (N,); with tie_reset it is the alpha tensor and the value given here is not used
     reset_mechanism  "subtract", or "none": it still spikes, and is not reset ("zero" has no meaning for currents)
     spiking      False: the leaky readout; spk is all zeros in tuples, init_hidden without output returns mem
+    graded_spikes_factor   () or (N,): what a spike is in the output; reset and recurrence see z = 1
+    surrogate_disable      no gradient through spikes
     share, parametrization, tie_reset, dt   see `hetsyn_plugins.trainable`
     detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
 
@@ -118,47 +129,42 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         if not reset_delay:
             raise ValueError("reset_delay: expected True, the neuron resets one step after its spike, got False")
         rec_weight, rec_alpha, learn_rec_alpha = _recurrent or (None, None, False)
+        n, m = checked_size("out_features", out_features), checked_size("in_features", in_features)
+        given = {
+            "weight": weight,
+            "decay": alpha,
+            "reset_decay": beta if spiking and reset_mechanism == "subtract" else None,
+            "threshold": threshold,
+            "bias": None if bias is False else [0.0] * n if bias is True else bias,
+            "recurrent_weight": rec_weight,
+            "recurrent_decay": rec_alpha,
+            "adaptation_decay": adaptation_decay,
+            "adaptation_strength": adaptation_strength,
+        }
+        start: dict[str, Any] = start_values(
+            given, sizes=(n, m), spiking=spiking, share=share, called=NAMES, dtype=dtype, device=device
+        )
         SpikingNeuron.__init__(
             self,
             threshold=1.0,
-            spike_grad=resolve(spike_grad),
+            spike_grad=resolve(spike_grad, "spike_grad"),
             surrogate_disable=False,
             init_hidden=init_hidden,
             inhibition=inhibition,
             reset_mechanism=reset_mechanism,
             state_quant=state_quant,
             output=output,
-            graded_spikes_factor=torch.as_tensor(graded_spikes_factor, dtype=dtype or torch.get_default_dtype()),
+            graded_spikes_factor=_start_factor(graded_spikes_factor, start["weight"]),
             learn_graded_spikes_factor=learn_graded_spikes_factor,
         )
         SpikingNeuron.instances.remove(self)  # a strong list would keep every layer ever made alive
         HetSynLeaky._own_instances.add(self)
         del self.threshold  # a field of ours
         self.set_options(share=share, parametrization=parametrization, tie_reset=tie_reset, dt=dt)
-        self.in_features, self.out_features, self.spiking = int(in_features), int(out_features), spiking
+        self.in_features, self.out_features, self.spiking = m, n, spiking
         self.surrogate, self.surrogate_disable = self.spike_grad, surrogate_disable
         self.detach_reset, self.backend, self.check = detach_reset, backend, check
         ops.check_backend(backend)
-        given = {
-            "weight": weight,
-            "decay": alpha,
-            "reset_decay": beta if spiking and reset_mechanism == "subtract" else None,
-            "threshold": threshold,
-            "bias": None if bias is False else [0.0] * self.out_features if bias is True else bias,
-            "recurrent_weight": rec_weight,
-            "recurrent_decay": rec_alpha,
-            "adaptation_decay": adaptation_decay,
-            "adaptation_strength": adaptation_strength,
-        }
-        values = start_values(
-            given,
-            sizes=(self.out_features, self.in_features),
-            spiking=spiking,
-            share=share,
-            called=NAMES,
-            dtype=dtype,
-            device=device,
-        )
         learn = {
             "decay": learn_alpha,
             "reset_decay": learn_beta,
@@ -167,8 +173,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             "adaptation_decay": learn_adaptation,
             "adaptation_strength": learn_adaptation,
         }
-        self.add_fields(values, learn)
-        self.graded_spikes_factor.data = self.graded_spikes_factor.data.to(self.weight)
+        self.add_fields(start, learn)
         self._clear()
 
     # ---- states: plain attributes, since buffers would be broadcast by DistributedDataParallel ----
@@ -194,9 +199,32 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         super().__setstate__(state)
         HetSynLeaky._own_instances.add(self)
 
+    @property
+    def reset_mechanism(self) -> str:
+        """ "subtract" or "none"; which fields the layer has depends on it, so it is fixed."""
+        return self._reset_mechanism
+
+    @reset_mechanism.setter
+    def reset_mechanism(self, value: str) -> None:
+        if value != self._reset_mechanism:
+            built = self._reset_mechanism
+            raise ValueError(f"reset_mechanism: expected {built!r}, as the layer was built, got {value!r}")
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._clear()
-        return super()._apply(fn, recurse)
+        before = self.weight.device, self.weight.dtype
+        super()._apply(fn, recurse)
+        if before != (self.weight.device, self.weight.dtype):
+            self._clear()
+        return self
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        errors: list[str] = args[-1]
+        try:
+            _check_factor(state_dict.get(f"{prefix}graded_spikes_factor"))
+        except ValueError as error:
+            errors.append(f"{prefix}{error}")
+        else:
+            super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reset_mem(self) -> Any:
         """Set the states to zeros of their present shape and return them, in the order of the outputs."""
@@ -229,6 +257,9 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         """See the class: one step or a whole sequence; states by position or by name."""
         if named:
             states = self._in_order(states, named)
+        if not isinstance(input_, Tensor):
+            hint = "; inside a Sequential every layer but the last needs init_hidden=True" * isinstance(input_, tuple)
+            raise ValueError(f"input_: expected a torch tensor, got {type(input_).__name__}{hint}")
         if input_.ndim not in (2, 3) or input_.shape[-1] != self.in_features:
             m = self.in_features
             raise ValueError(f"input_: expected shape (B, {m}) or (T, B, {m}), got {tuple(input_.shape)}")
@@ -236,19 +267,20 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             if any(s is not None for s in states):
                 raise TypeError("states should not be passed as arguments while `init_hidden=True`")
             states = self._hidden(input_)
+        x = self._cast(input_)
         before = self._before(input_, states)
         fields = self._fields()
         stepwise = self.inhibition or self.state_quant
         if input_.ndim == 2:
-            spk, after = self._step(input_, before, fields)
+            spk, after = self._step(x, before, fields)
             mem = after["mem"]
         elif stepwise or (input_.shape[0] == 0):
-            spk, mem, after = self._loop(input_, before, fields)
+            spk, mem, after = self._loop(x, before, fields)
         else:
-            spk, mem, after = self._sequence(input_, before, fields)
+            spk, mem, after = self._sequence(x, before, fields)
         spk = spk.to(input_.dtype if input_.dtype.is_floating_point else self.weight.dtype)
         if self.spiking:
-            spk = spk * self.graded_spikes_factor.to(spk.dtype)
+            spk = spk * self._factor(spk.dtype)
         after["spk"] = spk if spk.ndim == 2 or len(spk) == 0 else spk[-1]
         if self.init_hidden:
             last = mem if mem.ndim == 2 else mem[-1] if len(mem) else before["mem"]
@@ -276,6 +308,9 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
     def _before(self, input_: Tensor, states: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
         """States by name, zeros where none are given; a mixture, or one that does not fit, raises ValueError."""
         names, batch = self._states, input_.shape[-2]
+        for name, state in zip(names, states, strict=False):
+            if state is not None and not isinstance(state, Tensor):
+                raise ValueError(f"{name}: expected a torch tensor or None, got {type(state).__name__}")
         given = [s for s in states if s is not None and s.numel() > 0]
         if given and (len(given) != len(names) or len(states) != len(names)):
             raise ValueError(f"states: expected all of {', '.join(names)} or none, got {len(given)}")
@@ -306,7 +341,9 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         return tensors
 
     def _cast(self, input_: Tensor) -> Tensor:
-        expected = self.weight.dtype
+        expected, device = self.weight.dtype, self.weight.device
+        if input_.device != device:
+            raise ValueError(f"input_: expected on the layer's device, {device}, got {input_.device}")
         counts = input_.dtype in (torch.bool, torch.uint8)
         if not counts and input_.dtype != expected and not ops.autocast_enabled(input_.device):
             raise ValueError(f"input_: expected {expected} like the layer, or bool or uint8, got {input_.dtype}")
@@ -318,37 +355,45 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         """The core's state: z[t-1] fired from mem, or as it came out where spk is a state (recurrent layers)."""
         z = None
         if self.spiking:
-            factor = self.graded_spikes_factor.to(before["mem"].dtype)
-            theta = fields["threshold"]
-            z = before["spk"].to(factor.dtype) / factor if self.recurrent else self._fire_again(before["mem"], theta)
+            mem, theta = before["mem"], fields["threshold"]
+            z = self._ungraded(before["spk"], mem.dtype) if self.recurrent else self._fire_again(mem, theta)
         reset = None if fields["reset_decay"] is None else before["rst"]
         return HetSynState(before["syn"], before.get("rec"), reset, before.get("ada"), z, before["mem"])
 
-    def _fire(self, d: Tensor, theta: Tensor) -> Tensor:
-        spikes: Tensor = self.surrogate(d, theta)
-        return spikes.detach() if self.surrogate_disable else spikes
+    @property
+    def _used_surrogate(self) -> Surrogate:
+        return NoGradient() if self.surrogate_disable else self.surrogate
+
+    def _factor(self, dtype: torch.dtype) -> Tensor:
+        factor: Tensor = self.graded_spikes_factor
+        return (factor if isinstance(factor, nn.Parameter) else factor.clone()).to(dtype)  # see TrainableFields.tensor
+
+    def _ungraded(self, spk: Tensor, dtype: torch.dtype) -> Tensor:
+        """z[t-1] = 0 or 1 from the spk that came out, with the gradient of spk / factor, which half types round."""
+        z = spk.to(dtype) / self._factor(dtype)
+        return z + ((spk != 0).to(dtype) - z).detach()
 
     def _fire_again(self, mem: Tensor, theta: Tensor) -> Tensor:
         """z[t-1], from mem; where mem is a plain value (zeros, detached) so is z, and theta gets nothing through it."""
-        spikes = self._fire(mem - theta, theta)
+        spikes: Tensor = self._used_surrogate(mem - theta, theta)
         return spikes if mem.requires_grad else spikes.detach()
 
-    def _step(
-        self, input_: Tensor, before: dict[str, Tensor], fields: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _step(self, x: Tensor, before: dict[str, Tensor], fields: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         state = ops.hetsyn_lif_step(
-            self._cast(input_),
+            x,
             **fields,
             spiking=self.spiking,
             state=self._core_state(before, fields),
-            surrogate=self.surrogate,
+            surrogate=self._used_surrogate,
             detach_reset=self.detach_reset,
             check=bool(self.check),
             quantise=self.state_quant or None,
+            called=CALLED,
         )
         spk = torch.zeros_like(state.v) if state.spikes is None else state.spikes
-        if self.surrogate_disable:
-            spk = spk.detach()
+        if self.spiking and spk.requires_grad and not state.v.requires_grad:
+            # only theta is trained: mem must not look like a plain value to the next step's _fire_again
+            state = state._replace(v=state.v + 0 * fields["threshold"])
         if self.inhibition and self.spiking:
             winner = torch.zeros_like(spk).scatter_(1, (state.v - fields["threshold"]).argmax(1, keepdim=True), 1.0)
             spk = spk * winner
@@ -366,28 +411,31 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def _loop(
-        self, input_: Tensor, before: dict[str, Tensor], fields: dict[str, Any]
+        self, x: Tensor, before: dict[str, Tensor], fields: dict[str, Any]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """A sequence step by step: what quantised or inhibited layers need, and T = 0."""
+        if self.check is None:
+            ops.check_inputs(x, "input_")
         spks, mems, after = [], [], dict(before)
-        for x in input_.unbind(0):
-            spk, after = self._step(x, after, fields)
-            after["spk"] = spk * self.graded_spikes_factor.to(spk.dtype)
+        for x_t in x.unbind(0):
+            spk, after = self._step(x_t, after, fields)
+            after["spk"] = spk * self._factor(spk.dtype)
             spks.append(spk)
             mems.append(after["mem"])
         empty = before["mem"].new_zeros((0, *before["mem"].shape))
         return (torch.stack(spks), torch.stack(mems), after) if spks else (empty, empty.clone(), after)
 
     def _sequence(
-        self, input_: Tensor, before: dict[str, Tensor], fields: dict[str, Any]
+        self, x: Tensor, before: dict[str, Tensor], fields: dict[str, Any]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        x, state = self._cast(input_), self._core_state(before, fields)
-        options: dict[str, Any] = {"state": state, "backend": self.backend, "check": self.check}
+        state = self._core_state(before, fields)
+        options: dict[str, Any] = {"state": state, "backend": self.backend, "check": self.check, "called": CALLED}
         if not self.spiking:
             v, end = ops.hetsyn_li(x, fields["weight"], fields["decay"], bias=fields["bias"], **options)
             return torch.zeros_like(v), v, self._after(before, end)
-        spk, v, end = ops.hetsyn_lif(x, **fields, surrogate=self.surrogate, detach_reset=self.detach_reset, **options)
-        return (spk.detach() if self.surrogate_disable else spk), v, self._after(before, end)
+        options |= {"surrogate": self._used_surrogate, "detach_reset": self.detach_reset}
+        spk, v, end = ops.hetsyn_lif(x, **fields, **options)
+        return spk, v, self._after(before, end)
 
     # ---- parameters in and out ----
 
@@ -444,6 +492,22 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             f"{self.in_features}, {self.out_features}, share={self.share!r}{trained}, "
             f"reset_mechanism={self.reset_mechanism!r}, init_hidden={self.init_hidden}, output={self.output}{kind}"
         )
+
+
+def _start_factor(value: Any, weight: Tensor) -> Tensor:
+    """A graded_spikes_factor as a tensor of the layer's dtype and device, or ValueError."""
+    factor = torch.as_tensor(value).detach().to(weight, copy=True)
+    if tuple(factor.shape) not in ((), (1,), (len(weight),)):
+        expected = f"() or ({len(weight)},)"
+        raise ValueError(f"graded_spikes_factor: expected shape {expected}, got {tuple(factor.shape)}")
+    _check_factor(factor)
+    return factor
+
+
+def _check_factor(factor: Any) -> None:
+    """Raise ValueError for NaN and infinity, and for 0, which no spike can be told from."""
+    if isinstance(factor, Tensor) and not factor.is_meta and not (factor.isfinite() & (factor != 0)).all():
+        raise ValueError(f"graded_spikes_factor: expected finite values other than 0, got {describe_values(factor)}")
 
 
 class RHetSynLeaky(HetSynLeaky):
@@ -503,13 +567,17 @@ def _layer_check(net: nn.Module) -> None:
 
 
 def _final_layer_check(net: nn.Module) -> int:
-    last = list(net._modules.values())[-1] if net._modules else net
+    last = net
+    while last._modules and not isinstance(last, SpikingNeuron):
+        last = list(last.children())[-1]
     if not isinstance(last, HetSynLeaky):
         found: int = _originals["final"](net)
         return found
+    for option in ("init_hidden", "output"):
+        if not getattr(last, option):
+            expected = f"a last layer with {option}=True for snntorch.backprop"
+            raise ValueError(f"net: expected {expected}, got {option}=False")
     count = 1 + len(last._states) - last.recurrent
-    if not last.output and last.init_hidden:
-        raise ValueError("net: expected a last layer with output=True for snntorch.backprop, got output=False")
     if count > 4:
         raise ValueError(f"net: expected a last layer that returns 2 to 4 values (snntorch.backprop), got {count}")
     return count
@@ -534,7 +602,7 @@ def build_layer(layer: HetSynLayer) -> HetSynLeaky:
         learn_alpha="decay" in layer.learned,
         learn_beta="reset_decay" in layer.learned,
         learn_threshold="threshold" in layer.learned,
-        learn_adaptation="adaptation_decay" in layer.learned,
+        learn_adaptation=not layer.learned.isdisjoint({"adaptation_decay", "adaptation_strength"}),
         **recurrent,
     )
     return built
@@ -545,22 +613,55 @@ def container(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-def merge_stock(linear: nn.Linear, neuron: nn.Module) -> HetSynParams | None:
+def why_not_plain(module: Any) -> str | None:
+    """What of a HetSyn layer, or of a stock neuron, plain data has no place for; None where there is nothing."""
+    factor = module.graded_spikes_factor
+    found = {
+        "graded_spikes_factor": bool((factor != 1).any()) and factor.tolist(),
+        "learn_graded_spikes_factor": factor.requires_grad,
+        "inhibition": module.inhibition,
+        "state_quant": module.state_quant,
+        "surrogate_disable": module.surrogate_disable,
+    }
+    return ", ".join(f"{name} {value}" for name, value in found.items() if value) or None
+
+
+def merge_stock(linear: nn.Linear, neuron: nn.Module) -> tuple[HetSynParams, frozenset[str], Surrogate] | None:
     """The vanilla HetSyn layer that a Linear and a stock Leaky behind it are; None for any other neuron.
 
-    A bias becomes the weight of an always-on last line, since the neuron filters it.
+    With what of it is learned (core fields), and its surrogate. A bias becomes the weight of an always-on last line,
+    since the neuron filters it. A stock neuron's reset has no gradient: `detach_reset` trains alike.
     """
     if type(neuron) is not snntorch.Leaky:
         return None
-    if neuron.reset_mechanism == "zero" or not neuron.reset_delay or float(neuron.graded_spikes_factor) != 1.0:
-        raise ValueError(
-            "net: expected a snn.Leaky with reset_mechanism 'subtract' or 'none', reset_delay=True and "
-            "graded_spikes_factor=1, got "
-            f"{neuron.reset_mechanism!r}, {neuron.reset_delay}, {neuron.graded_spikes_factor}"
-        )
+    why_not = why_not_plain(neuron)
+    if neuron.reset_mechanism == "zero":
+        why_not = "reset_mechanism 'zero'"
+    elif not neuron.reset_delay:
+        why_not = "reset_delay False"
+    if why_not is not None:
+        raise ValueError(f"net: a snn.Leaky's {why_not} cannot be carried over")
+    if linear.bias is not None and linear.bias.requires_grad != linear.weight.requires_grad:
+        raise ValueError("net: a Linear in front of a snn.Leaky, expected weight and bias both learned or both not")
     weight = linear.weight if linear.bias is None else torch.cat([linear.weight, linear.bias[:, None]], 1)
+    weight = weight.float() if weight.dtype in HALF else weight
     n = len(weight)
     beta, theta = (t.detach().to(weight.dtype).flatten() for t in (neuron.beta.clamp(0, 1), neuron.threshold))
     decay, theta = (t.reshape(()) if t.numel() == 1 else t.expand(n) for t in (beta, theta))
     reset = None if neuron.reset_mechanism == "none" else decay
-    return HetSynParams(weight, decay, reset_decay=reset, threshold=theta)
+    learned = {
+        "weight": linear.weight.requires_grad,
+        "decay": neuron.beta.requires_grad,
+        "reset_decay": neuron.beta.requires_grad and reset is not None,
+        "threshold": neuron.threshold.requires_grad,
+    }
+    params = HetSynParams(weight, decay, reset_decay=reset, threshold=theta)
+    return params, frozenset(name for name, is_learned in learned.items() if is_learned), _surrogate_of(neuron)
+
+
+def _surrogate_of(neuron: Any) -> Surrogate:
+    """A stock neuron's surrogate; snnTorch's default, a function without a name, as ours, which files can hold."""
+    surrogate = resolve(neuron.spike_grad, "spike_grad")
+    d = torch.linspace(-4, 4, 81, dtype=torch.float64)
+    default = Arctan(2.0)
+    return default if torch.allclose(surrogate.derivative(d), default.derivative(d), rtol=1e-12) else surrogate

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +31,8 @@ OPTIONS = ("dt", "share", "parametrization", "tie_reset", "detach_reset")
 def save(net: Any, path: str | os.PathLike[str]) -> None:
     """Write a Network, or a net of any adapter that `convert` takes, to a file.
 
-    A foreign spike function is not written (it is code): a warning says so, and the default takes its place on load.
+    A spike function or surrogate that is not this package's is not written (it is code): a warning says so, and the
+    default takes its place on load.
     """
     network = net if isinstance(net, Network) else hetsyn_plugins.convert(net, to="reference")
     arrays: dict[str, Array] = {}
@@ -43,10 +44,12 @@ def save(net: Any, path: str | os.PathLike[str]) -> None:
         "architecture": json.dumps(architecture),
     }
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with temporary.open("xb") as new:
+        mode = os.stat(new.fileno()).st_mode  # as the umask has it: safetensors, like mkstemp, lets nobody else read
     try:
         save_file({k: np.array(a, order="C") for k, a in arrays.items()}, temporary, metadata)
+        os.chmod(temporary, mode)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -63,6 +66,8 @@ def load(path: str | os.PathLike[str], to: str = "reference", dt: float | None =
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"path: expected a checkpoint file, got {path}, which does not exist")
+    if not path.is_file():
+        raise ValueError(f"path: expected a checkpoint file, got {path}, which is no file")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -73,15 +78,15 @@ def load(path: str | os.PathLike[str], to: str = "reference", dt: float | None =
         raise ValueError(
             f"path: expected a checkpoint of hetsyn_plugins, got {path}, a safetensors file of another kind"
         )
-    if int(metadata["format_version"]) > FORMAT_VERSION:
+    version = metadata.get("format_version", "none")
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
         expected = f"format {FORMAT_VERSION} or earlier"
-        raise ValueError(
-            f"path: expected {expected}, got {metadata['format_version']} in {path}: update hetsyn_plugins"
-        )
+        raise ValueError(f"path: expected {expected}, got {version} in {path}: update hetsyn_plugins")
     try:
-        network = Network(
-            tuple(_layer(index, entry, arrays) for index, entry in enumerate(json.loads(metadata["architecture"])))
-        )
+        entries = json.loads(metadata["architecture"])
+        network = Network(tuple(_layer(index, entry, arrays) for index, entry in enumerate(entries)))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"path: expected an architecture in JSON, got {path}, where it is damaged: {error}") from error
     except (KeyError, TypeError) as error:
         raise ValueError(f"path: expected a complete checkpoint, got {path}, which lacks {error}") from error
     return hetsyn_plugins.convert(network, to=to, dt=dt)
@@ -95,26 +100,28 @@ def _describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, A
         arrays |= {f"{index}.{name}": array for name, array in found.items() if array is not None}
         arrays |= {f"{index}.stored.{name}": array for name, array in layer.stored.items()}
         entry |= {name: getattr(layer, name) for name in OPTIONS}
-        entry["learned"] = sorted(layer.learned)
+        entry |= {"learned": sorted(layer.learned), "autapses": layer.autapses}
         entry |= {"spiking": layer.params.spiking, "surrogate": _describe_surrogate(layer.surrogate)}
     elif isinstance(layer, Linear):
         arrays[f"{index}.weight"] = layer.weight
         if layer.bias is not None:
             arrays[f"{index}.bias"] = layer.bias
+        entry["learned"] = sorted(layer.learned)
     elif isinstance(layer, Dropout):
         entry["p"] = layer.p
     return entry
 
 
 def _describe_surrogate(surrogate: Surrogate) -> dict[str, Any] | None:
-    if isinstance(surrogate, Foreign):
+    if type(surrogate) not in NAMED.values():
+        code = surrogate.spike_grad if isinstance(surrogate, Foreign) else surrogate
         warnings.warn(
-            f"{surrogate.spike_grad!r} is code and is not written to the checkpoint; "
+            f"{code!r} is code and is not written to the checkpoint; "
             "a network loaded from it spikes alike, and trains on with the multi-Gaussian surrogate",
             stacklevel=4,
         )
         return None
-    return {"type": type(surrogate).__name__, **asdict(surrogate)}
+    return {"type": type(surrogate).__name__, **{name: float(value) for name, value in asdict(surrogate).items()}}
 
 
 def _layer(index: int, entry: dict[str, Any], arrays: dict[str, Array]) -> Layer:
@@ -128,10 +135,12 @@ def _layer(index: int, entry: dict[str, Any], arrays: dict[str, Array]) -> Layer
             surrogate=_surrogate(entry["surrogate"]),
             learned=frozenset(entry["learned"]),
             stored={key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)},
+            autapses=entry.get("autapses", True),  # the first files had neither this nor a Linear's `learned`
             **{option: entry[option] for option in OPTIONS},
         )
     if kind == "Linear":
-        return Linear(name, arrays[f"{index}.weight"], arrays.get(f"{index}.bias"))
+        learned = frozenset(entry.get("learned", Linear.learned))
+        return Linear(name, arrays[f"{index}.weight"], arrays.get(f"{index}.bias"), learned)
     if kind == "Dropout":
         return Dropout(name, entry["p"])
     if kind == "AlwaysOn":

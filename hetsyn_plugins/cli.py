@@ -1,12 +1,15 @@
-"""The command `hetsyn`: demo, verify and bench."""
+"""The command `hetsyn`: demo, verify, bench, export and simulate."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hetsyn_plugins
 
@@ -34,6 +37,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench.add_argument("--no-memory", action="store_true", help="times only")
     bench.add_argument("--no-scaling", action="store_true", help="the table only")
 
+    export = commands.add_parser("export", help="bring a checkpoint to integers and write it for a Loihi-style chip")
+    export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    export.add_argument("--clusters", type=int, metavar="K", help="let the synapses of a layer share K decays")
+    export.add_argument("--tolerance", type=float, metavar="X", help="as few decays as move v by less than this share")
+    export.add_argument("--form", choices=("cluster", "synapse"), help="an accumulator a decay, or one a synapse")
+    export.add_argument("--clip", action="store_true", help="take the nearest where a weight or tau does not fit")
+    export.add_argument(
+        "--data", help="try it on the test digits ('digits') or FILE.npz: inputs (T, B, M), labels (B,)"
+    )
+    export.add_argument("--samples", type=int, help="only so many of them")
+    export.add_argument("--allow-overflow", action="store_true", help="count states that leave their bits")
+    export.add_argument("-o", "--out", type=Path, required=True, metavar="NET")
+
+    simulate = commands.add_parser("simulate", help="run an exported network in integers, and in Lava beside it")
+    simulate.add_argument("net", type=Path, metavar="NET")
+    simulate.add_argument("--data", required=True, help="'digits' (the test set) or FILE.npz: inputs, maybe labels")
+    simulate.add_argument("--samples", type=int, help="only so many of them")
+    simulate.add_argument("--allow-overflow", action="store_true", help="let states wrap and clip, and count")
+    simulate.add_argument("--lava", action="store_true", help="also run it in Lava and compare every bin")
+    simulate.add_argument("--timeout", type=float, default=300, help="seconds that Lava may take in all")
+
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "demo":
@@ -44,8 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_demo(arguments.out, arguments.epochs, arguments.seed, arguments.samples)
         if arguments.command == "bench":
             return run_bench(arguments)
+        if arguments.command == "export":
+            return run_export(arguments)
+        if arguments.command == "simulate":
+            return run_simulate(arguments)
         return run_verify(arguments.backend, arguments.check)
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, OverflowError) as error:
         print(f"hetsyn {arguments.command}: {error}", file=sys.stderr)
         return 2
 
@@ -79,6 +107,118 @@ def run_bench(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
     names = [name for name in bench.SHAPES if arguments.shape is None or name in arguments.shape]
     return bench.main(names, arguments.runs, arguments.out, not arguments.no_memory, not arguments.no_scaling)
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """Export and print the report; what cannot be exported as asked is a wrong request."""
+    from hetsyn_plugins import deployment
+
+    inputs, labels = (None, None) if arguments.data is None else load_data(arguments.data, arguments.samples)
+    report = deployment.export(
+        arguments.checkpoint,
+        arguments.out,
+        clusters=arguments.clusters,
+        tolerance=arguments.tolerance,
+        form=arguments.form,
+        clip=arguments.clip,
+        calibration=inputs,
+        labels=labels,
+        allow_overflow=arguments.allow_overflow,
+    )
+    print(report)
+    return 0
+
+
+def run_simulate(arguments: argparse.Namespace) -> int:
+    """Run the integer core, print what it did, and compare Lava with it; 1 where a bin differs."""
+    from hetsyn_plugins import deployment, loihi
+
+    if arguments.lava:
+        from hetsyn_plugins.adapters.lava_dl import runtime
+
+        runtime.require_lava()  # before the integer core takes its time
+    network = loihi.read(arguments.net)
+    inputs, labels = load_data(arguments.data, arguments.samples)
+    steps, samples, _ = inputs.shape
+    start = time.perf_counter()
+    runs = network.run(inputs, allow_overflow=arguments.allow_overflow)
+    rate = steps * samples / (time.perf_counter() - start)
+    print(f"{arguments.net}: {len(runs)} layers, {samples:,} samples of {steps:,} steps")
+    for name, run in runs.items():
+        fired = "readout"
+        if run.spikes is not None:
+            total = run.spikes.sum()
+            fired = f"{total:,} spikes, {total / samples:,.1f} a sample, {run.spikes.mean():.2%} of neuron-steps"
+        print(f"{name:14} {fired}" + (f", {run.overflows:,} overflows" if run.overflows else ""))
+    if labels is not None:
+        right = deployment.decisions(runs[network.layers[-1].name]) == labels
+        print(f"{'accuracy':14} {right.mean():.1%}")
+    print(f"{'integer core':14} {rate:,.0f} steps/s, {samples:,} samples at a time")
+    return compare_with_lava(arguments, inputs, runs) if arguments.lava else 0
+
+
+def compare_with_lava(arguments: argparse.Namespace, inputs: Any, runs: dict[str, Any]) -> int:
+    """Run the file in Lava and compare every bin of every layer with the integer core's; 1 where any differs."""
+    from hetsyn_plugins.adapters.lava_dl import runtime
+
+    start = time.perf_counter()
+    try:
+        options = {"timeout": arguments.timeout, "allow_overflow": arguments.allow_overflow}
+        found = runtime.run_file(arguments.net, inputs, **options)
+    except runtime.LavaError as error:
+        print(f"{'Lava':14} FAILED: {error}")
+        return 1
+    rate = inputs.shape[0] * inputs.shape[1] / (time.perf_counter() - start)
+    outputs = {name: run.v if run.spikes is None else run.spikes for name, run in runs.items()}
+    wrong = {name: differing(found.get(name), output) for name, output in outputs.items()}
+    total, bins = sum(wrong.values()), sum(output.size for output in outputs.values())
+    print(f"{'Lava':14} {total:,} of {bins:,} bins differ, {rate:,.0f} steps/s, its start included")
+    for name, count in wrong.items():
+        if count:
+            print(f"{'FAILED':14} {name}: {count:,} of {outputs[name].size:,}")
+    return 1 if total else 0
+
+
+def differing(found: Any, wanted: Any) -> int:
+    """In how many bins an array differs from another; in all of them where it is missing or has another shape."""
+    if found is None or found.shape != wanted.shape:
+        return int(wanted.size)
+    return int((found != wanted).sum())
+
+
+def load_data(source: str, samples: int | None) -> tuple[Any, Any]:
+    """Inputs (T, B, M) and labels (B,) or None: of the test digits, or from a .npz file; the first so many samples."""
+    if samples is not None and samples < 1:
+        raise ValueError(f"--samples: expected at least 1, got {samples}")
+    if source == "digits":
+        from hetsyn_plugins.tasks import digits
+
+        data = digits.load()
+        return data.test_spikes[:, :samples], data.test_labels[:samples]
+    arrays = _arrays(Path(source))
+    inputs, labels = arrays.get("inputs"), arrays.get("labels")
+    if inputs is None or inputs.ndim != 3 or 0 in inputs.shape:
+        got = "none" if inputs is None else f"shape {inputs.shape}"
+        raise ValueError(f"--data: expected inputs (T, B, M) in {source}, none of them 0, got {got}")
+    if labels is not None and labels.shape != inputs.shape[1:2]:
+        raise ValueError(f"--data: expected labels of shape ({inputs.shape[1]},) in {source}, got {labels.shape}")
+    return inputs[:, :samples], None if labels is None else labels[:samples]
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    """The arrays of a .npz file by name."""
+    import numpy as np
+
+    if not path.is_file():
+        raise FileNotFoundError(f"--data: expected 'digits' or a .npz file, got {path}, which does not exist")
+    try:
+        with open(path, "rb") as file:  # np.load leaves a damaged one open
+            found = np.load(file)
+            if isinstance(found, np.lib.npyio.NpzFile):
+                return dict(found)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"--data: expected a whole .npz file of numbers, got {path}: {error}") from error
+    raise ValueError(f"--data: expected a .npz file with inputs and maybe labels, got {path}, a single array")
 
 
 def _known(option: str, wanted: list[str] | None, known: list[str]) -> None:

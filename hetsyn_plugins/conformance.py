@@ -673,12 +673,17 @@ def check_detached_reset(backend: Backend) -> Tally:
 
 @check
 def check_surrogates(backend: Backend) -> Tally:
-    """Every surrogate's derivative, with thresholds other than 1 (the triangular's width depends on it)."""
+    """Every surrogate's derivative, with thresholds other than 1 (the triangular's width depends on it).
+
+    Without recurrence too: a layer may then fire the spikes of its first state from v.
+    """
     tally = Tally()
     surrogates = (MultiGaussian(), Triangular(), Triangular(0.5, 2.0), Arctan(), FastSigmoid(5.0), Sigmoid(4.0))
     for surrogate in surrogates:
-        case = backend.draw(8, "recurrent", "graded", sizes=(20, 2, 5, 6), with_gradients=True, surrogate=surrogate)
-        compare(backend, replace(case, label=f"{surrogate}"), tally)
+        for kind in ("recurrent", "adaptation"):
+            options: dict[str, Any] = {"with_gradients": True, "surrogate": surrogate}
+            case = backend.draw(8, kind, "graded", sizes=(20, 2, 5, 6), **options)
+            compare(backend, replace(case, label=f"{surrogate}, {kind}"), tally)
     return tally
 
 

@@ -1,13 +1,14 @@
 """Carrying a network from one framework to another: framework -> plain data (`network.py`) -> framework.
 
-What an adapter adds to take part is three functions, `build_layer`, `container` and `merge_stock`; everything that is
-plain torch (Linear, Dropout, nesting) is handled here, once.
+What an adapter adds to take part is four functions, `build_layer`, `container`, `merge_stock` and `why_not_plain`;
+everything that is plain torch (Linear, Dropout, nesting) is handled here, once.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from hetsyn_plugins import network
 from hetsyn_plugins.network import Network
-from hetsyn_plugins.params import DECAYS, Array
+from hetsyn_plugins.params import ARRAYS, DECAYS, Array
 from hetsyn_plugins.trainable import HALF, TrainableFields
 
 TARGETS = ("reference", "snntorch", "norse")
@@ -46,7 +47,8 @@ def convert(net: Any, to: str, dt: float | None = None) -> Any:
     dt    step length in seconds for layers that have none; asked for where the target needs it
 
     The result takes (T, B, M) and spikes alike: equal in float64, within rounding in float32. It is new, on the CPU,
-    and keeps the dtype of the parameters, what is trained and how, and names where the container allows.
+    and keeps the dtype of the parameters (half ones become float32, which is exact), what is trained and how, and names
+    where the container allows.
     Raises ValueError for what cannot be carried over, naming it; ImportError where the framework is not installed.
     """
     if to not in TARGETS:
@@ -94,7 +96,8 @@ def _plain(name: str, module: nn.Module) -> network.Layer | None:
         return _hetsyn_layer(name, module)
     if isinstance(module, nn.Linear):
         bias = None if module.bias is None else _array(module.bias)
-        return network.Linear(name, _array(module.weight), bias)
+        learned = frozenset(field for field, tensor in module.named_parameters() if tensor.requires_grad)
+        return network.Linear(name, _array(module.weight), bias, learned)
     if isinstance(module, nn.Dropout):
         return network.Dropout(name, module.p)
     if isinstance(module, AlwaysOn):
@@ -108,8 +111,12 @@ def _plain(name: str, module: nn.Module) -> network.Layer | None:
 
 
 def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
-    fields: TrainableFields = module if isinstance(module, TrainableFields) else module.p
-    stored = {field: fields.stored(field) for field in fields.names if field not in fields.tied}
+    for cls in type(module).__mro__:  # the layer may be a user's subclass of an adapter's
+        why_not = getattr(sys.modules.get(cls.__module__), "why_not_plain", None)
+        if why_not is not None and (reason := why_not(module)) is not None:
+            raise ValueError(f"net: module {name!r}, a {type(module).__name__}, cannot be carried over: {reason}")
+    fields = _fields(module)
+    stored = {field: module.stored(field) for field in ARRAYS if field not in fields.tied}
     learned = {field for field, tensor in stored.items() if tensor is not None and tensor.requires_grad}
     trained = {} if fields.parametrization == "decay" else {f: stored[f] for f in DECAYS if stored.get(f) is not None}
     return network.HetSynLayer(
@@ -123,7 +130,14 @@ def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
         surrogate=module.surrogate,
         learned=frozenset(learned),
         stored={field: _array(tensor) for field, tensor in trained.items() if tensor is not None},
+        autapses=stored["recurrent_weight"] is None or getattr(module, "autapses", True),
     )
+
+
+def _fields(module: Any) -> TrainableFields:
+    """Where a HetSyn layer of any adapter keeps what it trains."""
+    fields: TrainableFields = module if isinstance(module, TrainableFields) else module.p
+    return fields
 
 
 def _merge_stock(pair: list[tuple[str, nn.Module]]) -> list[network.Layer]:
@@ -134,11 +148,20 @@ def _merge_stock(pair: list[tuple[str, nn.Module]]) -> list[network.Layer]:
     if framework not in TARGETS:
         return []
     (_, linear), (name, neuron) = pair
-    params = adapter(framework).merge_stock(linear, neuron)
-    if params is None:
+    merged = adapter(framework).merge_stock(linear, neuron)
+    if merged is None:
         return []
+    params, learned, surrogate = merged
     share = "neuron" if np.ndim(params.decay) else "layer"
-    layer = network.HetSynLayer(name, params, share=share, tie_reset=params.reset_decay is not None)
+    layer = network.HetSynLayer(
+        name,
+        params,
+        share=share,
+        tie_reset=params.reset_decay is not None,
+        detach_reset=True,  # the reset of stock leaky neurons has no gradient
+        surrogate=surrogate,
+        learned=learned,
+    )
     return [layer] if linear.bias is None else [network.AlwaysOn(f"{name}_always_on"), layer]
 
 
@@ -153,12 +176,7 @@ def _with_dt(plain: Network, dt: float | None) -> Network:
 
 def _build(layer: network.Layer, target: ModuleType) -> nn.Module:
     if isinstance(layer, network.HetSynLayer):
-        module: Any = target.build_layer(layer)
-        fields = module if isinstance(module, TrainableFields) else module.p
-        with torch.no_grad():
-            for field, array in layer.stored.items():
-                getattr(fields, fields.stored_name(field)).copy_(torch.tensor(np.array(array)))
-        return module
+        return _build_hetsyn(layer, target)
     if isinstance(layer, network.Linear):
         n, m = layer.weight.shape
         linear = nn.Linear(m, n, bias=layer.bias is not None, dtype=torch.tensor(np.array(layer.weight)).dtype)
@@ -166,8 +184,28 @@ def _build(layer: network.Layer, target: ModuleType) -> nn.Module:
             linear.weight.copy_(torch.tensor(np.array(layer.weight)))
             if layer.bias is not None:
                 linear.bias.copy_(torch.tensor(np.array(layer.bias)))
+        for field, tensor in linear.named_parameters():
+            tensor.requires_grad_(field in layer.learned)
         return linear
     return nn.Dropout(layer.p) if isinstance(layer, network.Dropout) else AlwaysOn()
+
+
+def _build_hetsyn(layer: network.HetSynLayer, target: ModuleType) -> nn.Module:
+    module: Any = target.build_layer(layer)
+    if not layer.autapses and getattr(module, "autapses", True):
+        raise ValueError(
+            f"net: layer {layer.name!r} has autapses=False, which a {type(module).__name__} has no option for; "
+            "dataclasses.replace(layer, autapses=True) in the Network of to='reference' lets the diagonal train"
+        )
+    fields = _fields(module)
+    with torch.no_grad():
+        for field, array in layer.stored.items():
+            getattr(fields, fields.stored_name(field)).copy_(torch.tensor(np.array(array)))
+    for field in ARRAYS:
+        stored = None if field in fields.tied else module.stored(field)
+        if isinstance(stored, nn.Parameter):
+            stored.requires_grad_(field in layer.learned)
+    return module
 
 
 def _array(tensor: Tensor) -> Array:

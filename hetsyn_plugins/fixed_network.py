@@ -110,15 +110,23 @@ def quantise(
     units  layer name -> unit, as training used it (`finetune.py`); a layer without one gets the unit that fits it best
 
     Dropout does nothing here; an AlwaysOn is taken into the layer behind it. A Linear has no place on such a chip
-    (its output is not spikes) and raises ValueError, as does an AlwaysOn with no HetSyn layer behind it.
+    (its output is not spikes) and raises ValueError, as do an AlwaysOn with no HetSyn layer behind it and a unit of no
+    layer.
     """
+    units = units or {}
+    names = [layer.name for layer in network.layers if isinstance(layer, HetSynLayer)]
+    if strangers := set(units) - set(names):
+        raise ValueError(f"units: expected names of layers ({', '.join(names)}), got {', '.join(sorted(strangers))}")
     layers: list[FixedLayer] = []
     reports: dict[str, Rounding] = {}
     always_on = False
     for layer in network.layers:
         if isinstance(layer, HetSynLayer):
-            unit = (units or {}).get(layer.name)
-            fixed, reports[layer.name] = fixed_point.quantise(layer.params, form=form, clip=clip, unit=unit)
+            unit = units.get(layer.name)
+            try:
+                fixed, reports[layer.name] = fixed_point.quantise(layer.params, form=form, clip=clip, unit=unit)
+            except ValueError as error:
+                raise ValueError(f"layer {layer.name!r}: {error}") from error
             layers.append(FixedLayer(layer.name, fixed, always_on))
             always_on = False
         elif isinstance(layer, AlwaysOn) and not always_on:

@@ -363,16 +363,31 @@ def run(
     Raises ValueError for inputs or a state that do not fit, FixedPointOverflow where a state leaves its bits, unless
     `allow_overflow`: then currents wrap and v clips, as on the chip, and `overflows` counts.
     """
-    p, x = params, _whole(inputs)
-    check_inputs_shape(x, p.weight)
+    x = whole_numbers(inputs)
+    check_inputs_shape(x, params.weight)
     steps, batch, _ = x.shape
-    s = zero_state(p, batch) if state is None else _fitting(p, state, batch)
-    watch = _Watch(p, name, allow_overflow)
-    synapses = _Accumulators(p) if p.form == "cluster" else _Synapses(p)
-    v = np.zeros((steps, batch, len(p.weight)), np.int64)
+    neurons = Neurons(params, name, allow_overflow)
+    s = zero_state(params, batch) if state is None else fitting_state(params, state, batch)
+    v = np.zeros((steps, batch, len(params.weight)), np.int64)
     spikes = np.zeros_like(v)
-    for t, drive in enumerate(synapses.drives(x)):
-        current, recurrent = synapses.step(s, drive, watch, t)
+    for t, drive in enumerate(neurons.synapses.drives(x)):
+        s, v[t] = neurons.step(s, drive, t)
+        spikes[t] = 0 if s.spikes is None else s.spikes
+    return FixedRun(spikes if params.spiking else None, v, s, neurons.watch.overflows, neurons.watch.peak)
+
+
+class Neurons:
+    """A layer made ready to run: its synapses in the form that it has, and a watch over its bits."""
+
+    def __init__(self, params: FixedParams, name: str = "", allow_overflow: bool = False) -> None:
+        self.params = params
+        self.synapses = Accumulators(params) if params.form == "cluster" else Synapses(params)
+        self.watch = Watch(params, name, allow_overflow)
+
+    def step(self, s: FixedState, drive: Integers, t: int) -> tuple[FixedState, Integers]:
+        """Step t: what the inputs add (`synapses.drive`) and the state before give the state after, and v (B, N)."""
+        p, watch = self.params, self.watch
+        current, recurrent = self.synapses.step(s, drive, watch, t)
         total = current.sum(-1) if recurrent is None else current.sum(-1) + recurrent.sum(-1)
         reset = adaptation = None
         if p.reset_decay is not None:
@@ -383,13 +398,12 @@ def run(
             kick = p.adaptation_strength * s.spikes
             adaptation = watch.wrap(decayed(s.adaptation, p.adaptation_decay) + kick, "adaptation current", t)
             total = total - adaptation
-        v[t] = watch.clip(total if p.bias is None else total + p.bias, t)
-        spikes[t] = v[t] > (p.threshold << p.fraction)
-        s = FixedState(current, recurrent, reset, adaptation, spikes[t] if p.spiking else None)
-    return FixedRun(spikes if p.spiking else None, v, s, watch.overflows, watch.peak)
+        v = watch.clip(total if p.bias is None else total + p.bias, t)
+        spikes = (v > (p.threshold << p.fraction)).astype(np.int64) if p.spiking else None
+        return FixedState(current, recurrent, reset, adaptation, spikes), v
 
 
-class _Accumulators:
+class Accumulators:
     """The cluster form: one current for each decay word of a neuron, (B, N, K)."""
 
     def __init__(self, p: FixedParams) -> None:
@@ -409,23 +423,33 @@ class _Accumulators:
         out[line, neuron, np.searchsorted(self.words, decay)] = weight
         return out.reshape(lines, -1)
 
+    def drive(self, x: Integers) -> Integers:
+        """What inputs (B, M) of one step add, (B, N, K)."""
+        return self._sums(x, self.weight)
+
+    def _sums(self, x: Integers, weight: NDArray[np.float64]) -> Integers:
+        """Of a single row only the lines that are not silent are read: few are, in most steps."""
+        active = np.flatnonzero(x[0]) if len(x) == 1 else slice(None)
+        added = x[:, active].astype(np.float64) @ weight[active]
+        out: Integers = added.astype(np.int64).reshape(len(x), -1, len(self.words)) << self.fraction
+        return out
+
     def drives(self, x: Integers) -> Any:
-        """What the inputs of each step add, (B, N, K), many steps at a time."""
+        """The same of each step of (T, B, M), many steps at a time."""
         steps, batch, _ = x.shape
         at_once = max(1, CHUNK // (batch * self.weight.shape[1]))
         for t in range(0, steps, at_once):
             part = x[t : t + at_once].astype(np.float64) @ self.weight
             yield from part.astype(np.int64).reshape(len(part), batch, -1, len(self.words)) << self.fraction
 
-    def step(self, s: FixedState, drive: Integers, watch: _Watch, t: int) -> tuple[Integers, None]:
+    def step(self, s: FixedState, drive: Integers, watch: Watch, t: int) -> tuple[Integers, None]:
         u = decayed(s.current, self.words) + drive
         if self.loop is not None:
-            fed_back = (s.spikes.astype(np.float64) @ self.loop).astype(np.int64)
-            u += fed_back.reshape(drive.shape) << self.fraction
+            u += self._sums(s.spikes, self.loop)
         return watch.wrap(u, "synaptic current", t), None
 
 
-class _Synapses:
+class Synapses:
     """The synapse form: one current for each synapse, (B, N, M) and (B, N, N)."""
 
     def __init__(self, p: FixedParams) -> None:
@@ -433,11 +457,16 @@ class _Synapses:
         self.weight = p.weight << (p.weight_exp + p.fraction)
         self.loop = None if p.recurrent_weight is None else p.recurrent_weight << (p.recurrent_exp + p.fraction)
 
-    def drives(self, x: Integers) -> Any:
-        for x_t in x:
-            yield self.weight * x_t[:, None, :]
+    def drive(self, x: Integers) -> Integers:
+        """What inputs (B, M) of one step add, (B, N, M)."""
+        out: Integers = self.weight * x[:, None, :]
+        return out
 
-    def step(self, s: FixedState, drive: Integers, watch: _Watch, t: int) -> tuple[Integers, Integers | None]:
+    def drives(self, x: Integers) -> Any:
+        """The same of each step of (T, B, M)."""
+        return map(self.drive, x)
+
+    def step(self, s: FixedState, drive: Integers, watch: Watch, t: int) -> tuple[Integers, Integers | None]:
         current = watch.wrap(decayed(s.current, self.p.decay) + drive, "synaptic current", t)
         if self.loop is None:
             return current, None
@@ -445,7 +474,7 @@ class _Synapses:
         return current, watch.wrap(fed_back, "recurrent synaptic current", t)
 
 
-class _Watch:
+class Watch:
     """Wraps, clips, and tells of what did not fit."""
 
     def __init__(self, p: FixedParams, name: str, allow: bool) -> None:
@@ -476,7 +505,8 @@ class _Watch:
         return True
 
 
-def _whole(inputs: ArrayLike) -> Integers:
+def whole_numbers(inputs: ArrayLike) -> Integers:
+    """Inputs as int64, or ValueError where they are not whole, or larger than a graded spike can be."""
     x = np.asarray(inputs)
     if x.dtype.kind == "f" and not (x == np.rint(x)).all():
         raise ValueError("inputs: expected whole numbers (spikes, counts, graded spikes), got fractions or NaN")
@@ -488,7 +518,7 @@ def _whole(inputs: ArrayLike) -> Integers:
     return x.astype(np.int64)
 
 
-def _fitting(p: FixedParams, state: FixedState, batch: int) -> FixedState:
+def fitting_state(p: FixedParams, state: FixedState, batch: int) -> FixedState:
     """The state as int64, or ValueError where it is another layer's or batch's."""
     if not isinstance(state, FixedState):
         raise ValueError(f"state: expected a FixedState or None, got {type(state).__name__}")
@@ -514,7 +544,7 @@ def truncation_bound(params: FixedParams, steps: int) -> NDArray[np.float64]:
         return np.where(inside, (1 - r**steps) / np.where(inside, 1 - r, 1.0), 0.0)
 
     if p.form == "cluster":
-        used = _Accumulators(p)
+        used = Accumulators(p)
         present = used.weight.any(0) if used.loop is None else used.weight.any(0) | used.loop.any(0)
         total = (present.reshape(len(p.weight), -1) * lost(used.words)).sum(1)
     else:

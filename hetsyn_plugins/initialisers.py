@@ -81,7 +81,7 @@ class NormalTau:
 
     def __call__(self, shape: tuple[int, ...], generator: Any = None) -> Array:
         source = generator if self.generator is None else self.generator
-        tau = self.mean + self.sd * _draw("normal", shape, source)
+        tau = np.array(self.mean + self.sd * _draw("normal", shape, source))  # an array, to write to, for () too
         while (bad := tau <= 0).any():  # mean > 0, so at least every second draw is good
             tau[bad] = self.mean + self.sd * _draw("normal", (int(bad.sum()),), source)
         return tau_to_decay(tau, self.dt)

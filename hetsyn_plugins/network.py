@@ -23,6 +23,7 @@ class HetSynLayer:
 
     dt        step length in seconds; None where nobody has spoken of seconds yet
     learned   the core fields that are trained
+    autapses  False: no neuron has a synapse to itself, in training neither: the diagonal of recurrent_weight is zero
     stored    core field -> the tensor that is trained, where that is tau or log tau: kept so that nothing is rounded
     others    as the layers of the adapters take them (`trainable.py`)
     """
@@ -37,6 +38,12 @@ class HetSynLayer:
     surrogate: Surrogate = field(default_factory=MultiGaussian)
     learned: frozenset[str] = frozenset({"weight", "decay", "recurrent_weight", "recurrent_decay", "bias"})
     stored: Mapping[str, Array] = field(default_factory=dict)
+    autapses: bool = True
+
+    def __post_init__(self) -> None:
+        recurrent = self.params.recurrent_weight
+        if not self.autapses and recurrent is not None and np.diagonal(recurrent).any():
+            raise ValueError(f"layer {self.name!r}: expected a zero diagonal with autapses=False, got weights there")
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -47,11 +54,12 @@ class HetSynLayer:
 
 @dataclass(frozen=True)
 class Linear:
-    """y = W x + b at every step: weight (N, M), bias (N,) or None."""
+    """y = W x + b at every step: weight (N, M), bias (N,) or None; `learned` says which of the two are trained."""
 
     name: str
     weight: Array
     bias: Array | None = None
+    learned: frozenset[str] = frozenset({"weight", "bias"})
 
     @property
     def widths(self) -> tuple[int, int]:

@@ -13,17 +13,16 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from hetsyn_plugins.kernels import eager
-from hetsyn_plugins.kernels.eager import Terms
+from hetsyn_plugins.kernels.eager import Terms, differentiable_once
 from hetsyn_plugins.kernels.threads import check_fork
 from hetsyn_plugins.params import (
     ARRAYS,
@@ -138,6 +137,7 @@ def hetsyn_lif(
     detach_reset: bool = False,
     backend: str = "auto",
     check: bool | None = None,
+    called: Mapping[str, str] | None = None,
 ) -> tuple[Tensor, Tensor, HetSynState]:
     """A HetSynLIF layer over a sequence (Deng et al. 2025, Eqs. 2 to 5; equations in `reference.py`).
 
@@ -149,6 +149,7 @@ def hetsyn_lif(
     backend       "auto", "eager", "cpu" or "gpu" (`choose_backend` tells what "auto" takes, and why)
     check         look for NaN and infinity in inputs and for values out of range in parameters;
                   None: on the CPU
+    called        what the caller's own arguments are called, for messages: "inputs", "state.reset", ... -> name
 
     Returns spikes (T, B, N), v (T, B, N) and the state after the last step, all differentiable once.
     Raises ValueError naming the argument, what was expected and what came.
@@ -164,7 +165,7 @@ def hetsyn_lif(
         "adaptation_strength": adaptation_strength,
         "bias": bias,
     }
-    spikes, v, state = _run(inputs, given, True, state, resolve(surrogate), detach_reset, backend, check)
+    spikes, v, state = _run(inputs, given, True, state, resolve(surrogate), detach_reset, backend, check, called)
     assert spikes is not None  # only the readout has none
     return spikes, v, state
 
@@ -179,13 +180,14 @@ def hetsyn_li(
     state: HetSynState | None = None,
     backend: str = "auto",
     check: bool | None = None,
+    called: Mapping[str, str] | None = None,
 ) -> tuple[Tensor, HetSynState]:
     """The leaky readout over a sequence: v[t] = sum_j I_ij[t] + b_i, no spike, no reset.
 
     Arguments as in `hetsyn_lif`. Returns v (T, B, N) and the state after the last step.
     """
     given = {**dict.fromkeys(ARRAYS), "weight": weight, "decay": decay, "threshold": 1.0, "bias": bias}
-    _, v, state = _run(inputs, given, False, state, resolve(None), False, backend, check)
+    _, v, state = _run(inputs, given, False, state, resolve(None), False, backend, check, called)
     return v, state
 
 
@@ -207,6 +209,7 @@ def hetsyn_lif_step(
     detach_reset: bool = False,
     check: bool | None = False,
     quantise: Callable[[Tensor], Tensor] | None = None,
+    called: Mapping[str, str] | None = None,
 ) -> HetSynState:
     """One step in native torch: inputs (B, M) and the state before it (None: zeros) give the state after it.
 
@@ -226,10 +229,7 @@ def hetsyn_lif_step(
         "adaptation_strength": adaptation_strength,
         "bias": bias,
     }
-    if inputs.ndim != 2:
-        expected = (f"(B, {weight.shape[-1]})", tuple(inputs.shape))
-        raise ValueError("inputs: expected shape {}, one step, got {}".format(*expected))
-    x, terms, start = prepare(inputs[None], given, spiking, state, check)
+    x, terms, start = prepare(inputs, given, spiking, state, check, called, one_step=True)
     with torch.autocast(x.device.type, enabled=False):
         return eager.step(x[0], start, terms, resolve(surrogate), detach_reset, quantise)
 
@@ -243,9 +243,10 @@ def _run(
     detach_reset: bool,
     backend: str,
     check: bool | None,
+    called: Mapping[str, str] | None,
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
     check_fork()
-    x, terms, start = prepare(inputs, given, spiking, state, check)
+    x, terms, start = prepare(inputs, given, spiking, state, check, called)
     kernel = _kernel(backend, inputs, given["weight"])
     spikes, v, end = _sequence(kernel, x, terms, start, surrogate, detach_reset)
     out = output_dtype(inputs, given["weight"])
@@ -267,9 +268,35 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
 
 
 def prepare(
-    inputs: Tensor, given: dict[str, Any], spiking: bool, state: HetSynState | None, check: bool | None
+    inputs: Tensor,
+    given: dict[str, Any],
+    spiking: bool,
+    state: HetSynState | None,
+    check: bool | None,
+    called: Mapping[str, str] | None = None,
+    one_step: bool = False,
 ) -> tuple[Tensor, Terms, HetSynState]:
-    """Check all arguments of a call; return inputs, expanded terms and first state in one dtype."""
+    """Check all arguments of a call; return inputs (T, B, M), expanded terms and first state in one dtype.
+
+    one_step  the inputs given are (B, M): T = 1;  `called` as in `hetsyn_lif`
+    """
+    try:
+        return _prepare(inputs, given, spiking, state, check, one_step)
+    except ValueError as error:
+        name, colon, rest = str(error).partition(":")
+        if called is None or name not in called:
+            raise
+        raise ValueError(f"{called[name]}{colon}{rest}") from None
+
+
+def _prepare(
+    inputs: Tensor,
+    given: dict[str, Any],
+    spiking: bool,
+    state: HetSynState | None,
+    check: bool | None,
+    one_step: bool,
+) -> tuple[Tensor, Terms, HetSynState]:
     weight = given["weight"]
     for name, value in (("inputs", inputs), ("weight", weight)):
         if not isinstance(value, Tensor):
@@ -279,6 +306,10 @@ def prepare(
     dtype, autocast = compute_dtype(weight), autocast_enabled(weight.device)
     tensors = {name: _as_tensor(name, value, weight, dtype, autocast) for name, value in given.items()}
     check_fields(tensors, spiking)
+    if one_step:
+        if inputs.ndim != 2 or inputs.shape[1] != weight.shape[1]:
+            raise ValueError(f"inputs: expected shape (B, {weight.shape[1]}), one step, got {tuple(inputs.shape)}")
+        inputs = inputs[None]
     check_inputs_shape(inputs, weight)
     x = _cast_inputs(inputs, weight, dtype, autocast)
     shapes = state_shapes(tensors, spiking, inputs.shape[1])
@@ -287,11 +318,10 @@ def prepare(
             **{k: None if s is None else weight.new_zeros((), dtype=dtype).expand(s) for k, s in shapes.items()}
         )
     else:
-        check_state(state, shapes)
-        _check_state_tensors(state, weight, dtype)
+        _check_state_tensors(state, shapes, weight, dtype)
     if check or (check is None and weight.device.type == "cpu"):
         check_values({name: None if t is None else _plain(t) for name, t in tensors.items()})
-        _check_finite(x)
+        _check_finite(x, "inputs")
     if not spiking:
         tensors["threshold"] = None
     full = {k: None if t is None else expand(k, t, full_shape(k, weight)).to(dtype) for k, t in tensors.items()}
@@ -304,7 +334,16 @@ def _plain(t: Tensor) -> Any:
     return t if t.device.type != "cpu" else (t.float() if t.dtype in HALF else t).numpy()
 
 
-def _check_finite(x: Tensor) -> None:
+def check_inputs(x: Tensor, name: str = "inputs") -> None:
+    """Raise ValueError for NaN or infinity in a whole sequence on the CPU: for layers that then go step by step.
+
+    As for a sequence with check=None, nothing is looked at on other devices, nor under torch.compile.
+    """
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_finite(x.detach(), name)
+
+
+def _check_finite(x: Tensor, name: str) -> None:
     """Raise ValueError for NaN or infinity: one of them makes the sum so, which is one pass and no copy."""
     plain = _plain(x)
     with np.errstate(all="ignore"):
@@ -312,7 +351,7 @@ def _check_finite(x: Tensor) -> None:
             return
     wrong = int((~torch.isfinite(x)).sum())
     if wrong:
-        raise ValueError(f"inputs: expected finite values, got {wrong} NaN or infinite")
+        raise ValueError(f"{name}: expected finite values, got {wrong} NaN or infinite")
 
 
 def _autocast_takes_a_device() -> bool:
@@ -341,7 +380,11 @@ def _as_tensor(name: str, value: Any, weight: Tensor, dtype: torch.dtype, autoca
     if value is None:
         return None
     if not isinstance(value, Tensor):
-        return torch.tensor(value, dtype=dtype, device=weight.device)
+        try:
+            return torch.tensor(value, dtype=dtype, device=weight.device)
+        except (TypeError, ValueError, RuntimeError):
+            hint = ": draw from an initialiser once, with its shape" if callable(value) else ""
+            raise ValueError(f"{name}: expected a number or a torch tensor, got {type(value).__name__}{hint}") from None
     if value.device != weight.device:
         raise ValueError(f"{name}: expected on the weight's device, {weight.device}, got {value.device}")
     allowed = {dtype} if name in DECAYS else {dtype, weight.dtype}
@@ -360,7 +403,12 @@ def _cast_inputs(inputs: Tensor, weight: Tensor, dtype: torch.dtype, autocast: b
     return inputs.to(dtype)
 
 
-def _check_state_tensors(state: HetSynState, weight: Tensor, dtype: torch.dtype) -> None:
+def _check_state_tensors(state: Any, shapes: dict[str, Any], weight: Tensor, dtype: torch.dtype) -> None:
+    if isinstance(state, HetSynState):
+        for name, value in state._asdict().items():
+            if value is not None and not isinstance(value, Tensor):
+                raise ValueError(f"state.{name}: expected a torch tensor, got {type(value).__name__}")
+    check_state(state, shapes)
     for name, value in state._asdict().items():
         if value is not None and (value.dtype != dtype or value.device != weight.device):
             came = f"{value.dtype} on {value.device}"
@@ -397,7 +445,7 @@ class Sequence(torch.autograd.Function):
         return spikes, v, *end[:4]
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("hetsyn_lif / hetsyn_li")
     def backward(ctx: Any, owed_spikes: Tensor | None, owed_v: Tensor | None, *owed: Tensor | None) -> Any:
         inputs, v, *rest = ctx.saved_tensors
         cut = len(Terms._fields)

@@ -175,6 +175,20 @@ def lava_dl(shape: Shape) -> Step:
     return lambda: block(x).sum().backward()
 
 
+def ours_in_slayer(shape: Shape, quantised: bool = False) -> Step:
+    """The same of `slayer.block.hetsyn`, in floats or with the chip's integers in the forward pass."""
+    import lava.lib.dl.slayer  # noqa: F401  the ImportError that says what is missing
+
+    from hetsyn_plugins.adapters.lava_dl.slayer import Dense, Recurrent
+
+    if shape.device != "cpu":
+        raise ImportError("measured on the CPU only, beside lava-dl")
+    kind = Recurrent if shape.recurrent else Dense
+    block = kind({"threshold": 1.0, "reset_decay": 0.9}, shape.inputs, shape.neurons, quantised=quantised)
+    x = shape.spikes().detach().permute(1, 2, 0).contiguous().requires_grad_(shape.input_gradients)
+    return lambda: block(x).sum().backward()
+
+
 def spikingjelly(shape: Shape) -> Step:
     """A Linear and a multi-step ParametricLIF (its CuPy or Triton kernel on a GPU); no recurrent one to compare."""
     from spikingjelly.activation_based import layer, neuron
@@ -198,5 +212,7 @@ PEERS: dict[str, Callable[[Shape], Step]] = {
     "snnTorch": snntorch,
     "Norse": norse,
     "lava-dl": lava_dl,
+    "ours in slayer": ours_in_slayer,
+    "... integers": lambda shape: ours_in_slayer(shape, quantised=True),
     "SpikingJelly": spikingjelly,
 }

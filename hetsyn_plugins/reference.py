@@ -46,10 +46,10 @@ def step(params: HetSynParams, inputs: ArrayLike, state: HetSynState | None = No
     if x.ndim != 2:
         raise ValueError(f"inputs: expected shape (B, {params.weight.shape[1]}), got {x.shape}")
     start = _checked_state(params, state, len(x))
-    return _advance(params.astype(np.float64).expanded(), _checked_inputs(params, x[None])[0], start)
+    return advance(params.astype(np.float64).expanded(), _checked_inputs(params, x[None])[0], start)
 
 
-def _advance(p: HetSynParams, x: Array, state: HetSynState) -> HetSynState:
+def advance(p: HetSynParams, x: Array, state: HetSynState) -> HetSynState:
     """The equations above for expanded float64 parameters and inputs (B, M) that were checked."""
     current = p.decay * state.current + p.weight * x[:, None, :]
     v = current.sum(-1)
@@ -98,7 +98,7 @@ def trajectory(
     p = params.astype(np.float64).expanded()
     states = [_checked_state(params, state, x.shape[1])]
     for x_t in x:
-        states.append(_advance(p, x_t, states[-1]))
+        states.append(advance(p, x_t, states[-1]))
     v = np.array([s.v for s in states[1:]]).reshape(len(x), x.shape[1], len(params.weight))
     return v, states
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from types import ModuleType
 from typing import Any
 
@@ -121,15 +121,28 @@ class Sigmoid(Surrogate):
 
 
 @dataclass(frozen=True)
+class NoGradient(Surrogate):
+    """0: no gradient through the spike, as snnTorch's surrogate_disable has it."""
+
+    def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
+        return _library(d).zeros_like(d)
+
+    def primitive(self, d: Any, threshold: Any = 1.0) -> Any:
+        return _library(d).zeros_like(d)
+
+
+@dataclass(frozen=True)
 class Foreign(Surrogate):
     """A spike function of another library, z = spike_grad(d) (snnTorch's, say), used for its derivative.
 
-    Raises ValueError where its forward is not the Heaviside step, or where two backward passes differ (stochastic).
+    Raises ValueError where its forward is not the Heaviside step, or where two backward passes differ (stochastic);
+    `name` is what the caller's argument is called, for the message.
     """
 
     spike_grad: Callable[[Any], Any]
+    name: InitVar[str] = "surrogate"
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, name: str) -> None:
         import torch
 
         d = torch.tensor([-3.0, -1.0, -0.3, -1e-3, 0.0, 1e-3, 0.3, 1.0, 3.0]).repeat(8)
@@ -137,9 +150,9 @@ class Foreign(Surrogate):
             forward = self.spike_grad(d.clone().requires_grad_())
             first, second = self.derivative(d), self.derivative(d)
         if not torch.equal(forward.detach().to(d.dtype), (d > 0).to(d.dtype)):
-            raise ValueError(f"surrogate: expected a spike function with forward (d > 0), got {self.spike_grad!r}")
+            raise ValueError(f"{name}: expected a spike function with forward (d > 0), got {self.spike_grad!r}")
         if not torch.equal(first, second):
-            raise ValueError(f"surrogate: expected a deterministic derivative, {self.spike_grad!r} is stochastic")
+            raise ValueError(f"{name}: expected a deterministic derivative, {self.spike_grad!r} is stochastic")
 
     def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
         import torch
@@ -160,8 +173,11 @@ NAMED: dict[str, type[Surrogate]] = {
 }
 
 
-def resolve(surrogate: Any) -> Surrogate:
-    """The surrogate meant by None (the paper's multi-Gaussian), a name, one of ours, or a foreign spike function."""
+def resolve(surrogate: Any, name: str = "surrogate") -> Surrogate:
+    """The surrogate meant by None (the paper's multi-Gaussian), a name, one of ours, or a foreign spike function.
+
+    name  what the caller's argument is called, for messages
+    """
     if surrogate is None:
         return MultiGaussian()
     if isinstance(surrogate, Surrogate):
@@ -169,9 +185,9 @@ def resolve(surrogate: Any) -> Surrogate:
     if isinstance(surrogate, str) and surrogate in NAMED:
         return NAMED[surrogate]()
     if callable(surrogate) and not isinstance(surrogate, type):
-        return Foreign(surrogate)
+        return Foreign(surrogate, name)
     names = ", ".join(NAMED)
-    raise ValueError(f"surrogate: expected one of {names}, a Surrogate or a spike function, got {surrogate!r}")
+    raise ValueError(f"{name}: expected one of {names}, a Surrogate or a spike function, got {surrogate!r}")
 
 
 def _library(x: Any) -> ModuleType:

@@ -6,12 +6,15 @@
   paper's LIF and HetNeuLIF conditions hold through training.
 * An optimiser may overshoot: what is used is the stored value bounded to its range, and the gradient of a value
   outside is let through only where a descent step along it leads back in.
+* A trained tau has no way back from 0 or below: r = exp(-dt / tau) is flat there, in all its derivatives, and all but
+  flat below dt / 10. "log_tau" cannot get there.
 * Decays stay float32 under .half() and .bfloat16(): bfloat16 cannot tell a tau of 200 steps from one of 500.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Any, ClassVar
 
@@ -19,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hetsyn_plugins.kernels.eager import differentiable_once
 from hetsyn_plugins.params import (
     ARRAYS,
     DECAYS,
@@ -38,7 +42,11 @@ SHARES = ("synapse", "neuron", "layer")
 
 
 class Bounded(torch.autograd.Function):
-    """p clamped to [low, high]; outside, only gradient whose descent step moves p back in is passed on."""
+    """p clamped to [low, high]; outside, only gradient whose descent step moves p back in is passed on.
+
+    That is decided at every use: of a p that is outside, a loop over single steps, which uses it T times, collects
+    another gradient than the one call of a sequence. `clamp_()` after every optimiser step keeps the two equal.
+    """
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, low: float, high: float) -> Tensor:
@@ -67,6 +75,7 @@ class DecayFromTau(torch.autograd.Function):
         return decay.to(p.dtype)
 
     @staticmethod
+    @differentiable_once("the decay of a trained tau")
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         return gradient * slope, None, None
@@ -174,7 +183,8 @@ class TrainableFields(nn.Module):
         if field == "threshold":
             bounded: Tensor = Bounded.apply(stored, torch.finfo(stored.dtype).tiny, inf)
             return bounded
-        return stored
+        # DistributedDataParallel writes to the buffers at every forward, also between two steps of one graph
+        return stored if isinstance(stored, nn.Parameter) else stored.clone()
 
     def tensors(self) -> dict[str, Any]:
         """All fields that this module holds, as the op takes them."""
@@ -230,6 +240,27 @@ class TrainableFields(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def all_finite(state_dict: Mapping[str, Any], prefix: str, names: Iterable[str], errors: list[str]) -> bool:
+    """For `_load_from_state_dict`: are these entries free of NaN and infinity? One that is not joins the errors."""
+    for name in names:
+        value = state_dict.get(prefix + name)
+        if isinstance(value, Tensor) and not value.isfinite().all():
+            errors.append(f"{prefix}{name}: expected finite values, got {describe_values(value)}")
+            return False
+    return True
+
+
+def checked_size(name: str, value: Any) -> int:
+    """The number of lines or neurons as an int, or ValueError where it is not a whole number > 0."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        size = 0
+    if size < 1:
+        raise ValueError(f"{name}: expected a whole number > 0, got {value!r}")
+    return size
+
+
 def start_values(
     values: Mapping[str, Any],
     *,
@@ -251,8 +282,14 @@ def start_values(
     Numbers, lists and NumPy arrays are rounded to that dtype; a tensor of another dtype raises ValueError.
     """
     check_share(share)
-    dtype = dtype or _widest(values)
     called = {**NAMES, **called}
+    for field in ("weight", "recurrent_weight"):
+        weight = values.get(field)
+        if isinstance(weight, Tensor) and not weight.dtype.is_floating_point:
+            raise ValueError(f"{called[field]}: expected a floating dtype, got {weight.dtype}")
+    dtype = dtype or _widest(values)
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a floating dtype, got {dtype}")
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     n, m = sizes
     shapes = torch.empty((n, m), device="meta")
@@ -265,12 +302,13 @@ def start_values(
                 torch.randn(shape, dtype=torch.float32 if own in HALF else own).div(shape[1] ** 0.5).to(own)
             )
         else:
-            tensors[field] = None if value is None else _start_value(called[field], value, shape, own)
+            trained = _trained_shape(field, shape, share)
+            tensors[field] = None if value is None else _start_value(called[field], value, trained, own)
     given: dict[str, Any] = {**dict.fromkeys(ARRAYS), **tensors}
     if tuple(given["weight"].shape) != sizes:
         raise ValueError(f"{called['weight']}: expected shape {sizes}, got {tuple(given['weight'].shape)}")
     check_fields(given, spiking, called)
-    check_values(given, called)
+    check_values({f: None if t is None or t.is_meta else t for f, t in given.items()}, called)
     for field in ("decay", "recurrent_decay"):
         if given[field] is not None:
             tensors[field] = _shared(called[field], given[field], full_shape(field, shapes), share)
@@ -312,9 +350,16 @@ def _widest(values: Mapping[str, Any]) -> torch.dtype:
     if any(isinstance(v, Tensor) and v.dtype == torch.float64 for v in values.values()):
         return torch.float64
     weight = values.get("weight")
-    if isinstance(weight, Tensor) and weight.dtype.is_floating_point:  # an integer one is refused further on
+    if isinstance(weight, Tensor):
         return weight.dtype
     return torch.get_default_dtype()
+
+
+def _trained_shape(field: str, full: tuple[int, ...], share: str) -> tuple[int, ...]:
+    """The shape in which a field is trained, and so drawn by an initialiser."""
+    if field not in ("decay", "recurrent_decay"):
+        return full
+    return {"synapse": full, "neuron": full[:1], "layer": ()}[share]
 
 
 def _start_value(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -16,9 +16,11 @@ def network(init_hidden: bool) -> nn.Module:
     from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
 
     torch.manual_seed(0)
-    options: dict[str, Any] = {"init_hidden": True} if init_hidden else {}
+    adaptation: dict[str, Any] = {"adaptation_decay": 0.9, "adaptation_strength": 0.1}  # buffers, which DDP rewrites
     net = nn.Sequential(
-        RHetSynLeaky(WIDTH, 8, threshold=0.3, learn_beta=True, **options, **({} if init_hidden else {"output": True})),
+        RHetSynLeaky(
+            WIDTH, 8, threshold=0.3, learn_beta=True, init_hidden=init_hidden, output=not init_hidden, **adaptation
+        ),
         HetSynLeaky(8, 3, spiking=False, init_hidden=True),
     )
     return (net if init_hidden else net[0]).double()
@@ -29,16 +31,27 @@ def data() -> Tensor:
     return (torch.rand(2, STEPS, BATCH, WIDTH, generator=generator) < 0.5).double()
 
 
+def run(net: Any, x: Tensor, stepwise: bool) -> Tensor:
+    """The last output of every step: of the whole sequence at once, or of one call a step."""
+    if not stepwise:
+        out = net(x)
+        return out[-1] if isinstance(out, tuple) else out
+    outs, states = [], ()
+    for x_t in x:
+        out = net(x_t, *states)
+        states, out = (out, out[-1]) if isinstance(out, tuple) else ((), out)
+        outs.append(out)
+    return torch.stack(outs)
+
+
 def train(net: Any, batches: Tensor) -> None:
-    """Two optimiser steps; the states of init_hidden layers are kept between the batches and detached."""
+    """Two optimiser steps, of a batch as one sequence and of one step by step, each from zero states."""
     from hetsyn_plugins.adapters import snntorch as adapter
 
     optimiser = torch.optim.SGD(net.parameters(), lr=0.01)
-    for x in batches:
+    for index, x in enumerate(batches):
         adapter.reset(net)
-        out = net(x)
-        out = out[-1] if isinstance(out, tuple) else out
-        loss = (out - 0.5).square().mean()
+        loss = (run(net, x, stepwise=index == 1) - 0.5).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

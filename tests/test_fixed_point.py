@@ -657,12 +657,13 @@ def test_quantise_a_network(core: Core) -> None:
     assert want["hidden"][0] is not None and want["hidden"][0].mean() > 0.05
     assert (found["hidden"].spikes != want["hidden"][0]).mean() < 0.04
 
-    units = {"hidden": 1 / 80, "elsewhere": 1.0}
-    given, reports = core.network.quantise(net, units=units, clip=True)
+    given, reports = core.network.quantise(net, units={"hidden": 1 / 80}, clip=True)
     assert given.layers[0].params.unit == 1 / 80 and given.layers[1].params.unit == fixed.layers[1].params.unit
     assert given.layers[0].params.threshold.tolist() == [80] * 8
-    with pytest.raises(ValueError, match="weights that do not fit 8 bits"):
+    with pytest.raises(ValueError, match=r"layer 'out': params: .* weights that do not fit 8 bits"):
         core.network.quantise(net, units={"out": 1e-6})
+    with pytest.raises(ValueError, match=r"units: expected names of layers \(hidden, out\), got elsewhere"):
+        core.network.quantise(net, units={"elsewhere": 1.0})
 
     wrong: list[tuple[Any, str]] = [
         (
@@ -708,7 +709,7 @@ BUGS = [
     Bug(
         "word 4096 is 4095", "np.rint(ONE * (1.0", "np.rint((ONE - 1) * (1.0", test_the_two_ends_are_exact, ("cluster",)
     ),
-    Bug("fires at the threshold", "v[t] > (", "v[t] >= (", test_the_threshold_itself_does_not_fire),
+    Bug("fires at the threshold", "(v > (", "(v >= (", test_the_threshold_itself_does_not_fire),
     Bug(
         "the new reset is decayed too",
         "decayed(s.reset, p.reset_decay) + kick",
@@ -773,7 +774,12 @@ BUGS = [
         test_overflow_says_where,
         ("cluster", 1040),
     ),
-    Bug("spikes are not carried", "adaptation, spikes[t] if", "adaptation, 0 * spikes[t] if", test_reset_by_hand),
+    Bug(
+        "spikes are not carried",
+        "reset, adaptation, spikes), v",
+        "reset, adaptation, None if spikes is None else 0 * spikes), v",
+        test_reset_by_hand,
+    ),
     Bug(
         "a coarse last bit",
         '"synapse": (32, 12)',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ import hetsyn_plugins
 from hetsyn_plugins import HetSynParams, NormalTau, checkpoint, reference
 from hetsyn_plugins.conversion import AlwaysOn
 from hetsyn_plugins.network import Dropout, HetSynLayer, Linear, Network
-from hetsyn_plugins.surrogate import Arctan, Triangular
+from hetsyn_plugins.surrogate import Arctan, Surrogate, Triangular
 
 snn = pytest.importorskip("snntorch")
 norse = pytest.importorskip("norse.torch")
@@ -117,6 +118,54 @@ def test_what_is_learned_is_carried_over() -> None:
     assert {n for n, _ in back.named_parameters()} == {n for n, _ in snn_net.named_parameters()}
 
 
+def trained(net: nn.Module) -> set[str]:
+    return {name for name, tensor in net.named_parameters() if tensor.requires_grad}
+
+
+def adaptive(**options: Any) -> Any:
+    given = {"adaptation_decay": 0.95, "adaptation_strength": 0.1, "init_hidden": True, "dt": 1e-3, **options}
+    return snntorch_adapter.RHetSynLeaky(M, N, bias=True, **given)
+
+
+SOME = {"learn_beta": True, "learn_threshold": True, "learn_adaptation": True}
+
+
+@pytest.mark.parametrize("options", [{}, SOME, {"learn_alpha": False}, {"learn_rec_alpha": False}])
+@pytest.mark.parametrize("frozen", ["", "weight", "rec_weight", "bias", "adaptation_decay", "adaptation_strength"])
+def test_exactly_what_was_trained_is_trained(tmp_path: Path, options: dict[str, Any], frozen: str) -> None:
+    """Through both frameworks and a file, whether it is not learned by option or was frozen later."""
+    net = nn.Sequential(nn.Linear(M, M), adaptive(**options))
+    net[0].bias.requires_grad_(False)
+    if frozen and isinstance(tensor := getattr(net[1], frozen), nn.Parameter):
+        tensor.requires_grad_(False)
+    learned = hetsyn_plugins.convert(net, to="reference").layers[1].learned
+    assert {net[1].stored_name(field) for field in learned} == trained(net[1]) and trained(net) >= {"0.weight"}
+    there = hetsyn_plugins.convert(net, to="norse")
+    assert hetsyn_plugins.convert(there, to="reference").layers[1].learned == learned
+    expected = {"input_weights" if f == "weight" else "recurrent_weights" for f in learned if f.endswith("weight")}
+    expected |= {f"p.{there[1].p.stored_name(f)}" for f in learned if not f.endswith("weight")}
+    assert trained(there[1]) == expected and trained(there[0]) == {"weight"}
+    checkpoint.save(there, tmp_path / "net.safetensors")
+    back = checkpoint.load(tmp_path / "net.safetensors", to="snntorch")
+    assert trained(back) == trained(net)
+    if not frozen:  # what an option leaves fixed is a buffer again, and no frozen parameter
+        assert {n for n, _ in back[1].named_parameters()} == {n for n, _ in net[1].named_parameters()}
+
+
+def test_no_autapses_stays_so_or_is_refused(tmp_path: Path) -> None:
+    net = norse.SequentialState(norse_adapter.HetSynLIFRecurrent(M, N, autapses=False, dtype=torch.float64))
+    checkpoint.save(net, tmp_path / "net.safetensors")
+    back = checkpoint.load(tmp_path / "net.safetensors", to="norse")
+    back(spike_trains())[1][0].v.square().sum().backward()
+    gradient = back[0].recurrent_weights.grad
+    assert not gradient.diagonal().any() and gradient.any()
+    with pytest.raises(ValueError, match="layer '0' has autapses=False, which a RHetSynLeaky has no option for"):
+        hetsyn_plugins.convert(net, to="snntorch")
+    hetsyn_plugins.convert(norse.SequentialState(norse_adapter.HetSynLIF(M, N, autapses=False)), to="snntorch")
+    with pytest.raises(ValueError, match="layer 'a': expected a zero diagonal with autapses=False"):
+        HetSynLayer("a", params(), autapses=False)
+
+
 @pytest.mark.parametrize("parametrization", ["decay", "tau", "log_tau"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_trained_norse_net_carries_over_exactly(parametrization: str, dtype: torch.dtype) -> None:
@@ -134,16 +183,21 @@ def test_a_trained_norse_net_carries_over_exactly(parametrization: str, dtype: t
     assert torch.equal(mine[1], theirs[1])
 
 
+@pytest.mark.parametrize("reset_mechanism", ["subtract", "none"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("per_neuron", [False, True])
-def test_linear_and_stock_leaky_become_a_vanilla_layer(bias: bool, per_neuron: bool) -> None:
+def test_linear_and_stock_leaky_become_a_vanilla_layer(bias: bool, per_neuron: bool, reset_mechanism: str) -> None:
     """A bias in front of a leaky neuron is filtered by it; unfiltered it would give other spikes."""
     beta = torch.rand(N, dtype=torch.float64) * 0.3 + 0.6 if per_neuron else torch.tensor(0.9, dtype=torch.float64)
     linear = nn.Linear(M, N, bias=bias).double()
-    leaky = snn.Leaky(beta=beta, threshold=torch.tensor(0.8, dtype=torch.float64))
+    leaky = snn.Leaky(beta=beta, threshold=torch.tensor(0.8, dtype=torch.float64), reset_mechanism=reset_mechanism)
     network = hetsyn_plugins.convert(nn.Sequential(linear, leaky), to="reference")
     assert [type(layer) for layer in network.layers] == [hetsyn_plugins.network.AlwaysOn] * bias + [HetSynLayer]
-    assert network.layers[-1].params.is_neuron_heterogeneous() and network.layers[-1].params.is_lif() != per_neuron
+    params = network.layers[-1].params
+    if reset_mechanism == "subtract":
+        assert params.is_neuron_heterogeneous() and params.is_lif() != per_neuron
+    else:
+        assert params.reset_decay is None and np.shape(params.decay) == ((N,) if per_neuron else ())
     there = hetsyn_plugins.convert(network, to="snntorch")
     assert [type(module) for module in there] == [AlwaysOn] * bias + [snntorch_adapter.HetSynLeaky]
 
@@ -156,6 +210,47 @@ def test_linear_and_stock_leaky_become_a_vanilla_layer(bias: bool, per_neuron: b
     assert 0.02 < torch.stack(stock).mean() < 0.9
     np.testing.assert_array_equal(spikes, torch.stack(stock).detach().numpy())
     np.testing.assert_array_equal(there(x).detach().numpy(), spikes)
+
+
+def test_a_stock_beta_above_one_counts_as_one() -> None:
+    """snnTorch clamps beta to [0, 1] at every step."""
+    linear = nn.Linear(M, N, bias=False).double()
+    leaky = snn.Leaky(beta=torch.tensor(1.2, dtype=torch.float64), threshold=torch.tensor(1.0, dtype=torch.float64))
+    x, mem, stock = spike_trains(), leaky.reset_mem(), []
+    for x_t in x:
+        spk, mem = leaky(linear(x_t), mem)
+        stock.append(spk.detach())
+    spikes, _ = hetsyn_plugins.convert(nn.Sequential(linear, leaky), to="reference").run(x.numpy())["1"]
+    assert torch.stack(stock).mean() > 0.02
+    np.testing.assert_array_equal(spikes, torch.stack(stock).numpy())
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_merged_stock_neuron_trains_as_before(learned: bool) -> None:
+    """Its surrogate, its reset without gradient and what it learns: gradients are the stock pair's (spikes float32)."""
+    linear = nn.Linear(M, N, bias=False).double()
+    one = {"beta": 0.8, "threshold": 0.75}
+    leaky = snn.Leaky(
+        **{name: torch.tensor(value, dtype=torch.float64) for name, value in one.items()},
+        learn_beta=learned,
+        learn_threshold=learned,
+        spike_grad=snn.surrogate.fast_sigmoid(slope=5),
+    )
+    there = hetsyn_plugins.convert(nn.Sequential(linear, leaky), to="snntorch")
+    x, mem, total = spike_trains(), leaky.reset_mem(), torch.zeros((), dtype=torch.float64)
+    for x_t in x:
+        spk, mem = leaky(linear(x_t), mem)
+        total = total + (spk * torch.linspace(1, 2, N)).sum()
+    total.backward()
+    (there(x) * torch.linspace(1, 2, N)).sum().backward()
+    layer = there[0]
+    pairs = {"weight": linear.weight, "decay": leaky.beta, "threshold": leaky.threshold}
+    for field, stock in pairs.items():
+        mine = layer.stored(field)
+        assert mine.requires_grad == stock.requires_grad, field
+        if stock.requires_grad:
+            torch.testing.assert_close(mine.grad, stock.grad.reshape(mine.shape), rtol=1e-5, atol=1e-5, msg=field)
+    assert linear.weight.grad.any()
 
 
 def test_nested_stacks_keep_their_order() -> None:
@@ -174,9 +269,6 @@ def test_nested_stacks_keep_their_order() -> None:
         (nn.Sequential(nn.Linear(3, 3), nn.ReLU()), "reference", "module '1' is a torch.nn.modules.activation.ReLU"),
         (nn.Sequential(nn.Linear(3, 3)), "brian2", "to: expected one of reference, snntorch, norse, got 'brian2'"),
         ("net", "norse", "net: expected a torch module or a Network, got str"),
-        (nn.Sequential(nn.Linear(3, 3), snn.Leaky(0.9, reset_mechanism="zero")), "reference", "reset_mechanism"),
-        (nn.Sequential(nn.Linear(3, 3), snn.Leaky(0.9, reset_delay=False)), "reference", "reset_delay"),
-        (nn.Sequential(nn.Linear(3, 3), snn.Leaky(0.9, graded_spikes_factor=2.0)), "reference", "graded_spikes_factor"),
     ],
 )
 def test_what_cannot_be_carried_over_is_named(net: Any, to: str, message: str) -> None:
@@ -184,11 +276,61 @@ def test_what_cannot_be_carried_over_is_named(net: Any, to: str, message: str) -
         hetsyn_plugins.convert(net, to=to)
 
 
+STOCK_ODD = [{"reset_mechanism": "zero"}, {"reset_delay": False}]
+ODD = [
+    {"graded_spikes_factor": 3.0},
+    {"learn_graded_spikes_factor": True},
+    {"inhibition": True},
+    {"state_quant": torch.round},
+    {"surrogate_disable": True},
+]
+
+
+@pytest.mark.filterwarnings("ignore:Inhibition is an unstable feature")  # snnTorch's
+@pytest.mark.parametrize("option", STOCK_ODD + ODD)
+def test_a_stock_neuron_that_plain_data_cannot_express_is_refused(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(ValueError, match=f"net: .*{name.removeprefix('learn_')}"):
+        hetsyn_plugins.convert(nn.Sequential(nn.Linear(3, 3), snn.Leaky(0.9, **option)), to="reference")
+
+
+class OwnLayer(snntorch_adapter.HetSynLeaky):
+    """A user's subclass, in no module of ours."""
+
+
+@pytest.mark.parametrize("cls", [snntorch_adapter.HetSynLeaky, snntorch_adapter.RHetSynLeaky, OwnLayer])
+@pytest.mark.filterwarnings("ignore:Inhibition is an unstable feature")
+@pytest.mark.parametrize("option", ODD)
+def test_a_layer_that_plain_data_cannot_express_is_refused(tmp_path: Path, cls: Any, option: dict[str, Any]) -> None:
+    """Else the network carried over, or loaded from a file, would give other outputs."""
+    (name,) = option
+    plain_one, odd = (cls(M, M, init_hidden=True, **chosen) for chosen in ({}, option))
+    net = nn.Sequential(plain_one, odd)
+    message = f"net: module '1', a {cls.__name__}, cannot be carried over: .*{name.removeprefix('learn_')}"
+    for to in ("reference", "snntorch"):
+        with pytest.raises(ValueError, match=message):
+            hetsyn_plugins.convert(net, to=to)
+    with pytest.raises(ValueError, match=message):
+        checkpoint.save(net, tmp_path / "net.safetensors")
+    assert not list(tmp_path.iterdir())
+    hetsyn_plugins.convert(net[:1], to="reference")
+
+
 def test_dt_is_asked_for_where_the_target_needs_it() -> None:
     net = nn.Sequential(snntorch_adapter.HetSynLeaky(M, N, init_hidden=True))
     with pytest.raises(ValueError, match="dt: expected a step length in seconds"):
         hetsyn_plugins.convert(net, to="norse")
     assert hetsyn_plugins.convert(net, to="norse", dt=2e-3)[0].dt == 2e-3
+    net[0].dt = 3e-3  # a layer's own stays
+    assert hetsyn_plugins.convert(net, to="norse", dt=2e-3)[0].dt == 3e-3
+    assert hetsyn_plugins.convert(net, to="reference", dt=2e-3).layers[0].dt == 3e-3
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_parameters_become_float32_exactly(half: torch.dtype) -> None:
+    net = nn.Sequential(snntorch_adapter.HetSynLeaky(M, N, init_hidden=True)).to(half)
+    weight = hetsyn_plugins.convert(net, to="norse", dt=1e-3)[0].input_weights
+    assert weight.dtype == torch.float32 and torch.equal(weight, net[0].weight.float())
 
 
 def test_widths_and_names_must_meet() -> None:
@@ -238,6 +380,56 @@ def test_checkpoint_of_a_trained_net_loads_into_both_frameworks(tmp_path: Path) 
     assert torch.equal(back[0].alpha_tau, net[0].alpha_tau)
 
 
+def test_checkpoint_keeps_options_that_are_not_the_defaults(tmp_path: Path) -> None:
+    one_decay = np.random.default_rng(0).uniform(0.5, 0.97, N)
+    shared = params(decay=one_decay, recurrent_decay=one_decay, reset_decay=one_decay)
+    layer = HetSynLayer(
+        "a",
+        shared,
+        dt=2e-3,
+        share="neuron",
+        parametrization="tau",
+        tie_reset=True,
+        detach_reset=True,
+        surrogate=Arctan(np.float32(3.0)),  # type: ignore[arg-type]  # a NumPy number, as a search over values gives
+        learned=frozenset({"weight"}),
+        stored={"decay": np.full(N, 123.456789)},  # no rounding of the decays gives it back
+    )
+    linear = Linear("b", np.ones((OUT, N)), np.ones(OUT), learned=frozenset({"bias"}))
+    path = tmp_path / "net.safetensors"
+    checkpoint.save(Network((layer, linear)), path)
+    loaded = checkpoint.load(path).layers
+    for option in ("dt", "share", "parametrization", "tie_reset", "detach_reset", "surrogate", "learned"):
+        assert getattr(loaded[0], option) == getattr(layer, option), option
+    np.testing.assert_array_equal(loaded[0].stored["decay"], layer.stored["decay"])
+    assert loaded[1].learned == {"bias"}
+    back = checkpoint.load(path, to="snntorch")
+    assert trained(back) == {"a.weight", "b.bias"}
+    assert (back[0].alpha_tau == 123.456789).all()
+
+
+def test_checkpoints_written_before_there_was_more_to_say_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    checkpoint.save(plain(), path)
+    with safe_open(path, framework="numpy") as file:
+        metadata, arrays = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
+    entries = json.loads(metadata["architecture"])
+    del entries[0]["learned"], entries[1]["autapses"]
+    save_file(arrays, path, {**metadata, "architecture": json.dumps(entries)})
+    loaded = checkpoint.load(path).layers
+    assert loaded[0].learned == {"weight", "bias"} and loaded[1].autapses
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file modes and the umask are POSIX")
+def test_the_umask_decides_who_may_read_a_checkpoint(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        checkpoint.save(plain(), tmp_path / "net.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "net.safetensors").stat().st_mode & 0o777 == 0o640
+
+
 def test_checkpoint_has_architecture_dt_and_version_and_no_pickle(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     checkpoint.save(plain(), path)
@@ -280,6 +472,8 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
     save_file({"x": np.zeros(2)}, path, {"format": "pt"})
     with pytest.raises(ValueError, match="expected a checkpoint of hetsyn_plugins"):
         checkpoint.load(path)
+    with pytest.raises(ValueError, match=r"path: expected a checkpoint file, got .*, which is no file"):
+        checkpoint.load(tmp_path)
 
 
 def test_changed_checkpoints_are_refused(tmp_path: Path) -> None:
@@ -289,6 +483,15 @@ def test_changed_checkpoints_are_refused(tmp_path: Path) -> None:
         metadata, arrays = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
     save_file(arrays, path, {**metadata, "format_version": "2"})
     with pytest.raises(ValueError, match="expected format 1 or earlier, got 2"):
+        checkpoint.load(path)
+    save_file(arrays, path, {**metadata, "format_version": "x"})
+    with pytest.raises(ValueError, match="path: expected format 1 or earlier, got x"):
+        checkpoint.load(path)
+    save_file(arrays, path, {**metadata, "architecture": metadata["architecture"][:-5]})
+    with pytest.raises(ValueError, match=r"path: expected an architecture in JSON, got .* damaged"):
+        checkpoint.load(path)
+    save_file(arrays, path, {k: v for k, v in metadata.items() if k != "architecture"})
+    with pytest.raises(ValueError, match=r"path: expected a complete checkpoint, got .* lacks 'architecture'"):
         checkpoint.load(path)
     save_file({k: a for k, a in arrays.items() if k != "1.weight"}, path, metadata)
     with pytest.raises(ValueError, match="weight"):
@@ -301,6 +504,23 @@ def test_changed_checkpoints_are_refused(tmp_path: Path) -> None:
 def test_a_foreign_surrogate_is_left_out_with_a_warning(tmp_path: Path) -> None:
     net = nn.Sequential(snntorch_adapter.HetSynLeaky(M, N, spike_grad=snn.surrogate.atan(), init_hidden=True))
     with pytest.warns(UserWarning, match="is not written to the checkpoint"):
+        checkpoint.save(net, tmp_path / "net.safetensors")
+    assert checkpoint.load(tmp_path / "net.safetensors").layers[0].surrogate == hetsyn_plugins.surrogate.MultiGaussian()
+
+
+class OwnSurrogate(Surrogate):
+    def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
+        return 1 / (1 + d * d)
+
+
+class OwnArctan(Arctan):
+    """Even a subclass of ours is code that another process may not have."""
+
+
+@pytest.mark.parametrize("own", [OwnSurrogate(), OwnArctan(3.0)])
+def test_a_users_own_surrogate_is_left_out_with_a_warning(tmp_path: Path, own: Surrogate) -> None:
+    net = nn.Sequential(snntorch_adapter.HetSynLeaky(M, N, spike_grad=own, init_hidden=True))
+    with pytest.warns(UserWarning, match=f"{type(own).__name__}.* is not written to the checkpoint"):
         checkpoint.save(net, tmp_path / "net.safetensors")
     assert checkpoint.load(tmp_path / "net.safetensors").layers[0].surrogate == hetsyn_plugins.surrogate.MultiGaussian()
 

@@ -117,6 +117,30 @@ def test_functional_step_with_fresh_parameters() -> None:
     torch.testing.assert_close(after.v, torch.full((B, N), 3 * decay - 1.0))
 
 
+def test_functional_step_of_float64_weights_needs_no_p() -> None:
+    weights = torch.full((N, M), 0.5, dtype=torch.float64)
+    x = torch.ones(B, M, dtype=torch.float64)
+    _, state = hetsyn_lif_step(x, hetsyn_lif_step(x, None, weights)[1], weights)
+    want = 3 * (1 + np.exp(-1e-3 / 20e-3)) - 1
+    np.testing.assert_allclose(state.v.detach().numpy(), np.full((B, N), want), rtol=1e-14)
+
+
+@pytest.mark.parametrize("parametrization", ["decay", "tau", "log_tau"])
+def test_functional_step_of_a_cells_p_at_another_dt(parametrization: str) -> None:
+    """Two steps of dt are one of 2 dt: all decays squared, whatever is stored."""
+    p = HetSynLIFParameters(50.0, tau_reset_inv=100.0, dtype=torch.float64)
+    cell = HetSynLIFCell(M, N, p, DT, parametrization=parametrization, dtype=torch.float64)
+    one = HetSynLIFState(
+        *(torch.rand(B, N, dtype=torch.float64) for _ in range(2)),
+        torch.rand(B, N, M, dtype=torch.float64),
+        torch.rand(B, N, dtype=torch.float64),
+        torch.zeros(B, N, dtype=torch.float64),
+    )._replace(z=torch.zeros(B, N, dtype=torch.float64))
+    _, after = hetsyn_lif_step(torch.zeros(B, M).double(), one, cell.input_weights, None, cell.p, 2 * DT)
+    torch.testing.assert_close(after.i, one.i * np.exp(-50.0 * 2 * DT), rtol=1e-12, atol=0)
+    torch.testing.assert_close(after.i_reset, one.i_reset * np.exp(-100.0 * 2 * DT), rtol=1e-12, atol=0)
+
+
 def test_decay_is_exponential_and_tau_inv_reads_back() -> None:
     cell = HetSynLIFCell(M, N, HetSynLIFParameters(100.0, tau_reset_inv=50.0, dtype=torch.float64), DT)
     assert cell.p.tensor("decay")[0, 0].item() == pytest.approx(np.exp(-0.1), rel=1e-15)
@@ -151,6 +175,7 @@ def test_norse_methods_give_norse_gradients(method: str) -> None:
     layer(spike_trains(T, B, M))[0].sum().backward()
     assert layer.input_weights.grad is not None and torch.isfinite(layer.input_weights.grad).all()
     assert pickle.loads(pickle.dumps(layer)).surrogate == layer.surrogate
+    assert layer.surrogate == own and layer.surrogate.spike_grad.alpha == 10.0  # type: ignore[attr-defined]
 
 
 # ---- in Norse's containers
@@ -245,6 +270,13 @@ def test_record_states() -> None:
             torch.testing.assert_close(getattr(full, name)[-1], last)
         if cls.spiking:
             assert torch.equal(states.z, out)
+
+
+def test_recording_looks_at_the_inputs_once_as_the_fused_run_does() -> None:
+    bad = torch.full((T, B, M), torch.nan)
+    with pytest.raises(ValueError, match="input_tensor: expected finite values, got 216 NaN"):
+        HetSynLIF(M, N, record_states=True)(bad)
+    assert HetSynLIF(M, N, record_states=True, check=False)(bad)[1].v.isnan().all()
 
 
 def test_sequence_gives_membranes_too() -> None:
@@ -342,6 +374,38 @@ def test_initialisers_and_seeds() -> None:
     assert torch.equal(one.input_weights, other.input_weights)
 
 
+@pytest.mark.parametrize("share", ["synapse", "neuron", "layer"])
+@pytest.mark.parametrize("cls", SEQUENCES)
+def test_initialisers_draw_what_is_shared(cls: Any, share: str) -> None:
+    p = HetSynLIFParameters(
+        initialisers.UniformTau(5e-3, 2e-2, DT), initialisers.NormalTau(2e-2, 5e-3, DT), v_th=0.4, dtype=torch.float64
+    )
+    layer = cls(M, N, p, DT, share=share, tie_reset=share != "synapse", dtype=torch.float64)
+    count = {"synapse": N * M, "neuron": N, "layer": 1}[share]
+    assert layer.stored("decay").unique().numel() == layer.stored("decay").numel() == count
+    tau = 1 / layer.p.tau_syn_inv
+    assert (tau > 5e-3).all() and (tau < 2e-2).all()
+    assert torch.isfinite(layer(spike_trains(T, B, M, dtype=torch.float64))[0]).all()
+
+
+def test_start_weights_have_the_variance_of_their_fan_in() -> None:
+    layer = HetSynLIFRecurrent(400, 100)
+    assert layer.input_weights.std().item() == pytest.approx(1 / 20, rel=0.02)
+    assert layer.recurrent_weights is not None
+    assert layer.recurrent_weights.std().item() == pytest.approx(1 / 10, rel=0.04)
+
+
+@pytest.mark.parametrize("name", ["input_weights", "recurrent_weights", "p.syn_decay"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_no_training_can_give_is_not_loaded(name: str, bad: float) -> None:
+    net = SequentialState(HetSynLIFRecurrent(M, N))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(RuntimeError, match=f"0.{name}: expected finite values"):
+        net.load_state_dict({**before, f"0.{name}": before[f"0.{name}"] * bad})
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items() if key == f"0.{name}")
+    net.load_state_dict(before)
+
+
 @pytest.mark.parametrize("parametrization", ["decay", "tau", "log_tau"])
 def test_overshooting_and_clamp(parametrization: str) -> None:
     layer = HetSynLIF(M, N, parameters(), DT, parametrization=parametrization)
@@ -407,8 +471,43 @@ def test_no_steps_and_one(cls: Any, record: bool) -> None:
         (lambda: HetSynLIFCell(M, N)(torch.zeros(T, B, M)), r"input_tensor: expected shape \(B, 6\), one step, got"),
         (lambda: HetSynLIF(M, N)(torch.zeros(B, M)), r"input_tensor: expected shape \(T, B, 6\), a sequence, got"),
         (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M + 1)), r"input_tensor: expected shape .* got \(12, 3, 7\)"),
-        (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M) / 0), "inputs: expected finite values, got 216 NaN"),
-        (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M).double()), "inputs: expected the weight's dtype, torch.float32"),
+        (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M) / 0), "input_tensor: expected finite values, got 216 NaN"),
+        (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M).double()), "input_tensor: expected the weight's dtype, torch.f"),
+        (lambda: HetSynLIFCell(M, N)([0.0]), "input_tensor: expected a torch tensor, got list"),
+        (lambda: HetSynLIF(M, N, record_states=True)([0.0]), "input_tensor: expected a torch tensor, got list"),
+        (lambda: HetSynLIF(M, N, norse_torch.LIFParameters()), "p: expected HetSynLIFParameters or None, got LIFParam"),
+        (lambda: HetSynLIF(2.5, N), "input_size: expected a whole number > 0, got 2.5"),
+        (lambda: HetSynLIF(M, 0), "hidden_size: expected a whole number > 0, got 0"),
+        (
+            lambda: HetSynLIF(M, N, input_weights=torch.ones(N, M).long()),
+            "input_weights: expected a floating dtype, got torch.int64",
+        ),
+        (
+            lambda: HetSynLIF(M, N, HetSynLIFParameters(dtype=torch.float64), dtype=torch.float32),
+            "v_th: expected torch.float32 like the layer, got torch.float64 in p",
+        ),
+        (lambda: HetSynLIFParameters(method=3), "method: expected one of multi_gaussian"),
+        (
+            lambda: hetsyn_lif_step(torch.zeros(B, M + 1), None, torch.ones(N, M)),
+            r"input_tensor: expected shape \(B, 6\), one step, got \(3, 7\)",
+        ),
+        (
+            lambda: hetsyn_lif_step(torch.zeros(B, M), torch.zeros(3), torch.ones(N, M)),  # type: ignore[arg-type]
+            "state: expected a HetSynLIFState or None, got Tensor",
+        ),
+        (
+            lambda: hetsyn_lif_step(torch.zeros(B, M), None, torch.ones(N, M), p=3),  # type: ignore[arg-type]
+            "p: expected HetSynLIFParameters or None, got int",
+        ),
+        (
+            lambda: hetsyn_lif_step(
+                torch.zeros(B, M),
+                None,
+                torch.ones(N, M),
+                p=HetSynLIFParameters(tau_syn_inv=initialisers.UniformTau(5e-3, 2e-2, dt=DT)),
+            ),
+            "p: expected values, got an initialiser for tau_syn_inv",
+        ),
         (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M), torch.zeros(B, N)), "state: expected a HetSynLIFState or None"),
         (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M), HetSynLI(M, N)(torch.zeros(T, B, M))[1]), "got HetSynLIState"),
         (
@@ -450,8 +549,26 @@ def test_a_state_of_another_batch_is_refused(cell_class: Any, sequence_class: An
         module = cls(M, N, parameters(), DT)
         shape = (T,) if module.sequential else ()
         _, state = module(torch.zeros(*shape, B, M))
-        with pytest.raises(ValueError, match=r"state.current: expected shape \(4, 5, 6\), got \(3, 5, 6\)"):
+        with pytest.raises(ValueError, match=r"state\.i: expected shape \(4, 5, 6\), got \(3, 5, 6\)"):
             module(torch.zeros(*shape, 4, M), state)
+        with pytest.raises(ValueError, match=r"state\.i: expected a torch tensor, got ndarray"):
+            module(torch.zeros(*shape, B, M), state._replace(i=state.i.detach().numpy()))
+
+
+@pytest.mark.parametrize("cls", [HetSynLIFCell, HetSynLIF])
+def test_currents_that_the_layer_does_not_have_are_refused(cls: Any) -> None:
+    """The state of a layer with reset and adaptation, given to one without: nothing is silently dropped."""
+    x = torch.ones(T, B, M)[() if cls.sequential else 0]
+    full = cls(M, N, parameters(tau_adapt_inv=10.0, adapt_strength=0.1, v_th=1e-3, bias=torch.ones(N)), DT)
+    _, state = full(x, full(x)[1])
+    no_adaptation, no_reset = cls(M, N, parameters(), DT), cls(M, N, parameters(tau_reset_inv=None), DT)
+    with pytest.raises(ValueError, match=r"state\.i_adapt: expected zeros, the layer has no such current"):
+        no_adaptation(x, state)
+    with pytest.raises(ValueError, match=r"state\.i_reset: expected zeros, the layer has no such current"):
+        no_reset(x, state)
+    no_adaptation(x, state._replace(i_adapt=torch.zeros(B, N)))
+    with pytest.raises(ValueError, match=r"state\.i_adapt: expected zeros"):
+        hetsyn_lif_step(x[-1] if cls.sequential else x, state, full.input_weights)
 
 
 def test_initial_state_is_zeros_of_this_class() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from hetsyn_plugins import HetSynParams, HetSynState, conformance, ops, reference
+from hetsyn_plugins import HetSynParams, HetSynState, UniformTau, conformance, ops, reference
 from hetsyn_plugins.params import ARRAYS
 
 T, B, N, M = 7, 3, 5, 4
@@ -197,8 +197,31 @@ def test_double_backward_raises(backend: str) -> None:
     params = fields()
     v = ops.hetsyn_lif(train(T, B, M), **params, backend=backend)[1]
     (g,) = torch.autograd.grad(v.square().sum(), params["weight"], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="hetsyn_lif / hetsyn_li: its gradients cannot be differentiated again"):
         g.sum().backward()
+    v = ops.hetsyn_lif(train(T, B, M), **params, backend=backend)[1]
+    (g,) = torch.autograd.grad(v.sum(), params["weight"], create_graph=True)  # what comes in is a constant: no excuse
+    with pytest.raises(RuntimeError, match=r"detach them, or call backward\(\) and grad\(\) without create_graph"):
+        (g.square().sum() + params["weight"].sum()).backward()
+
+
+def test_double_backward_through_a_spike_of_a_step_raises() -> None:
+    params = fields()
+    spikes = ops.hetsyn_lif_step(torch.ones(B, M).double(), **params).spikes
+    (g,) = torch.autograd.grad(spikes.sum(), params["weight"], create_graph=True)
+    with pytest.raises(RuntimeError, match="HetSyn spike: its gradients cannot be differentiated again"):
+        g.square().sum().backward()
+
+
+def test_create_graph_alone_changes_no_gradient() -> None:
+    params, x = fields(), train(T, B, M)
+
+    def found(create_graph: bool) -> Any:
+        spikes, v, _ = ops.hetsyn_lif(x, **params)
+        leaves = [t for t in params.values() if t is not None]
+        return torch.autograd.grad(spikes.sum() + v.square().sum(), leaves, create_graph=create_graph)
+
+    assert all(torch.equal(one, other) for one, other in zip(found(True), found(False), strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -411,6 +434,11 @@ ZERO = torch.zeros(T, B, M)
         ({"weight": torch.ones(0, M)}, r"weight: expected shape \(N, M\), got \(0, 4\)"),
         ({"weight": [[1.0]]}, "weight: expected a torch tensor, got list"),
         ({"weight": torch.full((N, M), torch.nan)}, "weight: expected finite values, got no number and 20 NaN"),
+        ({"decay": "0.9"}, "decay: expected a number or a torch tensor, got str"),
+        (
+            {"decay": UniformTau(5e-3, 2e-2, dt=1e-3)},
+            "decay: expected a number or a torch tensor, got UniformTau: draw from an initialiser once",
+        ),
         ({"decay": 1.5}, r"decay: expected decays in \[0, 1\], got 1.5"),
         ({"decay": torch.nan}, r"decay: expected decays in \[0, 1\], got nan"),
         ({"decay": torch.ones(M)}, r"decay: expected shape \(5, 4\) or .* got \(4,\)"),
@@ -426,6 +454,8 @@ ZERO = torch.zeros(T, B, M)
         ({"surrogate": "multigauss"}, "surrogate: expected one of multi_gaussian"),
         ({"backend": "numba"}, "backend: expected 'auto', 'eager', 'cpu' or 'gpu', got 'numba'"),
         ({"state": (1, 2)}, "state: expected a HetSynState or None, got tuple"),
+        ({"state": HetSynState(np.zeros((B, N, M)))}, "state.current: expected a torch tensor, got ndarray"),
+        ({"state": HetSynState([0.0])}, "state.current: expected a torch tensor, got list"),
         ({"state": HetSynState(torch.zeros(B, N, M + 1))}, r"state.current: expected shape \(3, 5, 4\), got"),
     ],
 )
@@ -455,8 +485,48 @@ def test_values_are_checked_only_where_the_contract_says() -> None:
     with pytest.raises(ValueError, match="inputs: expected finite values"):
         ops.hetsyn_lif_step(bad, **GOOD, check=True)
     assert ops.hetsyn_lif(ZERO / 0, **GOOD, check=False, backend="eager")[1].isnan().all()
-    with pytest.raises(ValueError, match=r"inputs: expected shape \(B, 4\), one step, got \(7, 3, 4\)"):
-        ops.hetsyn_lif_step(ZERO, **GOOD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": ZERO}, r"inputs: expected shape \(B, 4\), one step, got \(7, 3, 4\)"),
+        ({"inputs": torch.zeros(B, M + 1)}, r"inputs: expected shape \(B, 4\), one step, got \(3, 5\)"),
+        ({"inputs": [0.0]}, "inputs: expected a torch tensor, got list"),
+        ({"weight": [[1.0]]}, "weight: expected a torch tensor, got list"),
+        ({"weight": torch.ones(N)}, r"weight: expected shape \(N, M\), got \(5,\)"),
+    ],
+)
+def test_wrong_arguments_of_a_step_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ops.hetsyn_lif_step(**{"inputs": torch.zeros(B, M), **GOOD, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": ZERO / 0}, "x: expected finite values"),
+        ({"decay": 1.5}, "alpha: expected decays in"),
+        ({"state": HetSynState(torch.zeros(B, N, M + 1))}, "state.syn: expected shape"),
+        ({"weight": torch.ones(N, M).long()}, "weight: expected a floating dtype"),
+    ],
+)
+def test_messages_use_the_callers_names(changes: dict[str, Any], message: str) -> None:
+    called = {"inputs": "x", "decay": "alpha", "state.current": "state.syn"}
+    with pytest.raises(ValueError, match=f"^{message}"):
+        ops.hetsyn_lif(**{"inputs": ZERO, **GOOD, **changes}, called=called)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_check_inputs_looks_once_on_the_cpu(bad: float) -> None:
+    x = ZERO.clone().requires_grad_()
+    ops.check_inputs(x)
+    ops.check_inputs(ZERO.bfloat16())
+    ops.check_inputs(ZERO.to(torch.uint8))
+    wrong = x.detach() + bad
+    ops.check_inputs(wrong.to("meta"))
+    with pytest.raises(ValueError, match="input_: expected finite values, got 84 NaN or infinite"):
+        ops.check_inputs(wrong.requires_grad_(), "input_")
 
 
 def test_autocast_off_mixed_dtypes_raise_on_raise_nothing() -> None:

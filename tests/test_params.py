@@ -111,6 +111,14 @@ def test_pickle_replace_astype_and_repr() -> None:
         ({"adaptation_decay": 0.5}, "adaptation_strength: expected together with adaptation_decay, got None"),
         ({"bias": 0.1}, r"bias: expected shape \(3,\) beside a weight of \(3, 4\), got \(\)"),
         ({"spiking": False}, "reset_decay: expected None where spiking=False"),
+        (
+            {"spiking": False, "reset_decay": None, "recurrent_weight": SQUARE, "recurrent_decay": 0.5},
+            "recurrent_weight: expected None where spiking=False",
+        ),
+        (
+            {"spiking": False, "reset_decay": None, "adaptation_decay": 0.5, "adaptation_strength": 0.1},
+            "adaptation_decay: expected None where spiking=False",
+        ),
     ],
 )
 def test_wrong_fields_are_named(changes: dict[str, Any], message: str) -> None:
@@ -267,8 +275,10 @@ def test_initialisers_fill_every_synapse_from_their_distribution() -> None:
 
 
 def test_a_wide_normal_draws_again_what_is_not_positive() -> None:
-    decay = initialisers.NormalTau(1e-3, 10e-3, 1e-3, np.random.default_rng(0))((1000,))
+    wide = initialisers.NormalTau(1e-3, 10e-3, 1e-3, np.random.default_rng(0))
+    decay = wide((1000,))
     assert ((decay > 0) & (decay < 1)).all()
+    assert all(0 < wide(()) < 1 and np.shape(wide(())) == () for _ in range(20))
 
 
 @pytest.mark.parametrize("kind", [initialisers.UniformTau, initialisers.NormalTau, initialisers.LogNormalTau])

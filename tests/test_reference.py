@@ -59,13 +59,13 @@ def wide(decay: Any) -> Any:
 
 def smooth(monkeypatch: pytest.MonkeyPatch, surrogate: Surrogate) -> None:
     """Let the reference itself run the smooth twin: its own step, with the primitive in place of the comparison."""
-    honest = reference._advance
+    honest = reference.advance
 
     def advance(p: HetSynParams, x: Any, state: HetSynState) -> HetSynState:
         after = honest(p, x, state)
         return after._replace(spikes=surrogate.primitive(after.v - p.threshold, 1.0)) if p.spiking else after
 
-    monkeypatch.setattr(reference, "_advance", advance)
+    monkeypatch.setattr(reference, "advance", advance)
 
 
 def case(kind: str, shared: tuple[int, ...] | None = None) -> tuple[HetSynParams, Any, HetSynState, dict[str, Any]]:

@@ -39,6 +39,12 @@ def spike_trains(*shape: int, p: float = 0.5, dtype: torch.dtype = torch.float32
     return (torch.rand(*shape) < p).to(dtype)
 
 
+def nan_sequence() -> torch.Tensor:
+    x = torch.zeros(T, B, M)
+    x[2, 1, 0] = torch.nan
+    return x
+
+
 def lively(layer: Any, gain: float = 3.0) -> Any:
     with torch.no_grad():
         layer.weight.abs_().mul_(gain)
@@ -120,6 +126,42 @@ def test_a_sequence_is_continued_with_the_last_mem() -> None:
         assert torch.equal(torch.cat([spk, rest[0]]), whole[0])
 
 
+def test_an_empty_sequence_changes_no_hidden_state() -> None:
+    torch.manual_seed(0)
+    layer = lively(RHetSynLeaky(M, N, init_hidden=True, dtype=torch.float64))
+    x = spike_trains(T, B, M, dtype=torch.float64)
+    whole = layer(x)
+    layer.reset_mem()
+    assert whole[4].any() and torch.equal(torch.cat([layer(x[:5]), layer(x[5:5]), layer(x[5:])]), whole)
+
+
+def test_a_move_that_changes_nothing_keeps_the_hidden_states() -> None:
+    layer = lively(HetSynLeaky(M, N, init_hidden=True))
+    layer(spike_trains(B, M))
+    mem = layer.mem
+    assert layer.to("cpu").float().mem is mem and mem.any()
+    assert layer.double().mem.numel() == 0
+
+
+def test_a_layer_can_be_made_without_storage() -> None:
+    options: dict[str, Any] = {"bias": True, "learn_graded_spikes_factor": True}
+    layer = RHetSynLeaky(M, N, device="meta", **options)
+    with torch.device("meta"):
+        other = RHetSynLeaky(M, N, parametrization="tau", dt=1e-3, **options)
+    for one in (layer, other):
+        assert {t.device.type for t in one.parameters()} == {"meta"}
+    layer.to_empty(device="cpu").load_state_dict(RHetSynLeaky(M, N, **options).state_dict())
+    assert layer(spike_trains(T, B, M))[-1].isfinite().all()
+
+
+def test_the_reset_mechanism_is_fixed() -> None:
+    layer = HetSynLeaky(M, N)
+    layer.reset_mechanism = "subtract"
+    with pytest.raises(ValueError, match="reset_mechanism: expected 'subtract', as the layer was built, got 'none'"):
+        layer.reset_mechanism = "none"
+    assert layer.reset_mechanism == "subtract"
+
+
 def test_no_state_means_zeros_never_the_last_call() -> None:
     layer, x = lively(HetSynLeaky(M, N)), spike_trains(B, M)
     first, second = layer(x), layer(x)
@@ -164,8 +206,32 @@ def test_hidden_state_is_kept_and_restarts_with_another_batch() -> None:
         (lambda: HetSynLeaky(M, N, parametrization="tau"), ValueError, "dt: expected a step length"),
         (lambda: HetSynLeaky(M, N, tie_reset=True), ValueError, "tie_reset: expected share="),
         (lambda: HetSynLeaky(M, N, backend="tpu"), ValueError, "backend: expected"),
-        (lambda: HetSynLeaky(M, N, spike_grad="relu"), ValueError, "surrogate: expected one of"),
-        (lambda: HetSynLeaky(M, N)(torch.full((T, B, M), float("nan"))), ValueError, "inputs: expected finite"),
+        (lambda: HetSynLeaky(M, N, spike_grad="relu"), ValueError, "spike_grad: expected one of"),
+        (lambda: HetSynLeaky(M, N, spike_grad=3), ValueError, "spike_grad: expected one of .* got 3"),
+        (lambda: HetSynLeaky(2.5, N), ValueError, "in_features: expected a whole number > 0, got 2.5"),
+        (lambda: HetSynLeaky(M, 0), ValueError, "out_features: expected a whole number > 0, got 0"),
+        (lambda: HetSynLeaky(M, N, graded_spikes_factor=0.0), ValueError, "graded_spikes_factor: expected finite"),
+        (lambda: HetSynLeaky(M, N, graded_spikes_factor=[1.0, torch.nan]), ValueError, "graded_spikes_factor: exp"),
+        (lambda: HetSynLeaky(M, N, graded_spikes_factor=torch.ones(M)), ValueError, r"factor: expected shape \(\) or"),
+        (lambda: HetSynLeaky(M, N)(nan_sequence()), ValueError, "input_: expected finite values, got 1 NaN"),
+        (lambda: HetSynLeaky(M, N, spiking=False)(nan_sequence()), ValueError, "input_: expected finite values"),
+        (lambda: HetSynLeaky(M, N, state_quant=abs)(nan_sequence()), ValueError, "input_: expected finite values"),
+        (lambda: HetSynLeaky(M, N)(nan_sequence().numpy()), ValueError, "input_: expected a torch tensor, got ndarray"),
+        (
+            lambda: nn.Sequential(HetSynLeaky(M, N), HetSynLeaky(N, 2))(torch.rand(B, M)),
+            ValueError,
+            "input_: expected a torch tensor, got tuple; .*init_hidden=True",
+        ),
+        (
+            lambda: HetSynLeaky(M, N)(torch.rand(B, M, device="meta")),
+            ValueError,
+            "input_: expected on the layer's device, cpu, got meta",
+        ),
+        (
+            lambda: HetSynLeaky(M, N)(torch.rand(B, M), [0.0], [0.0], [0.0]),
+            ValueError,
+            "syn: expected a torch tensor or None, got list",
+        ),
     ],
 )
 def test_wrong_input_is_named(call: Any, error: type[Exception], message: str) -> None:
@@ -233,9 +299,16 @@ def test_backprop_bptt(registered: None) -> None:
     before = net[0].weight.detach().clone()
     loss = backprop.BPTT(net, data, optimiser, functional.ce_rate_loss(), time_var=True, time_first=True)
     assert loss.isfinite() and not torch.equal(before, net[0].weight)
-    five = nn.Sequential(snn.RHetSynLeaky(M, 2, init_hidden=True, output=True))
-    with pytest.raises(ValueError, match="returns 2 to 4 values"):
-        backprop.BPTT(five, data, optimiser, functional.ce_rate_loss(), time_var=True, time_first=True)
+    options: dict[str, Any] = {"time_var": True, "time_first": True}
+    nested = nn.Sequential(net[0], nn.Sequential(net[1]))
+    assert backprop.BPTT(nested, data, optimiser, functional.ce_rate_loss(), **options).isfinite()
+    for last, message in (
+        (snn.RHetSynLeaky(M, 2, init_hidden=True, output=True), "returns 2 to 4 values"),
+        (snn.HetSynLeaky(M, 2, init_hidden=True), "with output=True .*, got output=False"),
+        (snn.HetSynLeaky(M, 2), "with init_hidden=True .*, got init_hidden=False"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            backprop.BPTT(nn.Sequential(last), data, optimiser, functional.ce_rate_loss(), **options)
 
 
 def test_probe_monitors() -> None:
@@ -273,6 +346,10 @@ def test_state_dict_round_trip_and_bad_values() -> None:
     with pytest.raises(RuntimeError, match="alpha: expected finite values"):
         second.load_state_dict(broken)
     assert torch.equal(second.alpha, kept)
+    for value in (torch.nan, 0.0):
+        with pytest.raises(RuntimeError, match=r"graded_spikes_factor: expected finite values other than 0, got"):
+            second.load_state_dict({**first.state_dict(), "graded_spikes_factor": torch.tensor(value)})
+    assert second.graded_spikes_factor == 1
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
@@ -307,12 +384,14 @@ def test_neurons_are_not_kept_alive() -> None:
     assert dead() is None
 
 
-def test_detach_hidden_cuts_the_graph() -> None:
-    layer = lively(HetSynLeaky(M, N, init_hidden=True))
-    layer(spike_trains(B, M)).sum()
-    assert layer.syn.requires_grad
-    HetSynLeaky.detach_hidden()
-    assert not layer.syn.requires_grad
+@pytest.mark.parametrize("cls", [HetSynLeaky, RHetSynLeaky])
+def test_detach_hidden_cuts_the_graph(cls: Any) -> None:
+    layer = lively(cls(M, N, init_hidden=True, adaptation_decay=0.9, adaptation_strength=0.1, learn_adaptation=True))
+    layer(spike_trains(2, B, M)).sum()
+    states = {name: getattr(layer, name) for name in layer._states}
+    assert {"syn", "rst", "ada", "mem"} <= states.keys() and all(s.requires_grad for s in states.values())
+    cls.detach_hidden()
+    assert not any(getattr(layer, name).requires_grad for name in states)
     layer(spike_trains(B, M)).sum().backward()
     HetSynLeaky.reset_hidden()
     assert not layer.mem.any()
@@ -341,14 +420,15 @@ def test_graded_spikes_scale_the_output_and_not_the_dynamics() -> None:
         assert torch.equal(out[0], graded(x)[0][-1])
 
 
-def test_inhibition_lets_one_neuron_fire() -> None:
+def test_inhibition_lets_the_neuron_furthest_above_its_threshold_fire() -> None:
+    theta = torch.tensor([0.3, 0.6, 0.9, 1.2, 1.5])
     with pytest.warns(UserWarning, match="Inhibition"):
-        layer = lively(HetSynLeaky(M, N, inhibition=True))
-    x = spike_trains(T, B, M)
-    spk, *_, mem = layer(x)
+        layer = lively(HetSynLeaky(M, N, inhibition=True, threshold=theta))
+    spk, *_, mem = layer(spike_trains(T, B, M))
+    fired = spk.any(-1)
     assert spk.sum(-1).max() == 1
-    winners = spk.argmax(-1)[spk.any(-1)]
-    assert torch.equal(winners, mem.argmax(-1)[spk.any(-1)])
+    assert torch.equal(spk.argmax(-1)[fired], (mem - theta).argmax(-1)[fired])
+    assert not torch.equal(spk.argmax(-1)[fired], mem.argmax(-1)[fired])
 
 
 def test_state_quant_is_applied_to_every_state() -> None:
@@ -357,6 +437,102 @@ def test_state_quant_is_applied_to_every_state() -> None:
     for state in (syn, rst, mem):
         assert torch.equal(state, (state * 8).round() / 8)
     assert spk.any() and torch.equal(spk, (mem > 1).float())
+
+
+def test_a_quantiser_that_changes_nothing_changes_nothing() -> None:
+    """Graded spikes too: the loop over time and the fused run see the same z."""
+    torch.manual_seed(0)
+    fused = lively(RHetSynLeaky(M, N, graded_spikes_factor=3.0, dtype=torch.float64), 0.7)
+    stepped = RHetSynLeaky.from_params(fused.to_params(), graded_spikes_factor=3.0, state_quant=lambda s: s)
+    x = spike_trains(T, B, M, dtype=torch.float64)
+    (one, *_, mem), (other, *_, other_mem) = fused(x), stepped(x)
+    assert 0.1 < one.mean() / 3 < 0.9 and torch.equal(one, other)
+    torch.testing.assert_close(mem, other_mem, rtol=0, atol=1e-12)
+    want = gradients(fused, mem.square().sum())
+    for name, gradient in gradients(stepped, other_mem.square().sum()).items():
+        torch.testing.assert_close(gradient, want[name], rtol=1e-10, atol=1e-10, msg=name)
+
+
+def test_graded_spikes_are_ones_to_the_recurrence_under_autocast() -> None:
+    """A bfloat16 spike of factor 3.3 is not 3.3: divided by the float32 factor it would not be 1."""
+    torch.manual_seed(0)
+    layer = lively(RHetSynLeaky(M, N, graded_spikes_factor=3.3))
+    x, states = spike_trains(T, B, M), ()
+    with torch.autocast("cpu", torch.bfloat16):
+        whole = layer(x.bfloat16())
+        for x_t in x.bfloat16():
+            states = layer(x_t, *states)
+    assert whole[0].any() and torch.equal(states[0], whole[0][-1])
+    torch.testing.assert_close(states[-1], whole[-1][-1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_gradients_through_graded_spikes_are_those_of_the_sequence(learn: bool) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"graded_spikes_factor": 0.7, "learn_graded_spikes_factor": learn}
+    layer = lively(RHetSynLeaky(M, N, dtype=torch.float64, **options))
+    x = spike_trains(T, B, M, dtype=torch.float64)
+    sequence = gradients(layer, layer(x)[-1].square().sum() + layer(x)[0].sum())
+    states: Any = ()
+    loss = torch.zeros((), dtype=torch.float64)
+    for x_t in x:
+        states = layer(x_t, *states)
+        loss = loss + states[-1].square().sum() + states[0].sum()
+    for name, gradient in gradients(layer, loss).items():
+        torch.testing.assert_close(gradient, sequence[name], rtol=1e-10, atol=1e-10, msg=name)
+
+
+def gradients(layer: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    named = {name: p for name, p in layer.named_parameters() if p.requires_grad}
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+def test_a_disabled_surrogate_passes_no_gradient_in_steps_or_sequence() -> None:
+    """The judge is the stock neuron; x = 1, w = 1.5 and four steps, two of which spike."""
+    linear = nn.Linear(1, 1, bias=False).double()
+    nn.init.constant_(linear.weight, 1.5)
+    options: dict[str, Any] = {"beta": torch.tensor(0.9, dtype=torch.float64), "surrogate_disable": True}
+    stock, ours = snn.Leaky(**options), HetSynLeaky(1, 1, weight=linear.weight, **options)
+    x, mem, states, stock_sum, own_sum = torch.ones(4, 1, 1).double(), stock.reset_mem(), (), 0.0, 0.0
+    for x_t in x:
+        _, mem = stock(linear(x_t), mem)
+        _, *states = ours(x_t, *states)
+        stock_sum, own_sum = stock_sum + mem.sum(), own_sum + states[-1].sum()
+    (want,) = torch.autograd.grad(stock_sum, linear.weight)
+    assert want.item() == pytest.approx(9.049)
+    for loss in (own_sum, ours(x)[-1].sum()):
+        torch.testing.assert_close(gradients(ours, loss)["weight"], want, rtol=0, atol=1e-12)
+
+
+def test_the_threshold_of_frozen_weights_learns_in_steps_as_in_the_sequence() -> None:
+    """mem of the first step has no graph then, and yet z[0], which adaptation remembers, depends on the threshold."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"adaptation_decay": 0.9, "adaptation_strength": 0.3, "reset_mechanism": "none"}
+    layer = HetSynLeaky(M, N, learn_alpha=False, learn_threshold=True, dtype=torch.float64, **options)
+    lively(layer).weight.requires_grad_(False)
+    x = spike_trains(T, B, M, dtype=torch.float64)
+    whole = gradients(layer, layer(x)[-1].square().sum())["threshold"]
+    states: Any = ()
+    loss = torch.zeros((), dtype=torch.float64)
+    for x_t in x:
+        _, *states = layer(x_t, *states)
+        loss = loss + states[-1].square().sum()
+    torch.testing.assert_close(gradients(layer, loss)["threshold"], whole, rtol=1e-10, atol=1e-10)
+    start = [s.detach() for s in states]  # a given first state is a value: nothing reaches the threshold through it
+    assert not torch.autograd.grad(layer(x[0], *start)[-1].sum(), layer.threshold, allow_unused=True)[0]
+
+
+def test_rewritten_buffers_do_not_break_a_graph() -> None:
+    """DistributedDataParallel broadcasts the buffers, in place, at every forward: also within a loop over time."""
+    options: dict[str, Any] = {"adaptation_decay": 0.9, "adaptation_strength": 0.1, "learn_alpha": False, "bias": True}
+    layer = lively(RHetSynLeaky(M, N, init_hidden=True, learn_threshold=True, graded_spikes_factor=2.0, **options))
+    loss = torch.zeros(())
+    for x_t in spike_trains(3, B, M):
+        loss = loss + layer(x_t).sum()
+        for buffer in layer.buffers():
+            buffer.copy_(buffer.clone())
+    loss.backward()
+    assert layer.weight.grad.any()
 
 
 @pytest.mark.parametrize("name", ["atan", "fast_sigmoid", "sigmoid", "triangular"])
@@ -371,7 +547,7 @@ def test_foreign_surrogates_give_their_own_gradient(name: str) -> None:
 
 
 def test_stochastic_surrogates_are_refused() -> None:
-    with pytest.raises(ValueError, match="surrogate: expected"):
+    with pytest.raises(ValueError, match="spike_grad: expected"):
         HetSynLeaky(M, N, spike_grad=surrogate.SSO())
 
 
@@ -467,6 +643,101 @@ def test_sequence_saves_no_currents() -> None:
         layer(x)[0].sum()
     assert max(sizes) <= max(50 * 8 * 40, 8 * 30 * 40)
     assert ops.choose_backend(x, layer.weight).backend == "cpu"
+
+
+# ---- plain data and stock neurons
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, None),
+        ({"graded_spikes_factor": 3.0}, "graded_spikes_factor 3.0"),
+        ({"learn_graded_spikes_factor": True}, "learn_graded_spikes_factor True"),
+        ({"inhibition": True}, "inhibition True"),
+        ({"state_quant": abs}, "state_quant <built-in function abs>"),
+        ({"surrogate_disable": True}, "surrogate_disable True"),
+        ({"state_quant": abs, "graded_spikes_factor": 2.0}, "graded_spikes_factor 2.0, state_quant <built-in"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Inhibition")
+def test_what_is_no_plain_data_is_named(options: dict[str, Any], why: str | None) -> None:
+    found = adapter.why_not_plain(HetSynLeaky(M, N, **options))
+    assert found is None if why is None else found is not None and found.startswith(why)
+
+
+def test_what_is_learned_survives_conversion_field_by_field() -> None:
+    options: dict[str, Any] = {"adaptation_decay": 0.9, "adaptation_strength": 0.1, "learn_adaptation": True}
+    layer = RHetSynLeaky(M, N, init_hidden=True, learn_rec_alpha=False, learn_beta=True, **options)
+    built = hetsyn_plugins.convert(nn.Sequential(layer), to="snntorch")[0]
+    assert {n for n, _ in built.named_parameters()} == {n for n, _ in layer.named_parameters()}
+    layer.adaptation_decay.requires_grad_(False)
+    built = adapter.build_layer(hetsyn_plugins.convert(nn.Sequential(layer), to="reference").layers[0])
+    assert "adaptation_strength" in dict(built.named_parameters())
+
+
+@pytest.mark.parametrize("reset", ["subtract", "none"])
+@pytest.mark.parametrize("beta", [0.9, 1.2])  # a stock Leaky clamps what its optimiser pushed out of range
+def test_a_stock_leaky_is_merged_with_all_that_it_is(reset: str, beta: float) -> None:
+    linear, value = nn.Linear(M, N, bias=False).double(), torch.tensor(beta, dtype=torch.float64)
+    with torch.no_grad():
+        linear.weight.mul_(2)
+    # 3/4: the stock neuron rounds threshold * spike to float32
+    leaky = snn.Leaky(value, threshold=torch.tensor(0.75, dtype=torch.float64), reset_mechanism=reset)
+    merged = adapter.merge_stock(linear, leaky)
+    assert merged is not None
+    params, learned, spike_grad = merged
+    assert learned == {"weight"} and spike_grad == hetsyn_plugins.surrogate.Arctan(2.0)  # snnTorch's default
+    assert (params.reset_decay is None) == (reset == "none")
+    ours = HetSynLeaky.from_params(params, spike_grad=spike_grad, detach_reset=True)
+    x, mem, spks = spike_trains(100, B, M, dtype=torch.float64), leaky.reset_mem(), []
+    for x_t in x:
+        spk, mem = leaky(linear(x_t), mem)
+        spks.append(spk)
+    spikes = ours(x)[0]
+    assert torch.equal(torch.stack(spks), spikes) and 0.05 < spikes.detach().mean() < 0.95
+    (want,) = torch.autograd.grad(torch.stack(spks).sum(), linear.weight)
+    torch.testing.assert_close(gradients(ours, spikes.sum())["weight"], want, rtol=1e-10, atol=1e-10)
+
+
+def test_what_a_stock_leaky_learns_is_learned() -> None:
+    linear = nn.Linear(M, N)
+    for tensor in linear.parameters():
+        tensor.requires_grad_(False)
+    spike_grad = surrogate.fast_sigmoid(slope=5)
+    leaky = snn.Leaky(torch.rand(N), learn_beta=True, learn_threshold=True, spike_grad=spike_grad)
+    merged = adapter.merge_stock(linear, leaky)
+    assert merged is not None and merged[1] == {"decay", "reset_decay", "threshold"}
+    assert merged[2] == hetsyn_plugins.surrogate.Foreign(spike_grad)
+    leaky.threshold.requires_grad_(False)
+    again = adapter.merge_stock(linear, leaky)
+    assert again is not None and again[1] == {"decay", "reset_decay"}
+    assert adapter.merge_stock(linear, snn.Synaptic(0.9, 0.8)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reset_mechanism": "zero"}, "reset_mechanism 'zero'"),
+        ({"reset_delay": False}, "reset_delay False"),
+        ({"graded_spikes_factor": 3.0}, "graded_spikes_factor 3.0"),
+        ({"learn_graded_spikes_factor": True}, "learn_graded_spikes_factor True"),
+        ({"inhibition": True}, "inhibition True"),
+        ({"state_quant": abs}, "state_quant <built-in function abs>"),
+        ({"surrogate_disable": True}, "surrogate_disable True"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Inhibition")
+def test_a_stock_leaky_that_is_no_vanilla_neuron_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=rf"net: a snn.Leaky's {message} cannot be carried over"):
+        adapter.merge_stock(nn.Linear(M, N), snn.Leaky(0.9, **options))
+
+
+def test_a_bias_frozen_apart_from_its_weight_is_refused() -> None:
+    linear = nn.Linear(M, N)
+    linear.bias.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"net: a Linear in front of a snn\.Leaky, expected weight and bias both"):
+        adapter.merge_stock(linear, snn.Leaky(0.9))
 
 
 # ---- several processes

@@ -16,6 +16,7 @@ from hetsyn_plugins.surrogate import (
     FastSigmoid,
     Foreign,
     MultiGaussian,
+    NoGradient,
     Sigmoid,
     Surrogate,
     Triangular,
@@ -123,6 +124,23 @@ def test_names_none_and_functions_are_resolved() -> None:
 def test_an_unknown_surrogate_is_named(wrong: Any) -> None:
     with pytest.raises(ValueError, match=r"surrogate: expected one of multi_gaussian, triangular, .* got"):
         resolve(wrong)
+
+
+def test_what_is_wrong_has_the_name_of_the_argument() -> None:
+    with pytest.raises(ValueError, match=r"spike_grad: expected one of"):
+        resolve("relu", "spike_grad")
+    with pytest.raises(ValueError, match=r"spike_grad: expected a spike function with forward"):
+        resolve(torch.sigmoid, "spike_grad")
+    with pytest.raises(ValueError, match=r"spike_grad: expected a deterministic derivative"):
+        resolve(Noisy.apply, "spike_grad")
+
+
+def test_no_gradient_is_a_spike_without_one() -> None:
+    d = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
+    spikes = NoGradient()(d)
+    assert spikes.tolist() == [0, 0, 1]
+    assert torch.autograd.grad(spikes.sum(), d)[0].tolist() == [0, 0, 0]
+    assert not NoGradient().derivative(D).any() and not np.ptp(NoGradient().primitive(D))
 
 
 class Straight(torch.autograd.Function):

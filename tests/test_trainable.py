@@ -181,6 +181,53 @@ def test_clamp_projects_back_into_range(parametrization: str) -> None:
     assert low == {"decay": 0, "tau": 0, "log_tau": -3}[parametrization]
 
 
+def test_clamp_projects_every_decay() -> None:
+    adaptation: dict[str, Any] = {"adaptation_decay": 0.9, "adaptation_strength": 0.1, "learn_adaptation": True}
+    layer = RHetSynLeaky(M, N, learn_beta=True, **adaptation)
+    decays = [layer.stored(field) for field in ("decay", "recurrent_decay", "reset_decay", "adaptation_decay")]
+    with torch.no_grad():
+        for decay in decays:
+            decay.fill_(1.5)
+    layer.clamp_()
+    assert all((decay == 1).all() for decay in decays)
+
+
+def test_second_derivatives_through_tau_are_refused() -> None:
+    """The slope is a saved number: differentiated again it would be a constant, which is wrong."""
+    tau = torch.tensor(20e-3, requires_grad=True)
+    (slope,) = torch.autograd.grad(DecayFromTau.apply(tau, DT, False), tau, create_graph=True)
+    with pytest.raises(RuntimeError, match="trained tau: its gradients cannot be differentiated again"):
+        slope.backward()
+
+
+# ---- start values
+
+
+@pytest.mark.parametrize(("share", "shape", "recurrent"), [("neuron", (N,), (N,)), ("layer", (), ())])
+@pytest.mark.parametrize("tie_reset", [False, True])
+@pytest.mark.parametrize("kind", [initialisers.UniformTau, initialisers.NormalTau, initialisers.LogNormalTau])
+def test_initialisers_draw_what_is_shared(
+    kind: Any, tie_reset: bool, share: str, shape: tuple[int, ...], recurrent: tuple[int, ...]
+) -> None:
+    start = kind(5e-3, 20e-3, DT)
+    layer = RHetSynLeaky(M, N, alpha=start, rec_alpha=start, beta=start, share=share, tie_reset=tie_reset)
+    assert layer.alpha.shape == shape and layer.rec_alpha.shape == recurrent
+    assert ((layer.alpha > 0) & (layer.alpha < 1)).all() and len(layer.alpha.unique()) == layer.alpha.numel()
+    params = layer.to_params()
+    assert params.is_neuron_heterogeneous() == tie_reset
+
+
+def test_weights_start_with_the_variance_of_their_fan_in() -> None:
+    """N(0, 1 / fan_in); the tolerance is five standard errors of a standard deviation, 1 / sqrt(2 n)."""
+    torch.manual_seed(0)
+    n, m = 40, 1000
+    layer = RHetSynLeaky(m, n)
+    for weight, fan_in in ((layer.weight, m), (layer.rec_weight, n)):
+        expected = fan_in**-0.5
+        assert abs(weight.std().item() - expected) < 5 * expected / (2 * weight.numel()) ** 0.5
+        assert abs(weight.mean().item()) < 5 * expected / weight.numel() ** 0.5
+
+
 # ---- dtypes
 
 
@@ -236,7 +283,14 @@ def test_state_dict_returns_the_same_bits(parametrization: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("alpha", torch.nan), ("weight", torch.inf), ("threshold", -1.0), ("beta", torch.nan)]
+    ("name", "value"),
+    [
+        ("alpha", torch.nan),
+        ("alpha", torch.inf),  # only a tau, or its logarithm, may be infinite
+        ("weight", torch.inf),
+        ("threshold", -1.0),
+        ("beta", torch.nan),
+    ],
 )
 def test_values_that_no_training_gives_are_not_loaded(name: str, value: float) -> None:
     layer = HetSynLeaky(M, N)
@@ -279,8 +333,9 @@ def test_an_overshot_decay_is_loaded_as_it_was_trained() -> None:
         (
             {"weight": torch.ones(N, M).long()},
             ValueError,
-            "weight: expected torch.float32 like the layer, got a tensor",
+            "weight: expected a floating dtype, got torch.int64",
         ),
+        ({"dtype": torch.int64}, ValueError, r"dtype: expected a floating dtype, got torch\.int64"),
         ({"weight": np.ones((N, M), int)}, ValueError, "weight: expected floating-point numbers, got int64"),
         ({"adaptation_decay": 0.9}, ValueError, "adaptation_strength: expected together with adaptation_decay"),
         ({"rec_alpha": 0.9}, TypeError, "rec_alpha"),

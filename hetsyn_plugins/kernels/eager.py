@@ -52,8 +52,8 @@ class NoSecondDerivative(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *owed: Tensor | None) -> Any:
         raise RuntimeError(
-            f"{ctx.op}: its gradients cannot be differentiated again (a spike has no second "
-            "derivative): detach them, or call backward() and grad() without create_graph"
+            f"{ctx.op}: its gradients cannot be differentiated again: "
+            "detach them, or call backward() and grad() without create_graph"
         )
 
 

@@ -78,7 +78,7 @@ def run(
     check_inputs_shape(x, p.weight)
     if 0 in x.shape:
         return fixed_point.run(p, x.numpy(), state)
-    first = None if state is None else fixed_point._fitting(p, state, x.shape[1])
+    first = None if state is None else fixed_point.fitting_state(p, state, x.shape[1])
     with np.errstate(invalid="ignore"):  # a state that no int64 holds is not used
         v, last, peak = (_clusters if p.form == "cluster" else _synapses)(p, x, first, keep_state)
     if peak >= 1 << (p.state_bits - 1):
@@ -145,7 +145,7 @@ def _gather(x: Tensor, out: Floats, strides: tuple[int, int, int]) -> None:
     wrong = np.zeros(batch, np.int64)
     parallel(gather, batch, flat, out.ravel(), (*x.stride(), *strides), wrong, steps, lines)
     if wrong.any():
-        fixed_point._whole(x.numpy())  # raises, and says what is wrong with them
+        fixed_point.whole_numbers(x.numpy())  # raises, and says what is wrong with them
 
 
 class _Own:
