@@ -414,7 +414,7 @@ class _HetSynModule(nn.Module):
         """All fields as the op takes them."""
         weight = self.recurrent_weights
         if weight is not None and self.recurrent_mask is not None:
-            weight = weight * self.recurrent_mask
+            weight = weight * self.recurrent_mask.clone()  # DistributedDataParallel rewrites buffers at every call
         return {**self.p.tensors(), "weight": self.input_weights, "recurrent_weight": weight}
 
     def stored(self, field: str) -> Tensor | None:

@@ -14,6 +14,7 @@ from hetsyn_plugins.params import HetSynParams, HetSynState, Taus, decay_to_tau,
 if TYPE_CHECKING:
     from hetsyn_plugins.conversion import convert
     from hetsyn_plugins.ops import choose_backend, hetsyn_li, hetsyn_lif, hetsyn_lif_step
+    from hetsyn_plugins.quantised import hetsyn_lif_quantised
     from hetsyn_plugins.registration import register, unregister
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "decay_to_tau",
     "hetsyn_li",
     "hetsyn_lif",
+    "hetsyn_lif_quantised",
     "hetsyn_lif_step",
     "register",
     "tau_to_decay",
@@ -44,6 +46,7 @@ _LAZY = {
     "choose_backend": "ops",
     "hetsyn_li": "ops",
     "hetsyn_lif": "ops",
+    "hetsyn_lif_quantised": "quantised",
     "hetsyn_lif_step": "ops",
     "register": "registration",
     "unregister": "registration",

@@ -23,7 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hetsyn_plugins import ops, peers
+from hetsyn_plugins import fixed_network, ops, peers
+from hetsyn_plugins.adapters.lava_dl import runtime
+from hetsyn_plugins.fixed_network import FixedNetwork
+from hetsyn_plugins.network import HetSynLayer, Network
+from hetsyn_plugins.params import HetSynParams
 from hetsyn_plugins.peers import PEERS, Shape
 
 SHAPES = {
@@ -265,6 +269,39 @@ def fit_memory(rows: list[Row]) -> tuple[float, float, float]:
     return float(slope), float(constant), float(off)
 
 
+def deployed() -> FixedNetwork:
+    """700 -> 128 -> 128 recurrent -> 20 readouts in integers, 8 decays a layer."""
+    rng, decays = np.random.default_rng(0), 1 - np.geomspace(0.01, 0.3, 8)
+
+    def layer(name: str, n: int, m: int, recurrent: bool = False, spiking: bool = True) -> HetSynLayer:
+        weight, decay = rng.normal(0.05, 1, (n, m)) / m**0.5, rng.choice(decays, (n, m))
+        loop: dict[str, Any] = {}
+        if recurrent:
+            loop = {"recurrent_weight": rng.normal(size=(n, n)) / n**0.5, "recurrent_decay": rng.choice(decays, (n, n))}
+        reset = 0.9 if spiking else None
+        return HetSynLayer(name, HetSynParams(weight, decay, reset_decay=reset, spiking=spiking, **loop))
+
+    stack = (layer("1", 128, 700), layer("2", 128, 128, recurrent=True), layer("out", 20, 128, spiking=False))
+    return fixed_network.quantise(Network(stack))[0]
+
+
+def chip_rates() -> None:
+    """Steps a second of the integer core, and of Lava's runtime without its start, printed."""
+    network, (few, many) = deployed(), (1, 9)
+    x = np.random.default_rng(1).random((250, 32, 700)) < 0.02
+    fired = ", ".join(f"{r.spikes.mean():.1%}" for r in network.run(x).values() if r.spikes is not None)
+    rates = []
+    for batch in (1, 32):
+        seconds = statistics.median(_seconds(lambda b=batch: network.run(x[:, :b])) for _ in range(3))  # type: ignore[misc]
+        rates.append(f"{len(x) * batch / seconds:,.0f} steps/s ({batch} at a time)")
+    print(f"integers, 700-128-128rec-20, 8 decays a layer, {fired} of neuron-steps fire: core {', '.join(rates)}")
+    try:
+        times = [_seconds(lambda n=n: runtime.run_network(network, x[:, :n])) for n in (few, many)]  # type: ignore[misc]
+        print(f"    Lava's runtime {len(x) * (many - few) / (times[1] - times[0]):,.0f} steps/s, its start not counted")
+    except ImportError as error:
+        print(f"    Lava left out: {error}")
+
+
 def main(names: list[str], runs: int, out: Path, memory: bool, with_scaling: bool, device: str = "cpu") -> int:
     """Gate, table, scaling; then the files."""
     gate()
@@ -282,6 +319,7 @@ def main(names: list[str], runs: int, out: Path, memory: bool, with_scaling: boo
             print(f"memory of ours: {slope:.1f} bytes per B T (N + M) + {constant:.1f} MB, the worst of")
             print(f"    {sum(r.peer == 'ours' for r in more)} runs {residual:.1f} MB off this fit")
         rows += more
+    chip_rates()
     out.mkdir(parents=True, exist_ok=True)
     with (out / "bench.csv").open("w", newline="") as file:
         writer = csv.writer(file)

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench.add_argument("--shape", action="append", help="only this shape of the table (may be repeated)")
     bench.add_argument("--runs", type=int, default=9)
     bench.add_argument("--out", type=Path, default=Path("hetsyn_bench"), help="folder for the CSV and the picture")
+    bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     bench.add_argument("--no-memory", action="store_true", help="times only")
     bench.add_argument("--no-scaling", action="store_true", help="the table only")
 
@@ -79,20 +80,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_verify(only_backends: list[str] | None, only_checks: list[str] | None) -> int:
-    """One line a backend and check with the distances found, then who is absent and why."""
-    from hetsyn_plugins import backends, conformance
+    """One line a backend and check with the distances found, then who is absent and why; floats, then integers."""
+    from hetsyn_plugins import backends, conformance, conformance_fixed
 
     start = time.time()
-    found, absent = backends.available()
-    _known("--backend", only_backends, [b.name for b in found])
-    _known("--check", only_checks, list(conformance.CHECKS))
-    found = [b for b in found if only_backends is None or b.name in only_backends]
+    suites: list[Any] = [(conformance, backends.available()), (conformance_fixed, conformance_fixed.available())]
+    _known("--backend", only_backends, [b.name for _, (found, _) in suites for b in found])
+    _known("--check", only_checks, [name for suite, _ in suites for name in suite.CHECKS])
     failures = lines = 0
-    for backend, check, result in conformance.verify(found, only_checks):
-        failed = isinstance(result, conformance.Mismatch)
-        failures, lines = failures + failed, lines + 1
-        print(f"{backend:14} {check:18} {'FAILED' if failed else 'ok':7} {result}", flush=True)
-    for name, reason in absent.items():
+    for suite, (found, _) in suites:
+        chosen = [b for b in found if only_backends is None or b.name in only_backends]
+        checks = [name for name in suite.CHECKS if only_checks is None or name in only_checks]
+        for backend, check, result in suite.verify(chosen, checks):
+            failed = isinstance(result, conformance.Mismatch)
+            failures, lines = failures + failed, lines + 1
+            print(f"{backend:14} {check:18} {'FAILED' if failed else 'ok':7} {result}", flush=True)
+    for name, reason in {**suites[0][1][1], **suites[1][1][1]}.items():
         print(f"{name:14} absent: {reason}")
     print(f"{lines - failures} of {lines} passed in {time.time() - start:.0f} s")
     return 1 if failures else 0
@@ -106,7 +109,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if arguments.runs < 1:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
     names = [name for name in bench.SHAPES if arguments.shape is None or name in arguments.shape]
-    return bench.main(names, arguments.runs, arguments.out, not arguments.no_memory, not arguments.no_scaling)
+    memory, scaling = not arguments.no_memory, not arguments.no_scaling
+    return bench.main(names, arguments.runs, arguments.out, memory, scaling, arguments.device)
 
 
 def run_export(arguments: argparse.Namespace) -> int:

@@ -611,3 +611,15 @@ def test_methods_are_ours_or_norses() -> None:
     assert HetSynLIF(M, N, HetSynLIFParameters(method="arctan")).surrogate == surrogate.Arctan()
     own = surrogate.Triangular(0.3)
     assert HetSynLIF(M, N, HetSynLIFParameters(method=own)).surrogate == own
+
+
+def test_a_mask_that_is_rewritten_between_steps_does_not_break_the_backward_pass() -> None:
+    """DistributedDataParallel copies rank 0's buffers into every rank's at every call: autograd must not hold them."""
+    cell, state, total = HetSynLIFRecurrentCell(6, 5, autapses=False), None, torch.zeros(())
+    for _ in range(3):
+        _, state = cell((torch.rand(2, 6) < 0.5).float() * 3, state)
+        total = total + state.v.sum()
+        for buffer in cell.buffers():
+            buffer.copy_(buffer.clone())
+    total.backward()
+    assert cell.recurrent_weights.grad is not None
