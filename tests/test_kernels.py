@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hetsyn_plugins import conformance, ops
-from hetsyn_plugins.kernels import cpu_layout, simd
+from hetsyn_plugins.kernels import cpu_layout, scratch, simd, threads
 from hetsyn_plugins.kernels.cpu_layout import BatchLanes, NeuronLanes
 from hetsyn_plugins.params import ARRAYS, HetSynState
 
@@ -53,14 +53,28 @@ def test_any_number_of_threads_gives_the_same_bits(only: Any) -> None:
     before = torch.get_num_threads()
     results = []
     try:
-        for threads in (1, 2, 3, 8):
-            torch.set_num_threads(threads)
+        for count in (1, 2, 3, 8):
+            torch.set_num_threads(count)
             results.append(run())
-            assert torch.get_num_threads() == threads, "the setting is the user's"
+            assert torch.get_num_threads() == count, "the setting is the user's"
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:
         same(results[0], result)
+
+
+def test_python_threads_do_as_well_where_torch_has_no_gnu_openmp(only: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run()
+    monkeypatch.setattr(threads, "_openmp", lambda: None)
+    same(before, run())
+
+
+def test_an_error_in_a_piece_of_work_is_not_lost() -> None:
+    def broken(first: int, last: int) -> None:
+        raise KeyError(first)
+
+    with pytest.raises(KeyError):
+        threads.parallel(broken, 100)
 
 
 def test_calls_from_several_python_threads_do_not_meet(only: Any) -> None:
@@ -77,12 +91,12 @@ def test_calls_from_several_python_threads_do_not_meet(only: Any) -> None:
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=repeat, args=(i,)) for i in (0, 1, 0)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
-    assert not errors and not any(t.is_alive() for t in threads)
+    workers = [threading.Thread(target=repeat, args=(i,)) for i in (0, 1, 0)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+    assert not errors and not any(w.is_alive() for w in workers)
 
 
 def python(code: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -197,6 +211,39 @@ def test_a_state_of_one_expanded_number_is_used(only: Any) -> None:
         # dyadic decays: exact
         assert torch.equal(v[0], torch.full((2, 5), 4 * 0.5 * torch.tensor(first).item()))
         assert torch.equal(end.current, current / 8)
+
+
+def test_memory_is_used_again_only_when_the_last_array_on_it_is_gone() -> None:
+    """A view of a view, or a tensor made of one, keeps its memory; a block that nobody holds serves the next call."""
+    dtype, count = np.dtype(np.float32), scratch.LARGE
+    first = scratch.empty(count, dtype)
+    first[:] = 1
+    where = first.ctypes.data
+    kept = torch.from_numpy(first.reshape(64, -1)[3:]).view(-1)[5:]
+    del first
+    second = scratch.empty(count, dtype)
+    second[:] = 2
+    assert second.ctypes.data != where and (kept == 1).all()
+    del kept
+    assert scratch.empty(count, dtype).ctypes.data == where
+    assert scratch.empty(3, dtype).size == 3  # small ones are NumPy's
+
+
+def test_the_shelf_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "KEPT", 4 * scratch.LARGE)
+    arrays = [scratch.empty(scratch.LARGE + 4096 * i, np.dtype(np.uint8)) for i in range(8)]
+    del arrays
+    assert 0 < sum(map(len, scratch._shelf)) <= 4 * scratch.LARGE
+
+
+def test_results_stay_as_they_are_while_others_are_computed(only: Any) -> None:
+    """What a call returned must not be memory that the next call writes to."""
+    x, weight = torch.rand(64, 65, 64), torch.rand(70, 64)
+    v, end = ops.hetsyn_li(x, weight, 0.5, backend="cpu")
+    copies = v.clone(), end.current.clone()
+    for _ in range(3):
+        ops.hetsyn_li(torch.rand_like(x), weight, 0.9, backend="cpu")
+    assert torch.equal(v, copies[0]) and torch.equal(end.current, copies[1])
 
 
 LEAVING = """

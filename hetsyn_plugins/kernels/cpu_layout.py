@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hetsyn_plugins.kernels import cpu_batch, cpu_neuron, cpu_states
+from hetsyn_plugins.kernels import cpu_batch, cpu_neuron, cpu_states, scratch
 from hetsyn_plugins.kernels.simd import lanes_of
 from hetsyn_plugins.kernels.threads import parallel
 
@@ -119,11 +119,13 @@ class Layout(ABC):
 
     def zeros(self, *sizes: int) -> Array:
         """A flat array of zeros."""
-        return np.zeros(int(np.prod(sizes)), self.dtype)
+        out = scratch.empty(int(np.prod(sizes)), self.dtype)
+        out[...] = 0
+        return out
 
     def empty(self, *sizes: int) -> Array:
         """A flat array, not filled."""
-        return np.empty(int(np.prod(sizes)), self.dtype)
+        return scratch.empty(int(np.prod(sizes)), self.dtype)
 
     def matrix(self, x: Tensor, rows: int, columns: int) -> Array:
         """A parameter (N, M) padded with zeros to (rows, columns)."""
