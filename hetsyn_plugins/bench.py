@@ -1,15 +1,17 @@
 """`hetsyn bench`: time and memory of a layer's training step against its peers, side by side; see `peers.py`.
 
 First the gate: ours must give the spikes and gradients of plain autograd. Then all peers of a shape run in turns, round
-after round, so that what else the machine does hits all of them; medians with the smallest and largest. Memory is the
-peak of the resident set during one step minus what was resident before it, each in a process of its own whose kernels
-are loaded already; on a GPU, what the allocator says. What was measured goes to a CSV, a PNG and the lines printed.
+after round in another order, so that what else the machine does, and what one of them leaves to the next, hits all;
+medians with the smallest and largest. Memory is the peak of the resident set during one step minus what was resident
+before it, each in a process of its own whose kernels are loaded already; on a GPU, what the allocator says. What was
+measured goes to a CSV, a PNG and the lines printed.
 """
 
 from __future__ import annotations
 
 import csv
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -141,9 +143,12 @@ def measure(shape: Shape, names: list[str], runs: int) -> dict[str, list[float] 
             found[name] = str(error)
             steps.pop(name, None)
     times: dict[str, list[float]] = {name: [] for name in steps}
+    order = random.Random(0)
     for _ in range(runs):
-        for name, step in steps.items():
-            times[name].append(_seconds(step, shape.device))
+        for name in order.sample(
+            list(steps), len(steps)
+        ):  # whoever follows plain autograd finds the memory in disorder
+            times[name].append(_seconds(steps[name], shape.device))
     return {**found, **times}
 
 

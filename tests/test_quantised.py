@@ -304,7 +304,8 @@ def backward_of(form: str, kind: str, detach: bool = False) -> Callable[[Code], 
 
 
 BUGS = [
-    Bug("rounds down, not to zero", FIXED, '_unary("trunc")', '_unary("floor")', forward_of("synapse", "feed-forward")),
+    Bug("rounds down, not to zero", FIXED, "trunc(mul(c0, u0))", "trunc(sub(mul(c0, u0), splat(0.5)))",
+        forward_of("synapse", "feed-forward")),
     Bug("fires at the threshold", FIXED, "(v > (p", "(v >= (p", lambda c: test_float32_backward_at_threshold(c)),
     Bug("the reset decays its spike", FIXED, "load(c_reset, i), load(J, e)", "load(c_adapt, i), load(J, e)",
         forward_of("cluster", "feed-forward")),

@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,13 +25,13 @@ from hetsyn_plugins import fixed_point
 from hetsyn_plugins.fixed_point import MAX_INPUT, ONE, FixedParams, FixedRun, FixedState, Integers
 from hetsyn_plugins.kernels.cpu_common import kernel
 from hetsyn_plugins.kernels.simd import (
-    _unary,
     above,
     add,
     fma,
     get,
     lanes,
     lanes_of,
+    larger,
     load,
     magnitude,
     mul,
@@ -41,24 +39,13 @@ from hetsyn_plugins.kernels.simd import (
     splat,
     store,
     sub,
+    trunc,
 )
 from hetsyn_plugins.kernels.threads import parallel
 from hetsyn_plugins.params import check_inputs_shape
 
 Floats = NDArray[np.float64]
 LANES = lanes_of(np.dtype(np.float64))
-
-trunc = intrinsic(_unary("trunc"))
-
-
-@intrinsic
-def larger(typing: Any, a: Any, b: Any) -> Any:
-    """The larger of the two, in every lane."""
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
-
-    return a(a, a), generate
 
 
 def run(

@@ -161,6 +161,17 @@ def _unary(operation: str) -> Any:
 
 
 magnitude = intrinsic(_unary("fabs"))
+trunc = intrinsic(_unary("trunc"))
+
+
+@intrinsic
+def larger(typing: Any, a: Any, b: Any) -> Any:
+    """The larger of the two, in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return a(a, a), generate
 
 
 @intrinsic
