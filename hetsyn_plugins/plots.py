@@ -85,8 +85,12 @@ def scaling(rows: list[Any]) -> Any:
             column[0].plot(sizes, [r.median for r in found], marker="o", color=colour, label=peer)
             if found and found[0].memory is not None:
                 column[1].plot(sizes, [r.memory for r in found], marker="o", color=colour, label=peer)
-        column[0].set(xscale="log", yscale="log", title=f"over {axis}")
-        column[1].set(xscale="log", yscale="log", xlabel=axis)
+        for ax in column:
+            ax.set(xscale="log", yscale="log")
+            ax.set_xticks(sizes, [str(size) for size in sizes])
+            ax.set_xticks([], minor=True)
+        column[0].set_title(f"over {axis}")
+        column[1].set_xlabel(axis)
     axes[0, 0].set_ylabel("time of a step (ms)")
     axes[1, 0].set_ylabel("peak memory (MB)")
     axes[0, 0].legend(fontsize=8, frameon=False)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hetsyn_plugins.adapters.lava_dl import runtime
 
 from hetsyn_plugins import conformance_fixed
+from hetsyn_plugins.adapters.lava_dl import runtime
 from hetsyn_plugins.conformance import Mismatch, Tally
 from hetsyn_plugins.conformance_fixed import Backend, Case, Output, Outputs
 

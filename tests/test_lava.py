@@ -21,10 +21,10 @@ import h5py
 import lava_misbehaving
 import numpy as np
 import pytest
-from hetsyn_plugins.adapters.lava_dl import runtime, stock
 
 import hetsyn_plugins
 from hetsyn_plugins import HetSynParams, conformance_fixed, fixed_point, loihi, reference
+from hetsyn_plugins.adapters.lava_dl import runtime, stock
 from hetsyn_plugins.fixed_network import FixedLayer, FixedNetwork
 from hetsyn_plugins.fixed_point import FixedParams, FixedPointOverflow
 
@@ -118,9 +118,10 @@ def test_a_timeout_is_a_time() -> None:
 
 def in_child_without_reset(network: FixedNetwork, x: Any) -> tuple[dict[str, Any], Any, Any]:
     """Processes built by hand, no reset: what each sends; and v of the readout, by Lava's Monitor and by Var.get."""
+    from lava.proc.monitor.process import Monitor
+
     from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
     from hetsyn_plugins.adapters.lava_dl.proc.io.process import Sink, Source
-    from lava.proc.monitor.process import Monitor
 
     source = Source(x[:, 0])
     port, sinks = source.out, {}
@@ -281,11 +282,12 @@ def in_child_netx(folder: Path, names: list[str], x: Any) -> tuple[dict[str, Any
 
 def in_child_network_runs_itself(path: Path, x: Any) -> Any:
     """`network.run`, between Lava's own ring buffers."""
-    from hetsyn_plugins.adapters.lava_dl import netx
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
     from lava.proc.io.sink import RingBuffer as Sink
     from lava.proc.io.source import RingBuffer as Source
+
+    from hetsyn_plugins.adapters.lava_dl import netx
 
     network = netx.Network(net_config=str(path), reset_interval=len(x))
     source, sink = Source(data=x[:, 0].T), Sink(shape=network.out.shape, buffer=len(x))

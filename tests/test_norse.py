@@ -14,6 +14,11 @@ from torch import Tensor, nn
 
 norse_torch = pytest.importorskip("norse.torch")
 
+from norse.torch import Lift, RegularizationCell, SequentialState  # noqa: E402
+from norse.torch.functional.regularization import spike_accumulator, voltage_accumulator  # noqa: E402
+
+import hetsyn_plugins  # noqa: E402
+from hetsyn_plugins import HetSynParams, initialisers, reference, surrogate  # noqa: E402
 from hetsyn_plugins.adapters import norse as adapter  # noqa: E402  after the skip
 from hetsyn_plugins.adapters.norse import (  # noqa: E402
     HetSynLI,
@@ -26,11 +31,6 @@ from hetsyn_plugins.adapters.norse import (  # noqa: E402
     HetSynLIFState,
     hetsyn_lif_step,
 )
-from norse.torch import Lift, RegularizationCell, SequentialState  # noqa: E402
-from norse.torch.functional.regularization import spike_accumulator, voltage_accumulator  # noqa: E402
-
-import hetsyn_plugins  # noqa: E402
-from hetsyn_plugins import HetSynParams, initialisers, reference, surrogate  # noqa: E402
 from hetsyn_plugins.params import ARRAYS  # noqa: E402
 
 T, B, M, N, DT = 12, 3, 6, 5, 1e-3

@@ -23,6 +23,7 @@ from hetsyn_plugins.initialisers import UniformTau
 pytest.importorskip("lava.lib.dl.slayer", reason="lava-dl is not installed (it ends at Python 3.10)")
 
 import lava.lib.dl.slayer as slayer
+
 from hetsyn_plugins.adapters.lava_dl import slayer as hetsyn
 
 NEURON = {"threshold": 1.0, "reset_decay": 0.9}

@@ -18,12 +18,12 @@ from torch import nn
 
 snn = pytest.importorskip("snntorch")
 
-from hetsyn_plugins.adapters import snntorch as adapter  # noqa: E402
-from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky  # noqa: E402
 from snntorch import functional, spikegen, surrogate, utils  # noqa: E402  after the skip
 
 import hetsyn_plugins  # noqa: E402
 from hetsyn_plugins import HetSynParams, ops  # noqa: E402
+from hetsyn_plugins.adapters import snntorch as adapter  # noqa: E402
+from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky  # noqa: E402
 
 T, B, M, N = 12, 3, 6, 5
 

@@ -12,9 +12,8 @@ from torch import Tensor
 
 pytest.importorskip("snntorch")
 
-from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
-
 from hetsyn_plugins import HetSynParams, initialisers
+from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
 from hetsyn_plugins.trainable import (
     PARAMETRIZATIONS,
     Bounded,

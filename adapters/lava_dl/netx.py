@@ -9,18 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 import h5py
-from hetsyn_plugins.adapters.lava_dl.runtime import require_lava
 
 from hetsyn_plugins import loihi
+from hetsyn_plugins.adapters.lava_dl.runtime import require_lava
 
 require_lava()  # says what to install
 
-from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn  # noqa: E402
 from lava.lib.dl.netx import hdf5  # noqa: E402
 from lava.lib.dl.netx.blocks.models import AbstractPyBlockModel  # noqa: E402
 from lava.lib.dl.netx.blocks.process import Input  # noqa: E402
 from lava.magma.core.decorator import implements  # noqa: E402
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol  # noqa: E402
+
+from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn  # noqa: E402
 
 LAYERS = ("input", "flatten", "dense", "dense_rec", "conv")  # what stock netx builds, of what it says it knows
 NEURONS = (loihi.NEURON, "CUBA", "LOIHI", "SDNN", "RF")

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from hetsyn_plugins.adapters.lava_dl import runtime
 from numpy.typing import ArrayLike, NDArray
 
+from hetsyn_plugins.adapters.lava_dl import runtime
 from hetsyn_plugins.fixed_point import ONE
 from hetsyn_plugins.params import DECAYS, Array, HetSynParams, check_inputs_shape
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
 from lava.magma.core.model.py.ports import PyInPort, PyOutPort
@@ -15,6 +14,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from numpy.typing import NDArray
 
 from hetsyn_plugins import fixed_point, reference
+from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
 from hetsyn_plugins.fixed_point import FixedParams, Integers
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hetsyn_plugins.adapters.lava_dl.proc.io.process import Sink, Source
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
 from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+
+from hetsyn_plugins.adapters.lava_dl.proc.io.process import Sink, Source
 
 
 class AbstractPySource(PyLoihiProcessModel):
