@@ -195,6 +195,16 @@ def last_step(output: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(output[-1], labels)
 
 
+def as_before(output: Tensor, wanted: Tensor) -> Tensor:
+    """How far the readout's classes at the last step are from another's: output (T, B, classes), wanted (B, classes).
+
+    The Kullback-Leibler divergence of their softmaxes. With the float network's own v wanted ("distillation"), training
+    brings back what clustering and rounding moved, and does not fit the labels once more.
+    """
+    given, aim = output[-1].log_softmax(1), wanted.log_softmax(1)
+    return nn.functional.kl_div(given, aim, log_target=True, reduction="batchmean")
+
+
 def fine_tune(
     network: Network,
     batches: Batches,

@@ -431,3 +431,13 @@ def test_planted_bugs_are_caught(name: str, old: str, new: str, check: Callable[
     changed = planted(name, old, new)
     with pytest.raises((AssertionError, ValueError)):
         check(changed, *arguments)
+
+
+def test_as_before_is_the_divergence_of_two_softmaxes() -> None:
+    """Against its definition, sum p (log p - log q); nothing where both are the same, whatever was added to all."""
+    generator = torch.Generator().manual_seed(0)
+    output, wanted = (torch.randn(size, generator=generator).double() for size in ((4, 3, 5), (3, 5)))
+    p, q = wanted.softmax(1), output[-1].softmax(1)
+    by_definition = (p * (p.log() - q.log())).sum(1).mean()
+    assert abs(finetune.as_before(output, wanted) - by_definition) < 1e-12
+    assert abs(finetune.as_before(output, output[-1] + 3.0)) < 1e-12
