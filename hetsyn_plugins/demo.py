@@ -227,13 +227,13 @@ def pictures(network: Network, x: Array, before: Array, after: Array, out: Path)
     assert isinstance(hidden, HetSynLayer) and z is not None
     figure = Figure(figsize=(7, 7), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(1, 3, 2))
-    plots.raster(x[:, 0], top, "one digit, row after row")
+    plots.raster(x[:, 0], top, "one digit, row after row").set_ylabel("line")
     plots.raster(z[:, 0], middle, "hidden neurons")
     plots.traces(readout[:, 0], bottom, [str(k) for k in range(digits.CLASSES)], "readouts")
     bottom.set_xlabel("step (1 ms)")
     figure.savefig(out / "raster.png", dpi=110)
 
-    neuron = int(z[:, 0].sum(0).argmax())
+    neuron = int(np.abs(z[:, 0].mean(0) - 0.25).argmin())  # neither silent nor firing all the time
     figure = Figure(figsize=(7, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
     currents, _ = currents_of(hidden, x, neuron)
