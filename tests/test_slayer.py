@@ -560,3 +560,9 @@ def test_planted_bugs_are_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> N
     exec(compile(source.replace(bug.old, bug.new), f"<{bug.name}>", "exec"), module.__dict__)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         bug.check(module)
+
+
+def test_convert_says_where_blocks_can_go() -> None:
+    net = torch.nn.Sequential(hetsyn.Dense({"threshold": 1.0}, 3, 4))
+    with pytest.raises(ValueError, match=r"net: module '0', a Dense, cannot be carried over: .*deployment\.export"):
+        hetsyn_plugins.convert(net, to="reference")

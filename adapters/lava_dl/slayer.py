@@ -827,3 +827,11 @@ def uninstall() -> None:
         if sys.modules.get(module.__name__) is module:
             del sys.modules[module.__name__]
     _added.clear()
+
+
+# ---- conversion (`hetsyn_plugins.conversion`) ---------------------------------------------------------------------
+
+
+def why_not_plain(module: nn.Module) -> str:
+    """Why `convert` does not read a block: it is NCT, has delays, and a step between layers that others lack."""
+    return "slayer's blocks go to a chip (deployment.export); for another framework take from_params(block.to_params())"
