@@ -19,7 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 from hetsyn_plugins import checkpoint, fixed_network, loihi, mappings
 from hetsyn_plugins.clusters import ClusterReport, cluster_network
 from hetsyn_plugins.fixed_network import FixedLayer, FixedNetwork
-from hetsyn_plugins.fixed_point import ONE, FixedRun, Rounding, decay_to_word, whole_numbers
+from hetsyn_plugins.fixed_point import (
+    ONE,
+    FixedRun,
+    Rounding,
+    decay_to_word,
+    refuse_clipped,
+    rounding,
+    whole_numbers,
+)
 from hetsyn_plugins.network import AlwaysOn, HetSynLayer, Network
 from hetsyn_plugins.params import ARRAYS, DECAYS, Array, HetSynParams, decay_to_tau
 
@@ -37,7 +45,7 @@ class LayerReport:
                     where there is none. tau_kept: the same of the integers
     beyond          trained decays between 0 and 1 whose tau 12 bits cannot hold (clustering may have brought them in)
     ends            decay words of 4096 and 0 (r = 0, r = 1), which our format has and Loihi's own field, 1..4095, lacks
-    rounding        what rounding to integers clipped and moved; None where integers came
+    rounding        what rounding to integers clipped and moved
     clustering      what clustering did; None where it was not asked for
     spikes          a sample, on average; None for a readout or without calibration data
     peak, headroom  the largest |state|, and how often it could double before it leaves its bits; None without data
@@ -114,7 +122,8 @@ def export(
                  they are, unless their decays are to be clustered: then weights keep their values
     clusters     decays a layer; or `tolerance`: as few as keep the error of v below it (`clusters.cluster`);
                  neither: those that are there
-    form         "cluster" or "synapse" (`fixed_point`); None: what the blocks have, else "cluster"
+    form         "cluster" or "synapse" (`fixed_point`); None: what the blocks have if they are not clustered, else
+                 "cluster"
     units        layer name -> what one weight unit stands for, where it was trained with one (`finetune.py`)
     clip         take the nearest where a weight or a tau does not fit; the report counts them
     calibration  (T, B, M) whole numbers to try the integers on, and labels (B,) to say how well they decide: by the
@@ -168,11 +177,8 @@ def _source(net: Any) -> Source:
 
         return Source(convert(net, to="reference"))
     fixed = FixedNetwork(tuple(block.to_fixed(name) for name, block in blocks))
-    layers: list[Any] = []
-    for layer in fixed.layers:
-        layers += [AlwaysOn(f"{layer.name}_always_on")] if layer.always_on else []
-        layers.append(HetSynLayer(layer.name, layer.params.to_params()))
-    return Source(Network(tuple(layers)), fixed)
+    layers = tuple(HetSynLayer(name, block.to_params(hook=False)) for name, block in blocks)
+    return Source(Network(layers), fixed)
 
 
 def _blocks(net: Any) -> list[tuple[str, Any]] | None:
@@ -202,13 +208,28 @@ def _fixed(
     if source.fixed is not None and units is None and network is source.network:
         forms = {layer.params.form for layer in source.fixed.layers}
         if form is None or forms == {form}:
-            return source.fixed, {}
+            return source.fixed, _roundings(source.network, made, clip)
     if form is None:
-        form = next((layer.params.form for layer in made.values()), "cluster")
+        kept = None if network is not source.network else next((layer.params.form for layer in made.values()), None)
+        form = kept or "cluster"  # what was clustered is to share accumulators
     known = {name: layer.params.unit for name, layer in made.items()} | dict(units or {})
     stack, roundings = fixed_network.quantise(network, form=form, clip=clip, units=known)
     delays = {name: layer.delay for name, layer in made.items()}
     return FixedNetwork(tuple(replace(layer, delay=delays.get(layer.name)) for layer in stack.layers)), roundings
+
+
+def _roundings(network: Network, made: Mapping[str, FixedLayer], clip: bool) -> dict[str, Rounding]:
+    """What blocks lost that brought their own integers."""
+    found = {}
+    for layer in network.layers:
+        assert isinstance(layer, HetSynLayer)  # blocks are nothing else
+        found[layer.name] = rounding(layer.params, made[layer.name].params)
+        try:
+            if not clip:
+                refuse_clipped(found[layer.name])
+        except ValueError as error:
+            raise ValueError(f"layer {layer.name!r}: {error}") from error
+    return found
 
 
 def _checked_data(calibration: ArrayLike | None, labels: ArrayLike | None) -> tuple[Any, Any]:

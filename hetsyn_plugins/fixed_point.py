@@ -222,14 +222,6 @@ def quantise(
     unit = _largest_unit(p, matrices) if unit is None else _checked_unit(unit)
     (weight, weight_exp), *loop = (_mantissas(w, unit) for w in matrices)
     recurrent_weight, recurrent_exp = loop[0] if loop else (None, 0)
-    decays = [d for d in (p.decay, p.recurrent_decay, p.reset_decay, p.adaptation_decay) if d is not None]
-    beyond = sum(int(((decay_to_word(d) % ONE == 0) & (d > 0) & (d < 1)).sum()) for d in decays)
-    wide = sum(int((np.clip(m, *MANTISSA) != m).sum()) for m in (weight, recurrent_weight) if m is not None)
-    for count, what in ((wide, "weights that do not fit 8 bits"), (beyond, "decays whose tau does not fit 12 bits")):
-        if count and not clip:
-            raise ValueError(
-                f"params: expected values that a chip holds, got {count} {what}; clip=True takes the nearest"
-            )
     if form not in FORMS:
         raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
     bits, own_fraction = FORMS[form]
@@ -256,12 +248,37 @@ def quantise(
         fraction=fraction,
         unit=unit,
     )
-    rounded = fixed.to_params()
-    largest = max(float(np.abs(w).max()) for w in matrices) or 1.0
-    pairs = ((p.weight, rounded.weight), (p.recurrent_weight, rounded.recurrent_weight))
-    weight_error = max(float(np.abs(a - b).max()) for a, b in pairs if a is not None) / largest
-    decay_error = max(float(np.abs(d - (1 - decay_to_word(d) / ONE)).max()) for d in decays)
-    return fixed, Rounding(wide, beyond, weight_error, decay_error)
+    found = rounding(params, fixed)
+    if not clip:
+        refuse_clipped(found)
+    return fixed, found
+
+
+def refuse_clipped(found: Rounding) -> None:
+    """Raise ValueError where rounding had to clip."""
+    weights, taus = "weights that do not fit 8 bits", "decays whose tau does not fit 12 bits"
+    for count, what in ((found.clipped_weights, weights), (found.clipped_taus, taus)):
+        if count:
+            raise ValueError(
+                f"params: expected values that a chip holds, got {count} {what}; clip=True takes the nearest"
+            )
+
+
+def rounding(params: HetSynParams, fixed: FixedParams) -> Rounding:
+    """What became of a layer's numbers in integers made of it. A weight further than half its last bit was clipped."""
+    p, rounded = params.astype(np.float64).expanded(), fixed.to_params()
+    matrices = [(p.weight, rounded.weight, fixed.weight_exp)]
+    if p.recurrent_weight is not None:
+        matrices.append((p.recurrent_weight, rounded.recurrent_weight, fixed.recurrent_exp))
+    decays = [d for d in (p.decay, p.recurrent_decay, p.reset_decay, p.adaptation_decay) if d is not None]
+    off = [np.abs(before - after) for before, after, _ in matrices]
+    half = [0.5 * fixed.unit * (1 << exponent) * (1 + 1e-9) for _, _, exponent in matrices]
+    return Rounding(
+        sum(int((o > h).sum()) for o, h in zip(off, half, strict=True)),
+        sum(int(((decay_to_word(d) % ONE == 0) & (d > 0) & (d < 1)).sum()) for d in decays),
+        max(float(o.max()) for o in off) / (max(float(np.abs(w).max()) for w, _, _ in matrices) or 1.0),
+        max(float(np.abs(d - (1 - decay_to_word(d) / ONE)).max()) for d in decays),
+    )
 
 
 def _largest_unit(p: HetSynParams, matrices: list[Any]) -> float:

@@ -19,7 +19,7 @@ names the file, the layer and the dataset.
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -294,8 +294,10 @@ def _replacing(path: Path) -> Iterator[str]:
     """A temporary file beside `path` that takes its place once it is whole and on the disk."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: expected a file in a folder, got {path}, whose folder does not exist")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    if path.is_dir():
+        raise ValueError(f"path: expected a file, got {path}, which is a folder")
+    temporary = str(path.with_name(f".{path.name}.{secrets.token_hex(8)}"))
+    open(temporary, "xb").close()  # with the mode that the umask says
     try:
         yield temporary
         with open(temporary, "rb") as written:

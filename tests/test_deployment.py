@@ -297,6 +297,9 @@ class Block:
     def to_fixed(self, name: str) -> FixedLayer:
         return FixedLayer(name, self.layer.params, self.layer.always_on, self.layer.delay)
 
+    def to_params(self, hook: bool = True) -> HetSynParams:
+        return self.layer.params.to_params()
+
 
 class Input:
     """Slayer's block of that name, which passes spikes on."""
@@ -319,7 +322,9 @@ def test_blocks_are_written_as_they_are(tmp_path: Path) -> None:
         assert_same_file(tmp_path / "net.net", want, poisson())
         back = loihi.read(tmp_path / "net.net")
         assert back.layers[0].params.unit == 1 / 64 and back.layers[0].delay.tolist() == [0, 1, 2, 3, 4, 5]
-        assert report.layers[0].rounding is None and set(report.accuracy) == {"float", "quantised"}
+        rounding = report.layers[0].rounding
+        assert rounding is not None and rounding.clipped_weights == rounding.clipped_taus == 0
+        assert set(report.accuracy) == {"float", "quantised"}
 
 
 def test_blocks_that_are_clustered_keep_weights_delays_and_units(tmp_path: Path) -> None:
@@ -474,3 +479,34 @@ def test_the_always_on_line_decides(tmp_path: Path) -> None:
     net = Network((AlwaysOn("on"), HetSynLayer("out", params)))
     report = deployment.export(net, tmp_path / "net.net", calibration=np.zeros((4, 3, 1)), labels=[1, 1, 1])
     assert report.accuracy == {"float": 1.0, "quantised": 1.0}
+
+
+@pytest.mark.skipif(not INSTALLED["lava"], reason="lava is not installed")
+@pytest.mark.parametrize("quantised", [False, True])
+def test_what_slayers_blocks_lose_is_refused_or_reported(tmp_path: Path, quantised: bool) -> None:
+    """The float network of the report is the one that was trained, not its integers once more."""
+    slayer = pytest.importorskip("hetsyn_plugins.adapters.lava_dl.slayer")
+    options = {"quantised": quantised, "dtype": torch.float64}
+    net = torch.nn.Sequential(
+        slayer.Dense({"threshold": 1.0, "reset_decay": 0.5}, 5, 4, decay=0.95, **options),
+        slayer.Affine({"threshold": 1.0}, 4, 3, decay=0.9999, **options),
+    )
+    with torch.no_grad():
+        net[0].synapse.weight[:2] = 6.5
+    with pytest.raises(ValueError, match=r"layer '0': params: .* 10 weights that do not fit 8 bits"):
+        deployment.export(net, tmp_path / "net.net")
+    assert not (tmp_path / "net.net").exists()
+    report = deployment.export(net, tmp_path / "net.net", clip=True)
+    first, last = report.layers
+    assert first.rounding is not None and first.rounding.clipped_weights == 10
+    assert last.rounding is not None and last.rounding.clipped_taus == last.beyond == 12
+    assert last.tau_wanted == pytest.approx((9999.5, 9999.5), rel=1e-4) and last.tau_kept is None
+    assert "10 weights clipped to 8 bits" in str(report) and "12 taus clipped to 12 bits" in str(report)
+
+
+def test_blocks_that_are_clustered_share_accumulators(tmp_path: Path) -> None:
+    given = blocks()
+    for block in given[1:]:
+        block.layer = FixedLayer(block.layer.name, block.layer.params.replace(form="synapse", fraction=12))
+    assert deployment.export(given, tmp_path / "net.net").form == "synapse"
+    assert deployment.export(given, tmp_path / "net.net", clusters=4).form == "cluster"

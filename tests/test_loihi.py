@@ -485,3 +485,20 @@ def test_planting_breaks_nothing_by_itself(tmp_path: Path) -> None:
     changed = planted("nothing", "VERSION = 1", "VERSION = 1")
     check_datasets(changed, tmp_path / "a.net")
     check_round_trip(changed, tmp_path / "b.net")
+
+
+@pytest.mark.skipif(not hasattr(os, "umask"), reason="no file modes on this system")
+def test_a_file_has_the_mode_that_the_umask_says(tmp_path: Path) -> None:
+    network, before = FixedNetwork((FixedLayer("one", FixedParams([[1]], [[5]])),)), os.umask(0o027)
+    try:
+        loihi.write(network, tmp_path / "net.net")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "net.net").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    network = FixedNetwork((FixedLayer("one", FixedParams([[1]], [[5]])),))
+    with pytest.raises(ValueError, match=r"path: expected a file, got .*, which is a folder"):
+        loihi.write(network, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -512,8 +512,8 @@ BUGS = [
         lambda a: test_no_state_leaks_unless_it_is_asked_for(always_keeping(a), "Recurrent", True)),
     Bug("the shift forgets its step", "torch.zeros_like(out[..., :1]) if before is None else before",
         "torch.zeros_like(out[..., :1])", lambda a: test_no_state_leaks_unless_it_is_asked_for(a, "Dense", False)),
-    Bug("reset() does nothing", "self.state = self.last_output = None",
-        "vars(self).setdefault('state', vars(self).setdefault('last_output'))",
+    Bug("reset() does nothing", "self.state = self.last_output = self.words = None",
+        "[vars(self).setdefault(n) for n in ('state', 'last_output', 'words')]",
         lambda a: test_no_state_leaks_unless_it_is_asked_for(a, "Dense", True)),
     Bug("mask only in float", "* mask.flatten(1)", "* mask.flatten(1).ceil().clamp(min=1)", test_pre_hook_and_mask),
     Bug("delays started late", "delays.init = True", "delays.init = False",
@@ -566,3 +566,28 @@ def test_convert_says_where_blocks_can_go() -> None:
     net = torch.nn.Sequential(hetsyn.Dense({"threshold": 1.0}, 3, 4))
     with pytest.raises(ValueError, match=r"net: module '0', a Dense, cannot be carried over: .*deployment\.export"):
         hetsyn_plugins.convert(net, to="reference")
+
+
+def test_a_kept_state_belongs_to_its_codebook() -> None:
+    """Accumulators are kept by decay word: where training moved the decays, they are no more what they were."""
+    neuron = {"threshold": 1.0, "reset_decay": 0.5, "persistent_state": True}
+    given = {"weight_scale": 3, "form": "cluster", "delay_shift": False}
+    block = hetsyn.Affine(neuron, 2, 1, decay=np.array([[0.5, 0.9]]), **given)
+    x = torch.ones(1, 2, 3)
+    first = block(x)
+    assert not torch.equal(block(x), first)  # it goes on
+    with torch.no_grad():
+        block.synapse.decay.copy_(torch.tensor([[0.95, 0.9]]))
+    fresh = copy.deepcopy(block)
+    fresh.reset()
+    assert torch.equal(block(x), fresh(x))
+
+
+def test_export_warns_of_what_it_clips(tmp_path: Path) -> None:
+    import h5py
+
+    block = hetsyn.Dense({"threshold": 1.0}, 3, 4, decay=0.9999, quantised=False, dtype=torch.float64)
+    block.synapse.weight.data[0, 0] = 6.5
+    with h5py.File(tmp_path / "layer.net", "w") as file:
+        with pytest.warns(UserWarning, match="clipped 1 weights to 8 bits and 12 taus to 12 bits"):
+            block.export_hdf5(file.create_group("layer/0"))

@@ -12,7 +12,9 @@ What differs, on purpose:
 * A block computes the whole sequence in one op. `quantised=True`: forward in the chip's integers, bit for bit as
   `fixed_point.run`; backward through the float neuron. `quantised=False`: float.
 * State is kept between calls only with `persistent_state=True` in neuron_params, recurrent blocks included, and
-  `reset()` clears it; it starts from zeros too where the batch size changes.
+  `reset()` clears it; it starts from zeros too where the batch size changes, or, in the cluster form, a decay word.
+* v of an Affine comes in the block's dtype: float32 holds 24 of the synapse form's 32 bits, so beyond |v| of 64 its last
+  ones are rounded (`dtype=torch.float64` keeps them).
 * `export_hdf5` leaves the module as it was, and a mask also holds under weight_norm.
 """
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -177,9 +180,9 @@ class Synapse(TrainableFields, BaseSynapse):
         else:
             self.weight.copy_(value)
 
-    def matrix(self, mask: Tensor | None = None) -> Tensor:
-        """The weights that are used, (out, in): after pre_hook_fx and mask."""
-        weight = self.weight if self.pre_hook_fx is None else self.pre_hook_fx(self.weight)
+    def matrix(self, mask: Tensor | None = None, hook: bool = True) -> Tensor:
+        """The weights that are used, (out, in): after pre_hook_fx (unless hook=False) and mask."""
+        weight = self.pre_hook_fx(self.weight) if hook and self.pre_hook_fx is not None else self.weight
         return weight.flatten(1) if mask is None else weight.flatten(1) * mask.flatten(1)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -411,6 +414,7 @@ class Layer(nn.Module):
     synapses: ClassVar[tuple[str, ...]] = ("synapse",)
     state: Any
     last_output: Tensor | None
+    words: list[int] | None  # the codebook of a kept state
     mask: Tensor | None
 
     def __init__(
@@ -507,27 +511,28 @@ class Layer(nn.Module):
 
     def reset(self) -> None:
         """Forget the state that is kept with persistent_state."""
-        self.state = self.last_output = None
+        self.state = self.last_output = self.words = None
 
     def clamp_(self) -> None:
         """Project what an optimiser pushed out of range back onto it, as the paper does after every step."""
         for module in (self.neuron, self._input, *self._others):
             module.clamp_()
 
-    def fields(self) -> dict[str, Any]:
-        """All fields of the layer as the op takes them, differentiable."""
+    def fields(self, hook: bool = True) -> dict[str, Any]:
+        """All fields of the layer as the op takes them, differentiable; hook=False: weights before pre_hook_fx."""
         own = self.neuron.tensors()
         if not self.spiking:
             own = {**dict.fromkeys(own), "threshold": 1.0, "bias": own["bias"]}
-        found = {**own, "weight": self._input.matrix(self.mask), "decay": self._input.tensor("decay")}
+        found = {**own, "weight": self._input.matrix(self.mask, hook), "decay": self._input.tensor("decay")}
         loop = self._others[0] if self._others else None
-        found["recurrent_weight"] = None if loop is None else loop.matrix()
+        found["recurrent_weight"] = None if loop is None else loop.matrix(hook=hook)
         found["recurrent_decay"] = None if loop is None else loop.tensor("decay")
         return found
 
     def forward(self, x: Tensor) -> Any:
         """(B, in, T) -> (B, out, T), or NCHWT -> (B, out, 1, 1, T); with count_log also the mean spike rate."""
         fields, persistent = self.fields(), self.neuron.persistent_state
+        codebook, kept = self._codebook(), self._kept(x)
         spikes, v, state = _run(
             _time_first(x, fields["weight"]),
             fields,
@@ -535,14 +540,14 @@ class Layer(nn.Module):
             self.neuron.arithmetic,
             surrogate=self.surrogate,
             detach_reset=self.neuron.detach_reset,
-            state=self._kept(x),
+            state=kept,
             keep_state=persistent,
             allow_overflow=self.allow_overflow,
         )
         out = v.permute(1, 2, 0) if spikes is None else self.neuron.drop_out(spikes.permute(1, 2, 0))
-        before = None if self._kept(x) is None else self.last_output
+        before = None if kept is None else self.last_output
         if persistent:
-            self.state, self.last_output = state, out[..., -1:].detach()
+            self.state, self.last_output, self.words = state, out[..., -1:].detach(), codebook
         if self.delay_shift:
             out = torch.cat([torch.zeros_like(out[..., :1]) if before is None else before, out[..., :-1]], -1)
         out = _like(out if self.delay is None else self.delay(out), x)
@@ -551,18 +556,29 @@ class Layer(nn.Module):
         return out, (out > 0).to(out).mean() if self.spiking else None
 
     def _kept(self, x: Tensor) -> Any:
-        """The state to go on from, None where none is to be kept or the batch, device or dtype changed."""
+        """The state to go on from, None where none is to be kept or the batch, device, dtype or codebook changed."""
         last = self.last_output
         if last is None or not self.neuron.persistent_state:
             return None
         fits = last.shape[0] == x.shape[0] and last.device == x.device and last.dtype == self._input.weight.dtype
-        return self.state if fits else None
+        return self.state if fits and self.words == self._codebook() else None
+
+    def _codebook(self) -> list[int] | None:
+        """The decay words that the accumulators of a kept state belong to; None where it has none."""
+        arithmetic = self.neuron.arithmetic
+        if not (self.neuron.persistent_state and arithmetic.quantised and arithmetic.form == "cluster"):
+            return None
+        words: list[int] = arithmetic.fixed(self.to_params()).codebook.tolist()
+        return words
 
     # ---- parameters in and out ----
 
-    def to_params(self) -> HetSynParams:
-        """The layer as the core has it, in float: weights as they are used, after pre_hook_fx and mask."""
-        return to_hetsyn_params({k: v for k, v in self.fields().items() if isinstance(v, Tensor)}, self.spiking)
+    def to_params(self, hook: bool = True) -> HetSynParams:
+        """The layer as the core has it, in float: weights as they are used, after pre_hook_fx and mask.
+
+        hook=False: weights before pre_hook_fx, which rounds and clips them where the block is quantised
+        """
+        return to_hetsyn_params({k: v for k, v in self.fields(hook).items() if isinstance(v, Tensor)}, self.spiking)
 
     def to_fixed(self, name: str = "layer") -> FixedLayer:
         """The layer in integers, what the quantised forward computes and `export_hdf5` writes."""
@@ -572,10 +588,19 @@ class Layer(nn.Module):
         return FixedLayer(name, self.neuron.arithmetic.fixed(self.to_params()), delay=delay)
 
     def export_hdf5(self, handle: Any) -> None:
-        """Write the layer in integers into an h5py group (`hetsyn_plugins.loihi`); the module stays as it is."""
+        """Write the layer in integers into an h5py group (`hetsyn_plugins.loihi`); the module stays as it is.
+
+        Weights that do not fit 8 bits and taus that do not fit 12 become the nearest that do, as in the quantised
+        forward pass, with a warning that counts them (`deployment.export` refuses them, or reports).
+        """
         from hetsyn_plugins import loihi
 
-        loihi.write_layer(handle, self.to_fixed(handle.name.strip("/").replace("/", "_") or "layer"))
+        layer = self.to_fixed(handle.name.strip("/").replace("/", "_") or "layer")
+        lost = fixed_point.rounding(self.to_params(hook=False), layer.params)
+        if lost.clipped_weights or lost.clipped_taus:
+            what = f"{lost.clipped_weights} weights to 8 bits and {lost.clipped_taus} taus to 12 bits"
+            warnings.warn(f"{layer.name}: clipped {what}", stacklevel=2)
+        loihi.write_layer(handle, layer)
 
     @classmethod
     def from_params(
