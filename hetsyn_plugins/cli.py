@@ -141,6 +141,7 @@ def run_simulate(arguments: argparse.Namespace) -> int:
         from hetsyn_plugins.adapters.lava_dl import runtime
 
         runtime.require_lava()  # before the integer core takes its time
+        runtime.checked_timeout(arguments.timeout)
     network = loihi.read(arguments.net)
     inputs, labels = load_data(arguments.data, arguments.samples)
     steps, samples, _ = inputs.shape

@@ -6,15 +6,21 @@ a child process (`runtime.isolated`), as users' runs do: the functions named in_
 
 from __future__ import annotations
 
+import gc
+import importlib
+import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import h5py
@@ -108,9 +114,34 @@ def test_wrong_arguments(changes: dict[str, Any], words: str) -> None:
         runtime.run_network(**{"network": stack(), "inputs": spike_trains(), **changes})
 
 
-def test_a_timeout_is_a_time() -> None:
-    with pytest.raises(ValueError, match="timeout: expected seconds > 0, got 0"):
-        runtime.isolated(time.sleep, 0, timeout=0)
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf")])
+def test_a_timeout_is_a_time(timeout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "require_lava", lambda: pytest.fail("the timeout is looked at first"))
+    words = re.escape(f"timeout: expected seconds > 0, got {timeout}")
+    for call in (
+        lambda: runtime.isolated(time.sleep, 0, timeout=timeout),
+        lambda: runtime.run_network(stack(), spike_trains(), timeout=timeout),
+        lambda: runtime.run_file("net.net", spike_trains(), timeout=timeout),
+        lambda: runtime.checked_timeout(timeout),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+def in_child_start_method_is_set(name: str) -> str:
+    """What an import says once somebody used multiprocessing, as a DataLoader with workers does."""
+    multiprocessing.Pool(1).terminate()
+    with pytest.raises(RuntimeError) as caught:
+        importlib.import_module(name)
+    return str(caught.value)
+
+
+@needs_lava
+@pytest.mark.parametrize("name", ["netx", "proc.hetsyn.process"])
+def test_an_import_too_late_says_what_to_do(name: str) -> None:
+    name = f"hetsyn_plugins.adapters.lava_dl.{name}"
+    said = runtime.isolated(in_child_start_method_is_set, name, timeout=TIMEOUT)
+    assert re.search(r"DataLoader with workers.*import this module before the first.*runtime\.run_file", said), said
 
 
 # ---- the process --------------------------------------------------------------------------------------------------
@@ -239,6 +270,7 @@ def cuba(drive: Any, neuron: dict[str, int]) -> Any:
 
 
 CUBA = {"iDecay": 400, "vDecay": 200, "vThMant": 300}
+INPUT = {"iDecay": 4096, "vDecay": 300, "vThMant": 2}
 WEIGHTS = [2 * np.random.default_rng(0).integers(-20, 60, shape) for shape in ((6, 7), (4, 6))]
 MIDDLE = stack(3).layers[1]
 BEHIND_INPUT = FixedNetwork((stack(4).layers[0], stack(4).layers[2]))
@@ -269,18 +301,31 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
 OTHERS = {name: "expected a whole HDF5 file" for name in ("half.net", "text.net")} | {"none.net": "does not exist"}
 
 
-def in_child_netx(folder: Path, names: list[str], x: Any) -> tuple[dict[str, Any], Any]:
-    """What comes of each file, the layers' outputs or the error; and what `network.run` gives."""
+def in_child_netx(folder: Path, names: list[str], x: Any) -> tuple[dict[str, Any], list[Any], list[str]]:
+    """What comes of each file, the layers' outputs or the error; what `network.run` gives in both precisions; and what
+    Lava and Python complained of."""
+    from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
+    from hetsyn_plugins.adapters.lava_dl.proc.io.process import Source
+
+    complaints: list[str] = []
+    sys.unraisablehook = lambda what: complaints.append(str(what.exc_value))
     found: dict[str, Any] = {}
     for name in names:
         try:
             found[name] = runtime.simulate(folder / name, SAMPLES, "fixed_pt", False, TIMEOUT)
         except (ValueError, FileNotFoundError) as error:
-            found[name] = error
-    return found, in_child_network_runs_itself(folder / "good.net", x)
+            found[name] = error.with_traceback(None)  # which would hold the refused network
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        itself = [in_child_network_runs_itself(folder / "good.net", x, precision) for precision in runtime.PRECISIONS]
+    for wrong in (lambda: HetSyn(3), lambda: Source(np.zeros(3))):
+        with suppress(ValueError):
+            wrong()
+    gc.collect()
+    return found, itself, complaints + [str(w.message) for w in warned if "Cannot import" in str(w.message)]
 
 
-def in_child_network_runs_itself(path: Path, x: Any) -> Any:
+def in_child_network_runs_itself(path: Path, x: Any, precision: str) -> Any:
     """`network.run`, between Lava's own ring buffers."""
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
@@ -294,14 +339,14 @@ def in_child_network_runs_itself(path: Path, x: Any) -> Any:
     source.s_out.connect(network.inp)
     network.out.connect(sink.a_in)
     try:
-        network.run(condition=RunSteps(len(x)), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+        network.run(condition=RunSteps(len(x)), run_cfg=Loihi2SimCfg(select_tag=precision))
         return sink.data.get().T[:, None], str(network), network.layer_names, network.latencies
     finally:
         network.stop()
 
 
 @pytest.fixture(scope="module")
-def netx(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any]:
+def netx(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Any], list[str]]:
     """One child process for all files: netx takes seconds to import."""
     folder = tmp_path_factory.mktemp("files")
     good = folder / "good.net"
@@ -310,8 +355,13 @@ def netx(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any]
         write_stock(file.create_group("layer/0"), "dense", CUBA, WEIGHTS[0])
         loihi.write_layer(file.create_group("layer/1"), MIDDLE)
         write_stock(file.create_group("layer/2"), "dense", CUBA, WEIGHTS[1])
+    with h5py.File(folder / "input stock.net", "w") as file:
+        write_stock(file.create_group("layer/0"), "input", INPUT)
+        write_stock(file.create_group("layer/1"), "dense", CUBA, WEIGHTS[0])
+        loihi.write_layer(file.create_group("layer/2"), MIDDLE)
+        write_stock(file.create_group("layer/3"), "dense", CUBA, WEIGHTS[1])
     with h5py.File(folder / "input.net", "w") as file:
-        write_stock(file.create_group("layer/0"), "input", {"iDecay": 4096, "vDecay": 300, "vThMant": 2})
+        write_stock(file.create_group("layer/0"), "input", INPUT)
         for index, layer in enumerate(BEHIND_INPUT.layers):
             loihi.write_layer(file.create_group(f"layer/{index + 1}"), layer)
     for name, (change, _) in DAMAGE.items():
@@ -320,8 +370,8 @@ def netx(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Any]
             change(file)
     (folder / "half.net").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     (folder / "text.net").write_text("not HDF5")
-    names = ["mixed.net", "input.net", *DAMAGE, *OTHERS]
-    found: tuple[dict[str, Any], Any] = runtime.isolated(
+    names = ["mixed.net", "input.net", "input stock.net", *DAMAGE, *OTHERS]
+    found: tuple[dict[str, Any], list[Any], list[str]] = runtime.isolated(
         in_child_netx, folder, names, spike_trains(30), timeout=TIMEOUT
     )
     return found
@@ -349,6 +399,17 @@ def test_an_input_block_takes_no_step(netx: Any) -> None:
 
 
 @needs_lava
+def test_stock_layers_behind_an_input_block(netx: Any) -> None:
+    behind = netx[0]["input stock.net"]
+    assert list(behind) == ["0", "1", MIDDLE.name, "3"]
+    assert all(0.02 < spikes.mean() < 0.9 for spikes in behind.values())
+    np.testing.assert_array_equal(behind["0"], netx[0]["input.net"]["0"])
+    np.testing.assert_array_equal(behind["1"], cuba(behind["0"] @ WEIGHTS[0].T, CUBA))
+    np.testing.assert_array_equal(behind[MIDDLE.name], FixedNetwork((MIDDLE,)).output(behind["1"]))
+    np.testing.assert_array_equal(behind["3"], cuba(behind[MIDDLE.name] @ WEIGHTS[1].T, CUBA))
+
+
+@needs_lava
 @pytest.mark.parametrize("name", [*DAMAGE, *OTHERS])
 def test_a_file_that_cannot_be_built_is_an_error(netx: Any, name: str) -> None:
     error, words = netx[0][name], OTHERS[name] if name in OTHERS else DAMAGE[name][1]
@@ -358,10 +419,146 @@ def test_a_file_that_cannot_be_built_is_an_error(netx: Any, name: str) -> None:
 
 @needs_lava
 def test_a_network_is_used_as_a_stock_one(netx: Any) -> None:
-    network, (got, table, names, latencies) = stack(), netx[1]
+    network, (got, table, names, latencies) = stack(), netx[1][0]
     np.testing.assert_array_equal(got[3:], network.output(spike_trains(30))[:-3])
     assert table.count("HetSyn") == 3 and "HetSynRec" in table
     assert names == [layer.name for layer in network.layers] and latencies == [1, 2, 3]
+
+
+@needs_lava
+def test_a_network_runs_itself_in_float_too(netx: Any) -> None:
+    case = conformance_fixed.Case("stack", stack(), spike_trains(30))
+    (*_, readout) = conformance_fixed.expected_in_float(case).values()
+    np.testing.assert_allclose(netx[1][1][0][3:], readout.v[:-3], rtol=0, atol=1e-12)
+
+
+@needs_lava
+def test_nobody_complains_behind_the_scenes(netx: Any) -> None:
+    """Not of a file that was refused, when it is thrown away, nor of files that Lava tries to run as models."""
+    assert netx[2] == []
+
+
+# ---- stock layers beside ours, as slayer trains them ----------------------------------------------------------------
+
+# C CUBA, R recurrent CUBA, S CUBA with delays, H HetSyn, D HetSyn with delays, A convolution, F flatten
+SEEDS = {"CCC": 2, "CHCC": 3, "CDC": 2, "CHCHC": 2, "CRC": 1, "CSC": 1, "AAFHC": 1}
+NETWORK = "hetsyn_plugins.adapters.lava_dl.proc.network.process"
+A_STEP_EARLY = ('options["reset_offset"] += 1\n', 'options["reset_offset"] += 0\n')
+A_STEP_EARLY_IN_CONVOLUTIONS = ('options["reset_offset"] += 1 - self', 'options["reset_offset"] += 0 - self')
+ALL_IN_ONE_RUN = ("self.parts_samples &=", "self.parts_samples |=")
+
+
+def slayer_blocks(net: str) -> list[Any]:
+    import torch
+    from lava.lib.dl.slayer.block import cuba as stock_block
+
+    from hetsyn_plugins.adapters.lava_dl import slayer
+
+    neuron = {"threshold": 0.5, "current_decay": 0.25, "voltage_decay": 0.1, "requires_grad": True}
+    blocks: list[Any] = []
+    for index, kind in enumerate(net):
+        sizes, options = (20 if index == 0 else 16, 16), {"weight_scale": 4, "delay": kind in "SD"}
+        if net[index - 1] == "F":
+            sizes = (2 * 2, 16)  # 2 channels of 2 x 1, what two convolutions leave of 6 x 5
+        if kind in "HD":
+            blocks.append(slayer.Dense({"threshold": 0.5, "reset_decay": 0.9}, *sizes, **options))
+        elif kind in "CS":
+            blocks.append(stock_block.Dense(neuron, *sizes, **options))
+        elif kind == "R":
+            blocks.append(stock_block.Recurrent(neuron, *sizes, weight_scale=4))
+        elif kind == "A":
+            blocks.append(stock_block.Conv(neuron, 1 if index == 0 else 2, 2, 3, weight_scale=12))
+        else:
+            blocks.append(stock_block.Flatten())
+        if options["delay"]:
+            blocks[-1].delay.delay.data = torch.arange(16) % 7 + 0.5
+            blocks[-1].delay.init = True  # or the first input would draw others
+    return blocks
+
+
+def as_lava(x: Any) -> Any:
+    """slayer's (B, N, T) or (B, C, H, W, T) as Lava's (T, B, lines), which of an image are (W, H, C)."""
+    return x.permute(2, 0, 1).numpy() if x.ndim == 3 else x.permute(4, 0, 3, 2, 1).flatten(2).numpy()
+
+
+def trained(path: Path, net: str, seed: int) -> tuple[Any, list[Any]]:
+    """Write a network to a file; returns three samples and what slayer makes of them layer by layer."""
+    import torch
+
+    torch.manual_seed(seed)
+    x = (torch.rand(3, *((1, 6, 5) if net[0] == "A" else (20,)), 30) < 0.3).float()
+    inputs, outputs = as_lava(x).astype(np.int64), []
+    with h5py.File(path, "w") as file, torch.no_grad():
+        if net[0] == "A":
+            image = file.create_group("layer/0")
+            image.create_dataset("type", (1,), "S10", [b"input"])
+            image["shape"] = np.array([1, 6, 5])
+        for index, block in enumerate(slayer_blocks(net)):
+            x = block(x)
+            if net[index] != "F":
+                outputs.append(as_lava(x))
+            block.export_hdf5(file.create_group(f"layer/{index + (net[0] == 'A')}"))
+    return inputs, outputs
+
+
+def in_child_trained(runs: list[tuple[Path, Any, tuple[str, str] | None]]) -> list[Any]:
+    """What Lava makes of each file, a piece of the network's source text replaced."""
+    from hetsyn_plugins.adapters.lava_dl import netx
+
+    real, found = netx.Network, []
+    for path, x, bug in runs:
+        if bug is not None:
+            source = Path(str(sys.modules[NETWORK].__file__)).read_text()
+            assert bug[0] in source, f"{bug[0]!r} is not there any more"
+            module: Any = ModuleType(NETWORK)
+            exec(compile(source.replace(*bug), "<planted>", "exec"), module.__dict__)
+            netx.Network = module.Network
+        try:
+            found.append(list(runtime.simulate(path, x, "fixed_pt", False, TIMEOUT).values()))
+        finally:
+            netx.Network = real
+    return found
+
+
+@pytest.fixture(scope="module")
+def beside_slayer(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, tuple[list[int], list[Any]]]:
+    """(net, seed or bug) -> bins of each sample that differ from slayer's, all layers; and slayer's outputs."""
+    pytest.importorskip("lava.lib.dl.slayer")
+    folder = tmp_path_factory.mktemp("trained")
+    planted = {
+        "CHCC": A_STEP_EARLY, "CDC": A_STEP_EARLY, "CHCHC": A_STEP_EARLY, "AAFHC": A_STEP_EARLY_IN_CONVOLUTIONS,
+        "CRC": ALL_IN_ONE_RUN, "CSC": ALL_IN_ONE_RUN,
+    }  # fmt: skip
+    drawn = {
+        (net, seed): trained(folder / f"{net}{seed}.net", net, seed) for net in SEEDS for seed in range(SEEDS[net])
+    }
+    jobs = [(key, None) for key in drawn] + [((net, 0), bug) for net, bug in planted.items()]
+    runs = [(folder / f"{net}{seed}.net", drawn[net, seed][0], bug) for (net, seed), bug in jobs]
+    found = {}
+    for (key, bug), layers in zip(jobs, runtime.isolated(in_child_trained, runs, timeout=TIMEOUT), strict=True):
+        differing = [0, 0, 0]
+        for index, (got, want) in enumerate(zip(layers, drawn[key][1], strict=True)):
+            late = index + 1  # slayer's blocks take a step each
+            differing = [n + int((got[:-late, b] != want[late:, b]).sum()) for b, n in enumerate(differing)]
+        found[key if bug is None else (key[0], "planted")] = differing, drawn[key][1]
+    return found
+
+
+@needs_lava
+@pytest.mark.parametrize("net", SEEDS)
+def test_samples_of_mixed_networks_share_nothing(beside_slayer: Any, net: str) -> None:
+    for seed in range(SEEDS[net]):
+        differing, outputs = beside_slayer[net, seed]
+        assert all(0.02 < spikes.mean() < 0.9 for spikes in outputs)
+        assert differing == [0, 0, 0], seed
+
+
+@needs_lava
+@pytest.mark.parametrize("net", ["CHCC", "CDC", "CHCHC", "AAFHC", "CRC", "CSC"])
+def test_samples_that_leak_are_seen(beside_slayer: Any, net: str) -> None:
+    """Stock neurons reset a step early; loops and delays in one run."""
+    first, second, third = beside_slayer[net, "planted"][0]
+    assert second + third > 0, first
 
 
 # ---- stock processes only -----------------------------------------------------------------------------------------
@@ -444,9 +641,32 @@ def test_a_worker_that_fails_is_an_exception(how: str, error: type[Exception], w
 def test_what_hangs_is_killed_from_outside() -> None:
     """Although the child itself would wait a minute: the group is ended within the timeout."""
     start = time.monotonic()
-    with pytest.raises(runtime.LavaTimeout, match="no result after 3 s, so the run was killed"):
+    with pytest.raises(runtime.LavaTimeout, match="no result within 3 s, so the run was killed"):
         runtime.isolated(lava_misbehaving.run, "hang", 60.0, timeout=3.0)
-    assert time.monotonic() - start < 3 + runtime.GRACE + 2
+    assert time.monotonic() - start < 3.5
+
+
+@needs_lava
+def test_what_is_stopped_is_killed_in_time() -> None:
+    """A stopped worker does not hear SIGTERM; the shared memory of its graph is freed all the same."""
+    start = time.monotonic()
+    with pytest.raises(runtime.LavaTimeout, match="no result within 6 s"):
+        runtime.isolated(lava_misbehaving.run, "stop", 60.0, timeout=6.0)
+    assert time.monotonic() - start < 6.0
+
+
+def stop_and_ignore() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(3600)
+
+
+def test_the_timeout_is_an_upper_bound() -> None:
+    """Also of what hears nothing but SIGKILL."""
+    start = time.monotonic()
+    with pytest.raises(runtime.LavaTimeout, match="no result within 4 s"):
+        runtime.isolated(stop_and_ignore, timeout=4.0)
+    assert 3.9 < time.monotonic() - start < 4.5
 
 
 def die_silently(status: int) -> None:
@@ -499,5 +719,5 @@ def test_an_exception_that_does_not_pickle_is_told_of() -> None:
 
 
 def test_no_answer_of_a_killed_run_is_none() -> None:
-    with pytest.raises(runtime.LavaTimeout, match=r"no result after 0\.5 s"):
+    with pytest.raises(runtime.LavaTimeout, match=r"no result within 0\.5 s"):
         runtime.isolated(time.sleep, 60, timeout=0.5)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
+import multiprocessing
 import os
 import pickle
 import signal
@@ -36,7 +38,7 @@ from hetsyn_plugins.fixed_point import Integers, whole_numbers
 PRECISIONS = ("fixed_pt", "floating_pt")  # Lava's tags of process models
 POLL = 0.005  # seconds between two looks at the workers
 LAST_WORDS = 1.0  # seconds after a worker's end in which an exception, its own or another's, may still arrive
-GRACE = 5.0  # seconds in which what was asked to end may end by itself
+GRACE = 2.0  # seconds in which what was asked to end may end by itself; of short timeouts a quarter
 
 
 class LavaError(RuntimeError):
@@ -65,6 +67,25 @@ def require_lava() -> None:
         raise ImportError(f"{why}; only running in Lava needs it: {others} work without")
 
 
+def require_lava_here() -> None:
+    """`require_lava`, and RuntimeError where this process can no longer import it, which `run_file` need not."""
+    require_lava()
+    imported = "lava.magma.runtime.message_infrastructure.multiprocessing" in sys.modules
+    if not imported and multiprocessing.get_start_method(allow_none=True) is not None:
+        raise RuntimeError(
+            "Lava sets multiprocessing's start method at import, but in this process that is set, by a DataLoader "
+            "with workers for example: import this module before the first of them, or use runtime.run_file or "
+            "run_network, which run Lava in a child process"
+        )
+
+
+def checked_timeout(timeout: float) -> float:
+    """timeout itself; ValueError where it is no time in seconds. Needs no Lava."""
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout: expected seconds > 0, got {timeout}")
+    return timeout
+
+
 # ---- networks -----------------------------------------------------------------------------------------------------
 
 
@@ -88,6 +109,7 @@ def run_network(
     """
     if not isinstance(network, FixedNetwork):
         raise ValueError(f"network: expected a FixedNetwork, got {type(network).__name__}; `fixed_network.quantise`")
+    checked_timeout(timeout)
     x = _checked(inputs, precision, network.layers[0].widths[0])
     require_lava()
     return _arrays(isolated(simulate, network, x, precision, allow_overflow, timeout, timeout=timeout))
@@ -103,8 +125,10 @@ def run_file(
 ) -> dict[str, NDArray[Any]]:
     """The same for a netx file, built by `netx.Network`: stock layers run as stock processes, named by their number.
 
-    M is what the first layer takes. Also raises FileNotFoundError, and ValueError for a file that is not whole.
+    M is what the first layer takes. Samples that stock layers would mix (`Network.parts_samples`) run one by one, which
+    takes longer. Also raises FileNotFoundError, and ValueError for a file that is not whole.
     """
+    checked_timeout(timeout)
     x = _checked(inputs, precision)
     require_lava()
     return _arrays(isolated(simulate, Path(path), x, precision, allow_overflow, timeout, timeout=timeout))
@@ -138,16 +162,15 @@ def simulate(
     from hetsyn_plugins.adapters.lava_dl.proc.io.process import Sink, Source
 
     steps, samples, lines = inputs.shape
-    # a stock Dense keeps the sum of a sample's last step for the next sample: a step without input lets it go
-    period = steps + isinstance(what, Path)
-    entry, taps = (_from_file if isinstance(what, Path) else _direct)(what, period, allow_overflow)
+    entry, taps, parted = (_from_file if isinstance(what, Path) else _direct)(what, steps, allow_overflow)
     if np.prod(entry.shape) != lines:
         raise ValueError(f"inputs: expected shape (T, B, {np.prod(entry.shape)}), got {inputs.shape}")
-    rows = np.zeros((samples, period, lines), np.int64)
-    rows[:, :steps] = inputs.transpose(1, 0, 2)
-    source = Source(rows.reshape(-1, lines))
+    if samples > 1 and not parted:
+        runs = [simulate(what, inputs[:, [b]], precision, allow_overflow, timeout) for b in range(samples)]
+        return {tap.name: np.concatenate([run[tap.name] for run in runs], axis=1) for tap in taps}
+    source = Source(inputs.transpose(1, 0, 2).reshape(-1, lines))
     source.out.reshape(entry.shape).connect(entry)
-    total = samples * period + max(tap.latency for tap in taps)
+    total = samples * steps + max(tap.latency for tap in taps)
     sinks = [Sink(int(np.prod(tap.port.shape)), total) for tap in taps]
     for tap, sink in zip(taps, sinks, strict=True):
         tap.port.flatten().connect(sink.inp)
@@ -155,13 +178,13 @@ def simulate(
         run(total)
     found = {}
     for tap, sink in zip(taps, sinks, strict=True):
-        data = sink.data[tap.latency :][: samples * period].reshape(samples, period, -1)[:, :steps].transpose(1, 0, 2)
+        data = sink.data[tap.latency :][: samples * steps].reshape(samples, steps, -1).transpose(1, 0, 2)
         found[tap.name] = data.astype(np.int64 if precision == "fixed_pt" else np.float64)
     return found
 
 
-def _direct(network: Any, period: int, allow_overflow: bool) -> tuple[Any, list[Tap]]:
-    """A process a layer; returns the port of the first and a tap of each."""
+def _direct(network: Any, period: int, allow_overflow: bool) -> tuple[Any, list[Tap], bool]:
+    """A process a layer; returns the port of the first, a tap of each, and that samples share nothing."""
     from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
 
     layers = []
@@ -171,17 +194,17 @@ def _direct(network: Any, period: int, allow_overflow: bool) -> tuple[Any, list[
         layers.append(HetSyn(layer.params, allow_overflow=allow_overflow, **options, **reset))
     for before, after in itertools.pairwise(layers):
         before.out.connect(after.inp)
-    return layers[0].inp, [Tap(process.name, process.out, 1 + index) for index, process in enumerate(layers)]
+    return layers[0].inp, [Tap(process.name, process.out, 1 + index) for index, process in enumerate(layers)], True
 
 
-def _from_file(path: Any, period: int, allow_overflow: bool) -> tuple[Any, list[Tap]]:
+def _from_file(path: Any, period: int, allow_overflow: bool) -> tuple[Any, list[Tap], bool]:
     """What netx builds."""
     from hetsyn_plugins.adapters.lava_dl import netx
 
     network = netx.Network(str(path), reset_interval=period, allow_overflow=allow_overflow)
     # the last layer through the network's own port, which Lava would else take for an end of the graph
     ports = [*(layer.out for layer in network.layers[:-1]), network.out]
-    return network.entry(), list(map(Tap, network.layer_names, ports, network.latencies))
+    return network.entry(), list(map(Tap, network.layer_names, ports, network.latencies)), network.parts_samples
 
 
 # ---- a graph in this process ----------------------------------------------------------------------------------------
@@ -262,13 +285,12 @@ def isolated(function: Callable[..., Any], *arguments: Any, timeout: float) -> A
     """function(*arguments) in a child process that is over, with all it started, when this returns or raises.
 
     function   found by its module and name (no lambda); what goes in and out must pickle
-    timeout    seconds; then the child's process group is killed and LavaTimeout raised
+    timeout    seconds; by then the child's process group is killed, politely first, and LavaTimeout raised
 
     An exception of the function is raised here, from a LavaError with the child's traceback; a child that dies without
     a word is a LavaError with what it printed last.
     """
-    if not timeout > 0:
-        raise ValueError(f"timeout: expected seconds > 0, got {timeout}")
+    checked_timeout(timeout)
     with tempfile.TemporaryDirectory(prefix="hetsyn_lava_") as folder:
         job, answer = Path(folder, "job"), Path(folder, "answer")
         job.write_bytes(pickle.dumps((function, arguments)))
@@ -284,8 +306,8 @@ def isolated(function: Callable[..., Any], *arguments: Any, timeout: float) -> A
     said = f"; it printed:\n{tail}" if tail else ""
     if late:
         raise LavaTimeout(
-            f"no result after {timeout:g} s, so the run was killed: too many steps for the time, or a Lava worker hangs"
-            f"{said}"
+            f"no result within {timeout:g} s, so the run was killed: too many steps for the time, or a Lava worker "
+            f"hangs{said}"
         )
     raise LavaError(f"the child process that ran Lava died with exit status {status}{said}")
 
@@ -295,6 +317,7 @@ def _in_own_group(command: list[str], timeout: float) -> tuple[str, int | None, 
 
     All that it starts inherits the pipe of its output, so the pipe's end says that nobody is left.
     """
+    grace = min(GRACE, timeout / 4)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with subprocess.Popen(
         command,
@@ -308,13 +331,14 @@ def _in_own_group(command: list[str], timeout: float) -> tuple[str, int | None, 
     ) as child:
         late = False
         try:
-            printed, _ = child.communicate(timeout=timeout)
+            printed, _ = child.communicate(timeout=timeout - grace)
         except subprocess.TimeoutExpired:
             late = child.poll() is None  # else it died, and what it had started hangs
             # first politely: Python's resource tracker ignores SIGTERM and outlives the others to free shared memory
             _signal(child.pid, signal.SIGTERM)
+            _signal(child.pid, signal.SIGCONT)  # the stopped do not hear the first before they hear this
             try:
-                printed, _ = child.communicate(timeout=GRACE)
+                printed, _ = child.communicate(timeout=grace)
             except subprocess.TimeoutExpired:
                 _signal(child.pid, signal.SIGKILL)
                 printed, _ = child.communicate()

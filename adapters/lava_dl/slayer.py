@@ -13,8 +13,8 @@ What differs, on purpose:
   `fixed_point.run`; backward through the float neuron. `quantised=False`: float.
 * State is kept between calls only with `persistent_state=True` in neuron_params, recurrent blocks included, and
   `reset()` clears it; it starts from zeros too where the batch size changes, or, in the cluster form, a decay word.
-* v of an Affine comes in the block's dtype: float32 holds 24 of the synapse form's 32 bits, so beyond |v| of 64 its last
-  ones are rounded (`dtype=torch.float64` keeps them).
+* v of an Affine comes in the block's dtype: float32 holds 24 of the synapse form's 32 bits, so beyond |v| of 64 its
+  last ones are rounded (`dtype=torch.float64` keeps them).
 * `export_hdf5` leaves the module as it was, and a mask also holds under weight_norm.
 """
 

@@ -33,6 +33,8 @@ class PyMisbehaving(PyLoihiProcessModel):
                 raise ZeroDivisionError("in run_spk")
             if how == "hang":
                 time.sleep(3600)
+            if how == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
             if how == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
         self.out.send(self.inp.recv())

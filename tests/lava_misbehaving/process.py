@@ -3,7 +3,10 @@ from lava.magma.core.process.process import AbstractProcess
 
 
 class Misbehaving(AbstractProcess):
-    """Passes on two lines until step 2, then does `how`: "nothing", "raise", "hang", "die"; "refuse" to be built."""
+    """Passes on two lines until step 2, then does `how`: "nothing", "raise", "hang", "stop", "die".
+
+    "refuse": is not even built.
+    """
 
     def __init__(self, how: str) -> None:
         super().__init__(how=how)

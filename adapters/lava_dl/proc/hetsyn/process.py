@@ -32,6 +32,8 @@ class HetSyn(AbstractProcess):
     so with one more step of `reset_offset` for each layer samples follow each other without a gap or a leak.
     """
 
+    _runtime: Any = None  # Lava's destructor looks for it, also where the arguments were refused
+
     def __init__(
         self,
         params: FixedParams | HetSynParams,

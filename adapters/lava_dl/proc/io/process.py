@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from typing import Any
 
 import numpy as np
 from lava.magma.core.process.ports.ports import InPort, OutPort
@@ -17,6 +18,8 @@ class Source(AbstractProcess):
 
     The rows reach Lava's worker with the fork, not through a Var.
     """
+
+    _runtime: Any = None  # Lava's destructor looks for it, also where the rows were refused
 
     def __init__(self, data: Integers) -> None:
         if data.ndim != 2:

@@ -1,0 +1,105 @@
+"""Network: the layers of a file as Lava processes, ours and stock ones, connected by stock netx."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h5py
+from lava.lib.dl.netx import hdf5
+from lava.lib.dl.netx.blocks.process import Input, RecurrentDense
+
+from hetsyn_plugins import loihi
+from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
+
+LAYERS = ("input", "flatten", "dense", "dense_rec", "conv")  # what stock netx builds, of what it says it knows
+NEURONS = (loihi.NEURON, "CUBA", "LOIHI", "SDNN", "RF")
+
+
+class Network(hdf5.Network):
+    """The network of a file as Lava processes; arguments as those of the stock class, and
+
+    allow_overflow  let the states of HetSyn layers wrap or clip instead of raising
+
+    layers, layer_names, latencies  of each layer its process (block), its name (of a stock one its number in the file)
+                    and the steps from the network's input to its output
+
+    parts_samples   whether samples that follow each other in a run share nothing
+
+    `reset_interval` starts every layer anew, each a step after the one before it: in HetSyn layers the states and what
+    is on its way, in stock layers u and v of CUBA neurons and no more (`parts_samples` is then False: what a loop or a
+    delay still carries, or the state of another neuron, reaches the next sample). Raises FileNotFoundError, and
+    ValueError naming the file and the layer where it cannot be built as it stands there: nothing is built then.
+    """
+
+    _runtime: Any = None  # Lava's destructor looks for it, also where the file was refused
+
+    def __init__(self, net_config: str, *arguments: Any, allow_overflow: bool = False, **options: Any) -> None:
+        loihi.opened(net_config, _check)
+        self.allow_overflow = allow_overflow
+        self.built: dict[int, str] = {}  # process id -> name
+        self.at_once = False  # an input block stands in front, which sends in the step in which it receives
+        self.parts_samples = True
+        super().__init__(str(net_config), *arguments, **options)
+        self.layer_names = [self.built[layer.id] for layer in self.layers]
+        delays = [not isinstance(layer, Input) for layer in self.layers]
+        self.latencies = [sum(delays[: index + 1]) for index in range(len(delays))]
+
+    def entry(self) -> Any:
+        """The port that takes the input: `inp`, which stock netx leaves unconnected in front of an input block.
+
+        A method, because Lava would take a port among the attributes for one of this process.
+        """
+        first = self.layers[0]
+        return first.neuron.a_in if isinstance(first, Input) else self.inp
+
+    def create_input(self, layer_config: Any, **options: Any) -> Any:
+        self.at_once = self.skip_layers == 0
+        return self._stock(layer_config, super().create_input(layer_config, **options))
+
+    def create_conv(self, layer_config: Any, **options: Any) -> Any:
+        options["reset_offset"] += 1 - self.at_once  # as in a dense layer
+        return self._stock(layer_config, super().create_conv(layer_config, **options))
+
+    def create_dense(self, layer_config: Any, **options: Any) -> Any:
+        group = layer_config.f
+        options["reset_offset"] -= self.at_once  # netx counts an input block as a step
+        if _neuron(group) != loihi.NEURON:
+            # the synapses of a stock layer send a step late: its neurons then still get the last of a sample
+            options["reset_offset"] += 1
+            return self._stock(layer_config, super().create_dense(layer_config, **options))
+        layer = loihi.read_layer(group)
+        process = HetSyn(
+            layer.params,
+            always_on=layer.always_on,
+            delay=layer.delay,
+            reset_interval=options["reset_interval"],
+            reset_offset=options["reset_offset"],
+            allow_overflow=self.allow_overflow,
+            name=layer.name,
+        )
+        self.built[process.id] = layer.name
+        row = {"width": 1, "height": 1, "channel": layer.widths[1], "delay": layer.delay is not None}
+        return process, self._table_str(type_str="HetSynRec" if options["rec"] else "HetSyn", **row)
+
+    def _stock(self, layer_config: Any, made: Any) -> Any:
+        group = layer_config.f
+        self.built[made[0].id] = group.name.rpartition("/")[2]
+        cuba = _neuron(group) in (None, "CUBA", "LOIHI")
+        self.parts_samples &= cuba and "delay" not in group and not isinstance(made[0], RecurrentDense)
+        return made
+
+
+def _check(file: h5py.File) -> None:
+    """Raise ValueError where a layer is of a kind that netx would leave out or fail in."""
+    for group in loihi._groups(file):
+        where, kind, neuron = group.name.strip("/"), loihi._text(group, "type"), _neuron(group)
+        if kind not in LAYERS:
+            raise ValueError(f"{where}: type: expected one of {', '.join(LAYERS)}, got {kind!r}")
+        if neuron is not None and not any(known in neuron for known in NEURONS):
+            raise ValueError(f"{where}: neuron/type: expected one of {', '.join(NEURONS)}, got {neuron!r}")
+        if neuron == loihi.NEURON:
+            loihi.read_layer(group)
+
+
+def _neuron(group: h5py.Group) -> str | None:
+    return loihi._text(group, "neuron/type") if "neuron/type" in group else None
