@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hetsyn_plugins import HetSynParams, backends, checkpoint, conformance, loihi, plots
+from hetsyn_plugins.adapters.lava_dl import runtime
 from hetsyn_plugins.cli import differing, main
 from hetsyn_plugins.network import HetSynLayer, Network
 from hetsyn_plugins.tasks import digits
@@ -197,7 +198,7 @@ class FakeLava:
         pass
 
     def __init__(self, answer: Any) -> None:
-        self.answer, self.require_lava = answer, lambda: None
+        self.answer, self.require_lava, self.checked_timeout = answer, lambda: None, runtime.checked_timeout
 
     def run_file(self, path: Path, inputs: Any, *, timeout: float, allow_overflow: bool) -> Any:
         assert (timeout, allow_overflow) == (7.0, False)
