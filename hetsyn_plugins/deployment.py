@@ -243,6 +243,8 @@ def _checked_data(calibration: ArrayLike | None, labels: ArrayLike | None) -> tu
     truth = None if labels is None else np.asarray(labels)
     if truth is not None and truth.shape != (x.shape[1],):
         raise ValueError(f"labels: expected shape ({x.shape[1]},), one a sample, got {truth.shape}")
+    if truth is not None and (truth != np.floor(truth)).any():
+        raise ValueError("labels: expected whole numbers, the classes, got fractions")
     return whole_numbers(x), truth
 
 

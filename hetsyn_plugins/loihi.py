@@ -277,6 +277,8 @@ def opened(path: str | os.PathLike[str], reader: Callable[[h5py.File], Any]) -> 
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"path: expected a network file, got {path}, which does not exist")
+    if not path.is_file():
+        raise ValueError(f"path: expected a network file, got {path}, which is no file")
     try:
         file = h5py.File(path, "r")
     except OSError as error:

@@ -510,3 +510,8 @@ def test_blocks_that_are_clustered_share_accumulators(tmp_path: Path) -> None:
         block.layer = FixedLayer(block.layer.name, block.layer.params.replace(form="synapse", fraction=12))
     assert deployment.export(given, tmp_path / "net.net").form == "synapse"
     assert deployment.export(given, tmp_path / "net.net", clusters=4).form == "cluster"
+
+
+def test_labels_are_classes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="labels: expected whole numbers, the classes, got fractions"):
+        deployment.export(drawn(), tmp_path / "net.net", calibration=poisson(), labels=np.full(30, 7.3))

@@ -381,7 +381,7 @@ def test_missing_files_and_what_is_not_hdf5(tmp_path: Path) -> None:
         text.write_bytes(content)
         with pytest.raises(ValueError, match=r"path: expected a whole HDF5 file, got .*text\.net"):
             loihi.read(text)
-    with pytest.raises(ValueError, match="path: expected a whole HDF5 file"):
+    with pytest.raises(ValueError, match=r"path: expected a network file, got .*, which is no file"):
         loihi.read(tmp_path)
 
 
