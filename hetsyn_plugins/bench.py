@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -297,11 +298,11 @@ def chip_rates() -> None:
     fired = ", ".join(f"{r.spikes.mean():.1%}" for r in network.run(x).values() if r.spikes is not None)
     rates = []
     for batch in (1, 32):
-        seconds = statistics.median(_seconds(lambda b=batch: network.run(x[:, :b])) for _ in range(3))  # type: ignore[misc]
+        seconds = statistics.median(_seconds(partial(network.run, x[:, :batch])) for _ in range(3))
         rates.append(f"{len(x) * batch / seconds:,.0f} steps/s ({batch} at a time)")
     print(f"integers, 700-128-128rec-20, 8 decays a layer, {fired} of neuron-steps fire: core {', '.join(rates)}")
     try:
-        times = [_seconds(lambda n=n: runtime.run_network(network, x[:, :n])) for n in (few, many)]  # type: ignore[misc]
+        times = [_seconds(partial(runtime.run_network, network, x[:, :n])) for n in (few, many)]
         print(f"    Lava's runtime {len(x) * (many - few) / (times[1] - times[0]):,.0f} steps/s, its start not counted")
     except ImportError as error:
         print(f"    Lava left out: {error}")

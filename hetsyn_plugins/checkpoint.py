@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import hetsyn_plugins
+from hetsyn_plugins.files import replacing
 from hetsyn_plugins.network import AlwaysOn, Dropout, HetSynLayer, Layer, Linear, Network
 from hetsyn_plugins.params import ARRAYS, Array, HetSynParams
 from hetsyn_plugins.surrogate import NAMED, Foreign, MultiGaussian, Surrogate
@@ -44,18 +44,8 @@ def save(net: Any, path: str | os.PathLike[str]) -> None:
         "architecture": json.dumps(architecture),
     }
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with temporary.open("xb") as new:
-        mode = os.stat(new.fileno()).st_mode  # as the umask has it: safetensors, like mkstemp, lets nobody else read
-    try:
+    with replacing(path) as temporary:
         save_file({k: np.array(a, order="C") for k, a in arrays.items()}, temporary, metadata)
-        os.chmod(temporary, mode)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def load(path: str | os.PathLike[str], to: str = "reference", dt: float | None = None) -> Any:

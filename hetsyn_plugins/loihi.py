@@ -19,15 +19,14 @@ names the file, the layer and the dataset.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
+from hetsyn_plugins.files import replacing
 from hetsyn_plugins.fixed_network import FixedLayer, FixedNetwork
 from hetsyn_plugins.fixed_point import MANTISSA, MAX_EXP, FixedParams
 from hetsyn_plugins.params import checked_dt
@@ -73,7 +72,7 @@ def write(network: FixedNetwork, path: str | os.PathLike[str], *, dt: float | No
     if not isinstance(network, FixedNetwork):
         raise ValueError(f"network: expected a FixedNetwork, got {type(network).__name__}; `fixed_network.quantise`")
     dt = None if dt is None else checked_dt(dt)
-    with _replacing(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         for index, layer in enumerate(network.layers):
             write_layer(file.create_group(f"layer/{index}"), layer)
         if dt is not None:
@@ -289,22 +288,3 @@ def opened(path: str | os.PathLike[str], reader: Callable[[h5py.File], Any]) -> 
         except (ValueError, OSError, RuntimeError, KeyError, TypeError) as error:
             message = str(error)
             raise ValueError(message if message.startswith(str(path)) else f"{path}: {message}") from error
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[str]:
-    """A temporary file beside `path` that takes its place once it is whole and on the disk."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path: expected a file in a folder, got {path}, whose folder does not exist")
-    if path.is_dir():
-        raise ValueError(f"path: expected a file, got {path}, which is a folder")
-    temporary = str(path.with_name(f".{path.name}.{secrets.token_hex(8)}"))
-    open(temporary, "xb").close()  # with the mode that the umask says
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -1,0 +1,33 @@
+"""Writing a file so that it is never half there: checkpoints and chip files use this."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which takes its place once it is whole and on the disk.
+
+    Raises FileNotFoundError where the folder is missing, ValueError where the path is a folder.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path: expected a file in a folder, got {path}, whose folder does not exist")
+    if path.is_dir():
+        raise ValueError(f"path: expected a file, got {path}, which is a folder")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with temporary.open("xb") as new:
+        mode = os.stat(new.fileno()).st_mode  # as the umask has it: safetensors lets nobody else read
+    try:
+        yield temporary
+        os.chmod(temporary, mode)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
