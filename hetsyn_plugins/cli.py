@@ -1,4 +1,5 @@
-"""The command `hetsyn`: demo, verify, bench, export and simulate."""
+"""The command `hetsyn`: demo, verify, bench, export and simulate; train, evaluate, analyse, claim and report
+(`experiments.py`)."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hetsyn_plugins
+from hetsyn_plugins import experiments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,8 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     simulate.add_argument("--lava", action="store_true", help="also run it in Lava and compare every bin")
     simulate.add_argument("--timeout", type=float, default=300, help="seconds that Lava may take in all")
 
+    experiments.add_commands(commands)
+
     arguments = parser.parse_args(argv)
     try:
+        if hasattr(arguments, "run"):
+            status: int = arguments.run(arguments)
+            return status
         if arguments.command == "demo":
             from hetsyn_plugins.demo import main as run_demo
 
@@ -77,6 +84,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, ImportError, OSError, OverflowError) as error:
         print(f"hetsyn {arguments.command}: {error}", file=sys.stderr)
         return 2
+    except ArithmeticError as error:  # training that went out of bounds
+        print(f"hetsyn {arguments.command}: stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"hetsyn {arguments.command}: interrupted; the same command goes on from there", file=sys.stderr)
+        return 130
 
 
 def run_verify(only_backends: list[str] | None, only_checks: list[str] | None) -> int:

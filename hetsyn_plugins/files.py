@@ -1,12 +1,14 @@
-"""Writing a file so that it is never half there: checkpoints and chip files use this."""
+"""Writing a file so that it is never half there: checkpoints, results and chip files use this."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -31,3 +33,9 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")

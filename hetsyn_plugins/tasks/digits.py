@@ -28,16 +28,27 @@ class Digits(NamedTuple):
 
 def load(seed: int = 0, test_share: float = 0.25) -> Digits:
     """The digits, split by a seeded permutation. Raises ImportError naming the extra without scikit-learn."""
+    images, labels = raw()
+    test, train = split(len(labels), seed, test_share)
+    spikes = encode(images)
+    return Digits(spikes[:, train], labels[train], spikes[:, test], labels[test])
+
+
+def raw() -> tuple[Array, np.ndarray]:
+    """Images (1797, 8, 8) of whole intensities 0 to 16, float64, and labels (1797,). Raises as `load`."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError("the digits need scikit-learn: pip install 'hetsyn_plugins[data]'") from error
     images, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(seed).permutation(len(labels))
-    cut = round(len(labels) * test_share)
-    spikes = encode(images.reshape(-1, ROWS, LINES))
-    test, train = order[:cut], order[cut:]
-    return Digits(spikes[:, train], labels[train], spikes[:, test], labels[test])
+    return images.reshape(-1, ROWS, LINES), labels
+
+
+def split(samples: int, seed: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of a share of so many samples, and of all the others: a permutation by the seed, cut in two."""
+    order = np.random.default_rng(seed).permutation(samples)
+    cut = round(samples * share)
+    return order[:cut], order[cut:]
 
 
 def encode(images: Array) -> Array:

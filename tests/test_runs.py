@@ -1,0 +1,133 @@
+"""Folders of runs: seeds over processes, what is kept, what is refused, and the commands that do it."""
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hetsyn_plugins import cli, config, runs
+from hetsyn_plugins.training_log import LOG, read_log
+
+SMALL = [
+    "network.hidden=[6]", "training.iterations=6", "training.batch=4", "training.log_every=1",
+    "training.validate_every=3", "task.test_samples=20", "task.delay=0.1",
+]  # fmt: skip
+SET = [word for text in SMALL for word in ("--set", text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [3]), ("0-3", [0, 1, 2, 3]), ("0,2,5-7", [0, 2, 5, 6, 7]), ("4-4", [4])]
+)
+def test_seeds_are_read_and_written(text: str, seeds: list[int]) -> None:
+    assert runs.seeds_of(text) == seeds
+    assert runs.seeds_of(runs.ranges(seeds)) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "-1", "3-1", "1,1", "0-3,2", "1.5", "0--2", "5000000000"])
+def test_wrong_seeds_are_told(text: str) -> None:
+    with pytest.raises(ValueError, match="--seeds: expected"):
+        runs.seeds_of(text)
+
+
+def test_a_sweep_gives_what_single_runs_give_and_sums_up(tmp_path: Path) -> None:
+    own = config.load("dms", SMALL)
+    together = runs.run(own, [0, 1, 4], tmp_path / "together", quiet=True)
+    for seed in (4, 0, 1):
+        single = runs.run(own, [seed], tmp_path / "single", quiet=True)
+    values = [json.loads((tmp_path / f"together/seed-{s}/result.json").read_text())["test"] for s in (0, 1, 4)]
+    assert together["seeds"] == single["seeds"] == [0, 1, 4]
+    assert together["test"] == single["test"]
+    assert together["test"]["values"] == values
+    assert together["test"]["mean"] == pytest.approx(np.mean(values))
+    assert together["test"]["sd"] == pytest.approx(np.std(values, ddof=1))
+    for seed in (0, 1, 4):
+        logs = [read_log(tmp_path / where / f"seed-{seed}" / LOG) for where in ("together", "single")]
+        kept = [[{k: v for k, v in record.items() if k != "seconds"} for record in log] for log in logs]
+        assert kept[0] == kept[1]
+
+
+def test_only_what_is_missing_is_run(tmp_path: Path) -> None:
+    own = config.load("dms", SMALL)
+    runs.run(own, [0], tmp_path, quiet=True)
+    written = (tmp_path / "seed-0/result.json").stat().st_mtime_ns
+    runs.run(own, [0, 1], tmp_path, quiet=True)
+    assert (tmp_path / "seed-0/result.json").stat().st_mtime_ns == written
+    assert runs.trained(tmp_path) == [0, 1]
+
+
+def test_a_folder_holds_one_configuration(tmp_path: Path) -> None:
+    runs.prepare(tmp_path, config.load("dms", SMALL))
+    other = config.load("dms", [*SMALL, "task.delay=0.2"])
+    with pytest.raises(ValueError, match=r"--out: expected a new folder .*: task\.delay = 0\.1 there, 0\.2 asked for"):
+        runs.run(other, [0], tmp_path)
+    assert not list(tmp_path.glob("seed-*"))
+
+
+def test_seeds_that_fail_are_told_and_the_others_kept(tmp_path: Path) -> None:
+    own = config.load("dms", SMALL)
+    runs.prepare(tmp_path, own)
+    for seed in (1, 2):
+        (tmp_path / f"seed-{seed}").mkdir()
+        (tmp_path / f"seed-{seed}/state.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match=r"2 of 3 seeds failed\nseed 1: .*checkpoint: expected a whole one.*\nseed 2: "):
+        runs.run(own, [0, 1, 2], tmp_path, quiet=True)
+    assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [0]
+
+
+def test_the_command_of_a_summary_trains_the_same_configuration(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    own = config.load("dms", [*SMALL, "network.tau_start=[0.1, 0.01]", "network.variant=homneu"], "norse")
+    words = shlex.split(runs.command(tmp_path / "dms", own, [0, 1, 2, 5]))
+    assert words[-4:] == ["--seeds", "0-2,5", "--out", "dms"]
+    assert cli.main([*words[1:], "--show"]) == 0
+    (tmp_path / "shown.toml").write_text(capsys.readouterr().out)
+    assert config.load(tmp_path / "shown.toml") == own
+
+
+# ---- the commands ------------------------------------------------------------------------------------------------
+
+
+def test_train_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = str(tmp_path / "run")
+    assert cli.main(["train", "dms", *SET, "--seeds", "0,1", "--out", out, "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    for seed, value in zip(summary["seeds"], summary["test"]["values"], strict=True):
+        assert f"seed {seed}    test accuracy {value:.2%}" in printed
+    assert cli.main(["evaluate", out]) == 0
+    again = capsys.readouterr().out
+    for seed, value in zip(summary["seeds"], summary["test"]["values"], strict=True):
+        assert f"seed {seed}    test accuracy {value:.2%}" in again
+    pytest.importorskip("norse")
+    assert cli.main(["evaluate", out, "--framework", "norse"]) == 0
+    assert capsys.readouterr().out == again
+    assert cli.main(["evaluate", out, "--set", "task.cue_rate=0"]) == 0  # nothing to be told by
+    assert "test accuracy" in capsys.readouterr().out
+
+
+def test_the_papers_way_to_choose_is_labelled(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["train", "dms", *SET, "--set", "training.select=best_test", "--out", str(tmp_path / "run"), "--quiet"]
+    assert cli.main(words) == 0
+    assert "chosen ON THE TEST SET" in capsys.readouterr().out
+
+
+def test_wrong_requests_end_with_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    empty = str(tmp_path / "empty")
+    Path(empty).mkdir()
+    runs.prepare(tmp_path / "untrained", config.load("dms", SMALL))
+    wrong = {
+        ("train", "dsm"): "config: expected one of",
+        ("train", "dms", "--set", "network.hiden=3"): "nearest: network.hidden",
+        ("train", "dms", "--seeds", "x"): "--seeds: expected",
+        ("train", "dms", "--jobs", "-1"): "--jobs: expected",
+        ("evaluate", empty): "RUN: expected a folder that `hetsyn train` wrote",
+        ("evaluate", str(tmp_path / "untrained")): "RUN: expected a run with at least one trained seed",
+        ("evaluate", empty, "--set", "network.hidden=[3]"): "--set: expected task.KEY=VALUE",
+        ("analyse", empty): "RUN: expected a folder",
+        ("claim", "nothing"): "CLAIM: expected one of",
+    }
+    for words, message in wrong.items():
+        assert cli.main(list(words)) == 2, words
+        error = capsys.readouterr().err.strip()
+        assert message in error and "\n" not in error, words
