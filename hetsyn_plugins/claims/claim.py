@@ -1,7 +1,7 @@
 """What a claim of the paper is here: the runs it needs, the numbers that come of them beside the paper's, pictures.
 
-    FOLDER/runs/ARM/      the runs (`runs.py`), shared by all claims; what is there already is not run again
-    FOLDER/NAME/          claim.json and the pictures of one claim
+FOLDER/runs/ARM/      the runs (`runs.py`), shared by all claims; what is there already is not run again
+FOLDER/NAME/          claim.json and the pictures of one claim
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ class Evidence:
 
     def networks(self, arm: str, seed: int) -> tuple[Network, Network]:
         """Before and after training."""
-        found: tuple[Network, Network] = self._once(
-            ("networks", arm, seed), lambda: runs.networks(self.run(arm), seed)
-        )
+        found: tuple[Network, Network] = self._once(("networks", arm, seed), lambda: runs.networks(self.run(arm), seed))
         return found
 
     def model(self, arm: str, seed: int, network: Network | None = None) -> Model:
@@ -118,9 +116,7 @@ class Evidence:
     def evaluate(self, arm: str, seed: int, network: Network | None = None, task: Task | None = None) -> float:
         """The measure on the test set of another network in its place, or of another task."""
         own = self.configs[arm]
-        return training.evaluate(
-            self.model(arm, seed, network), task or own.task, "test", own.training.batch, seed
-        )
+        return training.evaluate(self.model(arm, seed, network), task or own.task, "test", own.training.batch, seed)
 
     def each(self, arm: str, what: Any, of_seed: Callable[[int], float]) -> Array:
         """A number of every seed of an arm, computed once: `what` is its key."""
@@ -201,9 +197,7 @@ def table(result: Mapping[str, Any]) -> str:
         holds = {True: "as in the paper", False: "DIFFERS", None: ""}[line.holds]
         numbers = f"{number(line.paper, line.unit):>10}  {number(line.ours, line.unit):>10}"
         notes = "  ".join(word for word in (holds, line.note) if word)
-        lines.append(
-            f"{line.label:{width}}  {numbers}  {number(line.sd, line.unit):>8}  {line.n:>3}  {notes}".rstrip()
-        )
+        lines.append(f"{line.label:{width}}  {numbers}  {number(line.sd, line.unit):>8}  {line.n:>3}  {notes}".rstrip())
     lines += ["", result["verdict"], *([f"Tried: {result['tried']}"] if result["tried"] else [])]
     return "\n".join(lines)
 

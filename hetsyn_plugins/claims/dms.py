@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from hetsyn_plugins import analysis, plots
 from hetsyn_plugins.claims.claim import Arm, Claim, Evidence, Picture, Row, per_cent, row
+from hetsyn_plugins.network import HetSynLayer, Network
 from hetsyn_plugins.params import Array
 from hetsyn_plugins.variants import VARIANTS
 
@@ -69,20 +71,20 @@ def draw_learning(evidence: Evidence) -> Any:
     return plots.learning_curves(curves, "score", ylabel="accuracy of the training batches")
 
 
-def condition_rows(arm_name: str, paper: float, what: str) -> Any:
-    """Rows of an arm beside the one under the paper's usual conditions."""
+def condition_rows(name: str, paper: float, what: str) -> Callable[[Evidence], list[Row]]:
+    """Rows of an arm under another condition, beside the one under the usual ones; the paper's accuracy in per cent."""
 
     def rows(evidence: Evidence) -> list[Row]:
-        values, usual = evidence.values(arm_name), evidence.values("dms-hetsyn-50")
-        rate = success(values)
-        reached = [row(f"{label}: iterations to 95 %", iterations_to(evidence, name, 0.95)) for label, name in
-                   ((what, arm_name), ("usual conditions", "dms-hetsyn-50"))]  # fmt: skip
-        return [
-            per_cent(f"{what}: accuracy", values, paper, holds=bool(abs(values.mean() * 100 - paper) <= 5 or values.mean() * 100 > paper)),
-            per_cent(f"{what}: successful runs", rate),
-            per_cent("usual conditions: accuracy", usual),
-            *reached,
+        values = evidence.values(name)
+        reached = bool(values.mean() * 100 >= paper - 5)
+        found = [
+            per_cent(f"{what}: accuracy", values, paper, holds=reached, note="judged: at most 5 points below"),
+            per_cent(f"{what}: successful runs", success(values)),
+            per_cent("usual conditions: accuracy", evidence.values("dms-hetsyn-50")),
         ]
+        for label, arm_name in ((what, name), ("usual conditions", "dms-hetsyn-50")):
+            found.append(row(f"{label}: iterations to 95 %", iterations_to(evidence, arm_name, 0.95)))
+        return found
 
     return rows
 
@@ -130,10 +132,19 @@ def table4_rows(evidence: Evidence) -> list[Row]:
         up, down = bool((mean["cue"] > start).all()), bool((mean["noise"] < start).all())
         rows += [
             row(f"{label}: mean tau, cue", mean["cue"], cue, unit="ms", holds=up, note=distance(mean["cue"], cue)),
-            row(f"{label}: mean tau, noise", mean["noise"], noise, unit="ms", holds=down, note=distance(mean["noise"], noise)),
+            row(
+                f"{label}: mean tau, noise",
+                mean["noise"],
+                noise,
+                unit="ms",
+                holds=down,
+                note=distance(mean["noise"], noise),
+            ),
             per_cent(f"{label}: taus above 700 ms", long_share(evidence, name), long),
             per_cent(f"{label}: accuracy", values, accuracy, holds=bool(values.mean() >= 0.99)),
-            per_cent(f"{label}: accuracy, those reset", reset, after, holds=bool(drop >= 15), note=f"{drop:.1f} points lost"),
+            per_cent(
+                f"{label}: accuracy, those reset", reset, after, holds=bool(drop >= 15), note=f"{drop:.1f} points lost"
+            ),
         ]
     for start in TABLE4:
         name, label = f"dms-table4-r-{start}", f"r trained, start {start} ms"
@@ -151,11 +162,18 @@ def tau_figure(evidence: Evidence, name: str, group: str, what: str) -> Array:
     """A figure of `analysis.TauSummary` over the input synapses of the cue or the noise channels, by seed; seconds."""
 
     def of_seed(seed: int) -> float:
-        layer: Any = evidence.networks(name, seed)[1].layers[0]
+        layer = hidden(evidence.networks(name, seed)[1])
         lines = {"cue": CUE, "noise": NOISE}[group]
         return float(getattr(analysis.summarise(analysis.channels(layer, {group: lines})[group]), what))
 
     return evidence.each(name, (group, what), of_seed)
+
+
+def hidden(network: Network) -> HetSynLayer:
+    """The first layer."""
+    layer = network.layers[0]
+    assert isinstance(layer, HetSynLayer)
+    return layer
 
 
 def long_share(evidence: Evidence, name: str) -> Array:
@@ -187,8 +205,8 @@ def draw_channels(evidence: Evidence) -> Any:
     """Taus of the cue and noise channels before and after training, of the first seed."""
     before, after = evidence.networks("dms-table4-tau-400", evidence.seeds[0])
     groups = {"cue": CUE, "noise": NOISE}
-    pairs = [analysis.channels(network.layers[0], groups) for network in (before, after)]  # type: ignore[arg-type]
-    return plots.channels(*pairs)
+    earlier, later = (analysis.channels(hidden(network), groups) for network in (before, after))
+    return plots.channels(earlier, later)
 
 
 def draw_reset(evidence: Evidence) -> Any:
@@ -248,7 +266,7 @@ CLAIMS = {
         range(5),
         table4_rows,
         [
-            Picture("channels.png", "Taus of the input synapses before and after, start 400 ms, one seed", draw_channels),
+            Picture("channels.png", "Taus of input synapses before and after, start 400 ms, one seed", draw_channels),
             Picture("reset.png", "Accuracy as trained, and with taus above 700 ms set back to their start", draw_reset),
         ],
         tried="training r (the paper's code) instead of tau: 1e-2 of the synapses end at r = 1, which has no mean; "

@@ -126,8 +126,8 @@ CLAIMS = {
         range(10),
         error_rows,
         [
-            Picture("learning-F.png", "Validation error, feed-forward: mean and s.d. over the seeds", draw_learning("F")),
-            Picture("learning-R.png", "Validation error, recurrent: mean and s.d. over the seeds", draw_learning("R")),
+            Picture("learning-F.png", "Validation error, F-: mean and s.d. over the seeds", draw_learning("F")),
+            Picture("learning-R.png", "Validation error, R-: mean and s.d. over the seeds", draw_learning("R")),
             Picture("output.png", "Target and outputs for one test sample, the silences shaded", draw_output),
         ],
     ),
