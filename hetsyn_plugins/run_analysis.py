@@ -22,6 +22,8 @@ def analyse(folder: Path, out: Path, seeds: Sequence[int], *, bound: float = ana
 
     bound   seconds: taus above it are long, and are set back to the start's median
     """
+    if not 0 < bound < np.inf:
+        raise ValueError(f"--bound: expected seconds > 0, got {bound}")
     own = runs.load(folder)
     out.mkdir(parents=True, exist_ok=True)
     before, after = runs.networks(folder, seeds[0])
@@ -37,13 +39,13 @@ def _constants(before: Network, after: Network, bound: float, seed: int) -> Iter
     yield f"taus of seed {seed}, ms: median (quartiles), mean of min(tau, 5 s), share above {bound * 1e3:.0f} ms"
     earlier = analysis.taus(before)
     for name, synapses in analysis.synapses(after).items():
-        yield f"  {name:16} before {described(analysis.summarise(earlier[name], bound))}"
+        yield f"  {name:18} before {described(analysis.summarise(earlier[name], bound))}"
         now = analysis.summarise(synapses.tau, bound)
         parts = analysis.spread(synapses.tau)
         correlation = analysis.spearman(synapses.tau, np.abs(synapses.weight))
-        yield f"  {'':16} after  {described(now)}"
+        yield f"  {'':18} after  {described(now)}"
         yield (
-            f"  {'':16} log-normal: median {np.exp(now.mu) * 1e3:.1f} ms, sigma {now.sigma:.2f}; "
+            f"  {'':18} log-normal: median {np.exp(now.mu) * 1e3:.1f} ms, sigma {now.sigma:.2f}; "
             f"{now.at_zero:.2%} at r = 0, {now.at_one:.2%} at r = 1; "
             f"{parts.share:.0%} of the variance between neurons; rank correlation with |w| {correlation:+.2f}"
         )
@@ -78,7 +80,7 @@ def _resetting(folder: Path, own: Config, seeds: Sequence[int], bound: float, ou
         whole.append(measured(after, own, seed))
         reset.append(measured(analysis.reset_long_taus(after, bound, start), own, seed))
     measure = own.task.measure
-    yield f"{measure} {np.mean(whole):.4f}; with taus above {bound * 1e3:.0f} ms back at their start {np.mean(reset):.4f}"
+    yield f"{measure} {np.mean(whole):.4f}; taus above {bound * 1e3:.0f} ms back at their start: {np.mean(reset):.4f}"
     ax = plots.reset_effect({own.task.name: np.array(whole)}, {own.task.name: np.array(reset)}, ylabel=measure)
     yield f"picture: {save(ax, out / 'reset.png')}"
 

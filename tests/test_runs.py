@@ -71,7 +71,9 @@ def test_seeds_that_fail_are_told_and_the_others_kept(tmp_path: Path) -> None:
     for seed in (1, 2):
         (tmp_path / f"seed-{seed}").mkdir()
         (tmp_path / f"seed-{seed}/state.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match=r"2 of 3 seeds failed\nseed 1: .*checkpoint: expected a whole one.*\nseed 2: "):
+    with pytest.raises(
+        ValueError, match=r"2 of 3 seeds failed\nseed 1: .*checkpoint: expected a whole one.*\nseed 2: "
+    ):
         runs.run(own, [0, 1, 2], tmp_path, quiet=True)
     assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [0]
 

@@ -194,7 +194,10 @@ class Breaking:
 @pytest.mark.parametrize(
     ("breaks", "message"),
     [
-        (lambda loss, a: loss * math.nan, r"iteration 8: the loss is nan .* in layer 'hidden1' is not finite; last good"),
+        (
+            lambda loss, a: loss * math.nan,
+            r"iteration 8: the loss is nan .* in layer 'hidden1' is not finite; last good",
+        ),
         (lambda loss, a: loss * 1e9, r"iteration 8: the loss is .*e\+0[89] .*: the largest gradient is .* in layer '"),
         (lambda loss, a: loss + a.readout.sum() * math.inf * 0, "iteration 8: .* is not finite"),
     ],
@@ -251,7 +254,9 @@ def test_a_full_disk_leaves_the_good_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert files(tmp_path / "own")["network"] == files(tmp_path / "whole")["network"]
 
 
-@pytest.mark.parametrize("damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"x" * 100])
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"x" * 100]
+)
 def test_a_damaged_checkpoint_is_told(damage: Any, tmp_path: Path) -> None:
     own = small()
     killed_at(own, 7, tmp_path)

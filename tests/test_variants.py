@@ -102,7 +102,12 @@ def test_start_values_are_the_papers() -> None:
 
 
 def test_frozen_taus_stay_to_the_bit_and_the_others_move() -> None:
-    settings = ["network.frozen=0.8", "network.hidden=[10]", "training.decay_weight_decay=0.1", "training.optimiser=adamw"]
+    settings = [
+        "network.frozen=0.8",
+        "network.hidden=[10]",
+        "training.decay_weight_decay=0.1",
+        "training.optimiser=adamw",
+    ]
     own = config.load("dms", settings)
     start = variants.build(own.network, own.task.lines, own.task.outputs, own.task.dt, 0)
     model = training.model_of(start, own)
