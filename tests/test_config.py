@@ -90,7 +90,9 @@ def test_frozen_taus_need_taus_that_are_learned_one_by_one() -> None:
 
 
 def test_wrong_sources(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"config: expected one of .* or a TOML file, got pattern.*nearest: pat"):
+    with pytest.raises(
+        FileNotFoundError, match=r"config: expected one of .* or a TOML file, got pattern.*nearest: pat"
+    ):
         config.load("pattern")
     (tmp_path / "broken.toml").write_text("[task\n")
     with pytest.raises(ValueError, match=r"config: expected a TOML file, got .*broken\.toml"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hetsyn_plugins import cli, config, runs
+from hetsyn_plugins import cli, config, experiments, runs
 from hetsyn_plugins.training_log import LOG, read_log
 
 SMALL = [
@@ -112,6 +112,10 @@ def test_the_papers_way_to_choose_is_labelled(tmp_path: Path, capsys: pytest.Cap
     words = ["train", "dms", *SET, "--set", "training.select=best_test", "--out", str(tmp_path / "run"), "--quiet"]
     assert cli.main(words) == 0
     assert "chosen ON THE TEST SET" in capsys.readouterr().out
+
+
+def test_the_parser_knows_the_frameworks_without_loading_them() -> None:
+    assert experiments.FRAMEWORKS == config.FRAMEWORKS
 
 
 def test_wrong_requests_end_with_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,15 +1,13 @@
-"""Data to train networks on, as spikes in time."""
+"""The paper's tasks, by name: data as spikes in time, a loss, a measure, the paper's settings."""
 
 from __future__ import annotations
 
-from importlib import import_module
-
+from hetsyn_plugins.tasks.dms import DelayedMatchToSample
+from hetsyn_plugins.tasks.images import SequentialImages
+from hetsyn_plugins.tasks.patterns import PatternGeneration
+from hetsyn_plugins.tasks.speech import Speech
 from hetsyn_plugins.tasks.task import Task
 
-TASKS: dict[str, type[Task]] = {}
-for module, name in (("patterns", "PatternGeneration"), ("dms", "DelayedMatchToSample"), ("speech", "Speech"), ("images", "SequentialImages")):
-    try:  # TEMPORARY while the tasks are being written
-        task = getattr(import_module(f"hetsyn_plugins.tasks.{module}"), name)
-        TASKS[task.name] = task
-    except (ImportError, AttributeError):
-        pass
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (PatternGeneration, DelayedMatchToSample, Speech, SequentialImages)
+}
