@@ -58,6 +58,10 @@ def run(
         raise ValueError(f"--jobs: expected at least 0, got {jobs}")
     prepare(folder, wanted)
     missing = [seed for seed in seeds if not (seed_folder(folder, seed) / RESULT).exists()]
+    if missing:
+        wanted.task.batches(
+            wanted.training.batch
+        )  # data that are missing are told, or made, once and not by every seed
     jobs = jobs or max(1, cores() // wanted.training.threads)
     if len(missing) > 1:
         failed = _sweep(folder, missing, jobs, quiet, tensorboard)

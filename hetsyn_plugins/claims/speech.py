@@ -1,6 +1,8 @@
 """The paper's claims on speech: order of the variants, deleted spikes, warped time, time constants.
 
-Run on synthetic spoken digits (never the paper's data) unless `--set task.source=FOLDER` names SHD's files.
+Run on synthetic spoken digits (not the paper's data), in bins of 10 ms and with a tenth of the spikes deleted in training,
+which did best on speakers held out of the training file. On SHD's files, as the paper has it: `--set
+task.source=FOLDER --set task.dt=4e-3 --set task.deletion=0.0`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ def name_of(variant: str) -> str:
     return f"speech-{variant}"
 
 
-ARMS = {name_of(variant): Arm("speech", (f"network.variant={variant}",)) for variant in VARIANTS}
+SETTINGS = ("task.dt=10e-3", "task.deletion=0.1")
+ARMS = {name_of(variant): Arm("speech", (*SETTINGS, f"network.variant={variant}")) for variant in VARIANTS}
 
 
 def accuracy_rows(evidence: Evidence) -> list[Row]:

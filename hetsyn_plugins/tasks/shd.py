@@ -34,6 +34,13 @@ HELP = (
     "SHD and SSC (CC-BY 4.0) are to be had from zenkelab.org/datasets as shd_train.h5.gz and so on, which gunzip "
     "unpacks; or take the synthetic digits instead (--set task.source=norm)"
 )
+SPEAKER = "extra/speaker"
+LAYOUT = (  # name, kinds of numbers, a row of them or one a recording
+    ("spikes/times", "f", True),
+    ("spikes/units", "iu", True),
+    ("labels", "iu", False),
+    (SPEAKER, "iu", False),
+)
 TOGETHER = 256  # recordings that h5py reads at a time, each into an array of its own
 
 
@@ -84,15 +91,16 @@ def read(path: str | Path, classes: int = CLASSES["shd"]) -> Recordings:
         raise FileNotFoundError(f"path: expected {path.name} in {path.parent.absolute()}, got no such file; {HELP}")
     try:
         with h5py.File(path, "r") as file:
-            times, lengths = _ragged(file, "spikes/times", "f")
-            units, others = _ragged(file, "spikes/units", "iu")
-            labels = _column(file, "labels", "iu")[:]
-            speakers = _column(file, "extra/speaker", "iu")[:] if "extra/speaker" in file else None
+            columns = [_column(file, *layout) for layout in LAYOUT if layout[0] != SPEAKER or SPEAKER in file]
+            for column in columns:  # before anything is read: a damaged file may promise any number of rows
+                if len(column) != len(columns[0]):
+                    wanted = f"{path}: expected a row of {column.name[1:]} for each of {len(columns[0])} recordings"
+                    raise ValueError(f"{wanted}, got {len(column)}")
+            times, lengths = _flat(columns[0])
+            units, others = _flat(columns[1])
+            labels, speakers = columns[2][:], columns[3][:] if len(columns) > 3 else None
     except (OSError, RuntimeError) as error:  # what h5py raises for what it cannot decode
         raise ValueError(f"{path}: expected a whole HDF5 file, got one that cannot be read: {error}") from error
-    for name, rows in (("spikes/units", others), ("labels", labels), ("extra/speaker", speakers)):
-        if rows is not None and len(rows) != len(lengths):
-            raise ValueError(f"{path}: expected a row of {name} for each of {len(lengths)} recordings, got {len(rows)}")
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     check = _Check(path, offsets)
     check(lengths == others, "as many units as times", lambda i: f"{others[i]} and {lengths[i]}")
@@ -128,29 +136,31 @@ class _Check:
             raise ValueError(f"{self.path}: expected {expected}, got {values[spike]} in recording {recording}")
 
 
-def _ragged(file: h5py.File, name: str, kinds: str) -> tuple[np.ndarray, np.ndarray]:
+def _column(file: h5py.File, name: str, kinds: str, ragged: bool) -> h5py.Dataset:
+    """The dataset of this name, one row a recording, with a number of one of these kinds or any number of them."""
+    found = file.get(name)
+    what = "floats" if kinds == "f" else "integers"
+    wanted = (
+        f"{file.filename}: expected the dataset {name} with {'rows of variable length of ' if ragged else ''}{what}"
+    )
+    if not isinstance(found, h5py.Dataset):
+        names: list[str] = []
+        file.visit(lambda other: names.append(str(other)))
+        raise ValueError(f"{wanted}, got only {', '.join(names) or 'an empty file'}")
+    dtype = h5py.check_vlen_dtype(found.dtype) if ragged else found.dtype
+    if found.ndim != 1 or getattr(dtype, "kind", None) not in [*kinds]:
+        raise ValueError(f"{wanted}, got the shape {found.shape} of {found.dtype}")
+    if not len(found):
+        raise ValueError(f"{file.filename}: expected at least one recording, got none")
+    return found
+
+
+def _flat(rows: h5py.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """The values of all rows, one row after another, in the file's own precision, and how many each row has."""
-    rows = _column(file, name, kinds, ragged=True)
-    parts, lengths = [], []
+    parts: list[np.ndarray] = []
+    lengths: list[int] = []
     for start in range(0, len(rows), TOGETHER):
         some = rows[start : start + TOGETHER]
         lengths += map(len, some)
         parts.append(np.concatenate(some))
     return np.concatenate(parts), np.array(lengths)
-
-
-def _column(file: h5py.File, name: str, kinds: str, ragged: bool = False) -> h5py.Dataset:
-    """The dataset of this name, one row a recording, a number of these kinds in each, or any number of them."""
-    found = file.get(name)
-    wanted = f"the dataset {name} with {'rows of variable length of ' if ragged else ''}"
-    wanted += "floats" if kinds == "f" else "integers"
-    if not isinstance(found, h5py.Dataset):
-        names: list[str] = []
-        file.visit(names.append)
-        raise ValueError(f"{file.filename}: expected {wanted}, got only {', '.join(names) or 'an empty file'}")
-    dtype = h5py.check_vlen_dtype(found.dtype) if ragged else found.dtype
-    if found.ndim != 1 or getattr(dtype, "kind", None) not in [*kinds]:
-        raise ValueError(f"{file.filename}: expected {wanted}, got the shape {found.shape} of {found.dtype}")
-    if not len(found):
-        raise ValueError(f"{file.filename}: expected at least one recording, got none")
-    return found
