@@ -1,8 +1,8 @@
 """The paper's claims on speech: order of the variants, deleted spikes, warped time, time constants.
 
-Run on synthetic spoken digits (not the paper's data), in bins of 10 ms and with a tenth of the spikes deleted in training,
-which did best on speakers held out of the training file. On SHD's files, as the paper has it: `--set
-task.source=FOLDER --set task.dt=4e-3 --set task.deletion=0.0`.
+Run on synthetic spoken digits (not the paper's data), in bins of 10 ms and with a tenth of the spikes deleted in
+training, which did best on speakers held out of the training file. On SHD's files, as the paper has it:
+`--set task.source=FOLDER --set task.dt=4e-3 --set task.deletion=0.0`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = 10
 ORDERS = ("row", "pixel")
 HELP = (
-    "apt install dataset-fashion-mnist, give a folder with MNIST's or Fashion-MNIST's files (--set task.source=FOLDER), "
+    "apt install dataset-fashion-mnist, a folder with MNIST's or Fashion-MNIST's files (--set task.source=FOLDER), "
     "or take scikit-learn's digits instead (--set task.source=digits)"
 )
 
@@ -55,7 +55,7 @@ class Data(NamedTuple):
 
 @dataclass(frozen=True)
 class SequentialImages(Task):
-    """Ten readouts, one a class; the decision is the largest v, averaged over the steps.
+    """Ten readouts, one a class; the decision is the largest v at the last step.
 
     source       "fashion_mnist" (Debian's package), "digits" (scikit-learn's; a quarter is the test set), or a folder
     order        "row" or "pixel"
@@ -63,9 +63,9 @@ class SequentialImages(Task):
     split_seed   which ones
     samples      train on so many images only; None: on all. Validation and test stay as they are
 
-    The paper reads S-MNIST from the spike counts of its output neurons and its other tasks from leaky readouts. Here all
-    tasks have leaky readouts, so this one too. The network's defaults are the paper's for S-MNIST; the training is
-    shorter (the paper: 150 epochs at 1e-3).
+    The network starts as in the paper, but for two things. The paper reads S-MNIST from its output neurons' spike
+    counts; here the readouts leak, as in its other tasks. It trains for 150 epochs at 1e-3; 15 at 5e-3 take minutes
+    (training.epochs, training.lr).
 
     Data are loaded at the first use and kept. Raises ValueError for settings that give no such task, and at the first
     use FileNotFoundError for files that are missing, ValueError for files that are not such a data set, ImportError for
@@ -73,7 +73,21 @@ class SequentialImages(Task):
     """
 
     name: ClassVar[str] = "images"
-    paper: ClassVar[Mapping[str, Any]] = {}
+    paper: ClassVar[Mapping[str, Any]] = {
+        "network.hidden": [64, 64],
+        "network.recurrent": True,
+        "network.tau_distribution": "uniform",
+        "network.tau_start": [5e-3, 20e-3],
+        "network.tau_reset": 20e-3,
+        "network.surrogate": "multi_gaussian",
+        "training.epochs": 15,
+        "training.batch": 256,
+        "training.optimiser": "adam",
+        "training.lr": 5e-3,
+        "training.schedule": "cosine",
+        "training.schedule_factor": 0.0,
+        "training.select": "best_validation",
+    }
 
     source: str = "fashion_mnist"
     order: str = "row"
@@ -121,12 +135,12 @@ class SequentialImages(Task):
         return (self._batch(source, rows[at : at + batch]) for at in range(0, len(rows), batch))
 
     def loss(self, activity: Activity, target: Tensor) -> Tensor:
-        """Cross-entropy of the readouts v averaged over the steps."""
-        return nn.functional.cross_entropy(activity.readout.mean(0), target)
+        """Cross-entropy of the readouts v at the last step."""
+        return nn.functional.cross_entropy(activity.readout[-1], target)
 
     def score(self, activity: Activity, target: Tensor) -> Tensor:
         """1 where the decision is right: (B,)."""
-        return accuracy_of(activity.readout.mean(0), target)
+        return accuracy_of(activity.readout[-1], target)
 
     @property
     def data(self) -> Data:
@@ -168,7 +182,7 @@ def _digits() -> Data:
 @lru_cache(maxsize=1)
 def _folder(folder: Path) -> Data:
     train, test = _read(folder, "train"), _read(folder, "t10k")
-    ours, theirs = train.images.shape[1:], test.images.shape[1:]
+    ours, theirs = ("{1} x {2}".format(*part.images.shape) for part in (train, test))
     if ours != theirs:
         raise ValueError(f"source: expected test images of {ours} pixels as for training, got {theirs} in {folder}")
     return Data(train, test, white=255)
