@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -178,6 +179,7 @@ def _sweep(folder: Path, seeds: Sequence[int], jobs: int, quiet: bool, tensorboa
     """Train the seeds in processes of their own, `jobs` at a time; what went wrong, by seed."""
     waiting, running, failed = list(seeds), dict[int, tuple[subprocess.Popen[bytes], IO[bytes]]](), dict[int, str]()
     bar = tqdm(total=len(seeds), desc=folder.name, unit="seed", disable=quiet)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -192,7 +194,8 @@ def _sweep(folder: Path, seeds: Sequence[int], jobs: int, quiet: bool, tensorboa
                 errors.close()
                 bar.update()
             time.sleep(0.05)
-    finally:  # a Ctrl-C stops them too; they go on from their checkpoints when asked again
+    finally:  # a Ctrl-C or a kill stops them too; they go on from their checkpoints when asked again
+        signal.signal(signal.SIGTERM, before)
         for process, errors in running.values():
             process.terminate()
             process.wait()

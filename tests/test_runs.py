@@ -2,6 +2,10 @@
 
 import json
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +80,25 @@ def test_seeds_that_fail_are_told_and_the_others_kept(tmp_path: Path) -> None:
     ):
         runs.run(own, [0, 1, 2], tmp_path, quiet=True)
     assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [0]
+
+
+def test_a_sweep_that_is_killed_takes_its_seeds_with_it(tmp_path: Path) -> None:
+    """Seeds that trained on would write to the same folders as those of the next call."""
+    runs.prepare(tmp_path, config.load("dms", [*SMALL, "training.iterations=100000"]))
+    words = ["train", str(tmp_path / "config.toml"), "--seeds", "0,1", "--out", str(tmp_path), "--quiet"]
+    sweep = subprocess.Popen([sys.executable, "-m", "hetsyn_plugins.cli", *words])
+    logs = [tmp_path / f"seed-{seed}" / LOG for seed in (0, 1)]
+    try:
+        deadline = time.time() + 120
+        while not all(read_log(log) for log in logs) and time.time() < deadline:
+            time.sleep(0.05)
+        assert all(read_log(log) for log in logs)
+    finally:
+        sweep.terminate()
+        assert sweep.wait(30) == 128 + signal.SIGTERM
+    sizes = [log.stat().st_size for log in logs]
+    time.sleep(0.5)
+    assert [log.stat().st_size for log in logs] == sizes
 
 
 def test_the_command_of_a_summary_trains_the_same_configuration(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
