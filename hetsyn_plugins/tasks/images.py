@@ -85,7 +85,6 @@ class SequentialImages(Task):
         "training.optimiser": "adam",
         "training.lr": 5e-3,
         "training.schedule": "cosine",
-        "training.schedule_factor": 0.0,
         "training.select": "best_validation",
     }
 
