@@ -96,7 +96,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     values = []
     for seed in seeds:
         model = training.model_of(runs.networks(arguments.folder, seed)[1], own)
-        values.append(training.evaluate(model, own.task, "test", own.training.batch, seed))
+        values.append(training.evaluate(model, own.task, "test", seed))
         print(f"seed {seed:<4} test {own.task.measure} {shown(own.task.measure, values[-1])}", flush=True)
     print(f"test {own.task.measure} {described(own.task.measure, runs.spread(values))}")
     return 0

@@ -88,7 +88,7 @@ def _resetting(folder: Path, own: Config, seeds: Sequence[int], bound: float, ou
 def measured(network: Network, own: Config, seed: int, task: Task | None = None) -> float:
     """The measure on the test set."""
     model = training.model_of(network, own)
-    return training.evaluate(model, task or own.task, "test", own.training.batch, seed)
+    return training.evaluate(model, task or own.task, "test", seed)
 
 
 def _controls(folder: Path, own: Config, seeds: Sequence[int], out: Path) -> Iterator[str]:
@@ -108,7 +108,7 @@ def _controls(folder: Path, own: Config, seeds: Sequence[int], out: Path) -> Ite
 def _controlled(network: Network, own: Config, seed: int, control: str) -> float:
     model, rng = training.model_of(network, own).eval(), np.random.default_rng(seed)
     scores = []
-    for x, target in own.task.held_out("test", own.training.batch, seed):
+    for x, target in own.task.held_out("test", training.AT_A_TIME, seed):
         change: Any = analysis.CONTROLS.get(control)
         inputs: Array = x.numpy() if change is None else change(x.numpy(), rng)
         scores.append(own.task.score(model(torch.from_numpy(inputs)), target))

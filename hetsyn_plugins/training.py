@@ -35,6 +35,7 @@ from hetsyn_plugins.training_log import Log
 START, STATE, NETWORK = "start.safetensors", "state.pt", "network.safetensors"
 RESULT, FAILURE = "result.json", "failure.json"
 DRAWN_EPOCH = 100  # iterations from validation to validation where samples are drawn and there is no epoch
+AT_A_TIME = 100  # samples, where networks are evaluated: faster than one by one, and no result depends on it
 
 
 class TrainingStopped(ArithmeticError):
@@ -144,11 +145,11 @@ class Run:
     def validate(self) -> float:
         """The measure on the validation split; the best network so far is kept, where one is to be selected."""
         select = self.config.training.select
-        validation = evaluate(self.model, self.config.task, "validation", self.config.training.batch, self.seed)
+        validation = evaluate(self.model, self.config.task, "validation", self.seed)
         if select != "last":
             judge = validation
             if select == "best_test":
-                judge = evaluate(self.model, self.config.task, "test", self.config.training.batch, self.seed)
+                judge = evaluate(self.model, self.config.task, "test", self.seed)
             merit = judge if self.config.task.measure == "accuracy" else -judge
             if not self.best or merit > self.best["merit"]:
                 weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
@@ -161,8 +162,8 @@ class Run:
         if self.best:
             self.model.load_state_dict(self.best["model"])
             selected = self.best["iteration"]
-        task, batch = self.config.task, self.config.training.batch
-        scores = {split: evaluate(self.model, task, split, batch, self.seed) for split in ("validation", "test")}
+        task = self.config.task
+        scores = {split: evaluate(self.model, task, split, self.seed) for split in ("validation", "test")}
         checkpoint.save(self.model.to_network(), self.folder / NETWORK)
         result = {
             "seed": self.seed,
@@ -278,10 +279,10 @@ def schedule(settings: TrainingConfig, iteration: int, per_epoch: int, total: in
 
 
 @torch.no_grad()
-def evaluate(model: Model, task: Task, split: str, batch: int, seed: int) -> float:
+def evaluate(model: Model, task: Task, split: str, seed: int) -> float:
     """The mean score over all samples of "validation" or "test"; ValueError where there are none."""
     model.eval()
-    scores = [task.score(model(x), target) for x, target in task.held_out(split, batch, seed)]
+    scores = [task.score(model(x), target) for x, target in task.held_out(split, AT_A_TIME, seed)]
     if not scores:
         raise ValueError(f"{split}: expected samples to evaluate on, got none")
     return float(torch.cat(scores).double().mean())

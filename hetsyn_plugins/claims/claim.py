@@ -116,7 +116,7 @@ class Evidence:
     def evaluate(self, arm: str, seed: int, network: Network | None = None, task: Task | None = None) -> float:
         """The measure on the test set of another network in its place, or of another task."""
         own = self.configs[arm]
-        return training.evaluate(self.model(arm, seed, network), task or own.task, "test", own.training.batch, seed)
+        return training.evaluate(self.model(arm, seed, network), task or own.task, "test", seed)
 
     def each(self, arm: str, what: Any, of_seed: Callable[[int], float]) -> Array:
         """A number of every seed of an arm, computed once: `what` is its key."""
