@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import sys
 import types
 import typing
@@ -57,7 +58,7 @@ class NetworkConfig:
     tau_adaptation, adaptation   of alif
     surrogate         "triangular" or "multi_gaussian"
     dropout           on the spikes of hidden layers
-    quantised         lava_dl only: the forward pass in the chip's integers
+    quantised         lava_dl only: the forward pass in the chip's integers (spikes or counts in, no dropout)
     """
 
     variant: str = "hetsyn"
@@ -84,7 +85,14 @@ class NetworkConfig:
         _check("network.frozen", self.frozen, "0 to 1", 0 <= self.frozen <= 1)
         _check("network.dropout", self.dropout, "0 to below 1", 0 <= self.dropout < 1)
         for name in ("tau_reset", "tau_adaptation"):
-            _check(f"network.{name}", getattr(self, name), "seconds > 0", getattr(self, name) > 0)
+            _check(f"network.{name}", getattr(self, name), "seconds > 0", 0 < getattr(self, name) < math.inf)
+        _check("network.adaptation", self.adaptation, "a finite number", math.isfinite(self.adaptation))
+        try:
+            DISTRIBUTIONS[self.tau_distribution](*self.tau_start, dt=1.0)
+        except ValueError as error:
+            raise ValueError(f"network.tau_start: {error}, in {list(self.tau_start)}") from error
+        if self.quantised and self.dropout:
+            raise ValueError(f"network.quantised: expected network.dropout=0 with it, got {self.dropout}")
         if self.frozen and self.variant != "hetsyn":
             raise ValueError(f"network.frozen: expected 0 with variant {self.variant!r}, got {self.frozen}")
 
@@ -145,8 +153,8 @@ class TrainingConfig:
         for name in ("iterations", "epochs", "validate_every", "checkpoint_every", "workers", "schedule_span"):
             _check(f"training.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
         for name in ("decay_lr", "weight_decay", "decay_weight_decay", "clip", "schedule_factor", "schedule_floor"):
-            _check(f"training.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        _check("training.lr", self.lr, "> 0", self.lr > 0)
+            _check(f"training.{name}", getattr(self, name), "at least 0", 0 <= getattr(self, name) < math.inf)
+        _check("training.lr", self.lr, "> 0", 0 < self.lr < math.inf)
         _check("training.explosion", self.explosion, "> 1", self.explosion > 1)
         _check("training.warmup", self.warmup, "0 to below 1", 0 <= self.warmup < 1)
         _check("training.iterations", 0, "iterations or epochs > 0", bool(self.iterations or self.epochs))
@@ -177,6 +185,8 @@ def load(source: str | Path, settings: Sequence[str] = (), framework: str | None
         given: dict[str, Any] = {"task.name": str(source)}
     else:
         given = _flat(_read(Path(source)))
+        if any(text.partition("=")[0].strip() == "task.name" for text in settings):
+            raise ValueError(f"task.name: expected it unchanged, the settings in {source} are those of its task")
     given |= dict(_setting(text) for text in settings)
     if framework is not None:
         given["framework"] = framework
@@ -184,14 +194,17 @@ def load(source: str | Path, settings: Sequence[str] = (), framework: str | None
 
 
 def changed(config: Config, settings: Sequence[str]) -> Config:
-    """The same configuration but for "key=value" changes; what a task's name brought with it stays."""
-    return resolve(_flat(_tables(config)) | dict(_setting(text) for text in settings))
+    """The same configuration but for "key=value" changes, of which a task's name is none."""
+    changes = dict(_setting(text) for text in settings)
+    if changes.get("task.name", config.task.name) != config.task.name:
+        raise ValueError(f"task.name: expected {config.task.name}, as configured, got {changes['task.name']!r}")
+    return resolve(_flat(_tables(config)) | changes)
 
 
 def resolve(given: Mapping[str, Any]) -> Config:
     """The configuration of "table.key" -> value; what is not given is the task's paper setting, else the default."""
     name = given.get("task.name")
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise ValueError(f"task.name: expected one of {', '.join(TASKS)}, got {name!r}{_nearest(str(name), TASKS)}")
     kind = TASKS[name]
     _check_keys(given, kind)
@@ -238,7 +251,8 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         what = f"one of {', '.join(TASKS)} or a TOML file"
         near = _nearest(str(path), TASKS)
-        raise FileNotFoundError(f"config: expected {what}, got {path}, which does not exist{near}")
+        lacks = "is no file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"config: expected {what}, got {path}, which {lacks}{near}")
     try:
         return tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -264,7 +278,7 @@ def _check_keys(given: Iterable[str], kind: type) -> None:
     known = ["framework", "task.name", *(f"{t}.{f.name}" for t, part in parts.items() for f in fields(part))]
     for key in given:
         if key not in known:
-            raise ValueError(f"--set: expected a known key, got {key!r}{_nearest(key, known)}")
+            raise ValueError(f"setting: expected a known key (--show prints all), got {key!r}{_nearest(key, known)}")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -84,19 +84,22 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     """Run every trained seed on the test set."""
     from dataclasses import replace
 
-    from hetsyn_plugins import config, runs, training
+    from hetsyn_plugins import config, runs
 
     for text in arguments.set:
         if not text.strip().startswith("task."):
             raise ValueError(f"--set: expected task.KEY=VALUE (the network is trained already), got {text!r}")
-    own = config.changed(runs.load(arguments.folder), arguments.set)
+    trained = runs.load(arguments.folder)
+    own = config.changed(trained, arguments.set)
+    if own.task.dt != trained.task.dt:
+        what = f"task.dt={trained.task.dt}, as trained (the decays are those of a step)"
+        raise ValueError(f"--set: expected {what}, got {own.task.dt}")
     if arguments.framework:
         own = replace(own, framework=arguments.framework)
     seeds = trained_seeds(arguments.folder)
-    values = []
+    values: list[float] = []
     for seed in seeds:
-        model = training.model_of(runs.networks(arguments.folder, seed)[1], own)
-        values.append(training.evaluate(model, own.task, "test", seed))
+        values.append(runs.measured(runs.networks(arguments.folder, seed)[1], own, seed))
         print(f"seed {seed:<4} test {own.task.measure} {shown(own.task.measure, values[-1])}", flush=True)
     print(f"test {own.task.measure} {described(own.task.measure, runs.spread(values))}")
     return 0

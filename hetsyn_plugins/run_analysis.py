@@ -14,7 +14,6 @@ from hetsyn_plugins.config import Config
 from hetsyn_plugins.files import replacing
 from hetsyn_plugins.network import Network
 from hetsyn_plugins.params import Array
-from hetsyn_plugins.tasks.task import Task
 
 
 def analyse(folder: Path, out: Path, seeds: Sequence[int], *, bound: float = analysis.LONG) -> Iterator[str]:
@@ -77,18 +76,12 @@ def _resetting(folder: Path, own: Config, seeds: Sequence[int], bound: float, ou
         if start > bound:
             yield f"taus start at {start * 1e3:.0f} ms, above the bound of {bound * 1e3:.0f} ms: none is reset"
             return
-        whole.append(measured(after, own, seed))
-        reset.append(measured(analysis.reset_long_taus(after, bound, start), own, seed))
+        whole.append(runs.measured(after, own, seed))
+        reset.append(runs.measured(analysis.reset_long_taus(after, bound, start), own, seed))
     measure = own.task.measure
     yield f"{measure} {np.mean(whole):.4f}; taus above {bound * 1e3:.0f} ms back at their start: {np.mean(reset):.4f}"
     ax = plots.reset_effect({own.task.name: np.array(whole)}, {own.task.name: np.array(reset)}, ylabel=measure)
     yield f"picture: {save(ax, out / 'reset.png')}"
-
-
-def measured(network: Network, own: Config, seed: int, task: Task | None = None) -> float:
-    """The measure on the test set."""
-    model = training.model_of(network, own)
-    return training.evaluate(model, task or own.task, "test", seed)
 
 
 def _controls(folder: Path, own: Config, seeds: Sequence[int], out: Path) -> Iterator[str]:

@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from hetsyn_plugins import checkpoint, config, training
+from hetsyn_plugins import checkpoint, config, training, variants
 from hetsyn_plugins.config import Config
 from hetsyn_plugins.files import replacing, write_json
 from hetsyn_plugins.network import Network
+from hetsyn_plugins.tasks.task import Task
 from hetsyn_plugins.training import FAILURE, NETWORK, RESULT, START
 
 CONFIG, SUMMARY = "config.toml", "summary.json"
@@ -57,12 +59,11 @@ def run(
     """
     if jobs < 0:
         raise ValueError(f"--jobs: expected at least 0, got {jobs}")
+    task = wanted.task  # what it lacks is told, or its data made, before a folder is, and not by every seed
+    task.batches(wanted.training.batch)
+    variants.build(wanted.network, task.lines, task.outputs, task.dt, seeds[0])
     prepare(folder, wanted)
     missing = [seed for seed in seeds if not (seed_folder(folder, seed) / RESULT).exists()]
-    if missing:
-        wanted.task.batches(
-            wanted.training.batch
-        )  # data that are missing are told, or made, once and not by every seed
     jobs = jobs or max(1, cores() // wanted.training.threads)
     if len(missing) > 1:
         failed = _sweep(folder, missing, jobs, quiet, tensorboard)
@@ -81,9 +82,9 @@ def cores() -> int:
 
 
 def prepare(folder: Path, wanted: Config) -> None:
-    """Make the folder and write the configuration; ValueError where it holds a run of another one."""
+    """Make the folder and write the configuration; ValueError where seeds of another one are in it."""
     path = folder / CONFIG
-    if path.exists():
+    if path.exists() and any(folder.glob("seed-*/*")):
         found = config.differences(config.load(path), wanted)
         if found:
             told = ", ".join(f"{key} = {old!r} there, {new!r} asked for" for key, (old, new) in found.items())
@@ -124,6 +125,15 @@ def networks(folder: Path, seed: int) -> tuple[Network, Network]:
     return checkpoint.load(own / START), checkpoint.load(own / NETWORK)
 
 
+def measured(network: Network, own: Config, seed: int, task: Task | None = None) -> float:
+    """The measure of a network on the test set of its task, or of the same task under other settings."""
+    torch.set_num_threads(own.training.threads)
+    found = training.evaluate(training.model_of(network, own), task or own.task, "test", seed)
+    if found is None:
+        raise ValueError("task: expected a test set with samples, got none")
+    return found
+
+
 def summarise(folder: Path) -> dict[str, Any]:
     """Mean and s.d. (n - 1) over the seeds that are done; written to summary.json and returned."""
     own = load(folder)
@@ -135,7 +145,7 @@ def summarise(folder: Path) -> dict[str, Any]:
         "select": own.training.select,
         "seeds": [r["seed"] for r in results],
         "test": spread([r["test"] for r in results]),
-        "validation": spread([r["validation"] for r in results]),
+        "validation": spread([r["validation"] for r in results if r["validation"] is not None]),
         "seconds": spread([r["seconds"] for r in results]),
         "peak_memory_mb": max((r["peak_memory_mb"] for r in results), default=0.0),
         "command": command(folder, own, [r["seed"] for r in results]),
@@ -154,13 +164,16 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 def command(folder: Path, own: Config, seeds: Sequence[int]) -> str:
     """The command that trains this run again: the task's name and what differs from its settings."""
-    plain = config.load(own.task.name)
     words = ["hetsyn", "train", own.task.name]
-    if own.framework != plain.framework:
+    if own.framework != config.Config.framework:
         words += ["--framework", own.framework]
-    for key, (_, value) in config.differences(plain, own).items():
-        if key != "framework":
-            words += ["--set", f"{key}={config.toml_value(value)}"]
+    settings: list[str] = []
+    for table in ("task.", "network.", "training."):  # a task's settings first: what it brings with it hangs on them
+        plain = config.load(own.task.name, settings, own.framework)
+        changed = config.differences(plain, own).items()
+        settings += [f"{key}={config.toml_value(value)}" for key, (_, value) in changed if key.startswith(table)]
+    for setting in settings:
+        words += ["--set", setting]
     return shlex.join([*words, "--seeds", ranges(seeds), "--out", folder.name])
 
 
@@ -195,11 +208,11 @@ def _sweep(folder: Path, seeds: Sequence[int], jobs: int, quiet: bool, tensorboa
                 bar.update()
             time.sleep(0.05)
     finally:  # a Ctrl-C or a kill stops them too; they go on from their checkpoints when asked again
-        signal.signal(signal.SIGTERM, before)
         for process, errors in running.values():
             process.terminate()
             process.wait()
             errors.close()
+        signal.signal(signal.SIGTERM, before)
         bar.close()
     return failed
 

@@ -54,6 +54,9 @@ def train(config: Config, seed: int, folder: Path, *, quiet: bool = False, tenso
         found: dict[str, Any] = json.loads((folder / RESULT).read_text())
         return found
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / FAILURE).unlink(missing_ok=True)
+    for left in folder.glob(".*"):  # half-written files of a run that was killed
+        left.unlink()
     torch.set_num_threads(config.training.threads)
     run = Run(config, seed, folder, tensorboard)
     try:
@@ -61,7 +64,6 @@ def train(config: Config, seed: int, folder: Path, *, quiet: bool = False, tenso
     except TrainingStopped as stopped:
         write_json(folder / FAILURE, {"iteration": run.iteration, "message": str(stopped)})
         raise
-    (folder / FAILURE).unlink(missing_ok=True)
     return run.finish()
 
 
@@ -75,9 +77,11 @@ class Run:
         self.model = model_of(self.start, config)
         self.frozen = frozen_decays(self.model, config.network.frozen, seed)
         self.optimiser = make_optimiser(self.model, settings)
+        if settings.select == "best_validation" and next(iter(task.held_out("validation", 1, seed)), None) is None:
+            raise ValueError("training.select: expected 'last' without validation samples, got 'best_validation'")
         self.per_epoch = task.batches(settings.batch)
         self.total = settings.iterations or settings.epochs * self.per_epoch
-        self.validate_every = settings.validate_every or (self.per_epoch if self.per_epoch > 1 else DRAWN_EPOCH)
+        self.validate_every = settings.validate_every or (DRAWN_EPOCH if task.drawn else self.per_epoch)
         self.checkpoint_every = settings.checkpoint_every or self.validate_every
         self.iteration, self.seconds = 0, 0.0
         self.saved: int | None = None  # the iteration of the last checkpoint
@@ -131,10 +135,13 @@ class Run:
         self.first_loss = value if self.first_loss is None else self.first_loss
         self.optimiser.zero_grad()
         loss.backward()
-        exploded = value > settings.explosion * max(abs(self.first_loss), 1e-6)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip or math.inf)
+        exploded = value > settings.explosion * max(abs(self.first_loss), 1.0)
+        gradients = [p.grad.norm() for p in self.model.parameters() if p.grad is not None]
+        norm = torch.stack(gradients).norm()  # measured first: clipping would spread what is not finite to all layers
         if exploded or not math.isfinite(value) or not bool(norm.isfinite()):
             raise TrainingStopped(self._why(value, norm, activity.readout))
+        if settings.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
         self.optimiser.step()
         self.model.clamp_()
         self.frozen.restore()
@@ -142,14 +149,13 @@ class Run:
             score = float(task.score(activity, batch.target).mean())
         return value, score, rate * settings.lr
 
-    def validate(self) -> float:
+    def validate(self) -> float | None:
         """The measure on the validation split; the best network so far is kept, where one is to be selected."""
         select = self.config.training.select
         validation = evaluate(self.model, self.config.task, "validation", self.seed)
         if select != "last":
-            judge = validation
-            if select == "best_test":
-                judge = evaluate(self.model, self.config.task, "test", self.seed)
+            judge = validation if select == "best_validation" else self._test()
+            assert judge is not None  # refused at the start
             merit = judge if self.config.task.measure == "accuracy" else -judge
             if not self.best or merit > self.best["merit"]:
                 weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
@@ -163,7 +169,7 @@ class Run:
             self.model.load_state_dict(self.best["model"])
             selected = self.best["iteration"]
         task = self.config.task
-        scores = {split: evaluate(self.model, task, split, self.seed) for split in ("validation", "test")}
+        scores = {"validation": evaluate(self.model, task, "validation", self.seed), "test": self._test()}
         checkpoint.save(self.model.to_network(), self.folder / NETWORK)
         result = {
             "seed": self.seed,
@@ -181,6 +187,12 @@ class Run:
         }
         write_json(self.folder / RESULT, result)
         return result
+
+    def _test(self) -> float:
+        measured = evaluate(self.model, self.config.task, "test", self.seed)
+        if measured is None:
+            raise ValueError("task: expected a test set with samples, got none")
+        return measured
 
     def _save(self) -> None:
         state = {
@@ -279,13 +291,11 @@ def schedule(settings: TrainingConfig, iteration: int, per_epoch: int, total: in
 
 
 @torch.no_grad()
-def evaluate(model: Model, task: Task, split: str, seed: int) -> float:
-    """The mean score over all samples of "validation" or "test"; ValueError where there are none."""
+def evaluate(model: Model, task: Task, split: str, seed: int) -> float | None:
+    """The mean score over all samples of "validation" or "test"; None where there are none."""
     model.eval()
     scores = [task.score(model(x), target) for x, target in task.held_out(split, AT_A_TIME, seed)]
-    if not scores:
-        raise ValueError(f"{split}: expected samples to evaluate on, got none")
-    return float(torch.cat(scores).double().mean())
+    return float(torch.cat(scores).double().mean()) if scores else None
 
 
 class _Batches(Dataset[Batch]):
@@ -325,7 +335,7 @@ def peak_memory() -> float:
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
 
 
 def versions() -> dict[str, str]:

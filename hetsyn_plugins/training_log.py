@@ -25,7 +25,9 @@ class Log:
         with replacing(folder / TABLE) as path:
             path.write_text(_csv(self.FIELDS) + "".join(_csv([r[name] for name in self.FIELDS]) for r in kept))
         self.lines, self.table = open(folder / LOG, "a"), open(folder / TABLE, "a")
-        self.board = _board(folder / "tensorboard", iteration) if tensorboard else None
+        self.board = _board(folder / "tensorboard") if tensorboard else None
+        for record in kept:  # TensorBoard writes late, and may not have been asked for until now
+            self._show(record)
 
     def write(self, *values: Any) -> None:
         """Add a record: the values of FIELDS."""
@@ -34,6 +36,9 @@ class Log:
         self.table.write(_csv(values))
         self.lines.flush()
         self.table.flush()
+        self._show(record)
+
+    def _show(self, record: dict[str, Any]) -> None:
         for name in ("loss", "score", "validation", "lr"):
             if self.board is not None and record[name] is not None:
                 self.board.add_scalar(name, record[name], record["iteration"])
@@ -51,12 +56,12 @@ def _csv(values: Any) -> str:
     return text.getvalue()
 
 
-def _board(folder: Path, iteration: int) -> Any:
+def _board(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError("--tensorboard needs tensorboard: pip install 'hetsyn_plugins[tensorboard]'") from error
-    return SummaryWriter(str(folder), purge_step=iteration + 1)
+    return SummaryWriter(str(folder), purge_step=0)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from hetsyn_plugins import cli, config, runs
+from hetsyn_plugins.analysis import reset_long_taus, taus
 from hetsyn_plugins.claims import CLAIMS, claim, dms
 from hetsyn_plugins.claims.claim import Arm, Claim, Evidence, Row
+from hetsyn_plugins.claims.patterns import figure
+from hetsyn_plugins.claims.speech import under
 
 TINY = ["training.iterations=3", "training.batch=2", "training.validate_every=3"]
 SOURCES = {"dms": ["task.test_samples=6"], "patterns": ["task.test_samples=2"]}
@@ -26,8 +29,8 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 file.create_dataset(f"spikes/{key}", (20,), h5py.vlen_dtype(kind))
             file["labels"] = np.arange(20).astype(np.uint16)
             for index in range(20):
-                file["spikes/times"][index] = np.sort(rng.random(50)).astype(np.float16)
-                file["spikes/units"][index] = rng.integers(0, 700, 50).astype(np.uint16)
+                file["spikes/times"][index] = np.sort(rng.random(800)).astype(np.float16)
+                file["spikes/units"][index] = rng.integers(0, 700, 800).astype(np.uint16)
     return folder
 
 
@@ -76,7 +79,11 @@ def test_patterns_need_every_seed_below(shift: float, holds: bool, monkeypatch: 
     own = CLAIMS["patterns"]
     values = {arm: [0.2, 0.3, 0.4, 0.3, 0.2] for arm in own.arms}
     values["patterns-F-hetsyn-2hz"] = [0.1, 0.1, 0.1, 0.1, 0.2 + shift]
-    monkeypatch.setattr("hetsyn_plugins.claims.patterns.figure", lambda *arguments: np.zeros(5))
+
+    def figure(evidence: Evidence, name: str, what: str) -> np.ndarray:
+        return evidence.values(name) if what == "MSE" else np.full(5, 0.5 if "hetsyn" in name else 0.1)
+
+    monkeypatch.setattr("hetsyn_plugins.claims.patterns.figure", figure)
     row = rows_of(own, values, monkeypatch)["F-HomNeuLIF: MSE"]
     assert row.holds is holds and f"below on {5 if holds else 4} of 5 seeds" in row.note
     assert row.ours == pytest.approx(0.28) and row.sd == pytest.approx(np.std([0.2, 0.3, 0.4, 0.3, 0.2], ddof=1))
@@ -120,18 +127,80 @@ def test_the_verdict_is_plain() -> None:
     assert claim.verdict([row]) == "As in the paper, in all 1 comparisons."
     differs = claim.verdict([row, row._replace(label="b", holds=False)])
     assert differs == "Differs from the paper in 1 of 2 comparisons: b."
-    assert claim.verdict([row._replace(holds=None)]) == "Nothing in the paper to compare these numbers with."
+    assert claim.verdict([row._replace(holds=None)]) == "Not judged: the paper has no numbers for this."
 
 
 def test_iterations_to_an_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
-    logs = {
-        0: [(100, 0.5), (150, None), (200, 0.96), (300, 0.99)],
-        1: [(100, 0.5), (200, 0.6), (300, 0.7)],
-    }
-    records = {s: [{"iteration": i, "validation": v} for i, v in log] for s, log in logs.items()}
+    """The mean of five logged batches; a single good one is luck."""
+    scores = {0: [0.5, 1.0, 0.9, 0.9, 0.9, 1.0, 1.0, 0.95, 1.0], 1: [0.5] * 9}
+    records = {s: [{"iteration": 10 * i, "score": v} for i, v in enumerate(found, 1)] for s, found in scores.items()}
     monkeypatch.setattr(Evidence, "log", lambda self, arm, seed: records[seed])
     evidence = Evidence(Path("none"), {}, (0, 1))
-    assert list(dms.iterations_to(evidence, "arm", 0.95)) == [200, 300]
+    assert list(dms.iterations_to(evidence, "arm")) == [80, 90]
+
+
+def test_table_4_is_of_the_trained_networks(tmp_path: Path) -> None:
+    """Means over the lines that carry cues and noise, and the accuracy after the reset, judged by the reference."""
+    settings = ["network.tau_start=[0.65, 0.1]", "network.hidden=[9]", "task.test_samples=40", "task.delay=0.2"]
+    arm = Arm("dms", ("network.parametrization=tau", "training.decay_lr=1e-2", "training.iterations=150", *settings))
+    own = config.load(arm.task, arm.settings)
+    evidence = Evidence(tmp_path, {"arm": arm}, [2])
+    runs.run(own, [2], evidence.run("arm"), quiet=True)
+    _, trained = runs.networks(evidence.run("arm"), 2)
+    tau = trained.layers[0].params.tau(5e-3).decay  # type: ignore[union-attr]
+    for group, lines in (("cue", tau[:, :20]), ("noise", tau[:, 20:])):
+        assert dms.tau_figure(evidence, "arm", group, "mean") == pytest.approx([lines.mean()])
+    reset = reset_long_taus(trained, 0.7, 0.65)
+    ((x, labels),) = own.task.held_out("test", 40, 2)
+    accuracy = [np.mean(v[-1].argmax(1) == labels.numpy()) for *_, (_, v) in
+                (net.run(x.numpy()).values() for net in (trained, reset))]  # fmt: skip
+    assert list(dms.after_reset(evidence, "arm", 0.65)) == [accuracy[1]] and accuracy[0] != accuracy[1]
+    everywhere = np.concatenate([part.ravel() for part in taus(trained).values()])
+    assert dms.long_share(evidence, "arm") == pytest.approx([np.mean(everywhere > 0.7)])
+
+
+def test_silences_and_distances_are_the_networks(tmp_path: Path) -> None:
+    arm = Arm("patterns", ("network.hidden=[8]", "training.iterations=2", "task.test_samples=2"))
+    own, evidence = config.load(arm.task, arm.settings), Evidence(tmp_path, {"arm": arm}, [1])
+    runs.run(own, [1], evidence.run("arm"), quiet=True)
+    ((x, target),) = own.task.held_out("test", 2, 1)
+    *_, (_, y) = runs.networks(evidence.run("arm"), 1)[1].run(x.numpy()).values()
+    gaps = [np.abs(y[at]).mean() for at in (slice(500, 750), slice(1250, 1500))]
+    assert figure(evidence, "arm", "silences") == pytest.approx([np.mean(gaps)], rel=1e-4)
+    pairs = [(0, 750), (0, 1500), (750, 1500)]
+    between = [
+        sum(((c[a : a + 500] - c[b : b + 500]) ** 2).mean((0, 2)) for a, b in pairs) for c in (y, target.numpy())
+    ]
+    assert figure(evidence, "arm", "distance") == pytest.approx([np.mean(between[0] / between[1])], rel=1e-4)
+
+
+def test_robustness_is_measured_on_the_changed_test_set(speech: Path, tmp_path: Path) -> None:
+    arm = Arm("speech", (f'task.source="{speech}"', "task.dt=0.02", "network.hidden=[20]", "training.iterations=60"))
+    own, evidence = config.load(arm.task, arm.settings), Evidence(tmp_path, {"speech-hetsyn": arm}, [0])
+    runs.run(own, [0], evidence.run("speech-hetsyn"), quiet=True)
+    network, found = runs.networks(evidence.run("speech-hetsyn"), 0)[1], []
+    for settings in (["task.test_deletion=0.9"], ["task.test_warp=1.5"]):
+        right: list[bool] = []
+        for x, labels in config.changed(own, settings).task.held_out("test", 30, 0):
+            *_, (_, v) = network.run(x.numpy()).values()
+            share = np.exp(v) / np.exp(v).sum(2, keepdims=True)
+            right += list(share.sum(0).argmax(1) == labels.numpy())
+        name, _, value = settings[0].removeprefix("task.").partition("=")
+        assert list(under(evidence, "hetsyn", **{name: float(value)})) == [np.mean(right)]
+        found.append((np.mean(right), tuple(right)))
+    assert found[0] != found[1]
+
+
+def test_a_run_that_fails_does_not_keep_the_others_from_being_trained(tmp_path: Path) -> None:
+    settings = ("network.hidden=[5]", "task.test_samples=4", *TINY)
+    arms = {"good": Arm("dms", settings), "bad": Arm("dms", (*settings, "network.surrogate=triangular")),
+            "late": Arm("dms", (*settings, "network.recurrent=false"))}  # fmt: skip
+    own = Claim("t", "s", arms, [0], lambda evidence: [])
+    (tmp_path / "runs/bad/seed-0").mkdir(parents=True)
+    (tmp_path / "runs/bad/seed-0/state.pt").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="1 of 3 runs failed\nbad: checkpoint: expected a whole one"):
+        claim.check("own", own, tmp_path, quiet=True)
+    assert runs.trained(tmp_path / "runs/good") == runs.trained(tmp_path / "runs/late") == [0]
 
 
 def test_claims_are_listed(capsys: pytest.CaptureFixture) -> None:

@@ -56,9 +56,9 @@ def test_none_is_none() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("network.hiden=[5]", r"--set: expected a known key, got 'network\.hiden'; nearest: network\.hidden"),
+        ("network.hiden=[5]", r"setting: expected a known key .*, got 'network\.hiden'; nearest: network\.hidden"),
         ("hidden=[5]", r"nearest: .*network\.hidden"),
-        ("learning_rate=1", r"--set: expected a known key, got 'learning_rate'"),
+        ("learning_rate=1", r"setting: expected a known key \(--show prints all\), got 'learning_rate'"),
         ("task.dealy=1", r"nearest: task\.delay"),
         ("network.hidden", "--set: expected key=value, got 'network.hidden'"),
         ("network.hidden=5", r"network\.hidden: expected a list, got 5"),
@@ -75,6 +75,13 @@ def test_none_is_none() -> None:
         ("training.lr=-1", r"training\.lr: expected > 0, got -1\.0"),
         ("training.lr=fast", r"training\.lr: expected a value of type float, got 'fast'"),
         ("training.select=best", r"training\.select: expected one of last, best_validation, best_test, got 'best'"),
+        ("network.tau_start=[0.04, -1]", r"network\.tau_start: sd: expected .*, in \[0\.04, -1"),
+        ("network.tau_start=[inf, 0.0]", r"network\.tau_start: mean: expected"),
+        ("network.adaptation=nan", r"network\.adaptation: expected a finite number, got nan"),
+        ("network.tau_reset=inf", r"network\.tau_reset: expected seconds > 0, got inf"),
+        ("training.lr=inf", r"training\.lr: expected > 0, got inf"),
+        ("training.clip=nan", r"training\.clip: expected at least 0, got nan"),
+        ("task.name=[1]", r"task\.name: expected one of .*, got \[1\]"),
         ("task.name=dsm", r"task\.name: expected one of .*, got 'dsm'; nearest: dms"),
         ("task.delay=-1", "delay: expected"),
     ],
@@ -89,11 +96,18 @@ def test_frozen_taus_need_taus_that_are_learned_one_by_one() -> None:
         config.load("dms", ["network.variant=hetneu", "network.frozen=0.5"])
 
 
+def test_the_chips_integers_take_no_dropout() -> None:
+    with pytest.raises(ValueError, match=r"network\.quantised: expected network\.dropout=0 with it, got 0\.2"):
+        config.load("dms", ["network.quantised=true", "network.dropout=0.2"], "lava_dl")
+
+
 def test_wrong_sources(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"config: expected one of .* or a TOML file, got pattern.*nearest: pat"
     ):
         config.load("pattern")
+    with pytest.raises(FileNotFoundError, match="which is no file"):
+        config.load(tmp_path)
     (tmp_path / "broken.toml").write_text("[task\n")
     with pytest.raises(ValueError, match=r"config: expected a TOML file, got .*broken\.toml"):
         config.load(tmp_path / "broken.toml")

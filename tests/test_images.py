@@ -279,8 +279,8 @@ def test_the_decision_is_the_largest_v_at_the_last_step() -> None:
     "settings, message",
     [
         ({"order": "column"}, "^order: expected one of row, pixel, got 'column'"),
-        ({"validation": 1.0}, "^validation: expected a share above 0 and below 1, got 1.0"),
-        ({"validation": 0.0}, "^validation: "),
+        ({"validation": 1.0}, "^validation: expected a share from 0 to below 1, got 1.0"),
+        ({"validation": -0.1}, "^validation: "),
         ({"validation": float("nan")}, "^validation: "),
         ({"split_seed": -1}, "^split_seed: expected at least 0, got -1"),
         ({"samples": 0}, "^samples: "),

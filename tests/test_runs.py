@@ -1,5 +1,6 @@
 """Folders of runs: seeds over processes, what is kept, what is refused, and the commands that do it."""
 
+import itertools
 import json
 import shlex
 import signal
@@ -62,11 +63,11 @@ def test_only_what_is_missing_is_run(tmp_path: Path) -> None:
 
 
 def test_a_folder_holds_one_configuration(tmp_path: Path) -> None:
-    runs.prepare(tmp_path, config.load("dms", SMALL))
+    runs.run(config.load("dms", SMALL), [3], tmp_path, quiet=True)
     other = config.load("dms", [*SMALL, "task.delay=0.2"])
     with pytest.raises(ValueError, match=r"--out: expected a new folder .*: task\.delay = 0\.1 there, 0\.2 asked for"):
         runs.run(other, [0], tmp_path)
-    assert not list(tmp_path.glob("seed-*"))
+    assert runs.trained(tmp_path) == [3]
 
 
 def test_seeds_that_fail_are_told_and_the_others_kept(tmp_path: Path) -> None:
@@ -110,6 +111,14 @@ def test_the_command_of_a_summary_trains_the_same_configuration(tmp_path: Path, 
     assert config.load(tmp_path / "shown.toml") == own
 
 
+def test_a_command_gives_what_hangs_on_the_task_too(tmp_path: Path) -> None:
+    """Speech from a folder brings other settings with it than the synthetic digits do."""
+    own = config.load("speech", [f'task.source="{tmp_path}"', "training.epochs=15"])
+    words = shlex.split(runs.command(tmp_path, own, [0]))
+    settings = [setting for flag, setting in itertools.pairwise(words) if flag == "--set"]
+    assert config.load("speech", settings) == own and "training.epochs=15" in settings
+
+
 # ---- the commands ------------------------------------------------------------------------------------------------
 
 
@@ -127,8 +136,43 @@ def test_train_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture) -> No
     pytest.importorskip("norse")
     assert cli.main(["evaluate", out, "--framework", "norse"]) == 0
     assert capsys.readouterr().out == again
-    assert cli.main(["evaluate", out, "--set", "task.cue_rate=0"]) == 0  # nothing to be told by
-    assert "test accuracy" in capsys.readouterr().out
+
+
+def test_evaluate_takes_the_changed_task(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Judged by the reference; a network that always says match or mismatch would not notice, so it is asked."""
+    own = config.load("dms", [*SMALL, "training.iterations=40"])
+    runs.run(own, [0], tmp_path, quiet=True)
+    network, accuracies = runs.networks(tmp_path, 0)[1], []
+    for settings in ([], ["task.cue_rate=0"], ["task.noise_rate=150", "task.delay=0.4"]):
+        words = [word for text in settings for word in ("--set", text)]
+        assert cli.main(["evaluate", str(tmp_path), *words]) == 0
+        right = []
+        for x, labels in config.changed(own, settings).task.held_out("test", 20, 0):
+            *_, (_, v) = network.run(x.numpy()).values()
+            right += list(v[-1].argmax(1) == labels.numpy())
+        assert f"test accuracy {np.mean(right):.2%}" in capsys.readouterr().out
+        accuracies.append(np.mean(right))
+    assert len(set(accuracies)) > 1
+    wrong = {
+        "task.dt=0.001": "--set: expected task.dt=0.005, as trained",
+        "task.name=patterns": "task.name: expected dms",
+    }
+    for setting, message in wrong.items():
+        assert cli.main(["evaluate", str(tmp_path), "--set", setting]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_request_that_fails_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Or the advice that it gives could not be followed with the same --out."""
+    out = tmp_path / "run"
+    assert cli.main(["train", "images", "--set", "task.source=nowhere", "--out", str(out)]) == 2
+    assert "source: expected" in capsys.readouterr().err and not out.exists()
+
+
+def test_a_folder_without_a_seed_takes_another_configuration(tmp_path: Path) -> None:
+    runs.prepare(tmp_path, config.load("dms"))
+    runs.prepare(tmp_path, config.load("patterns"))
+    assert runs.load(tmp_path).task.name == "patterns"
 
 
 def test_the_papers_way_to_choose_is_labelled(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

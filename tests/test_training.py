@@ -140,6 +140,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_workers_change_nothing(tmp_path: Path) -> None:
     train(small(), 3, tmp_path / "0", quiet=True)
+    killed_at(small(), 7, tmp_path / "2")  # and go on with workers
     train(small("training.workers=2"), 3, tmp_path / "2", quiet=True)
     assert files(tmp_path / "0")["network"] == files(tmp_path / "2")["network"]
 
@@ -166,6 +167,42 @@ def test_the_best_network_is_kept(tmp_path: Path) -> None:
     first_best = validations.index(max(validations)) + 1
     assert result["selected_iteration"] == first_best != 12
     assert result["validation"] == max(validations)
+
+
+def test_the_papers_way_takes_the_best_on_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, list[float]] = {"validation": [], "test": []}
+    evaluate = training.evaluate
+
+    def kept(model: Any, task: Any, split: str, seed: int) -> Any:
+        found[split].append(evaluate(model, task, split, seed))  # type: ignore[arg-type]
+        return found[split][-1]
+
+    monkeypatch.setattr(training, "evaluate", kept)
+    own = small("training.select=best_test", "training.validate_every=1", "training.lr=0.05")
+    result = train(own, 3, tmp_path, quiet=True)
+    tests, validations = found["test"][:12], found["validation"][:12]
+    assert result["selected_iteration"] == tests.index(max(tests)) + 1 != validations.index(max(validations)) + 1
+    assert result["test"] == max(tests) and result["select"] == "best_test"
+
+
+def test_without_validation_samples_there_is_none(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    settings = ["task.source=digits", "task.validation=0.0", "task.samples=40", "network.hidden=[5]"]
+    settings += ["training.epochs=3", "training.batch=64", "training.log_every=1"]
+    result = train(config.load("images", [*settings, "training.select=last"]), 0, tmp_path / "last", quiet=True)
+    assert result["validation"] is None and 0 <= result["test"] <= 1
+    assert [r["validation"] for r in read_log(tmp_path / "last" / LOG)] == [None] * 3  # an epoch is one batch
+    with pytest.raises(ValueError, match=r"training\.select: expected 'last' without validation samples"):
+        train(config.load("images", [*settings, "training.select=best_validation"]), 0, tmp_path / "best", quiet=True)
+
+
+def test_integers_are_trained_through_lava_dl(tmp_path: Path) -> None:
+    pytest.importorskip("lava.lib.dl.slayer")
+    settings = ["network.quantised=true", "network.dropout=0.0"]
+    result = train(small(*settings, framework="lava_dl"), 3, tmp_path / "integers", quiet=True)
+    floats = train(small("network.dropout=0.0", framework="lava_dl"), 3, tmp_path / "floats", quiet=True)
+    assert result["framework"] == floats["framework"] == "lava_dl"
+    assert files(tmp_path / "integers")["network"] != files(tmp_path / "floats")["network"]
 
 
 def test_of_errors_the_least_is_the_best(tmp_path: Path) -> None:
@@ -228,6 +265,25 @@ def test_a_broken_parameter_names_its_layer(tmp_path: Path) -> None:
     want = "the value of weight in layer 'hidden2' is not finite, and v of the readout is not finite"
     assert training.culprit(run.model, readout) == want
     run.log.close()
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_broken_gradient_names_its_layer(clip: float, tmp_path: Path) -> None:
+    """Only the readout's: clipping must not have spread it before it is looked for."""
+    run = Run(small(f"training.clip={clip}"), 0, tmp_path)
+    run.model.get_submodule("net.readout").get_parameter("weight").register_hook(lambda g: g * math.nan)
+    with pytest.raises(TrainingStopped, match=r"the gradient of weight in layer 'readout' is not finite; last good"):
+        run.step(run.config.task.training_batch(0, 4, 0))
+    run.log.close()
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / ".state.pt.0123").write_bytes(b"half")
+    (tmp_path / training.FAILURE).write_text('{"iteration": 1, "message": "an old one"}')
+    (tmp_path / STATE).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="checkpoint: expected a whole one"):
+        train(small(), 3, tmp_path, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == [STATE]
 
 
 def test_a_full_disk_leaves_the_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,6 +350,18 @@ def test_schedules_have_their_closed_forms() -> None:
     assert schedule(whole, 25, 1, 100) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
 
 
+def test_the_schedule_and_a_new_dropout_mask_reach_every_step(tmp_path: Path) -> None:
+    run = Run(small("training.schedule=step", "training.schedule_every=2", "training.lr=1e-9"), 0, tmp_path)
+    batch, losses, rates = run.config.task.training_batch(0, 4, 0), [], []
+    for iteration in (0, 1, 5, 1):
+        run.iteration = iteration
+        losses.append(run.step(batch)[0])
+        rates.append([group["lr"] for group in run.optimiser.param_groups])
+    assert rates == [[1e-9 * 0.8 ** (i // 2)] * 2 for i in (0, 1, 5, 1)]
+    assert len(set(losses[:3])) == 3 and losses[3] == pytest.approx(losses[1], rel=1e-5)
+    run.log.close()
+
+
 def test_decays_have_a_group_with_a_rate_and_a_weight_decay_of_their_own() -> None:
     own = small("training.weight_decay=0.01", "training.decay_lr=0.02", "training.lr=0.005", "network.hidden=[6, 5]")
     start = Run.__new__(Run)  # only its model and optimiser are asked for
@@ -341,6 +409,15 @@ def test_tensorboard_gets_the_log(tmp_path: Path) -> None:
     want = {record["iteration"]: np.float32(record["loss"]) for record in read_log(tmp_path / LOG)}
     assert found == want
     assert [event.step for event in events.Scalars("validation")] == [4, 8, 12]
+
+
+def test_tensorboard_asked_for_late_gets_the_whole_log(tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    killed_at(small(), 8, tmp_path)
+    train(small(), 3, tmp_path, quiet=True, tensorboard=True)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, 13))
 
 
 def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:

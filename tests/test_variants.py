@@ -9,7 +9,7 @@ import torch
 from hetsyn_plugins import config, training, variants
 from hetsyn_plugins.config import NetworkConfig
 from hetsyn_plugins.models import Model
-from hetsyn_plugins.network import HetSynLayer, Network
+from hetsyn_plugins.network import Dropout, HetSynLayer, Network
 from hetsyn_plugins.params import tau_to_decay
 
 DT = 5e-3
@@ -84,6 +84,12 @@ def test_frameworks_give_the_same_numbers(framework: str) -> None:
         np.testing.assert_allclose(activity.readout.detach().numpy(), v[-1], atol=60 * 6 * np.finfo(np.float32).eps)
 
 
+def test_dropout_stands_behind_every_hidden_layer() -> None:
+    names = [layer.name for layer in network("hetsyn", dropout=0.3).layers]
+    assert names == ["hidden1", "dropout1", "hidden2", "dropout2", "readout"]
+    assert [layer.p for layer in network("hetsyn", dropout=0.3).layers if isinstance(layer, Dropout)] == [0.3, 0.3]
+
+
 def test_a_seed_gives_all_variants_the_same_weights_and_another_seed_others() -> None:
     for one, other in zip(layers(network("hetsyn")), layers(network("homneu")), strict=True):
         assert np.array_equal(one.params.weight, other.params.weight)
@@ -118,6 +124,8 @@ def test_frozen_taus_stay_to_the_bit_and_the_others_move() -> None:
         batch = own.task.training_batch(index, 8, 0)
         optimiser.zero_grad()
         own.task.loss(model(batch.inputs), batch.target).backward()
+        for tensor, stays, _ in frozen.held:  # or clipping would count them
+            assert tensor.grad is not None and not tensor.grad[stays].any()
         optimiser.step()
         model.clamp_()
         frozen.restore()

@@ -108,15 +108,14 @@ class Evidence:
         found: tuple[Network, Network] = self._once(("networks", arm, seed), lambda: runs.networks(self.run(arm), seed))
         return found
 
-    def model(self, arm: str, seed: int, network: Network | None = None) -> Model:
-        """The trained network of a seed (or another one in its place), ready to run."""
-        trained = self.networks(arm, seed)[1] if network is None else network
-        return training.model_of(trained, self.configs[arm]).eval()
+    def model(self, arm: str, seed: int) -> Model:
+        """The trained network of a seed, ready to run."""
+        return training.model_of(self.networks(arm, seed)[1], self.configs[arm]).eval()
 
     def evaluate(self, arm: str, seed: int, network: Network | None = None, task: Task | None = None) -> float:
         """The measure on the test set of another network in its place, or of another task."""
-        own = self.configs[arm]
-        return training.evaluate(self.model(arm, seed, network), task or own.task, "test", seed)
+        trained = self.networks(arm, seed)[1] if network is None else network
+        return runs.measured(trained, self.configs[arm], seed, task)
 
     def each(self, arm: str, what: Any, of_seed: Callable[[int], float]) -> Array:
         """A number of every seed of an arm, computed once: `what` is its key."""
@@ -152,8 +151,14 @@ def check(
 ) -> dict[str, Any]:
     """Train what is missing, and write and return the claim's table; its pictures lie beside claim.json."""
     evidence = Evidence(folder, claim.arms, claim.seeds if seeds is None else seeds, settings)
+    failed = []
     for arm, own in evidence.configs.items():
-        runs.run(own, evidence.seeds, evidence.run(arm), jobs=jobs, quiet=quiet)
+        try:
+            runs.run(own, evidence.seeds, evidence.run(arm), jobs=jobs, quiet=quiet)
+        except (ValueError, training.TrainingStopped) as error:  # the others are trained all the same
+            failed.append(f"{arm}: {error}")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(evidence.arms)} runs failed\n" + "\n".join(failed))
     rows = claim.rows(evidence)
     (folder / name).mkdir(parents=True, exist_ok=True)
     for picture in claim.pictures:
@@ -181,7 +186,7 @@ def verdict(rows: Sequence[Row]) -> str:
     judged = [line for line in rows if line.holds is not None]
     differing = [line.label for line in judged if not line.holds]
     if not judged:
-        return "Nothing in the paper to compare these numbers with."
+        return "Not judged: the paper has no numbers for this."
     if not differing:
         return f"As in the paper, in all {len(judged)} comparisons."
     return f"Differs from the paper in {len(differing)} of {len(judged)} comparisons: {'; '.join(differing)}."

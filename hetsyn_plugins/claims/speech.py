@@ -19,7 +19,7 @@ from hetsyn_plugins.variants import VARIANTS
 DELETION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
 WARP = 0.5
 ORDER = ("hetsyn", "hetneu", "alif", "homneu")  # best first, the paper says
-OTHER_DATA = "the paper's 92.36 % is SHD's, chosen on its test set: --set task.source=FOLDER"
+OTHER_DATA = "the paper's 92.36 % is SHD's, and chosen on its test set"
 
 
 def name_of(variant: str) -> str:
@@ -46,17 +46,19 @@ def accuracy_rows(evidence: Evidence) -> list[Row]:
 
 
 def robust_rows(evidence: Evidence) -> list[Row]:
-    """Accuracy as spikes are deleted and time is warped, at test time only."""
+    """Accuracy as spikes are deleted and time is warped, at test time only; HetSynLIF is to lose the least."""
+    conditions: dict[str, dict[str, float]] = {
+        f"{chance:.0%} of the spikes deleted": {"test_deletion": chance} for chance in DELETION
+    }
+    conditions[f"time warped by 2^U(-{WARP}, {WARP})"] = {"test_warp": WARP}
     rows = []
-    for name, variant in VARIANTS.items():
-        whole = evidence.values(name_of(name)).mean()
-        for chance in DELETION:
-            values = under(evidence, name, test_deletion=chance)
-            note = f"{(whole - values.mean()) * 100:.1f} points lost"
-            rows.append(per_cent(f"{variant.title}: {chance:.0%} of the spikes deleted", values, note=note))
-        warped = under(evidence, name, test_warp=WARP)
-        note = f"{(whole - warped.mean()) * 100:.1f} points lost"
-        rows.append(per_cent(f"{variant.title}: time warped by 2^U(-{WARP}, {WARP})", warped, note=note))
+    for what, changes in conditions.items():
+        values = {name: under(evidence, name, **changes) for name in VARIANTS}
+        lost = {name: evidence.values(name_of(name)).mean() - found.mean() for name, found in values.items()}
+        for name, variant in VARIANTS.items():
+            least = bool(lost["hetsyn"] <= min(lost[other] for other in ORDER)) if name == "hetsyn" else None
+            note = f"{lost[name] * 100:.1f} points lost"
+            rows.append(per_cent(f"{variant.title}: {what}", values[name], holds=least, note=note))
     return rows
 
 

@@ -45,6 +45,7 @@ class DelayedMatchToSample(Task):
     """
 
     name: ClassVar[str] = "dms"
+    drawn: ClassVar[bool] = True
     paper: ClassVar[Mapping[str, Any]] = {
         "network.hidden": [50],
         "network.recurrent": True,

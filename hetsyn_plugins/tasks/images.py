@@ -59,7 +59,7 @@ class SequentialImages(Task):
 
     source       "fashion_mnist" (Debian's package), "digits" (scikit-learn's; a quarter is the test set), or a folder
     order        "row" or "pixel"
-    validation   share of the training set that is held out, above 0 and below 1; the same images for every run and seed
+    validation   share of the training set that is held out, 0 to below 1; the same images for every run and seed
     split_seed   which ones
     samples      train on so many images only; None: on all. Validation and test stay as they are
 
@@ -97,8 +97,8 @@ class SequentialImages(Task):
         checked_dt(self.dt)
         if self.order not in ORDERS:
             raise ValueError(f"order: expected one of {', '.join(ORDERS)}, got {self.order!r}")
-        if not 0 < self.validation < 1:
-            raise ValueError(f"validation: expected a share above 0 and below 1, got {self.validation}")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation: expected a share from 0 to below 1, got {self.validation}")
         if self.split_seed < 0:
             raise ValueError(f"split_seed: expected at least 0, got {self.split_seed}")
         if self.samples is not None:
@@ -150,7 +150,7 @@ class SequentialImages(Task):
         """Indices into `data.train`: of the images to train on, and of those held out for validation."""
         total = len(self.data.train.labels)
         held_out, train = digits.split(total, self.split_seed, self.validation)
-        if not len(train) or not len(held_out):
+        if not len(train) or (self.validation and not len(held_out)):
             raise ValueError(f"validation: expected a share of {total} images that leaves some, got {self.validation}")
         if self.samples is not None and self.samples > len(train):
             raise ValueError(f"samples: expected at most {len(train)} images, got {self.samples}")

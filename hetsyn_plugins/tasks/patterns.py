@@ -45,6 +45,7 @@ class PatternGeneration(Task):
     """
 
     name: ClassVar[str] = "patterns"
+    drawn: ClassVar[bool] = True
     measure: ClassVar[str] = "MSE"
     paper: ClassVar[Mapping[str, Any]] = {
         "network.hidden": [100],

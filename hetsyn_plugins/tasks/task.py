@@ -44,6 +44,7 @@ class Task:
 
     name: ClassVar[str]
     measure: ClassVar[str] = "accuracy"  # what `score` is: "accuracy" (more is better) or "MSE" (less is)
+    drawn: ClassVar[bool] = False  # every batch is drawn anew, and there is no epoch but a batch
     paper: ClassVar[Mapping[str, Any]] = {}  # "network.tau_reset": 40e-3, ...
 
     dt: float = 1e-3
