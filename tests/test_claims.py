@@ -124,7 +124,7 @@ def test_table_4_is_judged_by_directions_and_drop(
 
 def test_the_verdict_is_plain() -> None:
     row = Row("a", 1.0, 2.0, None, 1, holds=True)
-    assert claim.verdict([row]) == "As in the paper, in all 1 comparisons."
+    assert claim.verdict([row]) == "As in the paper in 1 of 1 comparisons."
     differs = claim.verdict([row, row._replace(label="b", holds=False)])
     assert differs == "Differs from the paper in 1 of 2 comparisons: b."
     assert claim.verdict([row._replace(holds=None)]) == "Not judged: the paper has no numbers for this."

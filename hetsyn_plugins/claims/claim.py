@@ -188,7 +188,7 @@ def verdict(rows: Sequence[Row]) -> str:
     if not judged:
         return "Not judged: the paper has no numbers for this."
     if not differing:
-        return f"As in the paper, in all {len(judged)} comparisons."
+        return f"As in the paper in {len(judged)} of {len(judged)} comparisons."
     return f"Differs from the paper in {len(differing)} of {len(judged)} comparisons: {'; '.join(differing)}."
 
 
