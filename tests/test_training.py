@@ -394,7 +394,9 @@ def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
     run.optimiser.param_groups[0]["base"] = 1.0
     before = [p.detach().clone() for p in run.model.parameters()]
     run.step(run.config.task.training_batch(0, 4, 0))
-    moved = math.sqrt(sum(float((p - q).square().sum()) for p, q in zip(run.model.parameters(), before, strict=True)))
+    moved = math.sqrt(
+        sum(float((p.detach() - q).square().sum()) for p, q in zip(run.model.parameters(), before, strict=True))
+    )
     assert moved == pytest.approx(0.01, rel=1e-3)
     run.log.close()
 
