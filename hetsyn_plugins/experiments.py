@@ -16,7 +16,9 @@ def add_commands(commands: Any) -> None:
     train.add_argument("config", metavar="TASK|FILE.toml", help="patterns, dms, speech, images, or a configuration")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
     train.add_argument("--framework", choices=FRAMEWORKS, help="whose layers are trained (snntorch)")
-    train.add_argument("--seeds", default="0", metavar="0-9", help="one run a seed, spread over the cores")
+    train.add_argument(
+        "--seeds", default="0", metavar="0-9", help="0 (default), 0-9 or 0,2,5-7: one run a seed, spread over the cores"
+    )
     train.add_argument("--jobs", type=int, default=0, help="seeds at a time (0: as many as there are cores)")
     train.add_argument("--out", type=Path, metavar="RUN", help="folder (runs/TASK)")
     train.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too")
@@ -34,7 +36,7 @@ def add_commands(commands: Any) -> None:
 
     analyse = commands.add_parser("analyse", help="time constants, what resetting the long ones costs, controls")
     analyse.add_argument("folder", type=Path, metavar="RUN")
-    analyse.add_argument("--bound", type=float, default=0.7, help="taus above so many seconds are long")
+    analyse.add_argument("--bound", type=float, default=0.7, help="taus above so many seconds are long (0.7)")
     analyse.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the pictures (RUN/analysis)")
     analyse.set_defaults(run=run_analyse)
 
@@ -94,6 +96,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     if own.task.dt != trained.task.dt:
         what = f"task.dt={trained.task.dt}, as trained (the decays are those of a step)"
         raise ValueError(f"--set: expected {what}, got {own.task.dt}")
+    if (own.task.lines, own.task.outputs) != (trained.task.lines, trained.task.outputs):
+        sizes = f"{trained.task.lines} lines and {trained.task.outputs} readouts, as trained"
+        raise ValueError(f"--set: expected a task of {sizes}, got {own.task.lines} and {own.task.outputs}")
     if arguments.framework:
         own = replace(own, framework=arguments.framework)
     seeds = trained_seeds(arguments.folder)

@@ -35,6 +35,25 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else holds this folder meanwhile; ValueError where another process does. It ends with the process."""
+    try:
+        import fcntl
+    except ImportError:  # not a Unix: without a lock
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"folder: expected one that nobody else trains in, got {folder}, in use") from error
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
     with replacing(path) as temporary:

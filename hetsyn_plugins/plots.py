@@ -185,8 +185,7 @@ def spread(parts: Mapping[str, Spread], ax: Any = None, title: str = "") -> Any:
         told = "no spread" if isnan(part.share) else f"{part.share:.0%} between"
         ax.annotate(told, (x, height), (0, 3), textcoords="offset points", ha="center", fontsize=SMALL)
     _name_bars(ax, list(parts))
-    ax.set(ylabel="variance of log tau", title=title)
-    ax.margins(y=0.15)
+    ax.set(ylabel="variance of log tau", title=title, ylim=(0, 1.15 * max((within + between).max(), 1e-9)))
     _legend_below(ax, columns=2)
     return ax
 
@@ -372,6 +371,9 @@ def _panels(names: Mapping[str, Any], draw: Callable[[str, Any], Any]) -> Any:
     return axes[0]
 
 
+FAR = 100.0  # times the 99.5th percentile: what is beyond is drawn at the edge
+
+
 class TauAxis:
     """A log axis in ms over nearly all taus strictly between r = 0 and r = 1, with a place for r = 0 and r = 1.
 
@@ -382,6 +384,8 @@ class TauAxis:
     def __init__(self, taus: Sequence[Array]) -> None:
         inside = between_ends(np.concatenate([np.ravel(tau) for tau in taus] or [np.empty(0)])) * 1e3
         low, high = np.percentile(inside, [0.1, 99.5]) if inside.size else (1.0, 1e3)
+        if inside.size:  # all of them, unless the last few would stretch the axis by decades
+            low, high = max(inside.min(), low / FAR), min(inside.max(), high * FAR)
         self.low, self.high = float(low) * 0.9, float(high) * 1.1
         self.span = np.log(self.high / self.low)
         self.zero, self.one = self.low * np.exp(-0.12 * self.span), self.high * np.exp(0.12 * self.span)
@@ -415,11 +419,12 @@ def _log_normal(bins: Array, mu: float, sigma: float) -> Array:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers for a log axis: powers of ten where four fit in, else 1-2-5, else evenly spaced ones."""
+    """Round numbers for a log axis: powers of ten where four fit in, else 1-2-5 or 1-3, else evenly spaced ones."""
     powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    for ticks in (powers, np.outer(powers, (1, 2, 5)).ravel()):
+    for steps in ((1,), (1, 2, 5), (1, 3)):
+        ticks = np.outer(powers, steps).ravel()
         inside = ticks[(ticks >= low) & (ticks <= high)]
-        if len(inside) >= 4:
+        if len(inside) >= 4 and (len(steps) == 1 or len(inside) <= 7):
             return [float(tick) for tick in inside]
     from matplotlib.ticker import MaxNLocator
 
@@ -497,7 +502,7 @@ def _per_cent(ax: Any, ylabel: str) -> None:
     if _is_share(ylabel):
         from matplotlib.ticker import PercentFormatter
 
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def _shares(ax: Any, ylabel: str) -> None:

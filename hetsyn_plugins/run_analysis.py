@@ -46,8 +46,14 @@ def _constants(before: Network, after: Network, bound: float, seed: int) -> Iter
         yield (
             f"  {'':18} log-normal: median {np.exp(now.mu) * 1e3:.1f} ms, sigma {now.sigma:.2f}; "
             f"{now.at_zero:.2%} at r = 0, {now.at_one:.2%} at r = 1; "
-            f"{parts.share:.0%} of the variance between neurons; rank correlation with |w| {correlation:+.2f}"
+            f"{_or_none(parts.share, '.0%')} of the variance between neurons; "
+            f"rank correlation with |w| {_or_none(correlation, '+.2f')}"
         )
+
+
+def _or_none(value: float, form: str) -> str:
+    """A number, or "none" where it is not defined: nothing differs, or there is one neuron."""
+    return "none" if np.isnan(value) else format(value, form)
 
 
 def described(tau: analysis.TauSummary) -> str:
@@ -69,16 +75,20 @@ def _pictures(before: Network, after: Network, out: Path) -> Iterator[str]:
 
 def _resetting(folder: Path, own: Config, seeds: Sequence[int], bound: float, out: Path) -> Iterator[str]:
     """What it costs to set the long taus of a network back to the median that its synapses started from."""
-    whole, reset = [], []
+    whole, reset, long = [], [], 0
     for seed in seeds:
         before, after = runs.networks(folder, seed)
         start = float(np.median(np.concatenate([tau.ravel() for tau in analysis.taus(before).values()])))
         if start > bound:
             yield f"taus start at {start * 1e3:.0f} ms, above the bound of {bound * 1e3:.0f} ms: none is reset"
             return
+        long += sum(int((tau > bound).sum()) for tau in analysis.taus(after).values())
         whole.append(runs.measured(after, own, seed))
         reset.append(runs.measured(analysis.reset_long_taus(after, bound, start), own, seed))
     measure = own.task.measure
+    if not long:
+        yield f"no tau is above {bound * 1e3:.0f} ms: nothing to set back (--bound)"
+        return
     yield f"{measure} {np.mean(whole):.4f}; taus above {bound * 1e3:.0f} ms back at their start: {np.mean(reset):.4f}"
     ax = plots.reset_effect({own.task.name: np.array(whole)}, {own.task.name: np.array(reset)}, ylabel=measure)
     yield f"picture: {save(ax, out / 'reset.png')}"

@@ -115,7 +115,13 @@ def trained(folder: Path) -> list[int]:
 
 def result(folder: Path, seed: int) -> dict[str, Any]:
     """What `training.train` found for a seed; FileNotFoundError where it is not done."""
-    found: dict[str, Any] = json.loads((seed_folder(folder, seed) / RESULT).read_text())
+    path = seed_folder(folder, seed) / RESULT
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"RUN: expected a result in JSON, got {path}: {error}; delete it to finish the seed"
+        ) from error
     return found
 
 
@@ -174,7 +180,7 @@ def command(folder: Path, own: Config, seeds: Sequence[int]) -> str:
         settings += [f"{key}={config.toml_value(value)}" for key, (_, value) in changed if key.startswith(table)]
     for setting in settings:
         words += ["--set", setting]
-    return shlex.join([*words, "--seeds", ranges(seeds), "--out", folder.name])
+    return shlex.join([*words, "--seeds", ranges(seeds), "--out", str(folder)])
 
 
 def ranges(seeds: Iterable[int]) -> str:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 import hetsyn_plugins
 from hetsyn_plugins import checkpoint, variants
 from hetsyn_plugins.config import Config, TrainingConfig
-from hetsyn_plugins.files import replacing, write_json
+from hetsyn_plugins.files import locked, replacing, write_json
 from hetsyn_plugins.models import SYNAPTIC, Model
 from hetsyn_plugins.tasks.task import Batch, Task
 from hetsyn_plugins.training_log import Log
@@ -48,12 +48,18 @@ def train(config: Config, seed: int, folder: Path, *, quiet: bool = False, tenso
     Writes to `folder`: start.safetensors and network.safetensors (before and after), log.jsonl and log.csv, state.pt
     (the checkpoint), result.json. A folder with a result is left as it is.
 
-    Raises TrainingStopped, after writing why to failure.json; the last good checkpoint stays.
+    Raises TrainingStopped, after writing why to failure.json; the last good checkpoint stays. ValueError where another
+    process trains in this folder.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        return _train(config, seed, folder, quiet, tensorboard)
+
+
+def _train(config: Config, seed: int, folder: Path, quiet: bool, tensorboard: bool) -> dict[str, Any]:
     if (folder / RESULT).exists():
         found: dict[str, Any] = json.loads((folder / RESULT).read_text())
         return found
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / FAILURE).unlink(missing_ok=True)
     for left in folder.glob(".*"):  # half-written files of a run that was killed
         left.unlink()

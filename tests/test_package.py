@@ -60,7 +60,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> Non
     modules = {
         f"{name}/{file.relative_to(folder).as_posix()}"
         for name, folder in PACKAGES.items()
-        for file in [*folder.rglob("*.py"), *folder.rglob("py.typed")]
+        for pattern in ("*.py", "py.typed", "report.html", "report.css")
+        for file in folder.rglob(pattern)
     }
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert "hetsyn_plugins/py.typed" in modules and shipped == modules

@@ -105,7 +105,7 @@ def test_a_sweep_that_is_killed_takes_its_seeds_with_it(tmp_path: Path) -> None:
 def test_the_command_of_a_summary_trains_the_same_configuration(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     own = config.load("dms", [*SMALL, "network.tau_start=[0.1, 0.01]", "network.variant=homneu"], "norse")
     words = shlex.split(runs.command(tmp_path / "dms", own, [0, 1, 2, 5]))
-    assert words[-4:] == ["--seeds", "0-2,5", "--out", "dms"]
+    assert words[-4:] == ["--seeds", "0-2,5", "--out", str(tmp_path / "dms")]
     assert cli.main([*words[1:], "--show"]) == 0
     (tmp_path / "shown.toml").write_text(capsys.readouterr().out)
     assert config.load(tmp_path / "shown.toml") == own
@@ -160,6 +160,19 @@ def test_evaluate_takes_the_changed_task(tmp_path: Path, capsys: pytest.CaptureF
     for setting, message in wrong.items():
         assert cli.main(["evaluate", str(tmp_path), "--set", setting]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_damaged_result_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    runs.run(config.load("dms", SMALL), [0], tmp_path, quiet=True)
+    (tmp_path / "seed-0/result.json").write_text('{"seed": 0, "tes')
+    with pytest.raises(ValueError, match=r"RUN: expected a result in JSON, got .*result\.json.*delete it"):
+        runs.summarise(tmp_path)
+
+
+def test_a_task_of_other_sizes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    runs.run(config.load("dms", SMALL), [0], tmp_path, quiet=True)
+    assert cli.main(["evaluate", str(tmp_path), "--set", "task.group=5"]) == 2
+    assert "expected a task of 30 lines and 2 readouts, as trained, got 15 and 2" in capsys.readouterr().err
 
 
 def test_a_request_that_fails_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hetsyn_plugins import checkpoint, config, training
 from hetsyn_plugins.config import Config, TrainingConfig
+from hetsyn_plugins.files import locked
 from hetsyn_plugins.tasks.task import Activity, Batch
 from hetsyn_plugins.training import NETWORK, RESULT, STATE, Run, TrainingStopped, schedule, train
 from hetsyn_plugins.training_log import LOG, TABLE, Log, read_log
@@ -284,6 +285,15 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="checkpoint: expected a whole one"):
         train(small(), 3, tmp_path, quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == [STATE]
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path),
+        pytest.raises(ValueError, match="folder: expected one that nobody else trains in"),
+    ):
+        train(small(), 3, tmp_path, quiet=True)
+    train(small(), 3, tmp_path, quiet=True)
 
 
 def test_a_full_disk_leaves_the_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

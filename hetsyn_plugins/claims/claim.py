@@ -6,6 +6,7 @@ FOLDER/NAME/          claim.json and the pictures of one claim
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,8 +84,9 @@ class Evidence:
     _cache: dict[Any, Any] = field(default_factory=dict)
 
     def run(self, arm: str) -> Path:
-        """The folder of an arm's run."""
-        return self.folder / "runs" / arm
+        """The folder of an arm's run: another one under other settings."""
+        mark = hashlib.sha256("\n".join(self.settings).encode()).hexdigest()[:8] if self.settings else ""
+        return self.folder / "runs" / (f"{arm}+{mark}" if mark else arm)
 
     @cached_property
     def configs(self) -> dict[str, Config]:
@@ -172,10 +174,10 @@ def check(
         "statement": claim.statement,
         "command": shlex.join(words),
         "rows": [line._asdict() for line in rows],
-        "verdict": verdict(rows),
+        "verdict": verdict(rows) + (f" But with {', '.join(settings)}." if settings else ""),
         "tried": claim.tried,
         "pictures": [{"file": picture.file, "caption": picture.caption} for picture in claim.pictures],
-        "runs": [f"../runs/{arm}" for arm in claim.arms],
+        "runs": [f"../runs/{evidence.run(arm).name}" for arm in claim.arms],
     }
     write_json(folder / name / CLAIM, result)
     return result
