@@ -89,6 +89,26 @@ def test_patterns_need_every_seed_below(shift: float, holds: bool, monkeypatch: 
     assert row.ours == pytest.approx(0.28) and row.sd == pytest.approx(np.std([0.2, 0.3, 0.4, 0.3, 0.2], ddof=1))
 
 
+def test_an_order_within_the_spread_is_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "speech-hetsyn": [0.9, 0.8, 0.85],
+        "speech-hetneu": [0.9, 0.8, 0.84],  # not told apart
+        "speech-alif": [0.3, 0.31, 0.3],
+        "speech-homneu": [0.5, 0.51, 0.5],  # above alif
+        "speech-single_tau": [0.1, 0.1, 0.1],
+    }
+    rows = rows_of(CLAIMS["speech"], values, monkeypatch)
+    judged = {label.partition(":")[0]: row.holds for label, row in rows.items()}
+    assert judged == {
+        "HetSynLIF": None,
+        "HetNeuLIF": True,
+        "HomNeuALIF": False,
+        "HomNeuLIF": None,
+        "one learned tau": None,
+    }
+    assert "not told apart from HetNeuLIF's; the paper's 92.36 %" in rows["HetSynLIF: accuracy"].note
+
+
 @pytest.mark.parametrize(("accuracies", "holds"), [([1.0, 1, 1, 1, 0.5], True), ([0.97] * 5, False)])
 def test_dms_is_judged_by_its_median(accuracies: list[float], holds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     own = CLAIMS["dms"]
@@ -127,7 +147,10 @@ def test_the_verdict_is_plain() -> None:
     assert claim.verdict([row]) == "As in the paper in 1 of 1 comparisons."
     differs = claim.verdict([row, row._replace(label="b", holds=False)])
     assert differs == "Differs from the paper in 1 of 2 comparisons: b."
-    assert claim.verdict([row._replace(holds=None)]) == "Not judged: the paper has no numbers for this."
+    assert (
+        claim.verdict([row._replace(holds=None)])
+        == "Not judged: the paper has no numbers for this, or ours do not tell."
+    )
 
 
 def test_iterations_to_an_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:

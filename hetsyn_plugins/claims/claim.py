@@ -188,7 +188,7 @@ def verdict(rows: Sequence[Row]) -> str:
     judged = [line for line in rows if line.holds is not None]
     differing = [line.label for line in judged if not line.holds]
     if not judged:
-        return "Not judged: the paper has no numbers for this."
+        return "Not judged: the paper has no numbers for this, or ours do not tell."
     if not differing:
         return f"As in the paper in {len(judged)} of {len(judged)} comparisons."
     return f"Differs from the paper in {len(differing)} of {len(judged)} comparisons: {'; '.join(differing)}."

@@ -102,14 +102,14 @@ def draw_learning(kind: str) -> Callable[[Evidence], Any]:
 
 
 def draw_output(evidence: Evidence) -> Any:
-    """Target and outputs of the first test sample of the first seed, HetSynLIF and HomNeuLIF."""
+    """Target and outputs for the first test sample of the first seed: F- and R-HetSynLIF, and R-HomNeuLIF."""
     seed, task = evidence.seeds[0], evidence.configs[name_of("hetsyn")].task
     assert isinstance(task, PatternGeneration)
     x, target = next(task.held_out("test", 1, seed))
     with torch.no_grad():
         outputs = {
-            VARIANTS[name].title: evidence.model(name_of(name), seed)(x).readout[:, 0, 0].numpy()
-            for name in ("hetsyn", "homneu")
+            f"{kind}-{VARIANTS[name].title}": evidence.model(name_of(name, kind), seed)(x).readout[:, 0, 0].numpy()
+            for kind, name in (("F", "hetsyn"), ("R", "hetsyn"), ("R", "homneu"))
         }
     return plots.pattern(target[:, 0, 0].numpy(), outputs, task.silences, task.dt)
 
