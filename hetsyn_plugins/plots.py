@@ -217,7 +217,8 @@ def learning_curves(
             ax.plot([], [], color=colour, linestyle=style, label=f"{name} (nothing logged)")
             continue
         low, mean, high = _band(np.array([[values[i] for i in at] for values in found]), log)
-        ax.plot(at, mean, color=colour, linestyle=style, label=f"{name} (n = {len(found)})")
+        dot = "o" if len(at) == 1 else ""  # a line of one point is not seen
+        ax.plot(at, mean, color=colour, linestyle=style, marker=dot, label=f"{name} (n = {len(found)})")
         ax.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
     ax.set(xlabel="iteration", ylabel=ylabel, title=title, yscale="log" if log else "linear")
     _shares(ax, ylabel)

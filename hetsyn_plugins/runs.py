@@ -90,9 +90,12 @@ def prepare(folder: Path, wanted: Config) -> None:
             told = ", ".join(f"{key} = {old!r} there, {new!r} asked for" for key, (old, new) in found.items())
             raise ValueError(f"--out: expected a new folder or a run of this configuration, got {folder}: {told}")
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        temporary.write_text(config.to_toml(wanted))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(config.to_toml(wanted))
+    except OSError as error:
+        raise OSError(f"--out: expected a folder to write to, got {folder}: {error.strerror or error}") from error
 
 
 def seed_folder(folder: Path, seed: int) -> Path:

@@ -362,3 +362,10 @@ def test_bars_of_one_series_have_no_legend_and_other_units() -> None:
 def test_nothing_to_draw_is_said(draw: Callable[[], Any], told: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
         draw()
+
+
+def test_a_curve_of_one_point_is_seen() -> None:
+    ax = plots.learning_curves({"a": [[{"iteration": 5, "loss": 1.0}]]}, "loss", ylabel="loss")
+    two = [{"iteration": i, "loss": 1.0} for i in (5, 6)]
+    assert ax.lines[0].get_marker() == "o"
+    assert plots.learning_curves({"a": [two]}, "loss", ylabel="loss").lines[0].get_marker() in ("", "None")

@@ -182,6 +182,13 @@ def test_a_request_that_fails_leaves_no_folder(tmp_path: Path, capsys: pytest.Ca
     assert "source: expected" in capsys.readouterr().err and not out.exists()
 
 
+def test_a_folder_that_cannot_be_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert cli.main(["train", "dms", "--out", str(out), "--quiet"]) == 2
+        assert f"--out: expected a folder to write to, got {out}: " in capsys.readouterr().err
+
+
 def test_a_folder_without_a_seed_takes_another_configuration(tmp_path: Path) -> None:
     runs.prepare(tmp_path, config.load("dms"))
     runs.prepare(tmp_path, config.load("patterns"))
