@@ -116,7 +116,7 @@ class TrainingConfig:
     validate_every    iterations; 0: every epoch, or every 100 where samples are drawn
     checkpoint_every  iterations; 0: as often as it is validated
     log_every         iterations
-    explosion         a loss above so many times the first one stops the run
+    explosion         a loss above so many times the first one (or 1, where that is more) stops the run
     threads, workers  threads of the computation; processes that prepare batches (0: none). Neither changes a batch;
                       another number of threads may change the last bits of a sum
     """

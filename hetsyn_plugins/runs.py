@@ -117,15 +117,8 @@ def trained(folder: Path) -> list[int]:
 
 
 def result(folder: Path, seed: int) -> dict[str, Any]:
-    """What `training.train` found for a seed; FileNotFoundError where it is not done."""
-    path = seed_folder(folder, seed) / RESULT
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"RUN: expected a result in JSON, got {path}: {error}; delete it to finish the seed"
-        ) from error
-    return found
+    """What `training.train` found for a seed; errors as `training.read_result`."""
+    return training.read_result(seed_folder(folder, seed))
 
 
 def networks(folder: Path, seed: int) -> tuple[Network, Network]:

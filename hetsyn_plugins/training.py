@@ -58,8 +58,7 @@ def train(config: Config, seed: int, folder: Path, *, quiet: bool = False, tenso
 
 def _train(config: Config, seed: int, folder: Path, quiet: bool, tensorboard: bool) -> dict[str, Any]:
     if (folder / RESULT).exists():
-        found: dict[str, Any] = json.loads((folder / RESULT).read_text())
-        return found
+        return read_result(folder)
     (folder / FAILURE).unlink(missing_ok=True)
     for left in folder.glob(".*"):  # half-written files of a run that was killed
         left.unlink()
@@ -71,6 +70,18 @@ def _train(config: Config, seed: int, folder: Path, quiet: bool, tensorboard: bo
         write_json(folder / FAILURE, {"iteration": run.iteration, "message": str(stopped)})
         raise
     return run.finish()
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """result.json of a seed's folder; FileNotFoundError where it is not done, ValueError where it is damaged."""
+    path = folder / RESULT
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"RUN: expected a result in JSON, got {path}: {error}; delete it to finish the seed"
+        ) from error
+    return found
 
 
 class Run:

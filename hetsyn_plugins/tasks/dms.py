@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -21,7 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.params import Array, checked_dt
-from hetsyn_plugins.tasks.task import Activity, Batch, Task, accuracy_of, generator, rate_penalty
+from hetsyn_plugins.tasks.task import (
+    Activity,
+    Batch,
+    Task,
+    accuracy_of,
+    check_rate,
+    check_steps,
+    generator,
+    rate_penalty,
+)
 from hetsyn_plugins.trainable import checked_size
 
 
@@ -130,15 +138,3 @@ class DelayedMatchToSample(Task):
 def draw(samples: int, seed: int | np.random.Generator = 0, **settings: Any) -> DMS:
     """So many samples, the same ones for the same seed; the settings are those of `DelayedMatchToSample`."""
     return DelayedMatchToSample(**settings).draw(checked_size("samples", samples), np.random.default_rng(seed))
-
-
-def check_steps(name: str, seconds: float, dt: float, least: int) -> None:
-    """Raise ValueError where the whole number of steps nearest to so many seconds is below `least`."""
-    if not (isfinite(seconds / dt) and round(seconds / dt) >= least):
-        raise ValueError(f"{name}: expected at least {least} steps of {dt} s, got {seconds} s")
-
-
-def check_rate(name: str, rate: float, dt: float) -> None:
-    """Raise ValueError where Poisson spikes at this rate would need more than one a step."""
-    if not 0 <= rate * dt <= 1:
-        raise ValueError(f"{name}: expected 0 to {1 / dt:g} spikes a second (one a step of {dt} s), got {rate}")

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hetsyn_plugins.params import Array, checked_dt
-from hetsyn_plugins.tasks.dms import check_rate, check_steps
-from hetsyn_plugins.tasks.task import SPLITS, Activity, Batch, Task, generator, rate_penalty
+from hetsyn_plugins.tasks.task import SPLITS, Activity, Batch, Task, check_rate, check_steps, generator, rate_penalty
 from hetsyn_plugins.trainable import checked_size
 
 REPEATS, COSINES, BASE = 3, 5, 0.5  # of the segment; in the target; Hz

@@ -26,9 +26,8 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.params import Array, checked_dt
 from hetsyn_plugins.tasks import digits, shd
-from hetsyn_plugins.tasks.dms import check_steps
 from hetsyn_plugins.tasks.shd import Recordings
-from hetsyn_plugins.tasks.task import Activity, Batch, Task, accuracy_of, generator, shuffled
+from hetsyn_plugins.tasks.task import Activity, Batch, Task, accuracy_of, check_steps, generator, shuffled
 from hetsyn_plugins.trainable import checked_size
 
 SYNTHETIC = ("norm", "hard", "plain")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -110,3 +111,15 @@ def shuffled(samples: int, index: int, batch: int, seed: int) -> np.ndarray:
 def accuracy_of(v: Tensor, target: Tensor) -> Tensor:
     """1 where the largest of v (B, K) is the target's, else 0: (B,)."""
     return (v.argmax(1) == target).float()
+
+
+def check_steps(name: str, seconds: float, dt: float, least: int) -> None:
+    """Raise ValueError where the whole number of steps nearest to so many seconds is below `least`."""
+    if not (isfinite(seconds / dt) and round(seconds / dt) >= least):
+        raise ValueError(f"{name}: expected at least {least} steps of {dt} s, got {seconds} s")
+
+
+def check_rate(name: str, rate: float, dt: float) -> None:
+    """Raise ValueError where Poisson spikes at this rate would need more than one a step."""
+    if not 0 <= rate * dt <= 1:
+        raise ValueError(f"{name}: expected 0 to {1 / dt:g} spikes a second (one a step of {dt} s), got {rate}")
