@@ -397,6 +397,17 @@ def test_decays_are_in_range_after_every_step(tmp_path: Path) -> None:
     run.log.close()
 
 
+def test_frozen_taus_stay_under_weight_decay(tmp_path: Path) -> None:
+    """Their gradient is zero, but AdamW shrinks what has none: every step puts them back."""
+    own = small("network.frozen=0.5", "training.optimiser=adamw", "training.decay_weight_decay=0.1")
+    run = Run(own, 0, tmp_path)
+    for index in range(3):
+        run.step(own.task.training_batch(index, 4, 0))
+    for tensor, stays, start in run.frozen.held:
+        assert torch.equal(tensor[stays], start[stays]) and not torch.equal(tensor[~stays], start[~stays])
+    run.log.close()
+
+
 def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
     """With plain gradients in Adam's place, a step is as long as the bound times the rate."""
     run = Run(small("training.clip=0.01", "network.variant=homneu"), 0, tmp_path)
