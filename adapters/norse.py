@@ -17,11 +17,11 @@ import torch
 from norse.torch.functional.threshold import threshold as norse_threshold
 from torch import Tensor, nn
 
-from hetsyn_plugins import ops
-from hetsyn_plugins.network import HetSynLayer
-from hetsyn_plugins.params import DECAYS, HetSynParams, HetSynState, describe_values
-from hetsyn_plugins.surrogate import NAMED, Foreign, Surrogate, resolve
-from hetsyn_plugins.trainable import (
+from hetsyn_plugins.core.network import HetSynLayer
+from hetsyn_plugins.core.params import DECAYS, HetSynParams, HetSynState, describe_values
+from hetsyn_plugins.core.surrogate import NAMED, Foreign, Surrogate, resolve
+from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops.trainable import (
     HALF,
     TrainableFields,
     all_finite,
@@ -127,7 +127,7 @@ class HetSynLIFParameters(TrainableFields):
     tau_syn_inv, tau_rec_inv   1/s; number, tensor () or (N,) or (N, M), or an initialiser; 0 is r = 1, inf is r = 0
     tau_reset_inv, tau_adapt_inv   1/s, () or (N,); None: no reset, no adaptation
     adapt_strength, bias, v_th     () or (N,); bias (N,); v_th > 0
-    method, alpha   a surrogate (`hetsyn_plugins.surrogate`), its name, or a method of Norse's with its alpha
+    method, alpha   a surrogate (`hetsyn_plugins.core.surrogate`), its name, or a method of Norse's with its alpha
     dtype   None: torch's default for numbers; a float64 layer from numbers wants float64 here too
     learn_...       what is trained beside the synaptic decays and the bias
 
@@ -603,7 +603,7 @@ class HetSynLIFCell(_Cell):
     dt      seconds
     input_weights (N, M), recurrent_weights (N, N)   start values; None: N(0, 1 / fan_in), as in the paper
     autapses   False: neurons have no synapse to themselves (a mask)
-    share, parametrization, tie_reset       see `hetsyn_plugins.trainable`
+    share, parametrization, tie_reset       see `hetsyn_plugins.ops.trainable`
     detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
 
     Example:

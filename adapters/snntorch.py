@@ -17,11 +17,11 @@ import torch
 from snntorch import SpikingNeuron, utils
 from torch import Tensor, nn
 
-from hetsyn_plugins import ops
-from hetsyn_plugins.network import HetSynLayer
-from hetsyn_plugins.params import HetSynParams, HetSynState, describe_values
-from hetsyn_plugins.surrogate import Arctan, NoGradient, Surrogate, resolve
-from hetsyn_plugins.trainable import (
+from hetsyn_plugins.core.network import HetSynLayer
+from hetsyn_plugins.core.params import HetSynParams, HetSynState, describe_values
+from hetsyn_plugins.core.surrogate import Arctan, NoGradient, Surrogate, resolve
+from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops.trainable import (
     HALF,
     TrainableFields,
     check_tied,
@@ -65,7 +65,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
     spiking      False: the leaky readout; spk is all zeros in tuples, init_hidden without output returns mem
     graded_spikes_factor   () or (N,): what a spike is in the output; reset and recurrence see z = 1
     surrogate_disable      no gradient through spikes
-    share, parametrization, tie_reset, dt   see `hetsyn_plugins.trainable`
+    share, parametrization, tie_reset, dt   see `hetsyn_plugins.ops.trainable`
     detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
 
     Inputs: input_, syn, rst, (ada,) mem
@@ -583,7 +583,7 @@ def _final_layer_check(net: nn.Module) -> int:
     return count
 
 
-# ---- conversion (`hetsyn_plugins.conversion`) ----
+# ---- conversion (`hetsyn_plugins.exchange.conversion`) ----
 
 
 def build_layer(layer: HetSynLayer) -> HetSynLeaky:

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 import hetsyn_plugins
-from hetsyn_plugins import NormalTau, deployment, tau_to_decay
+from hetsyn_plugins import NormalTau, tau_to_decay
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
-from hetsyn_plugins.clusters import cluster_network
-from hetsyn_plugins.finetune import fine_tune
-from hetsyn_plugins.surrogate import Triangular
-from hetsyn_plugins.tasks import dms
+from hetsyn_plugins.core.surrogate import Triangular
+from hetsyn_plugins.deployment import export
+from hetsyn_plugins.deployment.clusters import cluster_network
+from hetsyn_plugins.deployment.finetune import fine_tune
+from hetsyn_plugins.experiments.tasks import dms
 
 DT, HIDDEN, ITERATIONS = 5e-3, 50, 300
 
@@ -54,4 +55,4 @@ x, labels = batch(0, samples=500)
 with tempfile.TemporaryDirectory() as folder:
     file = Path(folder, "dms.net")
     options = {"units": tuned.units, "clip": True, "calibration": x.numpy(), "labels": labels.numpy()}
-    print(deployment.export(tuned.network, file, **options))
+    print(export(tuned.network, file, **options))

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from hetsyn_plugins import backends, conformance
+from hetsyn_plugins.conformance import backends
+from hetsyn_plugins.conformance import checks as conformance
 
 case = conformance.draw(0, "everything", sizes=(250, 4, 20, 30))
 want = conformance.expected(case)

@@ -5,17 +5,21 @@ Importing this loads NumPy only; torch and the frameworks are loaded by what nee
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from hetsyn_plugins.initialisers import ConstantDecay, ConstantTau, LogNormalTau, NormalTau, UniformTau
-from hetsyn_plugins.params import HetSynParams, HetSynState, Taus, decay_to_tau, tau_to_decay
+from hetsyn_plugins.core.initialisers import ConstantDecay, ConstantTau, LogNormalTau, NormalTau, UniformTau
+from hetsyn_plugins.core.params import HetSynParams, HetSynState, Taus, decay_to_tau, tau_to_decay
 
 if TYPE_CHECKING:
-    from hetsyn_plugins.conversion import convert
-    from hetsyn_plugins.ops import choose_backend, hetsyn_li, hetsyn_lif, hetsyn_lif_step
-    from hetsyn_plugins.quantised import hetsyn_lif_quantised
-    from hetsyn_plugins.registration import register, unregister
+    from hetsyn_plugins.exchange.conversion import convert
+    from hetsyn_plugins.exchange.frameworks import register, unregister
+    from hetsyn_plugins.ops.lif import choose_backend, hetsyn_li, hetsyn_lif, hetsyn_lif_step
+    from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
 
 __version__ = "0.1.0"
 
@@ -40,20 +44,58 @@ __all__ = [
     "unregister",
 ]
 
-# names whose module needs torch, imported at first use
+# names whose module is imported at first use: most of them need torch
 _LAZY = {
-    "convert": "conversion",
-    "choose_backend": "ops",
-    "hetsyn_li": "ops",
-    "hetsyn_lif": "ops",
-    "hetsyn_lif_quantised": "quantised",
-    "hetsyn_lif_step": "ops",
-    "register": "registration",
-    "unregister": "registration",
+    "convert": "exchange.conversion",
+    "choose_backend": "ops.lif",
+    "hetsyn_li": "ops.lif",
+    "hetsyn_lif": "ops.lif",
+    "hetsyn_lif_quantised": "ops.straight_through",
+    "hetsyn_lif_step": "ops.lif",
+    "register": "exchange.frameworks",
+    "unregister": "exchange.frameworks",
+}
+
+# modules that stood directly in this package once, under the names that code and pickles of that time import
+_MOVED = {
+    "backends": "conformance.backends",
+    "checkpoint": "exchange.checkpoint",
+    "clusters": "deployment.clusters",
+    "finetune": "deployment.finetune",
+    "initialisers": "core.initialisers",
+    "loihi": "deployment.chip_file",
+    "network": "core.network",
+    "params": "core.params",
+    "reference": "core.reference",
+    "surrogate": "core.surrogate",
+    "tasks": "experiments.tasks",
 }
 
 
+class _MovedModules(MetaPathFinder, Loader):
+    """`import hetsyn_plugins.params` gives the very module that is `hetsyn_plugins.core.params` now."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        package, _, name = fullname.rpartition(".")
+        return ModuleSpec(fullname, self) if package == __name__ and name in _MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = import_module(f"{__name__}.{_MOVED[spec.name.rpartition('.')[2]]}")
+        spec.loader_state = module.__spec__  # the import system writes its own over it
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """It was executed under its own name; what it is called stays."""
+        assert module.__spec__ is not None
+        module.__spec__ = module.__spec__.loader_state
+
+
+sys.meta_path.append(_MovedModules())
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MOVED:
+        return import_module(f"{__name__}.{_MOVED[name]}")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

@@ -1,5 +1,6 @@
 """What every test file shares: the checkout's adapters, fixed seeds, and memory that shows when it was not written."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ import pytest
 import torch
 
 import hetsyn_plugins
-from hetsyn_plugins.kernels import cpu_layout
+from hetsyn_plugins.kernels.cpu import layout as cpu_layout
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # adapters/ is hetsyn_plugins.adapters (setup.cfg, package_dir): so it is in the checkout too, installed or not.
 hetsyn_plugins.__path__.append(str(ROOT))
+sys.path.insert(0, str(ROOT / "tests" / "support"))  # what tests start beside themselves
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from hetsyn_plugins import backends, conformance
-from hetsyn_plugins.conformance import Backend
+from hetsyn_plugins.conformance import backends
+from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.conformance.checks import Backend
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class Bug:
     new: str
 
 
-REFERENCE, EAGER, OPS = "hetsyn_plugins.reference", "hetsyn_plugins.kernels.eager", "hetsyn_plugins.ops"
-SURROGATE = "hetsyn_plugins.surrogate"
+REFERENCE, EAGER, OPS = "hetsyn_plugins.core.reference", "hetsyn_plugins.kernels.eager", "hetsyn_plugins.ops.lif"
+SURROGATE = "hetsyn_plugins.core.surrogate"
 SNNTORCH, NORSE = "hetsyn_plugins.adapters.snntorch", "hetsyn_plugins.adapters.norse"
-TRAINABLE = "hetsyn_plugins.trainable"
-CPU = "hetsyn_plugins.kernels.cpu"
-CPU_COMMON, CPU_BATCH, CPU_NEURON, CPU_LAYOUT = (f"{CPU}_{part}" for part in ("common", "batch", "neuron", "layout"))
+TRAINABLE = "hetsyn_plugins.ops.trainable"
+CPU = "hetsyn_plugins.kernels.cpu.sequence"
+CPU_COMMON, CPU_BATCH, CPU_NEURON, CPU_LAYOUT = (
+    f"hetsyn_plugins.kernels.cpu.{part}" for part in ("soma", "batch_lanes", "neuron_lanes", "layout")
+)
 
 BUGS = [
     Bug("reference: >= for >", "reference", "hand-table", REFERENCE, "(v > p.threshold)", "(v >= p.threshold)"),

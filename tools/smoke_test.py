@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import hetsyn_plugins
-from hetsyn_plugins import ops
+from hetsyn_plugins.ops import lif as ops
 
 site_packages = Path(hetsyn_plugins.__file__).parent.parent
 assert Path(sys.prefix) in site_packages.parents, f"hetsyn_plugins comes from {site_packages}, not from the wheel"

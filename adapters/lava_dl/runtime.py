@@ -32,8 +32,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import hetsyn_plugins
-from hetsyn_plugins.fixed_network import FixedNetwork
-from hetsyn_plugins.fixed_point import Integers, whole_numbers
+from hetsyn_plugins.fixed_point.network import FixedNetwork
+from hetsyn_plugins.fixed_point.neuron import Integers, whole_numbers
 
 PRECISIONS = ("fixed_pt", "floating_pt")  # Lava's tags of process models
 POLL = 0.005  # seconds between two looks at the workers

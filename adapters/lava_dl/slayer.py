@@ -37,13 +37,14 @@ from lava.lib.dl.slayer.synapse.layer import Dense as BaseSynapse
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from hetsyn_plugins import fixed_point, ops
-from hetsyn_plugins.fixed_network import MAX_DELAY, FixedLayer
-from hetsyn_plugins.fixed_point import FORMS, MANTISSA, ONE, FixedParams, decay_to_word
-from hetsyn_plugins.params import ARRAYS, DECAYS, HetSynParams
-from hetsyn_plugins.quantised import straight_through
-from hetsyn_plugins.surrogate import Surrogate, resolve
-from hetsyn_plugins.trainable import (
+from hetsyn_plugins.core.params import ARRAYS, DECAYS, HetSynParams
+from hetsyn_plugins.core.surrogate import Surrogate, resolve
+from hetsyn_plugins.fixed_point import neuron as fixed_point
+from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer
+from hetsyn_plugins.fixed_point.neuron import FORMS, MANTISSA, ONE, FixedParams, decay_to_word
+from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops.straight_through import straight_through
+from hetsyn_plugins.ops.trainable import (
     Bounded,
     TrainableFields,
     check_tied,
@@ -116,8 +117,8 @@ class Synapse(TrainableFields, BaseSynapse):
                  1, 1). weight_norm is a torch parametrization, so that the module can be copied
     decay        decays r in [0, 1]: a number, an array or tensor, or an initialiser (NormalTau, ...)
     learn_decay  False: they are fixed
-    share, parametrization, dt   see `hetsyn_plugins.trainable`
-    quantised, form, fraction, scale   see `hetsyn_plugins.fixed_point`; 1 / scale is the weight unit
+    share, parametrization, dt   see `hetsyn_plugins.ops.trainable`
+    quantised, form, fraction, scale   see `hetsyn_plugins.fixed_point.neuron`; 1 / scale is the weight unit
     """
 
     names: ClassVar[Mapping[str, str]] = {"decay": "decay"}
@@ -211,8 +212,8 @@ class Neuron(TrainableFields, BaseNeuron):
     adaptation_decay, adaptation_strength   () or (N,), or None
     bias                  (N,), learned, added to v at every step, or None
     surrogate, detach_reset   see `hetsyn_plugins.ops.hetsyn_lif`; None: the paper's multi-Gaussian
-    parametrization, dt       see `hetsyn_plugins.trainable`
-    quantised, form, fraction see `hetsyn_plugins.fixed_point`
+    parametrization, dt       see `hetsyn_plugins.ops.trainable`
+    quantised, form, fraction see `hetsyn_plugins.fixed_point.neuron`
 
     There is no `norm`: the mean over currents that only exist inside the op. A bias does what it is exported as.
     """
@@ -406,7 +407,7 @@ class Layer(nn.Module):
     count_log       forward also returns the mean number of spikes a neuron and step (None of a readout)
     decay, learn_decay, share, parametrization, dt   see `Synapse`
     tie_reset       the reset (and recurrent synapses) use the decay of the input synapses; share "neuron" or "layer"
-    quantised, form, fraction   see the module's docstring and `hetsyn_plugins.fixed_point`
+    quantised, form, fraction   see the module's docstring and `hetsyn_plugins.fixed_point.neuron`
     allow_overflow  let integers wrap instead of raising FixedPointOverflow
     """
 
@@ -588,12 +589,12 @@ class Layer(nn.Module):
         return FixedLayer(name, self.neuron.arithmetic.fixed(self.to_params()), delay=delay)
 
     def export_hdf5(self, handle: Any) -> None:
-        """Write the layer in integers into an h5py group (`hetsyn_plugins.loihi`); the module stays as it is.
+        """Write the layer in integers into an h5py group (`deployment.chip_file`); the module stays as it is.
 
         Weights that do not fit 8 bits and taus that do not fit 12 become the nearest that do, as in the quantised
         forward pass, with a warning that counts them (`deployment.export` refuses them, or reports).
         """
-        from hetsyn_plugins import loihi
+        from hetsyn_plugins.deployment import chip_file as loihi
 
         layer = self.to_fixed(handle.name.strip("/").replace("/", "_") or "layer")
         lost = fixed_point.rounding(self.to_params(hook=False), layer.params)
@@ -854,7 +855,7 @@ def uninstall() -> None:
     _added.clear()
 
 
-# ---- conversion (`hetsyn_plugins.conversion`) ---------------------------------------------------------------------
+# ---- conversion (`exchange.conversion`) ---------------------------------------------------------------------
 
 
 def why_not_plain(module: nn.Module) -> str:

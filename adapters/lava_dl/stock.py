@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hetsyn_plugins.adapters.lava_dl import runtime
-from hetsyn_plugins.fixed_point import ONE
-from hetsyn_plugins.params import DECAYS, Array, HetSynParams, check_inputs_shape
+from hetsyn_plugins.core.params import DECAYS, Array, HetSynParams, check_inputs_shape
+from hetsyn_plugins.fixed_point.neuron import ONE
 
 BITS = 24  # of a message, so that spikes may be graded
 

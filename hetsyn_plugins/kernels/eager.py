@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.params import HetSynState
-from hetsyn_plugins.surrogate import Surrogate
+from hetsyn_plugins.core.params import HetSynState
+from hetsyn_plugins.core.surrogate import Surrogate
 
 
 class Terms(NamedTuple):

@@ -13,9 +13,10 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from numpy.typing import NDArray
 
-from hetsyn_plugins import fixed_point, reference
 from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
-from hetsyn_plugins.fixed_point import FixedParams, Integers
+from hetsyn_plugins.core import reference
+from hetsyn_plugins.fixed_point import neuron as fixed_point
+from hetsyn_plugins.fixed_point.neuron import FixedParams, Integers
 
 
 class AbstractPyHetSyn(PyLoihiProcessModel):

@@ -8,9 +8,9 @@ from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 
-from hetsyn_plugins.fixed_network import FixedLayer
-from hetsyn_plugins.fixed_point import FixedParams
-from hetsyn_plugins.params import HetSynParams
+from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.fixed_point.network import FixedLayer
+from hetsyn_plugins.fixed_point.neuron import FixedParams
 
 
 class HetSyn(AbstractProcess):

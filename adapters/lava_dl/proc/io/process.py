@@ -10,7 +10,7 @@ from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
 from numpy.typing import NDArray
 
-from hetsyn_plugins.fixed_point import Integers
+from hetsyn_plugins.fixed_point.neuron import Integers
 
 
 class Source(AbstractProcess):

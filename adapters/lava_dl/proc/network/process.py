@@ -8,8 +8,8 @@ import h5py
 from lava.lib.dl.netx import hdf5
 from lava.lib.dl.netx.blocks.process import Input, RecurrentDense
 
-from hetsyn_plugins import loihi
 from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
+from hetsyn_plugins.deployment import chip_file as loihi
 
 LAYERS = ("input", "flatten", "dense", "dense_rec", "conv")  # what stock netx builds, of what it says it knows
 NEURONS = (loihi.NEURON, "CUBA", "LOIHI", "SDNN", "RF")

@@ -1,0 +1,271 @@
+"""Every way there is here to run the neuron, as backends of the conformance suite: NumPy in, NumPy out.
+
+`available()` lists those that can run, and says of the others why they are absent.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.conformance.checks import Backend, Case, Outcome
+from hetsyn_plugins.core.params import ARRAYS, Array, HetSynParams, HetSynState
+from hetsyn_plugins.core.reference import Gradients
+
+FRAMEWORKS = ("snntorch", "norse")
+
+
+def available() -> tuple[list[Backend], dict[str, str]]:
+    """The backends that can run here, and name -> reason for those that cannot."""
+    backends = [
+        Backend("reference", conformance.expected),
+        Backend("eager", lambda case: run_op(case)),
+        Backend("eager-step", lambda case: run_op_stepwise(case)),
+    ]
+    absent = {}
+    from hetsyn_plugins.ops import lif as ops
+
+    why = ops.why_no_cpu_kernel()
+    if why is None:
+        backends += [
+            Backend("cpu-batch", lambda case: run_cpu(case, "BatchLanes")),
+            Backend("cpu-neuron", lambda case: run_cpu(case, "NeuronLanes")),
+        ]
+    else:
+        absent["cpu"] = why
+    why = _why_no_gpu()
+    if why is None:
+        backends.append(Backend("gpu", run_gpu, dtypes=(np.float32,)))
+    else:
+        absent["gpu"] = why
+    for name in FRAMEWORKS:
+        if importlib.util.find_spec(name) is None:
+            absent[name] = f"{name} is not installed: pip install 'hetsyn_plugins[{name}]'"
+    if "snntorch" not in absent:
+        backends += [
+            Backend("snntorch", lambda case: run_snntorch(case, sequence=True), z_from_v=True),
+            Backend("snntorch-step", lambda case: run_snntorch(case, sequence=False), z_from_v=True),
+        ]
+    if "norse" not in absent:
+        backends += [
+            Backend("norse", lambda case: run_norse(case, sequence=True)),
+            Backend("norse-cell", lambda case: run_norse(case, sequence=False)),
+        ]
+    return backends, absent
+
+
+def run_op(case: Case, ops: Any = None, backend: str = "eager", device: str = "cpu") -> Outcome:
+    """The fused op; `ops` is the module to use (the tests pass one with a planted bug)."""
+    if ops is None:
+        from hetsyn_plugins.ops import lif as ops
+    x, fields, state = _leaves(case, device)
+    if case.params.spiking:
+        options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "backend": backend}
+        spikes, v, end = ops.hetsyn_lif(x, state=state, **fields, **options)
+    else:
+        readout = {name: fields[name] for name in ("weight", "decay", "bias")}
+        spikes, (v, end) = None, ops.hetsyn_li(x, state=state, **readout, backend=backend)
+    return _outcome(case, x, fields, state, spikes, v, end)
+
+
+def run_cpu(case: Case, lanes: str, ops: Any = None) -> Outcome:
+    """The cpu kernel with one of its two layouts, whatever it would choose itself."""
+    layouts = importlib.import_module("hetsyn_plugins.kernels.cpu.layout")
+    token = layouts.ONLY.set(getattr(layouts, lanes))
+    try:
+        return run_op(case, ops, backend="cpu")
+    finally:
+        layouts.ONLY.reset(token)
+
+
+def _why_no_gpu() -> str | None:
+    """None where there is a GPU and Triton, or Triton's interpreter (TRITON_INTERPRET=1)."""
+    import torch
+
+    from hetsyn_plugins.ops import lif as ops
+
+    if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
+        return "no CUDA device (TRITON_INTERPRET=1 runs its kernels on the CPU, slowly)"
+    return ops.why_no_gpu_kernel()
+
+
+def run_gpu(case: Case) -> Outcome:
+    """The gpu kernel; the tensors are moved there and back."""
+    return run_op(case, backend="gpu", device="cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+
+
+def run_op_stepwise(case: Case, ops: Any = None) -> Outcome:
+    """The one-step form in a loop over time."""
+    if ops is None:
+        from hetsyn_plugins.ops import lif as ops
+    import torch
+
+    x, fields, state = _leaves(case)
+    options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "spiking": case.params.spiking}
+    end = state if state is not None else _tensors(conformance.reference.zero_state(case.params, x.shape[1]), x, False)
+    steps = []
+    for x_t in x.unbind(0):
+        end = ops.hetsyn_lif_step(x_t, state=end, **fields, **options)
+        steps.append(end)
+    if not steps:
+        empty = torch.zeros((0, x.shape[1], len(case.params.weight)), dtype=x.dtype)
+        return _outcome(case, x, fields, state, empty.clone() if case.params.spiking else None, empty, end)
+    spikes = torch.stack([s.spikes for s in steps]) if case.params.spiking else None
+    return _outcome(case, x, fields, state, spikes, torch.stack([s.v for s in steps]), end)
+
+
+def run_snntorch(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
+    """The snnTorch layers: the whole sequence in one call, or their one-step idiom with explicit states."""
+    import torch
+
+    if adapter is None:
+        adapter = importlib.import_module("hetsyn_plugins.adapters.snntorch")
+    p, recurrent = case.params, case.params.recurrent_weight is not None
+    layer = (adapter.RHetSynLeaky if recurrent else adapter.HetSynLeaky).from_params(
+        p,
+        spike_grad=case.surrogate,
+        detach_reset=case.detach_reset,
+        learn_beta=True,
+        learn_threshold=True,
+        learn_adaptation=True,
+    )
+    x, _, state = _leaves(case)
+    order = ["spikes"] * recurrent + ["current"] + ["recurrent_current"] * recurrent + ["reset"]
+    order += ["adaptation"] * (p.adaptation_decay is not None) + ["v"]
+    # a layer without reset still has its place in the tuple: zeros
+    placeholder = x.new_zeros((x.shape[1], len(p.weight)))
+    given = [] if state is None else [placeholder if (s := getattr(state, name)) is None else s for name in order]
+
+    def last(spikes: Any, *others: Any) -> HetSynState:
+        values = dict(zip(order, ([spikes] if recurrent else []) + list(others), strict=True)) | {"spikes": spikes}
+        kept = {k: t for k, t in values.items() if not (k == "reset" and p.reset_decay is None)}
+        return HetSynState(**{**kept, "spikes": spikes if p.spiking else None})
+
+    if sequence or len(x) == 0:
+        spikes, *others, v = layer(x, *given)
+        end = last(spikes[-1], *others, v[-1]) if len(x) else state or last(placeholder, *others, placeholder)
+    else:
+        steps, current = [], given
+        for x_t in x.unbind(0):
+            out = layer(x_t, *current)
+            steps.append(out)
+            current = list(out) if recurrent else list(out[1:])
+        spikes, v = torch.stack([s[0] for s in steps]), torch.stack([s[-1] for s in steps])
+        end = last(out[0], *out[1:])
+    return _outcome(case, x, _stored(layer, p), state, spikes if p.spiking else None, v, end)
+
+
+def run_norse(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
+    """The Norse modules: the sequence ones, or the cells in a loop over time."""
+    import torch
+
+    if adapter is None:
+        adapter = importlib.import_module("hetsyn_plugins.adapters.norse")
+    p = case.params
+    kind = "HetSynLI" if not p.spiking else "HetSynLIFRecurrent" if p.recurrent_weight is not None else "HetSynLIF"
+    layer = getattr(adapter, kind if sequence else f"{kind}Cell").from_params(
+        p,
+        method=case.surrogate,
+        detach_reset=case.detach_reset,
+        learn_reset=True,
+        learn_threshold=True,
+        learn_adaptation=True,
+    )
+    x, _, first = _leaves(case)
+    # by the names that users read, not by the adapter's own way from state to state
+    names = {"z": "spikes", "v": "v", "i": "current", "i_rec": "recurrent_current"}
+    names |= {"i_reset": "reset", "i_adapt": "adaptation"}
+    parts = {n: names[n] for n in layer.state_class._fields}
+    lacks = {"reset": p.reset_decay is None, "adaptation": p.adaptation_decay is None}
+    state = None
+    if first is not None:
+        values = {n: getattr(first, part) for n, part in parts.items()}
+        state = layer.state_class(**{n: torch.zeros_like(first.v) if a is None else a for n, a in values.items()})
+    if sequence:
+        out, out_v, end = layer.sequence(x, state)
+        out = out_v if out is None else out
+    else:
+        outs, end = [], layer.initial_state(x[0]) if len(x) and state is None else state
+        for x_t in x.unbind(0):
+            out, end = layer(x_t, end)
+            outs.append((out, end.v))
+        if not outs:
+            return run_norse(case, sequence=True, adapter=adapter)
+        out = torch.stack([o for o, _ in outs])
+    core = HetSynState(**{part: None if lacks.get(part) else getattr(end, n) for n, part in parts.items()})
+    if not p.spiking:
+        return _outcome(case, x, _stored(layer, p), first, None, out, core)
+    v = out_v if sequence else torch.stack([v for _, v in outs])
+    return _outcome(case, x, _stored(layer, p), first, out, v, core)
+
+
+def _stored(fields: Any, params: HetSynParams) -> dict[str, Any]:
+    """What a layer trains, by core field; None where it has no such field."""
+    return {name: fields.stored(name) for name in ARRAYS}
+
+
+def _leaves(case: Case, device: str = "cpu") -> tuple[Any, dict[str, Any], HetSynState | None]:
+    """Inputs, fields and state as tensors that collect gradients where the case asks for them."""
+    import torch
+
+    wanted = case.owed is not None
+    # shares memory where it can: a strided view stays strided
+    x = torch.from_numpy(case.inputs).to(device).requires_grad_(wanted)
+    arrays = {name: getattr(case.params, name) for name in ARRAYS}
+    tensors = {k: None if a is None else torch.tensor(np.array(a), device=device) for k, a in arrays.items()}
+    fields = {k: None if t is None else t.requires_grad_(wanted) for k, t in tensors.items()}
+    through_state = case.owed is not None and case.owed.state is not None
+    return x, fields, None if case.state is None else _tensors(case.state, x, through_state)
+
+
+def _tensors(state: HetSynState, like: Any, wanted: bool) -> HetSynState:
+    import torch
+
+    def tensor(a: Array | None) -> Any:
+        return None if a is None else torch.from_numpy(a).to(like).requires_grad_(wanted)
+
+    return HetSynState(*map(tensor, state))
+
+
+def _outcome(
+    case: Case, x: Any, fields: Mapping[str, Any], state: HetSynState | None, spikes: Any, v: Any, end: HetSynState
+) -> Outcome:
+    """Back to NumPy, after the backward pass from what the case says is owed to the outputs."""
+    plain = Outcome(_numpy(spikes), _numpy(v), HetSynState(*map(_numpy, end)))
+    if case.owed is None:
+        return plain
+    backpropagate(case, spikes, v, end)
+    params = {
+        name: _in_shape(None if f is None else _numpy(f.grad), getattr(case.params, name)) for name, f in fields.items()
+    }
+    first = HetSynState(*(None if s is None else _numpy(s.grad) for s in state or HetSynState(None)))
+    return Outcome(plain.spikes, plain.v, plain.state, Gradients(_numpy(x.grad), params, first))
+
+
+def _in_shape(gradient: Array | None, field: Array | None) -> Array | None:
+    """A layer's gradient in the shape of the field: layers write (N, 1) as (N,), and (1, M) out."""
+    if gradient is None or field is None or gradient.shape == field.shape:
+        return gradient
+    return gradient.reshape(field.shape) if gradient.size == field.size else gradient.sum(0, keepdims=True)
+
+
+def backpropagate(case: Case, spikes: Any, v: Any, end: HetSynState) -> None:
+    """loss.backward() for the loss whose derivatives are `case.owed`."""
+    import torch
+
+    assert case.owed is not None
+    pairs = [(spikes, case.owed.spikes), (v, case.owed.v), *zip(end, case.owed.state or [None] * 6, strict=True)]
+    terms = [(out * torch.tensor(owed).to(out)).sum() for out, owed in pairs if out is not None and owed is not None]
+    loss = torch.stack(terms).sum()
+    if loss.requires_grad:
+        loss.backward()
+
+
+def _numpy(tensor: Any) -> Any:
+    return None if tensor is None else tensor.detach().cpu().numpy().copy()

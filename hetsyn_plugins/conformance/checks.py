@@ -1,0 +1,759 @@
+"""The contract: checks that every backend must pass, run alike by `hetsyn verify` and by the tests.
+
+A backend takes a Case and gives an Outcome, both in NumPy, so that a kernel and a framework's layer are the same kind
+of thing. A check draws cases, runs them, compares, and raises Mismatch or returns a Tally of what was compared and how
+far apart it was. Judges: closed forms and plain recursions written here, and `reference.py` (whose own judges are the
+same closed forms and, for its gradients, finite differences: `tests/core/test_reference.py`).
+
+Spikes are compared exactly. They may differ only where |v - threshold| is below `rounding_bound`, and cases are drawn
+again until no neuron-step lies there; cases that hit the threshold use dyadic numbers, exact in any order of summation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from hetsyn_plugins.core import reference
+from hetsyn_plugins.core.params import ARRAYS, Array, HetSynParams, HetSynState
+from hetsyn_plugins.core.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, Triangular
+
+# Promise 1: |state - reference| <= 1e-10 * max(1, sum of |terms|) in float64, over 1,000 steps. The gradients are sums
+# of T * B products of such states, each off by a few eps: the same bound holds for them, relative to their largest.
+FLOAT64_TOLERANCE = 1e-10
+
+
+class Mismatch(AssertionError):
+    """A backend broke the contract; the message says what was compared and what came."""
+
+
+@dataclass(frozen=True)
+class Owed:
+    """dLoss/d(outputs) of a case: of spikes and v, (T, B, N), and of the returned state.
+
+    state  None: training as it mostly is, the loss sees spikes and v only, and a given first state is a constant
+    """
+
+    spikes: Array | None
+    v: Array
+    state: HetSynState | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a backend is asked to run: `owed` None means forward only; the dtype is that of the parameters."""
+
+    label: str
+    params: HetSynParams
+    inputs: Array
+    state: HetSynState | None = None
+    owed: Owed | None = None
+    surrogate: Surrogate = field(default_factory=MultiGaussian)
+    detach_reset: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out: spikes (None for a readout) and v (T, B, N), the last state, gradients where they were asked."""
+
+    spikes: Array | None
+    v: Array
+    state: HetSynState
+    gradients: reference.Gradients | None = None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run the neuron.
+
+    z_from_v  the state of a layer without recurrence has no spikes of its own: the last z is fired from v, so
+              gradients owed to z[-1] reach v and the threshold
+    """
+
+    name: str
+    run: Callable[[Case], Outcome]
+    dtypes: tuple[type, ...] = (np.float64, np.float32)
+    z_from_v: bool = False
+
+    def draw(self, *arguments: Any, **options: Any) -> Case:
+        """A case as `draw` draws it, in the widest dtype that this backend has."""
+        return draw(*arguments, **{"dtype": self.dtypes[0], **options})
+
+
+@dataclass
+class Tally:
+    """What was compared so far, and the largest distances found."""
+
+    cases: int = 0
+    spikes: int = 0
+    flips: int = 0
+    distance: float = 0.0
+    gradient: float | None = None
+
+    def __str__(self) -> str:
+        parts = [f"{self.cases} cases", f"{self.spikes:,} spikes equal", f"states within {self.distance:.1e}"]
+        if self.flips:
+            parts[1] = f"{self.spikes:,} spikes compared, {self.flips} within rounding of the threshold differ"
+        if self.gradient is not None:
+            parts.append(f"gradients within {self.gradient:.1e}")
+        return ", ".join(parts)
+
+
+# ---- cases --------------------------------------------------------------------------------------------------------
+
+
+def _full(rng: np.random.Generator, n: int, m: int, **more: Any) -> HetSynParams:
+    values = {
+        "weight": rng.normal(0.1, 1, (n, m)) / np.sqrt(m),
+        "decay": rng.uniform(0.3, 0.98, (n, m)),
+        "reset_decay": rng.uniform(0.5, 0.95, n),
+        "threshold": rng.uniform(0.6, 1.2, n),
+        **more,
+    }
+    return HetSynParams(**values)
+
+
+def _recurrence(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    return {
+        "recurrent_weight": rng.normal(0, 0.5, (n, n)) / np.sqrt(n),
+        "recurrent_decay": rng.uniform(0.3, 0.95, (n, n)),
+    }
+
+
+def _adaptation(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    return {"adaptation_decay": rng.uniform(0.8, 0.99, n), "adaptation_strength": rng.uniform(0.02, 0.2, n)}
+
+
+def _weights(rng: np.random.Generator, n: int, m: int) -> Array:
+    return np.asarray(rng.normal(0.1, 1, (n, m)) / np.sqrt(m))
+
+
+Draw = Callable[[np.random.Generator, int, int], HetSynParams]
+KINDS: dict[str, Draw] = {
+    "feed-forward": _full,
+    "recurrent": lambda rng, n, m: _full(rng, n, m, **_recurrence(rng, n)),
+    "adaptation": lambda rng, n, m: _full(rng, n, m, **_adaptation(rng, n)),
+    "everything": lambda rng, n, m: _full(
+        rng, n, m, **_recurrence(rng, n), **_adaptation(rng, n), bias=rng.normal(0, 0.05, n)
+    ),
+    "no reset": lambda rng, n, m: _full(rng, n, m, reset_decay=None, **_recurrence(rng, n)),
+    "readout": lambda rng, n, m: HetSynParams.readout(
+        _weights(rng, n, m), rng.uniform(0.3, 0.98, (n, m)), bias=rng.normal(0, 0.1, n)
+    ),
+    "one decay a neuron": lambda rng, n, m: _full(rng, n, m, decay=rng.uniform(0.3, 0.98, n), reset_decay=0.8),
+    "one decay a line": lambda rng, n, m: _full(rng, n, m, decay=rng.uniform(0.3, 0.98, (1, m)), threshold=0.9),
+    "one decay": lambda rng, n, m: _full(
+        rng, n, m, decay=0.9, recurrent_weight=_weights(rng, n, n) / 2, recurrent_decay=0.7
+    ),
+    "tau 0 to infinity": lambda rng, n, m: _full(
+        rng,
+        n,
+        m,
+        weight=_weights(rng, n, m) / 3,  # perfect integrators: smaller steps, or v runs away
+        decay=rng.choice([0.0, 0.5, 0.99, 1.0], (n, m)),
+        reset_decay=rng.choice([0.0, 0.9, 1.0], n),
+        recurrent_weight=rng.normal(0, 0.1, (n, n)),
+        recurrent_decay=rng.choice([0.0, 0.5, 0.99], (n, n)),
+    ),
+    "LIF": lambda rng, n, m: HetSynParams.lif(_weights(rng, n, m), 0.9, recurrent_weight=_weights(rng, n, n) / 4),
+    "ALIF": lambda rng, n, m: HetSynParams.alif(
+        _weights(rng, n, m), 0.9, adaptation_decay=0.97, adaptation_strength=0.1
+    ),
+    "HetNeuLIF": lambda rng, n, m: HetSynParams.neuron_heterogeneous(_weights(rng, n, m), rng.uniform(0.5, 0.98, n)),
+}
+
+INPUTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
+    "dense": lambda rng, shape: (rng.random(shape) < 0.6).astype(np.float64),
+    "sparse": lambda rng, shape: (rng.random(shape) < 0.08).astype(np.float64),
+    "silent": lambda rng, shape: np.zeros(shape),
+    "graded": lambda rng, shape: rng.normal(0.2, 0.7, shape),
+}
+
+
+def draw(
+    seed: int,
+    kind: str,
+    inputs: str = "dense",
+    *,
+    sizes: tuple[int, int, int, int] = (40, 3, 6, 7),
+    dtype: Any = np.float64,
+    with_state: bool = False,
+    with_gradients: bool = False,
+    through_state: bool = False,
+    **options: Any,
+) -> Case:
+    """A random case of T, B, N, M = sizes, drawn again until it spikes and stays clear of the threshold.
+
+    Spikes: in 2 to 90 % of neuron-steps, or it would prove nothing. Clear: see `rounding_bound`.
+    """
+    steps, batch, n, m = sizes
+    for attempt in range(50):
+        rng = np.random.default_rng([seed, attempt])
+        params = KINDS[kind](rng, n, m).astype(dtype)
+        x = INPUTS[inputs](rng, (steps, batch, m)).astype(dtype)
+        state = None
+        if with_state:
+            state = _rounded(reference.run(params, INPUTS["dense"](rng, (9, batch, m)))[2], dtype)
+        case = Case(f"{kind}, {inputs}, seed {seed}", params, x, state, **options)
+        spikes, v, end = reference.run(params, x, state)
+        alive = spikes is None or inputs == "silent" or steps < 20 or 0.02 < spikes.mean() < 0.9
+        if alive and _clear_of_threshold(case, spikes, v):
+            break
+    else:
+        raise Mismatch(f"{kind}, {inputs}: none of 50 draws spikes and stays clear of the threshold")
+    if not with_gradients:
+        return case
+
+    def like(x: Array | None) -> Array | None:
+        return None if x is None else rng.normal(size=x.shape).astype(dtype)
+
+    owed_state = HetSynState(*map(like, end)) if through_state else None
+    owed = Owed(like(spikes), rng.normal(size=v.shape).astype(dtype), owed_state)
+    return replace(case, owed=owed)
+
+
+def _rounded(state: HetSynState, dtype: Any) -> HetSynState:
+    """A state in another dtype, with its spikes fired from the rounded v (they are the same: v is clear of theta)."""
+    return HetSynState(*(None if s is None else s.astype(dtype) for s in state))
+
+
+def _clear_of_threshold(case: Case, spikes: Array | None, v: Array) -> bool:
+    """Is every neuron-step, and the v of the first state, further from the threshold than rounding can move it?"""
+    if spikes is None:
+        return True
+    threshold = np.broadcast_to(case.params.threshold, v.shape[2:]).astype(np.float64)
+    bound = rounding_bound(case, spikes)
+    clear = bool((np.abs(v - threshold) > 2 * bound).all())
+    if case.state is not None:
+        clear = clear and bool((np.abs(case.state.v - threshold) > 1e-4).all())
+    return clear
+
+
+def rounding_bound(case: Case, spikes: Array) -> Array:
+    """How far rounding can move v, (T, B, N), in arithmetic of the case's dtype, with these spikes imposed.
+
+    With u = eps / 2, a current C[t] = r C[t-1] + c[t] takes three roundings a step (two products, one sum), so its
+    error obeys E[t] <= r E[t-1] + 3 u |C|[t], |C| the recursion of the absolute values. A sum of K terms in any order
+    adds at most K u times the sum of their absolute values.
+    """
+    eps = float(np.finfo(case.params.weight.dtype).eps)
+    p = case.params.astype(np.float64).expanded()
+    absolute = p.replace(
+        weight=np.abs(p.weight),
+        recurrent_weight=None if p.recurrent_weight is None else np.abs(p.recurrent_weight),
+        adaptation_strength=None if p.adaptation_strength is None else np.abs(p.adaptation_strength),
+        bias=None if p.bias is None else np.abs(p.bias),
+    )
+    state = reference.zero_state(p, case.inputs.shape[1])
+    if case.state is not None:
+        state = HetSynState(*(None if s is None else np.abs(s.astype(np.float64)) for s in case.state))
+    # twice N: a kernel may add the part of a recurrent current that it knew a step earlier, and the new spike, apart
+    terms = p.weight.shape[1] + (0 if p.recurrent_weight is None else 2 * len(p.weight)) + 3
+    errors = [0.0, 0.0, 0.0, 0.0]
+    bounds = np.zeros(spikes.shape)
+    for t, x in enumerate(np.abs(case.inputs.astype(np.float64))):
+        state = reference.step(absolute, x, state)
+        if p.spiking:
+            state = state._replace(spikes=spikes[t].astype(np.float64))
+        currents = (state.current, state.recurrent_current, state.reset, state.adaptation)
+        decays = (p.decay, p.recurrent_decay, p.reset_decay, p.adaptation_decay)
+        magnitude, error = np.zeros(spikes.shape[1:]), np.zeros(spikes.shape[1:])
+        for k, (current, decay) in enumerate(zip(currents, decays, strict=True)):
+            if current is None:
+                continue
+            errors[k] = decay * errors[k] + 1.5 * eps * current
+            axis = tuple(range(2, current.ndim))
+            magnitude, error = magnitude + current.sum(axis), error + np.sum(errors[k], axis)
+        magnitude = magnitude + (0 if p.bias is None else np.abs(p.bias))
+        bounds[t] = error + 0.5 * eps * terms * magnitude
+    return bounds
+
+
+# ---- comparing ----------------------------------------------------------------------------------------------------
+
+
+def expected(case: Case, z_from_v: bool = False) -> Outcome:
+    """What the reference says, gradients included where they are asked."""
+    spikes, v, state = reference.run(case.params, case.inputs, case.state)
+    if case.owed is None:
+        return Outcome(spikes, v, state)
+    owed = case.owed
+    g = reference.gradients(
+        case.params,
+        case.inputs,
+        case.state,
+        grad_spikes=owed.spikes,
+        grad_v=owed.v,
+        grad_state=owed.state,
+        surrogate=case.surrogate,
+        detach_reset=case.detach_reset,
+    )
+    fired = case.state is not None and owed.state is not None and case.params.spiking
+    if z_from_v and fired and case.params.recurrent_weight is None:
+        g = _through_v(case, g)
+    return Outcome(spikes, v, state, g)
+
+
+def _through_v(case: Case, g: reference.Gradients) -> reference.Gradients:
+    """The same gradients where the first state's spikes are fired from its v: z[-1] = H(v[-1] - theta)."""
+    assert case.state is not None
+    theta = np.broadcast_to(np.float64(case.params.threshold), case.state.v.shape[1:])
+    moved = g.state.spikes * case.surrogate.derivative(case.state.v.astype(np.float64) - theta, theta)
+    g_theta = moved.sum(0) if np.ndim(case.params.threshold) else moved.sum()
+    params = {**g.params, "threshold": g.params["threshold"] - g_theta}
+    return g._replace(params=params, state=g.state._replace(spikes=np.zeros_like(moved), v=g.state.v + moved))
+
+
+def tolerance(case: Case) -> float:
+    """What rounding may move a state or a gradient by, relative to the largest it should be, or to 1.
+
+    float32: 64 (T + M + N) eps. A gradient is a sum of T * B products of states whose relative error grows at most like
+    (T + M) eps; 64 leaves room for cancellation in the sum and for a surrogate's steepness (below 25 here), and is far
+    below any of the planted bugs.
+    """
+    if case.params.weight.dtype == np.float64:
+        return FLOAT64_TOLERANCE
+    return 64.0 * (len(case.inputs) + sum(case.params.weight.shape)) * float(np.finfo(np.float32).eps)
+
+
+def compare(backend: Backend, case: Case, tally: Tally) -> Outcome:
+    """Run a case and compare all that came with the reference."""
+    got, want = backend.run(case), expected(case, backend.z_from_v)
+    tally.cases += 1
+    same_spikes(case.label, got.spikes, want.spikes, tally)
+    close(f"{case.label}: v", got.v, want.v, tally, tolerance(case))
+    for name in HetSynState._fields:
+        label = f"{case.label}: state.{name}"
+        same_field(label, getattr(got.state, name), getattr(want.state, name), tally, tolerance(case))
+    compare_gradients(case, got, want, tally, tolerance(case))
+    return got
+
+
+def compare_gradients(case: Case, got: Outcome, want: Outcome, tally: Tally, allowed: float) -> None:
+    """Compare every gradient that was asked for, each relative to the largest entry it should have (or to 1)."""
+    if want.gradients is None:
+        return
+    if got.gradients is None:
+        raise Mismatch(f"{case.label}: expected gradients, got none")
+    pairs: list[tuple[str, Any, Any]] = [("inputs", got.gradients.inputs, want.gradients.inputs)]
+    pairs += [(name, got.gradients.params[name], want.gradients.params[name]) for name in ARRAYS]
+    if case.state is not None and case.owed is not None and case.owed.state is not None:
+        fields = HetSynState._fields
+        pairs += [(f"state.{n}", getattr(got.gradients.state, n), getattr(want.gradients.state, n)) for n in fields]
+    for name, g, w in pairs:
+        if w is None or (name == "threshold" and not case.params.spiking):
+            continue
+        if g is None:
+            g = np.zeros_like(w)
+        if g.shape != w.shape:
+            raise Mismatch(f"{case.label}: gradient of {name} has shape {g.shape}, expected {w.shape}")
+        distance = float(np.max(np.abs(g - w), initial=0)) / max(1.0, float(np.max(np.abs(w), initial=0)))
+        if not distance <= allowed:
+            raise Mismatch(f"{case.label}: gradient of {name} is off by {distance:.2e}, allowed {allowed:.1e}")
+        tally.gradient = max(tally.gradient or 0.0, distance)
+
+
+def same_spikes(label: str, got: Array | None, want: Array | None, tally: Tally) -> None:
+    """Spikes must be equal, every one, and be 0 or 1."""
+    if (got is None) != (want is None):
+        raise Mismatch(f"{label}: spikes expected {'none' if want is None else 'some'}, got the opposite")
+    if got is None or want is None:
+        return
+    if got.shape != want.shape:
+        raise Mismatch(f"{label}: spikes have shape {got.shape}, expected {want.shape}")
+    wrong = np.argwhere(~(got == want))
+    if len(wrong):
+        t, b, n = wrong[0]
+        raise Mismatch(
+            f"{label}: {len(wrong)} of {want.size} spikes differ, the first at step {t}, row {b}, neuron {n}"
+        )
+    tally.spikes += want.size
+
+
+def same_field(label: str, got: Any, want: Any, tally: Tally, allowed: float) -> None:
+    """A field of a state must be there in both, or in neither, and close."""
+    if (got is None) != (want is None):
+        raise Mismatch(f"{label}: expected {'nothing' if want is None else 'a value'}, got the opposite")
+    if want is not None:
+        close(label, got, want, tally, allowed)
+
+
+def close(label: str, got: Array, want: Array, tally: Tally, allowed: Any) -> None:
+    """|got - want| <= allowed * max(1, |want|), NaN nowhere."""
+    if got.shape != want.shape:
+        raise Mismatch(f"{label} has shape {got.shape}, expected {want.shape}")
+    if not want.size:
+        return
+    distance = np.abs(got.astype(np.float64) - want) / np.maximum(1.0, np.abs(want))
+    if not (distance <= allowed).all():
+        raise Mismatch(f"{label} is off by {np.nanmax(distance):.2e}, allowed {np.max(allowed):.1e}")
+    tally.distance = max(tally.distance, float(distance.max()))
+
+
+# ---- checks -------------------------------------------------------------------------------------------------------
+
+Check = Callable[[Backend], Tally]
+CHECKS: dict[str, Check] = {}
+
+
+def check(function: Check) -> Check:
+    """Register a check under its name, without the leading check_."""
+    CHECKS[function.__name__.removeprefix("check_").replace("_", "-")] = function
+    return function
+
+
+@check
+def check_hand_table(backend: Backend) -> Tally:
+    """Two neurons worked out by hand, in dyadic numbers: every term, its order, and v == threshold, which is silent.
+
+    Neuron 0: w = (1/2, 1/4), r = (1/2, 1/4), kappa = 1/2, theta = 1. Neuron 1 sees line 0 with w = 1, r = 0,
+    kappa = 1/4, theta = 1/2. u[0, 1] = 1/2, p[0, 1] = 1/2: neuron 1's spikes reach neuron 0 one step later.
+
+        x          I_00   I_01   L_01   J_0    v_0      z_0   v_1           z_1
+        (1, 1)     1/2    1/4    0      0      3/4      0     1             1     first spike of neuron 1
+        (1, 0)     3/4    1/16   1/2    0      21/16    1     1 - 1/2       0     v_1 == theta: silent; L arrives
+        (0, 0)     3/8    1/64   1/4    1     -23/64    0     0 - 1/8       0     J_0 = theta_0 z_0[t-1]
+        (1, 1)     11/16  65/256 1/8    1/2    145/256  0     1 - 1/32      1
+    """
+    params = HetSynParams(
+        [[0.5, 0.25], [1.0, 0.0]],
+        [[0.5, 0.25], [0.0, 0.5]],
+        reset_decay=[0.5, 0.25],
+        threshold=[1.0, 0.5],
+        recurrent_weight=[[0.0, 0.5], [0.0, 0.0]],
+        recurrent_decay=[[0.5, 0.5], [0.5, 0.5]],
+    )
+    x = np.array([[[1.0, 1.0]], [[1.0, 0.0]], [[0.0, 0.0]], [[1.0, 1.0]]])
+    v = np.array([[[3 / 4, 1.0]], [[21 / 16, 1 / 2]], [[-23 / 64, -1 / 8]], [[145 / 256, 31 / 32]]])
+    spikes = np.array([[[0.0, 1.0]], [[1.0, 0.0]], [[0.0, 0.0]], [[0.0, 1.0]]])
+    tally = Tally()
+    for dtype in backend.dtypes:
+        got = backend.run(Case("hand table", params.astype(dtype), x.astype(dtype)))
+        tally.cases += 1
+        same_spikes("hand table", got.spikes, spikes, tally)
+        close("hand table: v", got.v, v, tally, 0.0)  # dyadic numbers are exact
+        close("hand table: J", got.state.reset, np.array([[1 / 2, 1 / 32]]), tally, 0.0)
+    return tally
+
+
+@check
+def check_threshold(backend: Backend) -> Tally:
+    """v == threshold does not fire, the next number above it does; exact in float32 and float64."""
+    tally = Tally()
+    for dtype in backend.dtypes:
+        for theta in (1.0, 0.75):
+            above = float(np.nextafter(dtype(theta), dtype(2)))
+            params = HetSynParams(np.eye(3), 0.0, reset_decay=0.0, threshold=theta).astype(dtype)
+            x: Array = np.array([[[theta, above, theta / 2]], [[0.0, 0.0, 0.0]], [[theta, above, theta]]], dtype)
+            want = np.array([[[0, 1, 0]], [[0, 0, 0]], [[0, 1, 0]]], np.float64)
+            got = backend.run(Case(f"threshold {theta}", params, x))
+            tally.cases += 1
+            same_spikes(f"threshold {theta}, {np.dtype(dtype)}", got.spikes, want, tally)
+            reset = np.concatenate([np.zeros((1, 1, 3)), theta * want[:-1]])
+            close(f"threshold {theta}, {np.dtype(dtype)}: v", got.v, x - reset, tally, 0.0)
+    return tally
+
+
+@check
+def check_closed_forms(backend: Backend) -> Tally:
+    """Without spikes, constant input: v[t] = sum_j w_j x_j (1 + r_j + ... + r_j^t) + b; r = 0 forgets, r = 1 counts."""
+    w, r, x = np.array([[0.01, -0.02, 0.03]]), np.array([[0.0, 0.5, 1.0]]), np.array([1.0, 2.0, -1.0])
+    steps, dtype = 50, backend.dtypes[0]
+    t = np.arange(steps)[:, None]
+    gain = np.where(r == 1, t + 1.0, (1 - r ** (t + 1.0)) / np.where(r == 1, 1.0, 1 - r))  # (T, M)
+    v = (w * x * gain).sum(1)[:, None, None] + 0.125
+    tally = Tally()
+    for spiking in (True, False):
+        params = HetSynParams(w, r, reset_decay=1.0 if spiking else None, threshold=10.0, bias=[0.125], spiking=spiking)
+        case = Case("closed form", params.astype(dtype), np.tile(x, (steps, 1, 1)).astype(dtype))
+        got = backend.run(case)
+        tally.cases += 1
+        close("closed form: v", got.v, v, tally, tolerance(case))
+        same_spikes("closed form", got.spikes, np.zeros(v.shape) if spiking else None, tally)
+    return tally
+
+
+@check
+def check_special_cases(backend: Backend) -> Tally:
+    """LIF, ALIF and HetNeuLIF equal their one-membrane recursions (the paper's propositions), written here."""
+    tally = Tally()
+    for kind in ("LIF", "ALIF", "HetNeuLIF"):
+        for seed in range(2):
+            case = backend.draw(seed, kind, sizes=(120, 2, 5, 6))
+            spikes, v = one_membrane(case.params, case.inputs)
+            got = backend.run(case)
+            tally.cases += 1
+            same_spikes(case.label, got.spikes, spikes, tally)
+            close(f"{case.label}: v", got.v, v, tally, tolerance(case))
+    return tally
+
+
+def one_membrane(p: HetSynParams, x: Array) -> tuple[Array, Array]:
+    """A plain LIF with one decay a neuron, and its adaptation: v[t] = rho v[t-1] + W x[t] + U z[t-1] - theta z[t-1]."""
+    v = z = a = np.zeros((x.shape[1], len(p.weight)))
+    spikes, membranes = [], []
+    for x_t in x:
+        v = p.reset_decay * v + x_t @ p.weight.T - p.threshold * z
+        if p.recurrent_weight is not None:
+            v = v + z @ p.recurrent_weight.T
+        if p.adaptation_decay is not None:
+            a = p.adaptation_decay * a + p.adaptation_strength * z
+        z = (v - a > p.threshold).astype(np.float64)
+        spikes.append(z)
+        membranes.append(v - a)
+    return np.array(spikes), np.array(membranes)
+
+
+@check
+def check_random(backend: Backend) -> Tally:
+    """Every kind of layer on dense, sparse, silent and graded inputs: spikes, v and final state, float64."""
+    tally = Tally()
+    for seed, kind in enumerate(KINDS):
+        for inputs in ("dense", "graded") if kind != "everything" else INPUTS:
+            compare(backend, backend.draw(seed, kind, inputs, sizes=(60, 2, 6, 7)), tally)
+    compare(backend, backend.draw(3, "recurrent", "sparse", sizes=(60, 2, 6, 40)), tally)
+    return tally
+
+
+@check
+def check_thousand_steps(backend: Backend) -> Tally:
+    """1,000 steps in float64: spikes equal, states within 1e-10."""
+    tally = Tally()
+    for seed, kind in enumerate(("everything", "tau 0 to infinity", "LIF")):
+        compare(backend, backend.draw(seed, kind, sizes=(1000, 1, 4, 5)), tally)
+    return tally
+
+
+# T, B, N, M: every dimension crosses the edges of lanes (2 to 16), tiles (4) and blocks (of lanes, of the cache)
+EDGES = [
+    (0, 2, 3, 4),
+    (0, 17, 33, 31),
+    (1, 2, 3, 4),
+    (2, 1, 1, 1),
+    (15, 1, 5, 1),
+    (16, 3, 1, 9),
+    (9, 5, 17, 3),
+    (2, 17, 15, 63),
+    (3, 31, 2, 16),
+    (2, 33, 16, 2),
+    (3, 63, 31, 15),
+    (1, 65, 33, 17),
+    (4, 2, 63, 65),
+    (3, 15, 65, 31),
+    (2, 3, 127, 33),
+    (3, 1, 129, 127),
+    (2, 127, 3, 129),
+    (2, 129, 4, 5),
+    (250, 16, 5, 4),
+    (1000, 1, 17, 3),
+]
+
+
+@check
+def check_sizes(backend: Backend) -> Tally:
+    """Sizes from 0 (T only) or 1 up that cross every edge of lanes, tiles and blocks; gradients too.
+
+    In every dtype, since a vector holds twice as many float32.
+    """
+    tally = Tally()
+    for seed, sizes in enumerate(EDGES):
+        for dtype in backend.dtypes:
+            for kind in ("everything", "readout"):
+                options = {"with_gradients": True, "through_state": seed % 4 == 0, "dtype": dtype}
+                compare(backend, backend.draw(seed, kind, sizes=sizes, **options), tally)
+    return tally
+
+
+@check
+def check_states(backend: Backend) -> Tally:
+    """A given first state is used whole, and the state returned is the last one."""
+    tally = Tally()
+    for seed, kind in enumerate(("feed-forward", "everything", "no reset", "readout")):
+        for steps in (0, 1, 25):
+            compare(backend, backend.draw(seed, kind, "sparse", sizes=(steps, 2, 5, 6), with_state=True), tally)
+    return tally
+
+
+@check
+def check_chunks(backend: Backend) -> Tally:
+    """Running T1 then T2 steps with the state carried equals running T1 + T2 steps at once."""
+    tally = Tally()
+    for seed, kind in enumerate(("everything", "no reset", "readout")):
+        case = backend.draw(seed, kind, sizes=(37, 2, 5, 6))
+        whole = backend.run(case)
+        for cut in (1, 20, 37):
+            first = backend.run(replace(case, inputs=case.inputs[:cut]))
+            second = backend.run(replace(case, inputs=case.inputs[cut:], state=first.state))
+            tally.cases += 1
+            if whole.spikes is not None and first.spikes is not None and second.spikes is not None:
+                same_spikes(
+                    f"{case.label}, cut at {cut}", np.concatenate([first.spikes, second.spikes]), whole.spikes, tally
+                )
+            close(
+                f"{case.label}, cut at {cut}: v", np.concatenate([first.v, second.v]), whole.v, tally, tolerance(case)
+            )
+            for name in HetSynState._fields:
+                label = f"{case.label}, cut at {cut}: state.{name}"
+                same_field(label, getattr(second.state, name), getattr(whole.state, name), tally, tolerance(case))
+    return tally
+
+
+@check
+def check_rows(backend: Backend) -> Tally:
+    """Rows of a batch do not see each other, and a step does not see later inputs."""
+    tally = Tally()
+    case = backend.draw(5, "everything", sizes=(30, 4, 5, 6))
+    whole = backend.run(case)
+    assert whole.spikes is not None
+    for row in range(4):
+        alone = backend.run(replace(case, inputs=case.inputs[:, row : row + 1]))
+        tally.cases += 1
+        same_spikes(f"row {row} alone", alone.spikes, whole.spikes[:, row : row + 1], tally)
+        close(f"row {row} alone: v", alone.v, whole.v[:, row : row + 1], tally, tolerance(case))
+    changed = case.inputs.copy()
+    changed[20:] = 1 - changed[20:]
+    early = backend.run(replace(case, inputs=changed))
+    close("v before a later input changed", early.v[:20], whole.v[:20], tally, 0.0)
+    if np.array_equal(early.v[20], whole.v[20]):
+        raise Mismatch("v at the step of a changed input is unchanged: input at t must reach v at t")
+    return tally
+
+
+@check
+def check_arguments_kept(backend: Backend) -> Tally:
+    """Inputs and state are not written to, and a strided view of the inputs gives what a copy gives."""
+    case = backend.draw(6, "everything", sizes=(20, 3, 5, 6), with_state=True, with_gradients=True)
+    assert case.state is not None
+    wide: Array = np.zeros((40, 3, 12), backend.dtypes[0])
+    wide[::2, :, ::2] = case.inputs
+    strided = replace(case, inputs=wide[::2, :, ::2])
+    before = [wide.copy(), *(None if s is None else s.copy() for s in case.state)]
+    tally = Tally()
+    compare(backend, strided, tally)
+    for name, was, now in zip(("inputs", *HetSynState._fields), before, (wide, *case.state), strict=True):
+        if was is not None and not np.array_equal(was, now):
+            raise Mismatch(f"{name}: was written to")
+    return tally
+
+
+@check
+def check_gradients(backend: Backend) -> Tally:
+    """Full BPTT of every kind of layer: inputs and all parameters, with losses on spikes, v and the returned state."""
+    tally = Tally()
+    for seed, kind in enumerate(KINDS):
+        for through_state in (False, True):
+            options: dict[str, Any] = {"with_gradients": True, "through_state": through_state}
+            compare(backend, backend.draw(seed, kind, "graded", sizes=(30, 2, 5, 6), **options), tally)
+    return tally
+
+
+@check
+def check_state_gradients(backend: Backend) -> Tally:
+    """Gradients with a first state: of everything else where it is a constant, and of it too where it is not."""
+    tally = Tally()
+    for seed, kind in enumerate(("feed-forward", "everything", "no reset", "readout", "tau 0 to infinity")):
+        for through_state in (False, True):
+            options: dict[str, Any] = {"with_gradients": True, "through_state": through_state}
+            compare(backend, backend.draw(seed, kind, "graded", sizes=(12, 2, 5, 6), with_state=True, **options), tally)
+    return tally
+
+
+@check
+def check_detached_reset(backend: Backend) -> Tally:
+    """detach_reset cuts the gradient through z in the reset current, and nothing else; the forward pass is the same."""
+    tally = Tally()
+    for kind in ("feed-forward", "everything"):
+        case = backend.draw(7, kind, sizes=(25, 2, 5, 6), with_gradients=True, detach_reset=True)
+        compare(backend, case, tally)
+    return tally
+
+
+@check
+def check_surrogates(backend: Backend) -> Tally:
+    """Every surrogate's derivative, with thresholds other than 1 (the triangular's width depends on it).
+
+    Without recurrence too: a layer may then fire the spikes of its first state from v.
+    """
+    tally = Tally()
+    surrogates = (MultiGaussian(), Triangular(), Triangular(0.5, 2.0), Arctan(), FastSigmoid(5.0), Sigmoid(4.0))
+    for surrogate in surrogates:
+        for kind in ("recurrent", "adaptation"):
+            options: dict[str, Any] = {"with_gradients": True, "surrogate": surrogate}
+            case = backend.draw(8, kind, "graded", sizes=(20, 2, 5, 6), **options)
+            compare(backend, replace(case, label=f"{surrogate}, {kind}"), tally)
+    return tally
+
+
+@check
+def check_float32(backend: Backend) -> Tally:
+    """float32 against the reference on the same rounded parameters (promise 2).
+
+    v[t] must lie within `rounding_bound` of the reference driven by the backend's own spikes z[t-1], and z[t] must be
+    what that v says, except where it lies within the bound of the threshold: up to the first permitted flip this is
+    equality with the reference, after it equality with the backend's z imposed.
+    """
+    tally = Tally()
+    if np.float32 not in backend.dtypes:
+        return tally
+    for seed, kind in enumerate(KINDS):
+        case = backend.draw(seed, kind, "graded", sizes=(250, 2, 5, 6), dtype=np.float32)
+        got = backend.run(case)
+        v, bound = driven(case, got)
+        tally.cases += 1
+        close(f"{case.label}: v", got.v, v, tally, bound)
+        if got.spikes is None:
+            continue
+        theta = np.float64(case.params.threshold)
+        wrong = got.spikes != (v > theta)
+        if (wrong & (np.abs(v - theta) > bound)).any():
+            raise Mismatch(f"{case.label}: {int(wrong.sum())} spikes differ further than rounding from the threshold")
+        tally.spikes, tally.flips = tally.spikes + wrong.size, tally.flips + int(wrong.sum())
+    return tally
+
+
+def driven(case: Case, got: Outcome) -> tuple[Array, Array]:
+    """v of the reference with the outcome's spikes imposed on it, and the bound of what rounding may add to it."""
+    spikes = np.zeros(got.v.shape) if got.spikes is None else got.spikes
+    if got.spikes is None:
+        return reference.run(case.params, case.inputs)[1], rounding_bound(case, spikes)
+    state, v = reference.zero_state(case.params, case.inputs.shape[1]), np.zeros(got.v.shape)
+    for t, x in enumerate(case.inputs):
+        state = reference.step(case.params, x, state)
+        v[t] = state.v
+        state = state._replace(spikes=spikes[t].astype(np.float64))
+    return v, rounding_bound(case, spikes)
+
+
+@check
+def check_float32_gradients(backend: Backend) -> Tally:
+    """float32 gradients, relative to each one's largest entry, within `tolerance`."""
+    tally = Tally()
+    if np.float32 not in backend.dtypes:
+        return tally
+    for seed, kind in enumerate(KINDS):
+        sizes = (20, 2, 5, 6) if seed % 3 else (20, 19, 18, 21)
+        case = backend.draw(
+            seed, kind, "graded", sizes=sizes, dtype=np.float32, with_state=seed % 2 == 0, with_gradients=True
+        )
+        got, want = backend.run(case), expected(case, backend.z_from_v)
+        tally.cases += 1
+        same_spikes(case.label, got.spikes, want.spikes, tally)
+        compare_gradients(case, got, want, tally, tolerance(case))
+    return tally
+
+
+def verify(backends: list[Backend], only: list[str] | None = None) -> Iterator[tuple[str, str, Tally | Mismatch]]:
+    """Run every check (or only these) over every backend; yields backend, check and what came of it."""
+    for backend in backends:
+        for name, function in CHECKS.items():
+            if only is not None and name not in only:
+                continue
+            try:
+                yield backend.name, name, function(backend)
+            except Mismatch as mismatch:
+                yield backend.name, name, mismatch
+            except Exception as error:  # a crash of one backend must not hide the others
+                yield backend.name, name, Mismatch(f"{type(error).__name__}: {error}")

@@ -1,0 +1,135 @@
+"""A stack of layers as plain data, NumPy only: what `convert` and checkpoints exchange, and the reference can run.
+
+A Network is a tuple of layers from input to output. HetSynLayer holds a layer of HetSyn neurons with what is needed to
+go on training it; the others are what stands between such layers: Linear, Dropout, AlwaysOn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hetsyn_plugins.core import reference
+from hetsyn_plugins.core.params import Array, HetSynParams
+from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate
+
+
+@dataclass(frozen=True)
+class HetSynLayer:
+    """HetSyn neurons or a leaky readout, M lines in, N out.
+
+    dt        step length in seconds; None where nobody has spoken of seconds yet
+    learned   the core fields that are trained
+    autapses  False: no neuron has a synapse to itself, in training neither: the diagonal of recurrent_weight is zero
+    stored    core field -> the tensor that is trained, where that is tau or log tau: kept so that nothing is rounded
+    others    as the layers of the adapters take them (`trainable.py`)
+    """
+
+    name: str
+    params: HetSynParams
+    dt: float | None = None
+    share: str = "synapse"
+    parametrization: str = "decay"
+    tie_reset: bool = False
+    detach_reset: bool = False
+    surrogate: Surrogate = field(default_factory=MultiGaussian)
+    learned: frozenset[str] = frozenset({"weight", "decay", "recurrent_weight", "recurrent_decay", "bias"})
+    stored: Mapping[str, Array] = field(default_factory=dict)
+    autapses: bool = True
+
+    def __post_init__(self) -> None:
+        recurrent = self.params.recurrent_weight
+        if not self.autapses and recurrent is not None and np.diagonal(recurrent).any():
+            raise ValueError(f"layer {self.name!r}: expected a zero diagonal with autapses=False, got weights there")
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Lines in, lines out."""
+        n, m = self.params.weight.shape
+        return m, n
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = W x + b at every step: weight (N, M), bias (N,) or None; `learned` says which of the two are trained."""
+
+    name: str
+    weight: Array
+    bias: Array | None = None
+    learned: frozenset[str] = frozenset({"weight", "bias"})
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Lines in, lines out."""
+        n, m = self.weight.shape
+        return m, n
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Drops entries with probability p in training; nothing here, where networks are only run."""
+
+    name: str
+    p: float
+
+    widths = None
+
+
+@dataclass(frozen=True)
+class AlwaysOn:
+    """Appends one line that is 1 at every step.
+
+    A Linear's bias in front of a leaky neuron is filtered by that neuron: it is the weight of such a line.
+    """
+
+    name: str
+
+    widths = None
+
+
+Layer = HetSynLayer | Linear | Dropout | AlwaysOn
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers from input to output. Raises ValueError where names repeat or widths do not meet."""
+
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        names = [layer.name for layer in self.layers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"layers: expected different names, got {', '.join(names)}")
+        width = None
+        for layer in self.layers:
+            if isinstance(layer, AlwaysOn):
+                width = None if width is None else width + 1
+            elif not isinstance(layer, Dropout):
+                lines_in, lines_out = layer.widths
+                if width not in (None, lines_in):
+                    raise ValueError(
+                        f"layer {layer.name!r}: expected {width} lines in, as come out before it, got {lines_in}"
+                    )
+                width = lines_out
+
+    def run(self, inputs: ArrayLike) -> dict[str, tuple[Array | None, Array]]:
+        """Run every HetSyn layer in float64 through `reference.run` on inputs (T, B, M) of the first layer.
+
+        Returns name -> (spikes, v), each (T, B, N), spikes None for a readout, in the order of the layers.
+        """
+        x = np.asarray(inputs, np.float64)
+        results: dict[str, tuple[Array | None, Array]] = {}
+        for layer in self.layers:
+            if isinstance(layer, HetSynLayer):
+                spikes, v, _ = reference.run(layer.params, x)
+                results[layer.name] = (spikes, v)
+                x = v if spikes is None else spikes
+            elif isinstance(layer, Linear):
+                x = x @ layer.weight.astype(np.float64).T
+                x = x if layer.bias is None else x + layer.bias
+            elif isinstance(layer, AlwaysOn):
+                x = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2)
+        return results

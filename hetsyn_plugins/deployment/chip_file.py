@@ -1,0 +1,290 @@
+"""Integer networks in files: netx's HDF5 layout with our fields beside the stock ones, by h5py alone.
+
+A layer is a group `layer/<i>`, as Lava-DL's slayer writes it and netx reads it:
+
+    type                    (1,) S10        dense, or dense_rec with recurrent synapses
+    shape, inFeatures, outFeatures          N, M, N: M counts an always-on line, which is the last column of `weight`
+    weight                  (N, M) float32  weight units, mantissa << exponent; weight_rec (N, N) likewise
+    delay                   (N,) float32    steps; only where there are delays
+    neuron/type             HETSYN          stock netx knows no such neuron and raises, instead of dropping the layer
+    neuron/vThMant          (N,) int64      weight units
+    neuron/refDelay, neuron/gradedSpike     1, False
+
+FIELDS has what is ours. There a field that a layer does not have is an empty dataset (null dataspace), so that a
+missing one is an error and not another network. `input` and `flatten` groups may stand in front of the layers where
+they only pass spikes on. The file is written atomically; `read` builds the whole network or raises ValueError that
+names the file, the layer and the dataset.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from hetsyn_plugins.core.files import replacing
+from hetsyn_plugins.core.params import checked_dt
+from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
+from hetsyn_plugins.fixed_point.neuron import MANTISSA, MAX_EXP, FixedParams
+
+NEURON = "HETSYN"
+VERSION = 1
+TYPES = ("dense", "dense_rec")
+PASSING = ("input", "flatten")  # group types that may stand in front
+
+
+class Field(NamedTuple):
+    """Where a field of FixedParams stands: its dataset, dtype, and axes ("" one number, n neurons, m lines)."""
+
+    dataset: str
+    dtype: str
+    axes: str
+
+
+FIELDS = {
+    "decay": Field("synapse/decay", "int16", "nm"),
+    "weight_exp": Field("synapse/exponent", "int64", ""),
+    "recurrent_decay": Field("synapse/decay_rec", "int16", "nn"),
+    "recurrent_exp": Field("synapse/exponent_rec", "int64", ""),
+    "threshold": Field("neuron/vThMant", "int64", "n"),
+    "reset_decay": Field("neuron/resetDecay", "int16", "n"),
+    "adaptation_decay": Field("neuron/adaptationDecay", "int16", "n"),
+    "adaptation_strength": Field("neuron/adaptationStrength", "int64", "n"),
+    "bias": Field("neuron/bias", "int64", "n"),
+    "spiking": Field("neuron/spiking", "bool", ""),
+    "fraction": Field("neuron/fraction", "int64", ""),
+    "unit": Field("neuron/unit", "float64", ""),
+}
+OPTIONAL = {"recurrent_decay", "reset_decay", "adaptation_decay", "adaptation_strength", "bias"}
+WEIGHTS = {"weight": Field("weight", "float32", "nm"), "recurrent_weight": Field("weight_rec", "float32", "nn")}
+TEXTS = ("type", "name", "neuron/type", "neuron/form")
+
+
+def write(network: FixedNetwork, path: str | os.PathLike[str], *, dt: float | None = None) -> None:
+    """Write a network to a file, and dt, the length of a step in seconds, where it is known.
+
+    A file that exists is replaced only by a whole one. Raises FileNotFoundError where the folder does not exist.
+    """
+    if not isinstance(network, FixedNetwork):
+        raise ValueError(f"network: expected a FixedNetwork, got {type(network).__name__}; `fixed_network.quantise`")
+    dt = None if dt is None else checked_dt(dt)
+    with replacing(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+        for index, layer in enumerate(network.layers):
+            write_layer(file.create_group(f"layer/{index}"), layer)
+        if dt is not None:
+            file["dt"] = dt
+
+
+def write_layer(group: h5py.Group, layer: FixedLayer) -> None:
+    """Write one layer into an empty group: `layer/<i>` of a file."""
+    p = layer.params
+    group.create_dataset("type", (1,), "S10", [TYPES[p.recurrent_weight is not None].encode()])
+    for dataset, text in (("name", layer.name), ("neuron/type", NEURON), ("neuron/form", p.form)):
+        # of fixed length: HDF5 may hang on a damaged heap, where the others are kept
+        group[dataset] = np.array(text.encode(), h5py.string_dtype("utf-8", max(1, len(text.encode()))))
+    for dataset, value in _stated(*p.weight.shape).items():
+        group[dataset] = value
+    group["alwaysOn"] = bool(layer.always_on)
+    for name, field in FIELDS.items():
+        value = getattr(p, name)
+        group[field.dataset] = h5py.Empty(field.dtype) if value is None else np.asarray(value, field.dtype)
+    group["weight"] = (p.weight << p.weight_exp).astype(np.float32)
+    if p.recurrent_weight is not None:
+        group["weight_rec"] = (p.recurrent_weight << p.recurrent_exp).astype(np.float32)
+    if layer.delay is not None:
+        group["delay"] = layer.delay.astype(np.float32)
+
+
+def read(path: str | os.PathLike[str]) -> FixedNetwork:
+    """Read a network. Raises FileNotFoundError, or ValueError where the file is no such network or damaged."""
+
+    def network(file: h5py.File) -> FixedNetwork:
+        groups = list(_groups(file))
+        passing = []
+        while groups and _text(groups[0], "type") in PASSING:
+            passing.append(groups.pop(0))
+        built = FixedNetwork(tuple(read_layer(group) for group in groups))
+        for group in passing:
+            _check_passes(group, built.layers[0].widths[0])
+        return built
+
+    return opened(path, network)
+
+
+def read_dt(path: str | os.PathLike[str]) -> float | None:
+    """The length of a step in seconds, or None where the file does not say."""
+    dt: float | None = opened(path, lambda file: checked_dt(file["dt"][()]) if "dt" in file else None)
+    return dt
+
+
+def read_layer(group: h5py.Group) -> FixedLayer:
+    """Read one layer from its group. Raises ValueError naming the file, the group and the dataset."""
+    where = f"{group.file.filename}: {group.name.strip('/')}"
+    try:
+        return _layer(group)
+    except (ValueError, OSError, RuntimeError, KeyError, TypeError) as error:  # HDF5's own when parts are damaged
+        raise ValueError(f"{where}: {_by_dataset(error)}") from error
+
+
+def _layer(group: h5py.Group) -> FixedLayer:
+    kind, neuron = _text(group, "type"), _text(group, "neuron/type") if "neuron/type" in group else "none"
+    if kind not in TYPES:
+        raise ValueError(f"type: expected {' or '.join(TYPES)} (input and flatten in front of them), got {kind!r}")
+    if neuron != NEURON:
+        raise ValueError(f"neuron/type: expected {NEURON}, got {neuron}, which the integer core does not know")
+    weight = _dataset(group, "weight")
+    if len(weight.shape or ()) != 2:
+        raise ValueError(f"weight: expected shape (N, M), got {weight.shape}")
+    n, m = weight.shape
+    for dataset, stated in _stated(n, m).items():
+        there = _array(group, dataset, stated.dtype, stated.shape)
+        if not np.array_equal(there, stated):
+            raise ValueError(f"{dataset}: expected {stated} beside a weight of {weight.shape}, got {there}")
+    _check_known(group, kind)
+
+    def value(field: Field, optional: bool = False) -> Any:
+        shape = tuple({"n": n, "m": m}[axis] for axis in field.axes)
+        found = _array(group, field.dataset, np.dtype(field.dtype), shape, optional)
+        return found.item() if found is not None and shape == () else found
+
+    found = {name: value(field, name in OPTIONAL) for name, field in FIELDS.items()}
+    found["weight"] = _mantissas("weight", value(WEIGHTS["weight"]), found["weight_exp"])
+    if kind == "dense_rec":
+        loop = value(WEIGHTS["recurrent_weight"])
+        found["recurrent_weight"] = _mantissas("weight_rec", loop, found["recurrent_exp"])
+    delay = _array(group, "delay", np.dtype("float32"), (n,)) if "delay" in group else None
+    params = FixedParams(**found, form=_text(group, "neuron/form"))
+    always_on = bool(_array(group, "alwaysOn", np.dtype(bool), ()))
+    return FixedLayer(_text(group, "name"), params, always_on, delay)
+
+
+def _stated(n: int, m: int) -> dict[str, Any]:
+    """The datasets whose value follows from the shape of the weight, or is the same everywhere."""
+    return {
+        "version": np.int64(VERSION),
+        "shape": np.array([n], np.int64),
+        "inFeatures": np.int64(m),
+        "outFeatures": np.int64(n),
+        "neuron/refDelay": np.int64(1),
+        "neuron/gradedSpike": np.bool_(False),
+    }
+
+
+def _mantissas(name: str, weight: Any, exponent: int) -> Any:
+    """What was shifted left, as whole numbers; ValueError where there is no such mantissa."""
+    if not 0 <= exponent <= MAX_EXP:
+        raise ValueError(f"{name}: expected an exponent of 0..{MAX_EXP} beside it, got {exponent}")
+    low, high = MANTISSA
+    mantissa = weight / np.float64(1 << exponent)
+    good = (mantissa == np.rint(mantissa)) & (mantissa >= low) & (mantissa <= high)
+    if not good.all():
+        wrong = int((~good).sum())
+        first = weight[~good][0]
+        raise ValueError(f"{name}: expected mantissas {low}..{high} << {exponent}, got {wrong} others, first {first}")
+    return mantissa.astype(np.int64)
+
+
+def _by_dataset(error: Exception) -> str:
+    """The message of FixedParams, which begins with its own name of a field, with the dataset's name instead."""
+    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    name, colon, rest = message.partition(": ")
+    datasets = {"form": "neuron/form", **{field: at.dataset for field, at in FIELDS.items()}}
+    return f"{datasets[name]}{colon}{rest}" if name in datasets else message
+
+
+# ---- groups and datasets ----------------------------------------------------------------------------------------
+
+
+def _groups(file: h5py.File) -> Iterator[h5py.Group]:
+    """The groups layer/0, layer/1, ... in order."""
+    layers = file.get("layer")
+    if not isinstance(layers, h5py.Group) or not len(layers):
+        raise ValueError("layer: expected groups layer/0, layer/1, ... as netx reads them, got none")
+    for index in range(len(layers)):
+        group = layers.get(str(index))
+        if not isinstance(group, h5py.Group):
+            raise ValueError(f"layer: expected groups 0 to {len(layers) - 1}, got {', '.join(layers)}")
+        yield group
+
+
+def _check_passes(group: h5py.Group, lines: int) -> None:
+    """Raise ValueError unless an input or flatten group does nothing and has as many lines as follow."""
+    where = f"{group.name.strip('/')}: "
+    for name in group:
+        if name not in ("type", "shape"):
+            kind = _text(group, "type")
+            raise ValueError(
+                f"{where}{name}: expected an {kind} that only passes spikes on (type and shape), got one that "
+                "computes: give the integer core what comes out of it"
+            )
+    shape = _dataset(group, "shape")[()]
+    if np.prod(shape) != lines:
+        raise ValueError(f"{where}shape: expected {lines} lines, as go into the next layer, got {np.array(shape)}")
+
+
+def _check_known(group: h5py.Group, kind: str) -> None:
+    """Raise ValueError for a dataset that nobody here would read: it says something of another network."""
+    known = {*TEXTS, *_stated(1, 1), "alwaysOn", "weight", "delay", *(field.dataset for field in FIELDS.values())}
+    known |= {"weight_rec"} if kind == "dense_rec" else set()
+    found: list[str] = []
+    group.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    for name in found:
+        if name not in known:
+            raise ValueError(f"{name}: expected no such dataset in a {kind} layer of {NEURON} neurons, got one")
+
+
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    found = group.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise ValueError(f"{name}: expected a dataset, got {'nothing' if found is None else 'a group'}")
+    return found
+
+
+def _array(group: h5py.Group, name: str, dtype: Any, shape: tuple[int, ...], optional: bool = False) -> Any:
+    """A dataset of just this dtype (in any byte order) and shape; None where it is optional and empty."""
+    found = _dataset(group, name)
+    if found.dtype.newbyteorder("=") != dtype:
+        raise ValueError(f"{name}: expected {dtype}, got {found.dtype}")
+    if found.shape is None and optional:
+        return None
+    if found.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {found.shape}")
+    return np.asarray(found[()])
+
+
+def _text(group: h5py.Group, name: str) -> str:
+    """A dataset of one string, () or (1,), as text."""
+    found = _dataset(group, name)
+    if h5py.check_string_dtype(found.dtype) is None or found.size != 1:
+        raise ValueError(f"{name}: expected one string, got {found.dtype} of shape {found.shape}")
+    raw = bytes(np.ravel(found[()])[0])
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: expected UTF-8, got {raw!r}") from error
+
+
+# ---- files ------------------------------------------------------------------------------------------------------
+
+
+def opened(path: str | os.PathLike[str], reader: Callable[[h5py.File], Any]) -> Any:
+    """What `reader` makes of the file; every error names the file."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path: expected a network file, got {path}, which does not exist")
+    if not path.is_file():
+        raise ValueError(f"path: expected a network file, got {path}, which is no file")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"path: expected a whole HDF5 file, got {path}: {error}") from error
+    with file:
+        try:
+            return reader(file)
+        except (ValueError, OSError, RuntimeError, KeyError, TypeError) as error:
+            message = str(error)
+            raise ValueError(message if message.startswith(str(path)) else f"{path}: {message}") from error

@@ -1,0 +1,256 @@
+"""Codebook training: a clustered layer learns its K decays, which its synapses share; with integers in the loop or not.
+
+After `clusters.cluster_network` a layer has K synaptic decays. Here they are one tensor, and every synapse has an index
+into it: the gradient of a shared decay is the sum over its synapses. The indices stay as they are; or, where a layer
+has latent decays (one a synapse, trained straight through the codebook), `reassign_` moves every synapse to the decay
+that is nearest to its latent one.
+
+With a `unit` the forward pass is the chip's arithmetic (`quantised.py`), in that unit and no other: quantise with the
+same one afterwards, or the weights are rounded otherwise than in training. Decays are trained as numbers in [0, 1], not
+as decay words, whose steps would swallow small changes; `to_network` rounds them, as the integer forward pass does.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hetsyn_plugins.core.network import AlwaysOn as PlainAlwaysOn
+from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
+from hetsyn_plugins.core.params import ARRAYS, DECAYS, HetSynParams
+from hetsyn_plugins.deployment.clusters import Scale, synaptic_decays
+from hetsyn_plugins.exchange.conversion import AlwaysOn
+from hetsyn_plugins.fixed_point import neuron as fixed_point
+from hetsyn_plugins.fixed_point.neuron import ONE, decay_to_word
+from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
+from hetsyn_plugins.ops.trainable import Bounded, to_hetsyn_params
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+SYNAPTIC = {"decay": "index", "recurrent_decay": "recurrent_index"}
+
+
+class CodebookHetSyn(nn.Module):
+    """A HetSyn layer or readout whose synapses share K decays: inputs (T, B, M) -> spikes (T, B, N), or v of a readout.
+
+    layer   what to train; `layer.learned` says which fields are (the codebook where "decay" is)
+    unit    run in integers, one weight unit being this much of the threshold's unit; None: in float
+    latent  the layer before it was clustered, whose decays are the first latent ones; None: no `reassign_`
+
+    Parameters or buffers: weight, codebook (K,), the other fields under the core's names; index (N, M) and
+    recurrent_index (N, N) into the codebook; latent_decay and latent_recurrent_decay where there are any.
+    """
+
+    def __init__(self, layer: HetSynLayer, *, unit: float | None = None, latent: HetSynParams | None = None) -> None:
+        super().__init__()
+        self.layer, self.unit = layer, unit
+        full = layer.params.expanded()
+        before = None if latent is None else latent.expanded()
+        learned = layer.learned if full.spiking else layer.learned - {"threshold"}  # a readout has none to learn
+        codebook = synaptic_decays(full)
+        self._add("codebook", codebook.astype(full.weight.dtype), "decay" in learned)
+        for field in ARRAYS:
+            value = getattr(full, field)
+            if field in SYNAPTIC:
+                index = None if value is None else torch.from_numpy(np.searchsorted(codebook, value.astype(np.float64)))
+                self.register_buffer(SYNAPTIC[field], index)
+                self._add(f"latent_{field}", None if before is None else getattr(before, field), True)
+            else:
+                self._add(field, value, field in learned)
+
+    def _add(self, name: str, value: Any, learned: bool) -> None:
+        tensor = None if value is None else torch.tensor(np.array(value))
+        if learned and tensor is not None:
+            self.register_parameter(name, nn.Parameter(tensor))
+        else:
+            self.register_buffer(name, tensor)
+
+    def fields(self) -> dict[str, Tensor | None]:
+        """All fields of the core, decays bounded to [0, 1] and the threshold kept above 0, differentiable."""
+        found: dict[str, Any] = {field: getattr(self, field) for field in ARRAYS if field not in SYNAPTIC}
+        codebook = Bounded.apply(self.codebook, 0.0, 1.0)
+        for field, name in SYNAPTIC.items():
+            index, latent = getattr(self, name), getattr(self, f"latent_{field}")
+            decay = None if index is None else codebook[index]
+            found[field] = decay if decay is None or latent is None else decay + (latent - latent.detach())
+        for field in ("reset_decay", "adaptation_decay"):
+            if found[field] is not None:
+                found[field] = Bounded.apply(found[field], 0.0, 1.0)
+        tiny = torch.finfo(found["threshold"].dtype).tiny
+        return {**found, "threshold": Bounded.apply(found["threshold"], tiny, torch.inf)}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        fields: dict[str, Any] = self.fields()
+        options = {"surrogate": self.layer.surrogate, "detach_reset": self.layer.detach_reset}
+        spiking = self.layer.params.spiking
+        if self.unit is not None:
+            name = self.layer.name
+            spikes, v = hetsyn_lif_quantised(inputs, **fields, spiking=spiking, unit=self.unit, name=name, **options)
+            return v if spikes is None else spikes
+        if spiking:
+            return ops.hetsyn_lif(inputs, **fields, **options)[0]
+        return ops.hetsyn_li(inputs, fields["weight"], fields["decay"], bias=fields["bias"])[0]
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Project what an optimiser pushed out of range back onto it: to call after each step."""
+        for name in ("codebook", "reset_decay", "adaptation_decay", *(f"latent_{field}" for field in SYNAPTIC)):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                tensor.clamp_(0.0, 1.0)
+        self.threshold.clamp_(min=torch.finfo(self.threshold.dtype).tiny)
+
+    @torch.no_grad()
+    def reassign_(self, steps: int) -> int:
+        """Give every synapse the decay nearest to its latent one, as far apart as runs of so many steps find them
+        (`clusters.Scale`); returns how many synapses that moved."""
+        if self.latent_decay is None:
+            raise ValueError("latent: expected the layer to be made with latent decays, got None")
+        scale = Scale(steps)
+        codebook, order = self.codebook.double().sort()
+        changed = 0
+        for field, name in SYNAPTIC.items():
+            old, latent = getattr(self, name), getattr(self, f"latent_{field}")
+            if old is not None:
+                nearest = scale.nearest(latent.detach().double().cpu().numpy(), codebook.cpu().numpy())
+                new = order[torch.from_numpy(nearest).to(old)]
+                changed += int((new != old).sum())
+                old.copy_(new)
+        return changed
+
+    def to_layer(self, words: bool = True) -> HetSynLayer:
+        """The plain layer; words: synaptic decays rounded to decay words, as the quantised forward pass rounds them."""
+        with torch.no_grad():
+            fields = self.fields()
+        if words:
+            for field in SYNAPTIC:
+                decay = fields[field]
+                if decay is not None:
+                    rounded = 1.0 - decay_to_word(decay.double().cpu().numpy()) / ONE
+                    fields[field] = torch.from_numpy(rounded).to(decay)
+        params = to_hetsyn_params(fields, self.layer.params.spiking)
+        return replace(self.layer, params=params, share="synapse", parametrization="decay", tie_reset=False, stored={})
+
+
+def from_network(
+    network: Network, *, units: Mapping[str, float] | None = None, latent: Network | None = None
+) -> nn.Sequential:
+    """A clustered network as torch modules, CodebookHetSyn for its HetSyn layers, in their dtype.
+
+    units   layer name -> unit, for layers that run in integers (`units_of`); None: all in float
+    latent  the same network before it was clustered, where `reassign_` is wanted
+
+    Raises ValueError for a Linear, which a chip does not hold.
+    """
+    before = {layer.name: layer for layer in (latent.layers if latent is not None else ())}
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for layer in network.layers:
+        if isinstance(layer, HetSynLayer):
+            own = before.get(layer.name)
+            decays = own.params if isinstance(own, HetSynLayer) else None
+            module: nn.Module = CodebookHetSyn(layer, unit=(units or {}).get(layer.name), latent=decays)
+        elif isinstance(layer, PlainAlwaysOn):
+            module = AlwaysOn()
+        elif isinstance(layer, Dropout):
+            module = nn.Dropout(layer.p)
+        else:
+            kind = type(layer).__name__
+            raise ValueError(f"layer {layer.name!r}: expected HetSyn layers, Dropout and AlwaysOn only, got a {kind}")
+        modules[layer.name.replace(".", "_")] = module
+    return nn.Sequential(modules)
+
+
+def to_network(net: nn.Sequential, *, words: bool = True) -> Network:
+    """The plain network of what `from_network` made, as it is trained now; words as in `CodebookHetSyn.to_layer`."""
+    layers: list[Layer] = []
+    for name, module in net.named_children():
+        if isinstance(module, CodebookHetSyn):
+            layers.append(module.to_layer(words))
+        else:
+            layers.append(Dropout(name, module.p) if isinstance(module, nn.Dropout) else PlainAlwaysOn(name))
+    return Network(tuple(layers))
+
+
+def units_of(network: Network) -> dict[str, float]:
+    """The unit that fits each HetSyn layer best as it is now (`fixed_point.quantise`), by name."""
+    layers = [layer for layer in network.layers if isinstance(layer, HetSynLayer)]
+    return {layer.name: fixed_point.quantise(layer.params, clip=True)[0].unit for layer in layers}
+
+
+class FineTuned(NamedTuple):
+    """A network, the units to quantise its layers in (empty where it was trained in float), the mean loss an epoch."""
+
+    network: Network
+    units: dict[str, float]
+    losses: list[float]
+
+
+def last_step(output: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the readout's v at the last step: output (T, B, classes), labels (B,)."""
+    return nn.functional.cross_entropy(output[-1], labels)
+
+
+def as_before(output: Tensor, wanted: Tensor) -> Tensor:
+    """How far the readout's classes at the last step are from another's: output (T, B, classes), wanted (B, classes).
+
+    The Kullback-Leibler divergence of their softmaxes. With the float network's own v wanted ("distillation"), training
+    brings back what clustering and rounding moved, and does not fit the labels once more.
+    """
+    given, aim = output[-1].log_softmax(1), wanted.log_softmax(1)
+    return nn.functional.kl_div(given, aim, log_target=True, reduction="batchmean")
+
+
+def fine_tune(
+    network: Network,
+    batches: Batches,
+    *,
+    epochs: int,
+    loss: Callable[[Tensor, Tensor], Tensor] = last_step,
+    lr: float = 2e-3,
+    decay_lr: float = 2e-4,
+    quantised: bool = True,
+    latent: Network | None = None,
+) -> FineTuned:
+    """Train a clustered network on: its weights, its codebooks, and what else its layers say is learned.
+
+    batches        called every epoch: pairs of inputs (T, B, M) and whatever `loss` takes beside the output (T, B, N)
+    lr, decay_lr   Adam's rates of weights (and bias, threshold, strength) and of decays, by a cosine to 0 at the end
+    quantised      integers forward, in the units that fit the network best as it comes; False: float
+    latent         the network before it was clustered: synapses then move to the nearest decay after every epoch
+
+    Trains in float32 and returns that; see FineTuned. In integers no Dropout acts: what it leaves would not be whole
+    numbers. Raises FixedPointOverflow where a state leaves its bits.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs: expected at least 1, got {epochs}")
+    units = units_of(network) if quantised else {}
+    net = from_network(network, units=units, latent=latent).float().train(not quantised)
+    layers = [module for module in net if isinstance(module, CodebookHetSyn)]
+    decays = [p for name, p in net.named_parameters() if name.endswith("codebook") or name.endswith(DECAYS)]
+    known = {id(p) for p in decays}
+    others = [p for p in net.parameters() if id(p) not in known]
+    optimiser = torch.optim.Adam([{"params": others, "lr": lr}, {"params": decays, "lr": decay_lr}])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
+    losses = []
+    for _ in range(epochs):
+        total = count = 0.0
+        for inputs, labels in batches():
+            value = loss(net(inputs.float()), labels)
+            optimiser.zero_grad()
+            value.backward()
+            optimiser.step()
+            for layer in layers:
+                layer.clamp_()
+            total, count = total + float(value.detach()), count + 1
+        schedule.step()
+        losses.append(total / max(count, 1))
+        if latent is not None:
+            for layer in layers:
+                layer.reassign_(len(inputs))
+    return FineTuned(to_network(net), units, losses)

@@ -1,0 +1,1 @@
+"""From one framework or file to another: conversion, checkpoints, and which frameworks are there."""

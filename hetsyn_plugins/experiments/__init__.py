@@ -1,0 +1,1 @@
+"""The paper: its tasks, variants, training, analysis, claims and reports."""

@@ -1,0 +1,126 @@
+"""`hetsyn analyse RUN`: what training did to the time constants of a run, and whether its networks need them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hetsyn_plugins.core.files import replacing
+from hetsyn_plugins.core.network import Network
+from hetsyn_plugins.core.params import Array
+from hetsyn_plugins.experiments import analysis, plots, training
+from hetsyn_plugins.experiments import run_folder as runs
+from hetsyn_plugins.experiments.config import Config
+
+
+def analyse(folder: Path, out: Path, seeds: Sequence[int], *, bound: float = analysis.LONG) -> Iterator[str]:
+    """Lines of text as they are found; the pictures, of the first seed where they show one network, go to `out`.
+
+    bound   seconds: taus above it are long, and are set back to the start's median
+    """
+    if not 0 < bound < np.inf:
+        raise ValueError(f"--bound: expected seconds > 0, got {bound}")
+    own = runs.load(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    before, after = runs.networks(folder, seeds[0])
+    yield f"{folder}: {own.task.name}, {own.network.variant}, seeds {runs.ranges(seeds)}"
+    yield from _constants(before, after, bound, seeds[0])
+    yield from _pictures(before, after, out)
+    yield from _resetting(folder, own, seeds, bound, out)
+    yield from _controls(folder, own, seeds, out)
+
+
+def _constants(before: Network, after: Network, bound: float, seed: int) -> Iterator[str]:
+    """A line a group of synapses: before and after."""
+    yield f"taus of seed {seed}, ms: median (quartiles), mean of min(tau, 5 s), share above {bound * 1e3:.0f} ms"
+    earlier = analysis.taus(before)
+    for name, synapses in analysis.synapses(after).items():
+        yield f"  {name:18} before {described(analysis.summarise(earlier[name], bound))}"
+        now = analysis.summarise(synapses.tau, bound)
+        parts = analysis.spread(synapses.tau)
+        correlation = analysis.spearman(synapses.tau, np.abs(synapses.weight))
+        yield f"  {'':18} after  {described(now)}"
+        yield (
+            f"  {'':18} log-normal: median {np.exp(now.mu) * 1e3:.1f} ms, sigma {now.sigma:.2f}; "
+            f"{now.at_zero:.2%} at r = 0, {now.at_one:.2%} at r = 1; "
+            f"{_or_none(parts.share, '.0%')} of the variance between neurons; "
+            f"rank correlation with |w| {_or_none(correlation, '+.2f')}"
+        )
+
+
+def _or_none(value: float, form: str) -> str:
+    """A number, or "none" where it is not defined: nothing differs, or there is one neuron."""
+    return "none" if np.isnan(value) else format(value, form)
+
+
+def described(tau: analysis.TauSummary) -> str:
+    """A summary in a line, ms."""
+    low, high = (quartile * 1e3 for quartile in tau.quartiles)
+    clipped = tau.clipped_mean * 1e3
+    return f"{tau.median * 1e3:8.1f} ({low:.1f} to {high:.1f}), mean {clipped:.1f}, {tau.long:.2%} long"
+
+
+def _pictures(before: Network, after: Network, out: Path) -> Iterator[str]:
+    drawn = {
+        "taus.png": plots.tau_change(analysis.taus(before), analysis.taus(after)),
+        "tau_weight.png": plots.tau_weight(analysis.synapses(after)),
+        "spread.png": plots.spread({name: analysis.spread(tau) for name, tau in analysis.taus(after).items()}),
+    }
+    for name, ax in drawn.items():
+        yield f"picture: {save(ax, out / name)}"
+
+
+def _resetting(folder: Path, own: Config, seeds: Sequence[int], bound: float, out: Path) -> Iterator[str]:
+    """What it costs to set the long taus of a network back to the median that its synapses started from."""
+    whole, reset, long = [], [], 0
+    for seed in seeds:
+        before, after = runs.networks(folder, seed)
+        start = float(np.median(np.concatenate([tau.ravel() for tau in analysis.taus(before).values()])))
+        if start > bound:
+            yield f"taus start at {start * 1e3:.0f} ms, above the bound of {bound * 1e3:.0f} ms: none is reset"
+            return
+        long += sum(int((tau > bound).sum()) for tau in analysis.taus(after).values())
+        whole.append(runs.measured(after, own, seed))
+        reset.append(runs.measured(analysis.reset_long_taus(after, bound, start), own, seed))
+    measure = own.task.measure
+    if not long:
+        yield f"no tau is above {bound * 1e3:.0f} ms: nothing to set back (--bound)"
+        return
+    yield f"{measure} {np.mean(whole):.4f}; taus above {bound * 1e3:.0f} ms back at their start: {np.mean(reset):.4f}"
+    ax = plots.reset_effect({own.task.name: np.array(whole)}, {own.task.name: np.array(reset)}, ylabel=measure)
+    yield f"picture: {save(ax, out / 'reset.png')}"
+
+
+def _controls(folder: Path, own: Config, seeds: Sequence[int], out: Path) -> Iterator[str]:
+    """The measure where inputs keep their counts only, or have their steps in a random order."""
+    found: dict[str, list[float]] = {"as they are": [], **{name: [] for name in analysis.CONTROLS}}
+    for seed in seeds:
+        network = runs.networks(folder, seed)[1]
+        for name, values in found.items():
+            values.append(_controlled(network, own, seed, name))
+    for name, values in found.items():
+        yield f"inputs {name}: {own.task.measure} {np.mean(values):.4f}"
+    ax = plots.controls({name: np.array(values) for name, values in found.items()}, ylabel=own.task.measure)
+    yield f"picture: {save(ax, out / 'controls.png')}"
+
+
+@torch.no_grad()
+def _controlled(network: Network, own: Config, seed: int, control: str) -> float:
+    model, rng = training.model_of(network, own).eval(), np.random.default_rng(seed)
+    scores = []
+    for x, target in own.task.held_out("test", training.AT_A_TIME, seed):
+        change: Any = analysis.CONTROLS.get(control)
+        inputs: Array = x.numpy() if change is None else change(x.numpy(), rng)
+        scores.append(own.task.score(model(torch.from_numpy(inputs)), target))
+    return float(torch.cat(scores).double().mean())
+
+
+def save(ax: Any, path: Path) -> Path:
+    """Write an axes' figure as PNG."""
+    with replacing(path) as temporary:
+        ax.figure.savefig(temporary, format="png", dpi=110)
+    return path

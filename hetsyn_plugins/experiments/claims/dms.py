@@ -1,0 +1,295 @@
+"""The paper's claims on delayed match-to-sample, Table 4 among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hetsyn_plugins.core.network import HetSynLayer, Network
+from hetsyn_plugins.core.params import Array
+from hetsyn_plugins.experiments import analysis, plots
+from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, Row, per_cent, row
+from hetsyn_plugins.experiments.tasks.dms import DelayedMatchToSample
+from hetsyn_plugins.experiments.variants import VARIANTS
+
+SUCCESS = 0.9  # of accuracy: what the paper calls a successful run
+HIDDEN = (5, 20, 50, 100)
+
+
+def arm(variant: str = "hetsyn", hidden: int = 50, *settings: str) -> Arm:
+    """A recurrent network on the task as the paper has it, but for the settings."""
+    return Arm("dms", (f"network.variant={variant}", f"network.hidden=[{hidden}]", *settings))
+
+
+def success(values: Array) -> Array:
+    """1 for a successful run, else 0."""
+    return (values >= SUCCESS).astype(float)
+
+
+# ---- accuracy ----------------------------------------------------------------------------------------------------
+
+
+def accuracy_rows(evidence: Evidence) -> list[Row]:
+    """Accuracy and success of each variant with 50 hidden neurons."""
+    rows = []
+    for name, variant in VARIANTS.items():
+        values = evidence.values(f"dms-{name}-50")
+        rows.append(per_cent(f"{variant.title}: accuracy", values))
+        rows.append(per_cent(f"{variant.title}: successful runs", success(values)))
+    hetsyn = evidence.values("dms-hetsyn-50")
+    median = float(np.median(hetsyn)) * 100
+    note = "judged: at least 99 %, our own target"
+    return [*rows, Row("HetSynLIF: median accuracy", None, median, None, len(hetsyn), "%", median >= 99, note)]
+
+
+def hidden_rows(evidence: Evidence) -> list[Row]:
+    """Success by size; at the smallest HetSynLIF is to be the most successful of the paper's four variants."""
+    rows = []
+    for n in HIDDEN:
+        rates = {name: success(evidence.values(f"dms-{name}-{n}")) for name in VARIANTS}
+        others = max(rates[name].mean() for name in ("hetneu", "homneu", "alif"))
+        for name, variant in VARIANTS.items():
+            judged = name == "hetsyn" and n == min(HIDDEN)
+            holds = bool(rates[name].mean() > others) if judged else None
+            note = "judged: most of the paper's four" if judged else ""
+            rows.append(per_cent(f"{n} hidden, {variant.title}: successful runs", rates[name], holds=holds, note=note))
+            rows.append(per_cent(f"{n} hidden, {variant.title}: accuracy", evidence.values(f"dms-{name}-{n}")))
+    return rows
+
+
+def draw_hidden(evidence: Evidence) -> Any:
+    """Accuracy against the number of hidden neurons, every variant."""
+    curves = {v.title: [evidence.values(f"dms-{name}-{n}") for n in HIDDEN] for name, v in VARIANTS.items()}
+    return plots.against_condition(HIDDEN, curves, xlabel="hidden neurons", ylabel="accuracy", log=True)
+
+
+def draw_learning(evidence: Evidence) -> Any:
+    """Training accuracy over the iterations, every arm."""
+    curves = {name: [evidence.log(name, seed) for seed in evidence.seeds] for name in evidence.arms}
+    return plots.learning_curves(curves, "score", ylabel="accuracy of the training batches")
+
+
+def condition_rows(name: str, paper: float, what: str) -> Callable[[Evidence], list[Row]]:
+    """Rows of an arm under another condition, beside the one under the usual ones; the paper's accuracy in per cent."""
+
+    def rows(evidence: Evidence) -> list[Row]:
+        values, usual = evidence.values(name), iterations_to(evidence, "dms-hetsyn-50")
+        taken = iterations_to(evidence, name)
+        reached = bool(values.mean() * 100 >= paper - 5)
+        never = int((taken == evidence.log(name, evidence.seeds[0])[-1]["iteration"]).sum())
+        as_fast = bool(not never and taken.mean() <= usual.mean() + usual.std()) if name == "dms-delay" else None
+        note = "" if as_fast is None else "judged: at most the usual mean + s.d."
+        note = f"{never} of {len(taken)} never did, counted as the run's length" if never else note
+        return [
+            per_cent(f"{what}: accuracy", values, paper, holds=reached, note="judged: at most 5 points below"),
+            per_cent(f"{what}: successful runs", success(values)),
+            per_cent("usual conditions: accuracy", evidence.values("dms-hetsyn-50")),
+            row(f"{what}: iterations to 95 %", taken, holds=as_fast, note=note),
+            row("usual conditions: iterations to 95 %", usual),
+        ]
+
+    return rows
+
+
+WINDOW = 5  # logged training batches, which are drawn anew, whose mean accuracy is looked at
+
+
+def iterations_to(evidence: Evidence, name: str, accuracy: float = 0.95) -> Array:
+    """When the last five logged training batches of each seed were right so often; the end of the run: never."""
+
+    def of_seed(seed: int) -> float:
+        log = evidence.log(name, seed)
+        means = np.convolve([record["score"] for record in log], np.full(WINDOW, 1 / WINDOW), "valid")
+        found = np.flatnonzero(means >= accuracy - 1e-12)  # a mean of five has rounding errors
+        return float(log[found[0] + WINDOW - 1 if found.size else -1]["iteration"])
+
+    return evidence.each(name, ("iterations to", accuracy), of_seed)
+
+
+# ---- Table 4 -----------------------------------------------------------------------------------------------------
+
+TABLE4 = {  # start (ms): mean tau of cue channels, of noise channels, share above 700 ms, accuracy, accuracy after
+    100: (154.38, 85.59, 5.25, 99.97, 75.68),
+    200: (252.43, 181.93, 6.05, 100.00, 76.47),
+    400: (430.70, 382.29, 5.80, 99.87, 77.15),
+}
+TRAINED = {"tau": ("network.parametrization=tau", "training.decay_lr=1e-2"), "r": ("network.parametrization=decay",)}
+
+
+def table4_arms() -> dict[str, Arm]:
+    """F-HetSynLIF with 100 hidden neurons from each start, with tau trained, and with r."""
+    return {
+        f"dms-table4-{what}-{start}": arm(
+            "hetsyn", 100, "network.recurrent=false", f"network.tau_start=[{start / 1e3}, {start / 1e4}]", *settings
+        )
+        for what, settings in TRAINED.items()
+        for start in TABLE4
+    }
+
+
+def table4_rows(evidence: Evidence) -> list[Row]:
+    """The paper's table with tau trained; then the same with r trained, where a mean says little, and other figures."""
+    rows = []
+    for start, (cue, noise, long, accuracy, after) in TABLE4.items():
+        name, label = f"dms-table4-tau-{start}", f"start {start} ms"
+        mean = {group: tau_figure(evidence, name, group, "mean") * 1e3 for group in ("cue", "noise")}
+        values, reset = evidence.values(name), after_reset(evidence, name, start / 1e3)
+        drop = (values - reset).mean() * 100
+        up, down = bool((mean["cue"] > start).all()), bool((mean["noise"] < start).all())
+        rows += [
+            row(f"{label}: mean tau, cue", mean["cue"], cue, unit="ms", holds=up, note=distance(mean["cue"], cue)),
+            row(
+                f"{label}: mean tau, noise",
+                mean["noise"],
+                noise,
+                unit="ms",
+                holds=down,
+                note=distance(mean["noise"], noise),
+            ),
+            per_cent(f"{label}: taus above 700 ms", long_share(evidence, name), long),
+            per_cent(f"{label}: accuracy", values, accuracy, holds=bool(values.mean() >= 0.99)),
+            per_cent(
+                f"{label}: accuracy, those reset",
+                reset,
+                after,
+                holds=bool(drop >= 15),
+                note=f"{drop:.1f} points lost, the paper {accuracy - after:.1f}",
+            ),
+        ]
+    for start in TABLE4:
+        name, label = f"dms-table4-r-{start}", f"r trained, start {start} ms"
+        values, reset = evidence.values(name), after_reset(evidence, name, start / 1e3)
+        for group in ("cue", "noise"):
+            figures = [tau_figure(evidence, name, group, what) for what in ("median", "clipped_mean", "at_one")]
+            note = f"clipped mean {figures[1].mean() * 1e3:.0f} ms, {figures[2].mean():.2%} at r = 1"
+            rows.append(row(f"{label}: median tau, {group}", figures[0] * 1e3, unit="ms", note=note))
+        rows.append(per_cent(f"{label}: accuracy", values))
+        rows.append(per_cent(f"{label}: accuracy, those reset", reset, note=f"{(values - reset).mean():.1%} lost"))
+    return rows
+
+
+def tau_figure(evidence: Evidence, name: str, group: str, what: str) -> Array:
+    """A figure of `analysis.TauSummary` over the input synapses of the cue or the noise channels, by seed; seconds."""
+
+    def of_seed(seed: int) -> float:
+        found = analysis.channels(hidden(evidence.networks(name, seed)[1]), channel_groups(evidence, name))
+        return float(getattr(analysis.summarise(found[group]), what))
+
+    return evidence.each(name, (group, what), of_seed)
+
+
+def channel_groups(evidence: Evidence, name: str) -> dict[str, range]:
+    """The lines of the cues and those of the noise."""
+    task = evidence.configs[name].task
+    assert isinstance(task, DelayedMatchToSample)
+    return {"cue": range(2 * task.group), "noise": range(2 * task.group, 3 * task.group)}
+
+
+def hidden(network: Network) -> HetSynLayer:
+    """The first layer."""
+    layer = network.layers[0]
+    assert isinstance(layer, HetSynLayer)
+    return layer
+
+
+def long_share(evidence: Evidence, name: str) -> Array:
+    """Share of all synapses, readout included, with a tau above 700 ms."""
+
+    def of_seed(seed: int) -> float:
+        taus = analysis.taus(evidence.networks(name, seed)[1]).values()
+        return analysis.summarise(np.concatenate([tau.ravel() for tau in taus])).long
+
+    return evidence.each(name, "long", of_seed)
+
+
+def after_reset(evidence: Evidence, name: str, to: float) -> Array:
+    """Accuracy after taus above 700 ms are set back to the mean they started from."""
+
+    def of_seed(seed: int) -> float:
+        network = analysis.reset_long_taus(evidence.networks(name, seed)[1], analysis.LONG, to)
+        return evidence.evaluate(name, seed, network)
+
+    return evidence.each(name, "reset", of_seed)
+
+
+def distance(values: Array, paper: float) -> str:
+    """How far the mean is from the paper's."""
+    return f"{values.mean() / paper - 1:+.1%} from the paper's"
+
+
+def draw_channels(evidence: Evidence) -> Any:
+    """Taus of the cue and noise channels before and after training, of the first seed."""
+    name = "dms-table4-tau-400"
+    before, after = evidence.networks(name, evidence.seeds[0])
+    groups = channel_groups(evidence, name)
+    earlier, later = (analysis.channels(hidden(network), groups) for network in (before, after))
+    return plots.channels(earlier, later)
+
+
+def draw_reset(evidence: Evidence) -> Any:
+    """Accuracy before and after the reset, every start."""
+    names = {start: f"dms-table4-tau-{start}" for start in TABLE4}
+    whole = {f"{start} ms": evidence.values(name) for start, name in names.items()}
+    reset = {f"{start} ms": after_reset(evidence, name, start / 1e3) for start, name in names.items()}
+    return plots.reset_effect(whole, reset)
+
+
+USUAL = {"dms-hetsyn-50": arm()}
+CLAIMS = {
+    "dms": Claim(
+        "Delayed match-to-sample: accuracy of the variants, 50 hidden neurons",
+        "R-HetSynLIF solves the task (figures only; a run succeeds with at least 90 % accuracy)",
+        {f"dms-{name}-50": arm(name) for name in VARIANTS},
+        range(10),
+        accuracy_rows,
+        [Picture("learning.png", "Accuracy of the training batches, mean and s.d. over the seeds", draw_learning)],
+    ),
+    "dms-hidden": Claim(
+        "Delayed match-to-sample: how often a run succeeds, by size",
+        "with 5 hidden neurons HetSynLIF still succeeds most often of the four variants",
+        {f"dms-{name}-{n}": arm(name, n) for n in HIDDEN for name in VARIANTS},
+        range(5),
+        hidden_rows,
+        [Picture("hidden.png", "Accuracy on the test set, mean and s.d. over the seeds", draw_hidden)],
+    ),
+    "dms-frozen": Claim(
+        "Delayed match-to-sample: 80 % of the taus frozen",
+        "R-HetSynLIF with 80 % of its taus frozen: 100 %",
+        {**USUAL, "dms-frozen": arm("hetsyn", 50, "network.frozen=0.8")},
+        range(5),
+        condition_rows("dms-frozen", 100.0, "80 % frozen"),
+        [Picture("learning.png", "Accuracy of the training batches, mean and s.d. over the seeds", draw_learning)],
+    ),
+    "dms-delay": Claim(
+        "Delayed match-to-sample: a delay of 2500 ms",
+        "R-HetSynLIF at 2500 ms: 100 %, with no more iterations to reach 95 %",
+        {**USUAL, "dms-delay": arm("hetsyn", 50, "task.delay=2.5")},
+        range(5),
+        condition_rows("dms-delay", 100.0, "2500 ms"),
+        [Picture("learning.png", "Accuracy of the training batches, mean and s.d. over the seeds", draw_learning)],
+    ),
+    "dms-noise": Claim(
+        "Delayed match-to-sample: noise at 20 Hz",
+        "R-HetSynLIF with the noise group at 20 Hz: nearly 80 %",
+        {**USUAL, "dms-noise": arm("hetsyn", 50, "task.noise_rate=20.0")},
+        range(5),
+        condition_rows("dms-noise", 80.0, "20 Hz"),
+        [Picture("learning.png", "Accuracy of the training batches, mean and s.d. over the seeds", draw_learning)],
+    ),
+    "dms-table4": Claim(
+        "Delayed match-to-sample: Table 4, where the long taus are and what they are for",
+        "cue channels become slower, noise channels faster; without the few taus above 700 ms accuracy falls to 76 %",
+        table4_arms(),
+        range(5),
+        table4_rows,
+        [
+            Picture("channels.png", "Taus of input synapses before and after, start 400 ms, one seed", draw_channels),
+            Picture("reset.png", "Accuracy as trained, and with taus above 700 ms set back to their start", draw_reset),
+        ],
+        tried="judged are the directions of the means, accuracy of at least 99 % and a drop of at least 15 points. "
+        "Training r as the paper's code does (the last rows) puts some of the cue synapses at r = 1, whose tau has no "
+        "mean; the paper's means come out where tau itself is trained, in seconds, with Adam at 1e-2",
+    ),
+}  # fmt: skip

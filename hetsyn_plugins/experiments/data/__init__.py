@@ -1,0 +1,1 @@
+"""Data as spikes in time: real digits, idx images, SHD files, synthetic spoken digits."""

@@ -1,0 +1,149 @@
+"""A network in one framework's layers, with one face for training: inputs (T, B, M) -> Activity.
+
+Nothing is computed here: every layer is the adapter's own, called as its framework calls it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+import hetsyn_plugins
+from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
+from hetsyn_plugins.core.params import DECAYS
+from hetsyn_plugins.experiments.tasks.task import Activity
+from hetsyn_plugins.ops.trainable import TrainableFields
+
+SYNAPTIC = ("decay", "recurrent_decay")
+
+
+class Model(nn.Module):
+    """A Network of HetSyn layers, Dropout and a readout at the end, in the layers of a framework.
+
+    framework   "snntorch", "norse" or "lava_dl" (slayer's blocks, without the chip's step of delay between layers)
+    quantised   lava_dl: forward in the chip's integers, weights and decays rounded and bounded to what it has
+    one_decay   all synaptic decays of the network are one tensor, which every layer shares already
+
+    Raises ImportError where the framework is not installed.
+    """
+
+    def __init__(self, network: Network, framework: str, *, quantised: bool = False, one_decay: bool = False) -> None:
+        super().__init__()
+        self.start, self.framework = network, framework
+        if framework == "lava_dl":
+            self.net: Any = nn.Sequential(OrderedDict(_slayer_blocks(network, quantised)))
+        else:
+            self.net = hetsyn_plugins.convert(network, to=framework)
+        if one_decay:
+            self._share_one_decay()
+
+    def forward(self, inputs: Tensor) -> Activity:
+        x, spikes = inputs, []
+        for layer, module in zip(self.start.layers, self.net.children(), strict=True):
+            x = self._run(module, x)
+            if isinstance(layer, HetSynLayer) and layer.params.spiking:
+                spikes.append(x)
+        return Activity(x, tuple(spikes))
+
+    def _run(self, module: Any, x: Tensor) -> Tensor:
+        """One layer over the sequence from fresh states, by the idiom of its framework."""
+        if isinstance(module, nn.Dropout):
+            out: Tensor = module(x)
+        elif self.framework == "snntorch":
+            module.reset_mem()
+            out = module(x)
+        elif self.framework == "norse":
+            out, _ = module(x)
+        else:
+            out = module(x.permute(1, 2, 0)).permute(2, 0, 1)
+        return out
+
+    def decays(self) -> Iterator[tuple[str, str, nn.Parameter]]:
+        """Name of the layer, field and tensor of every decay that is trained, each tensor once."""
+        seen = set()
+        for name, fields in self.fields():
+            for field in DECAYS:
+                stored = fields.stored(field) if field in fields.names else None
+                if isinstance(stored, nn.Parameter) and stored.requires_grad and id(stored) not in seen:
+                    seen.add(id(stored))
+                    yield name, field, stored
+
+    def fields(self) -> Iterator[tuple[str, TrainableFields]]:
+        """Everything that holds fields of the core, with the name of its layer."""
+        for layer, module in zip(self.start.layers, self.net.children(), strict=True):
+            for part in module.modules():
+                if isinstance(part, TrainableFields):
+                    yield layer.name, part
+
+    def layer_of(self, parameter: str) -> str:
+        """The layer that a name of `named_parameters` belongs to."""
+        _, child, *_ = parameter.split(".")
+        children = [name for name, _ in self.net.named_children()]
+        return self.start.layers[children.index(child)].name
+
+    def clamp_(self) -> None:
+        """Project decays (and thresholds) that an optimiser pushed out of range back, as the paper does every step."""
+        for _, fields in self.fields():
+            fields.clamp_()
+
+    def to_network(self) -> Network:
+        """The network as it is now, as plain data."""
+        if self.framework != "lava_dl":
+            now: Network = hetsyn_plugins.convert(self.net, to="reference")
+            named = zip(self.start.layers, now.layers, strict=True)
+            return Network(tuple(replace(layer, name=before.name) for before, layer in named))
+        pairs = zip(self.start.layers, self.net.children(), strict=True)
+        return Network(tuple(layer if isinstance(layer, Dropout) else _plain(layer, block) for layer, block in pairs))
+
+    def _share_one_decay(self) -> None:
+        first: nn.Parameter | None = None
+        for _, fields in self.fields():
+            for field in (*SYNAPTIC, "reset_decay"):
+                if field in fields.names and field not in fields.tied:
+                    name = fields.stored_name(field)
+                    if isinstance(getattr(fields, name), nn.Parameter):
+                        first = first if first is not None else getattr(fields, name)
+                        setattr(fields, name, first)
+
+
+def _slayer_blocks(network: Network, quantised: bool) -> Iterator[tuple[str, nn.Module]]:
+    try:
+        from hetsyn_plugins.adapters.lava_dl import slayer
+    except ImportError as error:
+        raise ImportError(f"framework: lava_dl needs Lava-DL: pip install 'hetsyn_plugins[lava]' ({error})") from error
+    for layer in network.layers:
+        if isinstance(layer, Dropout):
+            yield layer.name, nn.Dropout(layer.p)
+            continue
+        assert isinstance(layer, HetSynLayer)  # as variants.build makes them
+        kind = slayer.Affine
+        if layer.params.spiking:
+            kind = slayer.Dense if layer.params.recurrent_weight is None else slayer.Recurrent
+        options = {name: getattr(layer, name) for name in ("share", "parametrization", "tie_reset", "dt")}
+        block = kind.from_params(
+            layer.params,
+            neuron_params={"surrogate": layer.surrogate, "detach_reset": layer.detach_reset},
+            learn_decay="decay" in layer.learned,
+            delay_shift=False,
+            quantised=quantised,
+            **options,
+        )
+        yield layer.name, block
+
+
+def _plain(layer: Layer, block: Any) -> HetSynLayer:
+    """A layer with what a slayer block has learned; trained taus as they are stored, so that nothing is rounded."""
+    assert isinstance(layer, HetSynLayer)
+    synapses = zip(SYNAPTIC, (block._input, *block._others), strict=False)
+    tensors = {field: synapse.stored("decay") for field, synapse in synapses if field not in tied_fields(layer)}
+    stored = {} if layer.parametrization == "decay" else {f: t.detach().numpy().copy() for f, t in tensors.items()}
+    return replace(layer, params=block.to_params(hook=False), stored=stored)
+
+
+def tied_fields(layer: HetSynLayer) -> tuple[str, ...]:
+    """The decays that are the same tensor as the synapses' `decay`."""
+    return ("recurrent_decay", "reset_decay") if layer.tie_reset else ()

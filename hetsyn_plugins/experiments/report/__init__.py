@@ -1,0 +1,1 @@
+"""Runs and claims on one self-contained page."""

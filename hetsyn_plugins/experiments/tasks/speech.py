@@ -1,0 +1,261 @@
+"""Speech as spikes in 700 channels of a cochlea: which digit or word is said, and does noise in time matter?
+
+    source "norm", "hard", "plain"   synthetic spoken digits (`spoken_digits`), generated at the first use
+    source FOLDER                    shd_train.h5 and shd_test.h5 (Spiking Heidelberg Digits, 20 classes); or else
+                                     ssc_train.h5, ssc_test.h5 and maybe ssc_valid.h5 (Spiking Speech Commands, 35)
+
+Coding (Deng et al. 2025): a recording is cut or padded with silence to 1 s and put into bins of 4 ms, 250 steps of 700
+lines; a line is 1 where at least one spike fell into the bin. A spike on the border of two bins is in the later one,
+also where the quotient of its time and dt is too small by a rounding error.
+
+A bin has its true length here. The paper computes decays as if a bin lasted 1 ms, so every time constant that it gives
+for this task is a fourth of what it is in real time; `Speech.paper` has the real ones, which give the paper's decays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hetsyn_plugins.core.params import Array, checked_dt
+from hetsyn_plugins.experiments.data import digits, shd
+from hetsyn_plugins.experiments.data.shd import Recordings
+from hetsyn_plugins.experiments.tasks.task import Activity, Batch, Task, accuracy_of, check_steps, generator, shuffled
+from hetsyn_plugins.ops.trainable import checked_size
+
+SYNTHETIC = ("norm", "hard", "plain")
+ROUNDING = 1e-9  # of a bin: far more than float64 rounds off, far less than float16 can tell apart
+OCTAVES = 4.0  # a recording 16 times as long is past anything that is asked here
+PAPER: Mapping[str, Any] = {
+    "network.hidden": [128, 64],
+    "network.recurrent": True,
+    "network.dropout": 0.2,
+    "network.tau_distribution": "uniform",
+    "network.tau_start": [20e-3, 80e-3],  # the paper's 5 to 20 ms, and so on
+    "network.tau_reset": 80e-3,
+    "network.tau_adaptation": 400e-3,
+    "network.adaptation": 0.05,
+    "network.surrogate": "multi_gaussian",
+    "training.epochs": 100,
+    "training.batch": 32,
+    "training.optimiser": "adamw",
+    "training.lr": 2e-3,
+    "training.decay_lr": 4e-3,
+    "training.weight_decay": 4e-3,
+    "training.decay_weight_decay": 0.0,
+    "training.schedule": "cosine",
+    "training.schedule_span": 40,
+    "training.warmup": 0.05,
+    "training.select": "best_validation",
+}
+SHORT: Mapping[str, Any] = {  # synthetic digits: a run of minutes, and rates to match
+    "training.epochs": 15,
+    "training.lr": 5e-3,
+    "training.decay_lr": 10e-3,
+    "training.schedule_span": 0,
+}
+
+
+class Data(NamedTuple):
+    """A data set as its files have it; validation is None where it has no file of its own."""
+
+    train: Recordings
+    test: Recordings
+    validation: Recordings | None = None
+
+
+@dataclass(frozen=True)
+class Speech(Task):
+    """A readout a class; the decision is the largest of softmax(v), summed over the steps.
+
+    source                 "norm", "hard", "plain" or a folder, as above; where it has both sets SHD is taken
+    dt, duration           seconds: a bin, and what a recording is cut or padded to
+    validation             share of the training recordings that is held out, 0 to below 1, the same ones for every run;
+                           of the same speakers, while SHD and the synthetic digits have two in the test set only
+    split_seed             which ones; both are without effect where the data have a validation file (ssc_valid.h5)
+    samples                train on so many recordings only; None: on all. Validation and test stay as they are
+    deletion               chance of each spike to be deleted in training, anew in every batch
+    test_deletion          the same of the test set
+    test_warp              a: the test set's spike times are scaled by 2^U(-a, a), a factor a recording, after it was
+                           cut or padded, and the number of steps with them (paper: 0.5)
+    skip                   steps at the start that the decision leaves out (the paper's code: 11)
+
+    Noise is a function of the seed and the recording's place, and so the same in any process and for any batch size;
+    the spikes that a chance of deletion takes are among those that a larger one takes. Warped recordings of as many
+    steps share a batch, so none is padded and none has steps past its own end.
+
+    Data are loaded at the first use and kept. Raises ValueError for settings that give no such task, and at the first
+    use FileNotFoundError for files that are missing, ValueError for files that `shd.read` refuses.
+    """
+
+    name: ClassVar[str] = "speech"
+
+    source: str = "norm"
+    dt: float = 4e-3
+    duration: float = 1.0
+    validation: float = 0.1
+    split_seed: int = 0
+    samples: int | None = None
+    deletion: float = 0.0
+    test_deletion: float = 0.0
+    test_warp: float = 0.0
+    skip: int = 0
+
+    def __post_init__(self) -> None:
+        checked_dt(self.dt)
+        check_steps("duration", self.duration, self.dt, 1)
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation: expected a share from 0 to below 1, got {self.validation}")
+        if self.split_seed < 0:
+            raise ValueError(f"split_seed: expected at least 0, got {self.split_seed}")
+        if self.samples is not None:
+            checked_size("samples", self.samples)
+        for name in ("deletion", "test_deletion"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a chance from 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.test_warp <= OCTAVES:
+            raise ValueError(f"test_warp: expected 0 to {OCTAVES:g} octaves, got {self.test_warp}")
+        shortest = int(self._steps(2**-self.test_warp))
+        if not 0 <= self.skip < shortest:
+            raise ValueError(f"skip: expected 0 to {shortest - 1} of {shortest} steps, got {self.skip}")
+
+    @property
+    def paper(self) -> Mapping[str, Any]:  # type: ignore[override]  # of other tasks it is the same for all settings
+        """The paper's settings for files; the synthetic digits have a shorter training at higher rates."""
+        return {**PAPER, **SHORT} if self.source in SYNTHETIC else PAPER
+
+    @property
+    def lines(self) -> int:
+        """One a channel."""
+        return shd.CHANNELS
+
+    @property
+    def outputs(self) -> int:
+        """One a class. Raises FileNotFoundError where the source is a folder without a data set."""
+        return shd.CLASSES[_set_of(self.source)]
+
+    def batches(self, batch: int) -> int:
+        """In an epoch, which visits every recording once; the last one may be short."""
+        return -(-len(self.split[0]) // batch)
+
+    def training_batch(self, index: int, batch: int, seed: int) -> Batch:
+        """The index-th batch: inputs (T, B, lines), labels (B,)."""
+        train, _ = self.split
+        recordings = self.data.train.take(train[shuffled(len(train), index, batch, seed)])
+        rng = generator(seed, "train", index).spawn(1)[0]  # apart from those that shuffle
+        kept = rng.random(len(recordings.times)) >= self.deletion
+        return self._batch(recordings.keep(kept), self.steps)
+
+    def held_out(self, split: str, batch: int, seed: int) -> Iterator[Batch]:
+        """All recordings of "validation" or "test", the shortest first and otherwise in their own order."""
+        if split not in ("validation", "test"):
+            raise ValueError(f"split: expected validation or test, got {split!r}")
+        if split == "test":
+            recordings, deletion, warp = self.data.test, self.test_deletion, self.test_warp
+        else:
+            recordings, deletion, warp = self._validation, 0.0, 0.0
+        factors = 2.0 ** generator(seed, split, 0).uniform(-warp, warp, len(recordings))
+        kept = generator(seed, split, 1).random(len(recordings.times), np.float32) >= deletion
+        recordings, steps = recordings.keep(kept), self._steps(factors)
+        groups = ((n, np.flatnonzero(steps == n)) for n in np.unique(steps))
+        parts = ((n, rows[at : at + batch]) for n, rows in groups for at in range(0, len(rows), batch))
+        return (self._batch(recordings.take(rows), n, factors[rows]) for n, rows in parts)
+
+    def loss(self, activity: Activity, target: Tensor) -> Tensor:
+        """Cross-entropy of the summed softmax(v), which the paper takes for logits."""
+        return nn.functional.cross_entropy(self._summed(activity), target)
+
+    def score(self, activity: Activity, target: Tensor) -> Tensor:
+        """1 where the decision is right: (B,)."""
+        return accuracy_of(self._summed(activity), target)
+
+    @property
+    def steps(self) -> int:
+        """T of a recording that is not warped."""
+        return int(self._steps(1.0))
+
+    @property
+    def late(self) -> dict[str, int]:
+        """How many spikes of each file come after `duration` and are dropped."""
+        end = (self.steps - ROUNDING) * self.dt
+        files = {name: part for name, part in self.data._asdict().items() if part is not None}
+        return {name: int(np.count_nonzero(part.times >= end)) for name, part in files.items()}
+
+    @property
+    def data(self) -> Data:
+        """All recordings; every task with this source has the same ones in memory."""
+        if self.source in SYNTHETIC:
+            return _synthetic(self.source)
+        return _folder(Path(self.source).expanduser().resolve())
+
+    @cached_property
+    def split(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of `data.train`: to train on, and held out for validation (none where that has a file of its own)."""
+        total = len(self.data.train)
+        share = self.validation if self.data.validation is None else 0.0
+        held_out, train = digits.split(total, self.split_seed, share)
+        if not len(train) or (share and not len(held_out)):
+            raise ValueError(f"validation: expected a share of {total} recordings that leaves some, got {share}")
+        if self.samples is not None and self.samples > len(train):
+            raise ValueError(f"samples: expected at most {len(train)} recordings, got {self.samples}")
+        return train[: self.samples], held_out
+
+    @property
+    def _validation(self) -> Recordings:
+        own = self.data.validation
+        return self.data.train.take(self.split[1]) if own is None else own
+
+    def _steps(self, factor: Array | float) -> np.ndarray:
+        """Steps of recordings whose time is scaled by these factors."""
+        return np.rint(np.multiply(factor, self.duration / self.dt)).astype(np.int64)
+
+    def _batch(self, recordings: Recordings, steps: int, factors: Array | float = 1.0) -> Batch:
+        """All of these recordings, their time scaled by these factors, in so many bins."""
+        inputs = np.zeros((steps, len(recordings), shd.CHANNELS), np.float32)
+        sample = np.repeat(np.arange(len(recordings)), np.diff(recordings.offsets))
+        times = recordings.times * np.broadcast_to(factors, len(recordings))[sample]
+        bins = times / self.dt + ROUNDING
+        kept = bins < steps
+        inputs[bins[kept].astype(np.int64), sample[kept], recordings.units[kept]] = 1.0
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(recordings.labels))
+
+    def _summed(self, activity: Activity) -> Tensor:
+        """Sum over the steps of softmax(v): (B, K)."""
+        return activity.readout[self.skip :].softmax(-1).sum(0)
+
+
+@lru_cache(maxsize=1)
+def _synthetic(kind: str) -> Data:
+    from hetsyn_plugins.experiments.data import spoken_digits
+
+    return Data(*map(shd.read, spoken_digits.files(kind)))
+
+
+@lru_cache(maxsize=1)
+def _folder(folder: Path) -> Data:
+    name = _set_of(str(folder))
+    train, test, valid = (folder / f"{name}_{part}.h5" for part in ("train", "test", "valid"))
+    for path in (train, test):
+        if not path.is_file():
+            raise FileNotFoundError(f"source: expected {path.name} in {folder}, got no such file; {shd.HELP}")
+    paths = (train, test, valid) if name == "ssc" and valid.is_file() else (train, test)
+    return Data(*(shd.read(path, shd.CLASSES[name]) for path in paths))
+
+
+def _set_of(source: str) -> str:
+    """ "shd" or "ssc": what the files of a source are, or are like."""
+    if source in SYNTHETIC:
+        return "shd"
+    folder = Path(source).expanduser().absolute()
+    for name in shd.CLASSES:
+        if any((folder / f"{name}_{part}.h5").is_file() for part in ("train", "test")):
+            return name
+    wanted = f"{', '.join(SYNTHETIC)} or a folder with shd_train.h5 and shd_test.h5 (or ssc_train.h5 and ssc_test.h5)"
+    raise FileNotFoundError(f"source: expected {wanted}, got {source!r}, and {folder} has none of them; {shd.HELP}")

@@ -1,0 +1,367 @@
+"""Training one network with one seed: the loop, its checkpoints and its log.
+
+A run can be killed at any moment and goes on from its last checkpoint to the same bits (on a CPU, with the same number
+of threads): batches are pure functions of (seed, iteration), torch's generator is seeded anew at every iteration, the
+learning rate is a function of the iteration, and the checkpoint holds the rest, written so that it is never half there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+import hetsyn_plugins
+from hetsyn_plugins.core.files import locked, replacing, write_json
+from hetsyn_plugins.exchange import checkpoint
+from hetsyn_plugins.experiments import variants
+from hetsyn_plugins.experiments.config import Config, TrainingConfig
+from hetsyn_plugins.experiments.model import SYNAPTIC, Model
+from hetsyn_plugins.experiments.tasks.task import Batch, Task
+from hetsyn_plugins.experiments.training_log import Log
+
+START, STATE, NETWORK = "start.safetensors", "state.pt", "network.safetensors"
+RESULT, FAILURE = "result.json", "failure.json"
+DRAWN_EPOCH = 100  # iterations from validation to validation where samples are drawn and there is no epoch
+AT_A_TIME = 100  # samples, where networks are evaluated: faster than one by one, and no result depends on it
+
+
+class TrainingStopped(ArithmeticError):
+    """The loss or a gradient is not finite, or the loss exploded; says at which iteration and in which layer."""
+
+
+def train(config: Config, seed: int, folder: Path, *, quiet: bool = False, tensorboard: bool = False) -> dict[str, Any]:
+    """Train, from the folder's last checkpoint if it has one, evaluate on the test set once, and return the result.
+
+    Writes to `folder`: start.safetensors and network.safetensors (before and after), log.jsonl and log.csv, state.pt
+    (the checkpoint), result.json. A folder with a result is left as it is.
+
+    Raises TrainingStopped, after writing why to failure.json; the last good checkpoint stays. ValueError where another
+    process trains in this folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        return _train(config, seed, folder, quiet, tensorboard)
+
+
+def _train(config: Config, seed: int, folder: Path, quiet: bool, tensorboard: bool) -> dict[str, Any]:
+    if (folder / RESULT).exists():
+        return read_result(folder)
+    (folder / FAILURE).unlink(missing_ok=True)
+    for left in folder.glob(".*"):  # half-written files of a run that was killed
+        left.unlink()
+    torch.set_num_threads(config.training.threads)
+    run = Run(config, seed, folder, tensorboard)
+    try:
+        run.go(quiet)
+    except TrainingStopped as stopped:
+        write_json(folder / FAILURE, {"iteration": run.iteration, "message": str(stopped)})
+        raise
+    return run.finish()
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """result.json of a seed's folder; FileNotFoundError where it is not done, ValueError where it is damaged."""
+    path = folder / RESULT
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"RUN: expected a result in JSON, got {path}: {error}; delete it to finish the seed"
+        ) from error
+    return found
+
+
+class Run:
+    """A network on its way: what a checkpoint holds, and what can be made again from the configuration."""
+
+    def __init__(self, config: Config, seed: int, folder: Path, tensorboard: bool = False) -> None:
+        self.config, self.seed, self.folder = config, seed, folder
+        settings, task = config.training, config.task
+        self.start = variants.build(config.network, task.lines, task.outputs, task.dt, seed)
+        self.model = model_of(self.start, config)
+        self.frozen = frozen_decays(self.model, config.network.frozen, seed)
+        self.optimiser = make_optimiser(self.model, settings)
+        if settings.select == "best_validation" and next(iter(task.held_out("validation", 1, seed)), None) is None:
+            raise ValueError("training.select: expected 'last' without validation samples, got 'best_validation'")
+        self.per_epoch = task.batches(settings.batch)
+        self.total = settings.iterations or settings.epochs * self.per_epoch
+        self.validate_every = settings.validate_every or (DRAWN_EPOCH if task.drawn else self.per_epoch)
+        self.checkpoint_every = settings.checkpoint_every or self.validate_every
+        self.iteration, self.seconds = 0, 0.0
+        self.saved: int | None = None  # the iteration of the last checkpoint
+        self.first_loss: float | None = None
+        self.best: dict[str, Any] = {}  # merit, iteration and weights of the network that `select` would keep
+        if (folder / STATE).exists():
+            self._load()
+        else:
+            checkpoint.save(self.start, folder / START)
+        self.log = Log(folder, self.iteration, tensorboard)
+
+    def go(self, quiet: bool) -> None:
+        """Train to the end."""
+        started, before = time.perf_counter(), self.seconds
+        batches = tqdm(
+            prepared(self.config.task, self.config.training, self.seed, self.iteration, self.total),
+            desc=f"seed {self.seed}", initial=self.iteration, total=self.total, disable=quiet, unit="it",
+        )  # fmt: skip
+        validation: float | None = None
+        try:
+            for batch in batches:
+                loss, score, rate = self.step(batch)
+                self.iteration += 1
+                last = self.iteration == self.total
+                measured = None
+                if last or self.iteration % self.validate_every == 0:
+                    measured = validation = self.validate()
+                self.seconds = before + time.perf_counter() - started
+                if last or measured is not None or self.iteration % self.config.training.log_every == 0:
+                    epoch = self.iteration / self.per_epoch
+                    self.log.write(self.iteration, epoch, loss, score, measured, rate, self.seconds)
+                    shown = {"loss": f"{loss:.3g}", self.config.task.measure: f"{score:.3g}"}
+                    batches.set_postfix(shown if validation is None else {**shown, "validation": f"{validation:.3g}"})
+                if last or self.iteration % self.checkpoint_every == 0:
+                    self._save()
+        finally:
+            batches.close()
+            self.log.close()
+
+    def step(self, batch: Batch) -> tuple[float, float, float]:
+        """One optimiser step; the loss and score of the batch before it, and the rate (of the schedule) it took."""
+        settings, task = self.config.training, self.config.task
+        torch.manual_seed(np.random.SeedSequence([self.seed, self.iteration]).generate_state(1)[0].item())
+        rate = schedule(settings, self.iteration, self.per_epoch, self.total)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["base"] * rate
+        self.model.train()
+        activity = self.model(batch.inputs)
+        loss = task.loss(activity, batch.target)
+        value = float(loss.detach())
+        self.first_loss = value if self.first_loss is None else self.first_loss
+        self.optimiser.zero_grad()
+        loss.backward()
+        exploded = value > settings.explosion * max(abs(self.first_loss), 1.0)
+        gradients = [p.grad.norm() for p in self.model.parameters() if p.grad is not None]
+        norm = torch.stack(gradients).norm()  # measured first: clipping would spread what is not finite to all layers
+        if exploded or not math.isfinite(value) or not bool(norm.isfinite()):
+            raise TrainingStopped(self._why(value, norm, activity.readout))
+        if settings.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        self.optimiser.step()
+        self.model.clamp_()
+        self.frozen.restore()
+        with torch.no_grad():
+            score = float(task.score(activity, batch.target).mean())
+        return value, score, rate * settings.lr
+
+    def validate(self) -> float | None:
+        """The measure on the validation split; the best network so far is kept, where one is to be selected."""
+        select = self.config.training.select
+        validation = evaluate(self.model, self.config.task, "validation", self.seed)
+        if select != "last":
+            judge = validation if select == "best_validation" else self._test()
+            assert judge is not None  # refused at the start
+            merit = judge if self.config.task.measure == "accuracy" else -judge
+            if not self.best or merit > self.best["merit"]:
+                weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                self.best = {"merit": merit, "iteration": self.iteration, "model": weights}
+        return validation
+
+    def finish(self) -> dict[str, Any]:
+        """Take the selected network, run it on the test set, write both down."""
+        selected = self.iteration
+        if self.best:
+            self.model.load_state_dict(self.best["model"])
+            selected = self.best["iteration"]
+        task = self.config.task
+        scores = {"validation": evaluate(self.model, task, "validation", self.seed), "test": self._test()}
+        checkpoint.save(self.model.to_network(), self.folder / NETWORK)
+        result = {
+            "seed": self.seed,
+            "measure": task.measure,
+            **scores,
+            "iterations": self.iteration,
+            "selected_iteration": selected,
+            "select": self.config.training.select,
+            "seconds": round(self.seconds, 2),
+            "peak_memory_mb": peak_memory(),
+            "threads": self.config.training.threads,
+            "framework": self.config.framework,
+            "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            "versions": versions(),
+        }
+        write_json(self.folder / RESULT, result)
+        return result
+
+    def _test(self) -> float:
+        measured = evaluate(self.model, self.config.task, "test", self.seed)
+        if measured is None:
+            raise ValueError("task: expected a test set with samples, got none")
+        return measured
+
+    def _save(self) -> None:
+        state = {
+            "iteration": self.iteration,
+            "seconds": self.seconds,
+            "first_loss": self.first_loss,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "best": self.best,
+        }
+        with replacing(self.folder / STATE) as path:
+            torch.save(state, path)
+        self.saved = self.iteration
+
+    def _load(self) -> None:
+        path = self.folder / STATE
+        try:
+            state = torch.load(path, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.iteration = self.saved = state["iteration"]
+            self.seconds = state["seconds"]
+            self.first_loss, self.best = state["first_loss"], state["best"]
+        except Exception as error:  # torch raises many kinds for damaged files
+            what = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"checkpoint: expected a whole one of this run, got {path}: {what}; delete it to train from the start"
+            ) from error
+
+    def _why(self, loss: float, norm: Tensor, readout: Tensor) -> str:
+        """At which iteration, in which layer, and where the last good checkpoint is."""
+        good = "none yet" if self.saved is None else f"of iteration {self.saved}, {self.folder / STATE}"
+        what = f"the loss is {loss:.4g} (it was {self.first_loss:.4g} at first), the gradient's norm {float(norm):.4g}"
+        return f"iteration {self.iteration + 1}: {what}: {culprit(self.model, readout)}; last good checkpoint: {good}"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Decays that stay as they start: tensors, masks of what stays, and the values."""
+
+    held: list[tuple[nn.Parameter, Tensor, Tensor]]
+
+    def restore(self) -> None:
+        """Undo what an optimiser did to them beside their gradient, which is zero (weight decay)."""
+        with torch.no_grad():
+            for tensor, mask, start in self.held:
+                tensor.copy_(torch.where(mask, start, tensor))
+
+
+def frozen_decays(model: Model, share: float, seed: int) -> Frozen:
+    """Freeze this share of the taus of every layer's synapses, drawn from the seed; their gradients become zero."""
+    rng, held = variants.stream(seed, "frozen"), []
+    for _, field, tensor in model.decays() if share else ():
+        if field in SYNAPTIC:
+            count = round(share * tensor.numel())
+            mask = np.zeros(tensor.numel(), bool)
+            mask[rng.permutation(tensor.numel())[:count]] = True
+            stays = torch.from_numpy(mask.reshape(tuple(tensor.shape)))
+            tensor.register_hook(lambda gradient, stays=stays: gradient.masked_fill(stays, 0.0))
+            held.append((tensor, stays, tensor.detach().clone()))
+    return Frozen(held)
+
+
+def model_of(network: Any, config: Config) -> Model:
+    """A network in the framework of a configuration."""
+    one = config.network.variant == "single_tau"
+    return Model(network, config.framework, quantised=config.network.quantised, one_decay=one)
+
+
+def make_optimiser(model: Model, settings: TrainingConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW over weights and what stands for decays; "base" is a group's rate before the schedule."""
+    decays = [tensor for _, _, tensor in model.decays()]
+    known = {id(tensor) for tensor in decays}
+    weights = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    decay_rate = settings.decay_lr or settings.lr
+    groups = [
+        {"params": weights, "lr": settings.lr, "base": settings.lr, "weight_decay": settings.weight_decay},
+        {"params": decays, "lr": decay_rate, "base": decay_rate, "weight_decay": settings.decay_weight_decay},
+    ]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimiser]
+    return kind([group for group in groups if group["params"]])
+
+
+def schedule(settings: TrainingConfig, iteration: int, per_epoch: int, total: int) -> float:
+    """What the learning rates are multiplied by at an iteration (from 0)."""
+    if settings.schedule == "constant":
+        return 1.0
+    if settings.schedule == "step":
+        return settings.schedule_factor ** (iteration // settings.schedule_every)
+    span = settings.schedule_span * per_epoch or total
+    warm = settings.warmup * span
+    if iteration < warm:
+        return (iteration + 1) / (math.floor(warm) + 1)
+    along = min((iteration - warm) / max(span - warm, 1), 1.0)
+    return settings.schedule_floor + (1 - settings.schedule_floor) * 0.5 * (1 + math.cos(math.pi * along))
+
+
+@torch.no_grad()
+def evaluate(model: Model, task: Task, split: str, seed: int) -> float | None:
+    """The mean score over all samples of "validation" or "test"; None where there are none."""
+    model.eval()
+    scores = [task.score(model(x), target) for x, target in task.held_out(split, AT_A_TIME, seed)]
+    return float(torch.cat(scores).double().mean()) if scores else None
+
+
+class _Batches(Dataset[Batch]):
+    """Item i is the i-th training batch."""
+
+    def __init__(self, task: Task, batch: int, seed: int) -> None:
+        self.task, self.batch, self.seed = task, batch, seed
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.task.training_batch(index, self.batch, self.seed)
+
+
+def prepared(task: Task, settings: TrainingConfig, seed: int, start: int, total: int) -> Iterator[Batch]:
+    """The training batches start..total-1, made here or ahead in `settings.workers` processes: the same ones."""
+    batches = _Batches(task, settings.batch, seed)
+    if not settings.workers:
+        return (batches[index] for index in range(start, total))
+    # spawned, not forked: this process runs threads
+    options: dict[str, Any] = {"num_workers": settings.workers, "multiprocessing_context": "spawn"}
+    return iter(DataLoader(batches, batch_size=None, sampler=range(start, total), **options))
+
+
+def culprit(model: Model, readout: Tensor) -> str:
+    """The layer that a broken step is to be looked for in: not finite itself, else the largest gradient."""
+    for what in ("value", "gradient"):
+        for name, p in model.named_parameters():
+            tensor = p if what == "value" else p.grad
+            if tensor is not None and not bool(tensor.isfinite().all()):
+                also = "" if bool(readout.isfinite().all()) else ", and v of the readout is not finite"
+                return f"the {what} of {name.rpartition('.')[2]} in layer {model.layer_of(name)!r} is not finite{also}"
+    name, _ = max(((n, p.grad.norm()) for n, p in model.named_parameters() if p.grad is not None), key=lambda x: x[1])
+    return f"the largest gradient is {name.rpartition('.')[2]}'s in layer {model.layer_of(name)!r}"
+
+
+def peak_memory() -> float:
+    """The largest resident set of this process so far, in MB."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
+
+
+def versions() -> dict[str, str]:
+    """Of what a result depends on."""
+    found = {"python": platform.python_version(), "hetsyn_plugins": hetsyn_plugins.__version__}
+    for name in ("torch", "numpy", "numba", "snntorch", "norse", "lava-dl"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

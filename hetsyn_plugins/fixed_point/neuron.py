@@ -1,0 +1,571 @@
+"""What the neuron is on a Loihi-style chip: HetSynLIF in integers (NumPy int64), the judge of everything deployed.
+
+The equations are those of `reference.py`; what differs is the arithmetic (`f` fractional bits, S state bits):
+
+    decay        r = 1 - d / 4096 with a decay word d of 0..4096; u -> sign(u) * (|u| (4096 - d) >> 12), toward zero
+    weight       signed 8-bit mantissa m and an exponent e shared by the matrix: a spike adds (m << e) << f
+    currents     wrap around at S bits, as the current u of Lava's LIF does
+    v            the clipped sum of the currents, as the voltage of Lava's LIF
+    spike        where v > threshold << f, strictly; reset and adaptation act one step later, as currents
+
+Two forms. "cluster": synapses of a neuron with the same decay word share one accumulator, inputs and recurrent ones
+alike; 24 bits, 6 of them fractional: what a chip holds. "synapse": every synapse has an accumulator; 32 bits, 12
+fractional: simulation only. Rounding toward zero biases every accumulator by less than 4096 / d of its last bit
+(`truncation_bound`), hence the finer last bit where there are hundreds of accumulators.
+
+Scale: one weight unit stands for `unit` in the float model; currents and v are in state units, 2^-f weight units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hetsyn_plugins.core.params import HetSynParams, check_inputs_shape
+
+Integers = NDArray[np.int64]
+
+ONE = 4096  # the decay word of r = 0: 12 bits
+MANTISSA = (-128, 127)  # signed 8-bit weights
+MAX_EXP = 7  # three bits of exponent
+MAX_THRESHOLD = (1 << 17) - 1  # weight units, as Lava's 17-bit vth
+FORMS = {"cluster": (24, 6), "synapse": (32, 12)}  # state bits, fractional bits
+MAX_INPUT = (1 << 23) - 1  # a graded spike's payload; sums of 2^15 lines stay exact in float64
+CHUNK = 1 << 22  # numbers of input sums made at a time
+
+
+class FixedPointOverflow(OverflowError):
+    """A state left its bits; the message names layer, neuron, row and step."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FixedParams:
+    """One layer in integers; arrays are read-only int64. Raises ValueError naming the field that is out of range.
+
+    weight               (N, M)        mantissas, -128..127
+    decay                (N, M)        decay words, 0..4096
+    weight_exp           ()            0..7, shared by the matrix
+    reset_decay          (N,)          decay words, or None: no reset
+    threshold            (N,)          weight units, 1..131071
+    recurrent_weight, recurrent_decay  (N, N), recurrent_exp (): as those of the inputs; None: feed-forward
+    adaptation_decay     (N,)          decay words; adaptation_strength (N,) in state units; None: no adaptation
+    bias                 (N,)          state units, added to v every step, or None
+    spiking              False: the leaky readout
+    form, fraction       see the module; fraction None: the form's
+    unit                 what one weight unit is in the float model
+    """
+
+    weight: Any
+    decay: Any
+    _: KW_ONLY
+    weight_exp: int = 0
+    reset_decay: Any = None
+    threshold: Any = 1
+    recurrent_weight: Any = None
+    recurrent_decay: Any = None
+    recurrent_exp: int = 0
+    adaptation_decay: Any = None
+    adaptation_strength: Any = None
+    bias: Any = None
+    spiking: bool = True
+    form: str = "cluster"
+    fraction: Any = None
+    unit: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {self.form!r}")
+        bits, fraction = FORMS[self.form]
+        fraction = fraction if self.fraction is None else self.fraction
+        object.__setattr__(self, "fraction", int(_within("fraction", fraction, (0, bits - 9), ())))
+        object.__setattr__(self, "unit", _checked_unit(self.unit))
+        n, m = np.shape(self.weight) if np.ndim(self.weight) == 2 else (0, 0)
+        if not n or not m:
+            raise ValueError(f"weight: expected shape (N, M), got {np.shape(self.weight)}")
+        words, state = (0, ONE), (-(1 << (bits - 1)) + 1, (1 << (bits - 1)) - 1)
+        allowed: dict[str, tuple[tuple[int, int], tuple[int, ...]]] = {
+            "weight": (MANTISSA, (n, m)),
+            "decay": (words, (n, m)),
+            "weight_exp": ((0, MAX_EXP), ()),
+            "reset_decay": (words, (n,)),
+            "threshold": ((1, MAX_THRESHOLD), (n,)),
+            "recurrent_weight": (MANTISSA, (n, n)),
+            "recurrent_decay": (words, (n, n)),
+            "recurrent_exp": ((0, MAX_EXP), ()),
+            "adaptation_decay": (words, (n,)),
+            "adaptation_strength": (state, (n,)),
+            "bias": (state, (n,)),
+        }
+        for name, (bounds, shape) in allowed.items():
+            value = getattr(self, name)
+            if value is not None:
+                value = _within(name, value, bounds, shape)
+                object.__setattr__(self, name, int(value) if shape == () else value)
+        for one, other in (("recurrent_weight", "recurrent_decay"), ("adaptation_decay", "adaptation_strength")):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                raise ValueError(f"{other}: expected together with {one}, got one of them")
+        for name in ("reset_decay", "recurrent_weight", "adaptation_decay"):
+            if not self.spiking and getattr(self, name) is not None:
+                raise ValueError(f"{name}: expected None where spiking=False (the readout has no spikes), got a value")
+
+    @property
+    def state_bits(self) -> int:
+        """How many bits a current has, its sign included."""
+        return FORMS[self.form][0]
+
+    @property
+    def codebook(self) -> Integers:
+        """The decay words that occur in the layer's synapses, (K,), ascending: one accumulator a neuron for each."""
+        both = [self.decay.ravel()] + ([] if self.recurrent_decay is None else [self.recurrent_decay.ravel()])
+        return np.unique(np.concatenate(both))
+
+    def replace(self, **changes: Any) -> FixedParams:
+        """A copy with some fields changed, validated anew."""
+        return type(self)(**{**{f.name: getattr(self, f.name) for f in fields(self) if f.init}, **changes})
+
+    def to_params(self) -> HetSynParams:
+        """The float neuron with these very numbers, in float64: what the integers would compute without rounding."""
+        state_unit = self.unit / (1 << self.fraction)
+
+        def weights(mantissas: Any, exponent: int) -> Any:
+            return None if mantissas is None else mantissas * (float(1 << exponent) * self.unit)
+
+        def decays(words: Any) -> Any:
+            return None if words is None else 1.0 - words / ONE
+
+        return HetSynParams(
+            weights(self.weight, self.weight_exp),
+            decays(self.decay),
+            reset_decay=decays(self.reset_decay),
+            threshold=self.threshold * self.unit,
+            recurrent_weight=weights(self.recurrent_weight, self.recurrent_exp),
+            recurrent_decay=decays(self.recurrent_decay),
+            adaptation_decay=decays(self.adaptation_decay),
+            adaptation_strength=None if self.adaptation_strength is None else self.adaptation_strength * state_unit,
+            bias=None if self.bias is None else self.bias * state_unit,
+            spiking=self.spiking,
+        )
+
+    def __repr__(self) -> str:
+        n, m = self.weight.shape
+        kind = "" if self.spiking else ", readout"
+        loop = "" if self.recurrent_weight is None else ", recurrent"
+        return f"FixedParams({m} -> {n}{loop}{kind}, {self.form} form, {len(self.codebook)} decay words)"
+
+
+def _checked_unit(unit: Any) -> float:
+    if not isinstance(unit, (int, float, np.number)) or not 0 < unit < np.inf:
+        raise ValueError(f"unit: expected a finite number > 0, got {unit!r}")
+    return float(unit)
+
+
+def _within(name: str, value: Any, bounds: tuple[int, int], shape: tuple[int, ...]) -> Any:
+    """A read-only int64 copy of whole numbers within bounds, in this shape (or one number for all)."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" and not (array.dtype.kind == "f" and (array == np.round(array)).all()):
+        raise ValueError(f"{name}: expected whole numbers, got {array.dtype} with fractions")
+    if array.shape not in (shape, ()):
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    low, high = bounds
+    wrong = int(((array < low) | (array > high)).sum())
+    if wrong:
+        raise ValueError(f"{name}: expected {low}..{high}, got {wrong} outside, from {array.min()} to {array.max()}")
+    out = np.broadcast_to(array, shape).astype(np.int64)
+    out.flags.writeable = False
+    return out
+
+
+# ---- from float to integers -------------------------------------------------------------------------------------
+
+
+class Rounding(NamedTuple):
+    """What rounding a layer to integers did.
+
+    clipped_weights  weights that did not fit 8 bits and were set to the nearest that does (auto units: 0)
+    clipped_taus     synapses whose tau 12 bits cannot hold, though it is neither 0 nor infinite: they became so
+    weight_error     largest |weight - its rounded value| over the largest |weight|
+    decay_error      largest |r - its rounded value|: at most 1 / 8192 where nothing was clipped
+    """
+
+    clipped_weights: int
+    clipped_taus: int
+    weight_error: float
+    decay_error: float
+
+
+def decay_to_word(decay: ArrayLike) -> Integers:
+    """The decay word of r in [0, 1]: d = round(4096 (1 - r)), so that 0 and 4096 are exactly r = 1 and r = 0."""
+    return np.rint(ONE * (1.0 - np.asarray(decay, np.float64))).astype(np.int64)
+
+
+def quantise(
+    params: HetSynParams,
+    *,
+    form: str = "cluster",
+    fraction: int | None = None,
+    unit: float | None = None,
+    clip: bool = False,
+) -> tuple[FixedParams, Rounding]:
+    """Round a layer to integers.
+
+    unit   what one weight unit stands for; None: the largest that lets every weight fit, so that nothing is clipped
+    clip   take the nearest value where a weight does not fit 8 bits or a tau 12 bits (r in (0, 1) that rounds to 0 or
+           1); otherwise that raises ValueError with the number of them
+
+    In the cluster form every distinct decay word is an accumulator: cluster the decays first (`clusters.py`).
+    """
+    p = params.astype(np.float64).expanded()
+    matrices = [w for w in (p.weight, p.recurrent_weight) if w is not None]
+    unit = _largest_unit(p, matrices) if unit is None else _checked_unit(unit)
+    (weight, weight_exp), *loop = (_mantissas(w, unit) for w in matrices)
+    recurrent_weight, recurrent_exp = loop[0] if loop else (None, 0)
+    if form not in FORMS:
+        raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
+    bits, own_fraction = FORMS[form]
+    fraction = int(_within("fraction", own_fraction if fraction is None else fraction, (0, bits - 9), ()))
+    state_unit = unit / (1 << fraction)
+
+    def constant(value: Any, scale: float) -> Any:
+        return None if value is None else np.rint(value / scale)
+
+    fixed = FixedParams(
+        np.clip(weight, *MANTISSA),
+        decay_to_word(p.decay),
+        weight_exp=weight_exp,
+        reset_decay=None if p.reset_decay is None else decay_to_word(p.reset_decay),
+        threshold=np.rint(p.threshold / unit) if p.spiking else 1,
+        recurrent_weight=None if recurrent_weight is None else np.clip(recurrent_weight, *MANTISSA),
+        recurrent_decay=None if p.recurrent_decay is None else decay_to_word(p.recurrent_decay),
+        recurrent_exp=recurrent_exp,
+        adaptation_decay=None if p.adaptation_decay is None else decay_to_word(p.adaptation_decay),
+        adaptation_strength=constant(p.adaptation_strength, state_unit),
+        bias=constant(p.bias, state_unit),
+        spiking=p.spiking,
+        form=form,
+        fraction=fraction,
+        unit=unit,
+    )
+    found = rounding(params, fixed)
+    if not clip:
+        refuse_clipped(found)
+    return fixed, found
+
+
+def refuse_clipped(found: Rounding) -> None:
+    """Raise ValueError where rounding had to clip."""
+    weights, taus = "weights that do not fit 8 bits", "decays whose tau does not fit 12 bits"
+    for count, what in ((found.clipped_weights, weights), (found.clipped_taus, taus)):
+        if count:
+            raise ValueError(
+                f"params: expected values that a chip holds, got {count} {what}; clip=True takes the nearest"
+            )
+
+
+def rounding(params: HetSynParams, fixed: FixedParams) -> Rounding:
+    """What became of a layer's numbers in integers made of it. A weight further than half its last bit was clipped."""
+    p, rounded = params.astype(np.float64).expanded(), fixed.to_params()
+    matrices = [(p.weight, rounded.weight, fixed.weight_exp)]
+    if p.recurrent_weight is not None:
+        matrices.append((p.recurrent_weight, rounded.recurrent_weight, fixed.recurrent_exp))
+    decays = [d for d in (p.decay, p.recurrent_decay, p.reset_decay, p.adaptation_decay) if d is not None]
+    off = [np.abs(before - after) for before, after, _ in matrices]
+    half = [0.5 * fixed.unit * (1 << exponent) * (1 + 1e-9) for _, _, exponent in matrices]
+    return Rounding(
+        sum(int((o > h).sum()) for o, h in zip(off, half, strict=True)),
+        sum(int(((decay_to_word(d) % ONE == 0) & (d > 0) & (d < 1)).sum()) for d in decays),
+        max(float(o.max()) for o in off) / (max(float(np.abs(w).max()) for w, _, _ in matrices) or 1.0),
+        max(float(np.abs(d - (1 - decay_to_word(d) / ONE)).max()) for d in decays),
+    )
+
+
+def _largest_unit(p: HetSynParams, matrices: list[Any]) -> float:
+    """The unit in which the smaller matrix fills 8 bits and the larger one 8 bits with an exponent of at most 7."""
+    largest = [float(np.abs(w).max()) for w in matrices if np.abs(w).max() > 0]
+    if not largest:
+        return 1.0 / 64
+    exponent = min(MAX_EXP, int(np.log2(max(largest) / min(largest))))
+    unit = max(largest) / (MANTISSA[1] << exponent)
+    if p.spiking:  # a threshold far above every weight must fit too
+        unit = max(unit, float(np.max(p.threshold)) / MAX_THRESHOLD)
+    return unit
+
+
+def _mantissas(weight: Any, unit: float) -> tuple[Any, int]:
+    """Mantissas (not clipped) and the smallest exponent with which every weight fits 8 bits."""
+    for exponent in range(MAX_EXP + 1):
+        mantissas = np.rint(weight / (unit * (1 << exponent)))
+        if mantissas.min() >= MANTISSA[0] and mantissas.max() <= MANTISSA[1]:
+            break
+    return mantissas, exponent
+
+
+# ---- running ----------------------------------------------------------------------------------------------------
+
+
+class FixedState(NamedTuple):
+    """The state of a layer between two steps, int64; None where the layer has no such part.
+
+    current             cluster form: (B, N, K), in the order of `FixedParams.codebook`; synapse form: (B, N, M)
+    recurrent_current   synapse form only: (B, N, N)
+    reset, adaptation   (B, N)
+    spikes              (B, N)  0 or 1
+    """
+
+    current: Any
+    recurrent_current: Any = None
+    reset: Any = None
+    adaptation: Any = None
+    spikes: Any = None
+
+
+class FixedRun(NamedTuple):
+    """spikes (T, B, N) of 0 and 1 (None for a readout), v (T, B, N) in state units, the last state;
+
+    overflows  how many times a state left its bits (an error unless allowed)
+    peak       the largest |state| before any wrap or clip: what is left of the bits is the headroom
+    """
+
+    spikes: Any
+    v: Integers
+    state: FixedState
+    overflows: int
+    peak: int
+
+
+def decayed(u: Integers, word: Integers) -> Integers:
+    """u after one step of decay, rounded toward zero."""
+    out: Integers = np.sign(u) * (np.abs(u) * (ONE - word) >> 12)
+    return out
+
+
+def wrapped(u: Integers, bits: int) -> Integers:
+    """Around at `bits` bits into (-2^(bits-1), 2^(bits-1)]: Lava's LIF lets the upper end stand, not the lower."""
+    half = 1 << (bits - 1)
+    out: Integers = half - (half - u) % (2 * half)
+    return out
+
+
+def zero_state(p: FixedParams, batch: int) -> FixedState:
+    """The state before the first step: all zeros."""
+    n, m = p.weight.shape
+    zeros = np.zeros((batch, n), np.int64)
+    columns = len(p.codebook) if p.form == "cluster" else m
+    loop = p.form == "synapse" and p.recurrent_weight is not None
+    return FixedState(
+        np.zeros((batch, n, columns), np.int64),
+        np.zeros((batch, n, n), np.int64) if loop else None,
+        None if p.reset_decay is None else zeros,
+        None if p.adaptation_decay is None else zeros,
+        zeros if p.spiking else None,
+    )
+
+
+def run(
+    params: FixedParams,
+    inputs: ArrayLike,
+    state: FixedState | None = None,
+    *,
+    name: str = "",
+    allow_overflow: bool = False,
+) -> FixedRun:
+    """Run T steps.
+
+    inputs  (T, B, M), whole numbers: spikes, counts or graded spikes
+    state   as an earlier run returned it, or None: zeros
+    name    the layer's, for messages
+
+    Raises ValueError for inputs or a state that do not fit, FixedPointOverflow where a state leaves its bits, unless
+    `allow_overflow`: then currents wrap and v clips, as on the chip, and `overflows` counts.
+    """
+    x = whole_numbers(inputs)
+    check_inputs_shape(x, params.weight)
+    steps, batch, _ = x.shape
+    neurons = Neurons(params, name, allow_overflow)
+    s = zero_state(params, batch) if state is None else fitting_state(params, state, batch)
+    v = np.zeros((steps, batch, len(params.weight)), np.int64)
+    spikes = np.zeros_like(v)
+    for t, drive in enumerate(neurons.synapses.drives(x)):
+        s, v[t] = neurons.step(s, drive, t)
+        spikes[t] = 0 if s.spikes is None else s.spikes
+    return FixedRun(spikes if params.spiking else None, v, s, neurons.watch.overflows, neurons.watch.peak)
+
+
+class Neurons:
+    """A layer made ready to run: its synapses in the form that it has, and a watch over its bits."""
+
+    def __init__(self, params: FixedParams, name: str = "", allow_overflow: bool = False) -> None:
+        self.params = params
+        self.synapses = Accumulators(params) if params.form == "cluster" else Synapses(params)
+        self.watch = Watch(params, name, allow_overflow)
+
+    def step(self, s: FixedState, drive: Integers, t: int) -> tuple[FixedState, Integers]:
+        """Step t: what the inputs add (`synapses.drive`) and the state before give the state after, and v (B, N)."""
+        p, watch = self.params, self.watch
+        current, recurrent = self.synapses.step(s, drive, watch, t)
+        total = current.sum(-1) if recurrent is None else current.sum(-1) + recurrent.sum(-1)
+        reset = adaptation = None
+        if p.reset_decay is not None:
+            kick = (p.threshold << p.fraction) * s.spikes
+            reset = watch.wrap(decayed(s.reset, p.reset_decay) + kick, "reset current", t)
+            total = total - reset
+        if p.adaptation_decay is not None:
+            kick = p.adaptation_strength * s.spikes
+            adaptation = watch.wrap(decayed(s.adaptation, p.adaptation_decay) + kick, "adaptation current", t)
+            total = total - adaptation
+        v = watch.clip(total if p.bias is None else total + p.bias, t)
+        spikes = (v > (p.threshold << p.fraction)).astype(np.int64) if p.spiking else None
+        return FixedState(current, recurrent, reset, adaptation, spikes), v
+
+
+class Accumulators:
+    """The cluster form: one current for each decay word of a neuron, (B, N, K)."""
+
+    def __init__(self, p: FixedParams) -> None:
+        self.words = p.codebook
+        self.fraction = p.fraction
+        self.weight = self._by_word(p.weight << p.weight_exp, p.decay)
+        self.loop = None
+        if p.recurrent_weight is not None:
+            self.loop = self._by_word(p.recurrent_weight << p.recurrent_exp, p.recurrent_decay)
+
+    def _by_word(self, weight: Integers, decay: Integers) -> NDArray[np.float64]:
+        """(lines, N * K): the weight where the synapse has the word k, else 0. Sums of whole numbers below 2^53 are
+        exact in float64, whose matrix product is the fast one."""
+        n, lines = weight.shape
+        out = np.zeros((lines, n, len(self.words)))
+        neuron, line = np.indices(weight.shape)
+        out[line, neuron, np.searchsorted(self.words, decay)] = weight
+        return out.reshape(lines, -1)
+
+    def drive(self, x: Integers) -> Integers:
+        """What inputs (B, M) of one step add, (B, N, K)."""
+        return self._sums(x, self.weight)
+
+    def _sums(self, x: Integers, weight: NDArray[np.float64]) -> Integers:
+        """Of a single row only the lines that are not silent are read: few are, in most steps."""
+        active = np.flatnonzero(x[0]) if len(x) == 1 else slice(None)
+        added = x[:, active].astype(np.float64) @ weight[active]
+        out: Integers = added.astype(np.int64).reshape(len(x), -1, len(self.words)) << self.fraction
+        return out
+
+    def drives(self, x: Integers) -> Any:
+        """The same of each step of (T, B, M), many steps at a time."""
+        steps, batch, _ = x.shape
+        at_once = max(1, CHUNK // (batch * self.weight.shape[1]))
+        for t in range(0, steps, at_once):
+            part = x[t : t + at_once].astype(np.float64) @ self.weight
+            yield from part.astype(np.int64).reshape(len(part), batch, -1, len(self.words)) << self.fraction
+
+    def step(self, s: FixedState, drive: Integers, watch: Watch, t: int) -> tuple[Integers, None]:
+        u = decayed(s.current, self.words) + drive
+        if self.loop is not None:
+            u += self._sums(s.spikes, self.loop)
+        return watch.wrap(u, "synaptic current", t), None
+
+
+class Synapses:
+    """The synapse form: one current for each synapse, (B, N, M) and (B, N, N)."""
+
+    def __init__(self, p: FixedParams) -> None:
+        self.p = p
+        self.weight = p.weight << (p.weight_exp + p.fraction)
+        self.loop = None if p.recurrent_weight is None else p.recurrent_weight << (p.recurrent_exp + p.fraction)
+
+    def drive(self, x: Integers) -> Integers:
+        """What inputs (B, M) of one step add, (B, N, M)."""
+        out: Integers = self.weight * x[:, None, :]
+        return out
+
+    def drives(self, x: Integers) -> Any:
+        """The same of each step of (T, B, M)."""
+        return map(self.drive, x)
+
+    def step(self, s: FixedState, drive: Integers, watch: Watch, t: int) -> tuple[Integers, Integers | None]:
+        current = watch.wrap(decayed(s.current, self.p.decay) + drive, "synaptic current", t)
+        if self.loop is None:
+            return current, None
+        fed_back = decayed(s.recurrent_current, self.p.recurrent_decay) + self.loop * s.spikes[:, None, :]
+        return current, watch.wrap(fed_back, "recurrent synaptic current", t)
+
+
+class Watch:
+    """Wraps, clips, and tells of what did not fit."""
+
+    def __init__(self, p: FixedParams, name: str, allow: bool) -> None:
+        self.bits, self.name, self.allow = p.state_bits, name, allow
+        self.overflows = self.peak = 0
+
+    def wrap(self, u: Integers, what: str, t: int) -> Integers:
+        return wrapped(u, self.bits) if self._beyond(u, what, t) else u
+
+    def clip(self, v: Integers, t: int) -> Integers:
+        limit = (1 << (self.bits - 1)) - 1
+        return np.clip(v, -limit, limit) if self._beyond(v, "v", t) else v
+
+    def _beyond(self, u: Integers, what: str, t: int) -> bool:
+        largest = max(int(u.max(initial=0)), -int(u.min(initial=0)))
+        self.peak = max(self.peak, largest)
+        if largest < 1 << (self.bits - 1):
+            return False
+        beyond = np.argwhere(np.abs(u) >= 1 << (self.bits - 1))
+        self.overflows += len(beyond)
+        if not self.allow:
+            row, neuron = beyond[0][:2]
+            where = f"layer {self.name!r}: " if self.name else ""
+            raise FixedPointOverflow(
+                f"{where}the {what} of neuron {neuron} left {self.bits} bits at step {t} (row {row} of the batch, "
+                f"{largest} at most): a larger unit or smaller weights, or allow_overflow=True to let it wrap"
+            )
+        return True
+
+
+def whole_numbers(inputs: ArrayLike) -> Integers:
+    """Inputs as int64, or ValueError where they are not whole, or larger than a graded spike can be."""
+    x = np.asarray(inputs)
+    if x.dtype.kind == "f" and not (x == np.rint(x)).all():
+        raise ValueError("inputs: expected whole numbers (spikes, counts, graded spikes), got fractions or NaN")
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"inputs: expected whole numbers, got {x.dtype}")
+    largest = max(float(x.max(initial=0)), -float(x.min(initial=0)))
+    if largest > MAX_INPUT:
+        raise ValueError(f"inputs: expected graded spikes of at most 24 bits, {MAX_INPUT} or less, got {largest:g}")
+    return x.astype(np.int64)
+
+
+def fitting_state(p: FixedParams, state: FixedState, batch: int) -> FixedState:
+    """The state as int64, or ValueError where it is another layer's or batch's."""
+    if not isinstance(state, FixedState):
+        raise ValueError(f"state: expected a FixedState or None, got {type(state).__name__}")
+    for name, want, got in zip(FixedState._fields, zero_state(p, batch), state, strict=True):
+        shapes = tuple(None if a is None else np.shape(a) for a in (want, got))
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"state.{name}: expected shape {shapes[0]}, got {shapes[1]}; another layer's or batch's?")
+    return FixedState(*(None if a is None else np.asarray(a, np.int64) for a in state))
+
+
+def truncation_bound(params: FixedParams, steps: int) -> NDArray[np.float64]:
+    """How far rounding toward zero can move v of each neuron within so many steps, (N,), in state units.
+
+    An accumulator with decay r = 1 - d / 4096 loses less than one unit a step and keeps r of what it lost before:
+    less than (1 - r^T) / (1 - r) units in all, below 4096 / d. Decays of exactly 0 and 1 lose nothing. This holds for
+    the same spikes in both and without overflow; what is summed is one term an accumulator: K of them, or M + N.
+    """
+    p = params
+
+    def lost(words: Any) -> NDArray[np.float64]:
+        r = 1.0 - np.asarray(words) / ONE
+        inside = (r > 0) & (r < 1)
+        return np.where(inside, (1 - r**steps) / np.where(inside, 1 - r, 1.0), 0.0)
+
+    if p.form == "cluster":
+        used = Accumulators(p)
+        present = used.weight.any(0) if used.loop is None else used.weight.any(0) | used.loop.any(0)
+        total = (present.reshape(len(p.weight), -1) * lost(used.words)).sum(1)
+    else:
+        total = lost(p.decay).sum(1) + (0 if p.recurrent_decay is None else lost(p.recurrent_decay).sum(1))
+    for words in (p.reset_decay, p.adaptation_decay):
+        total = total + (0 if words is None else lost(words))
+    return np.asarray(total)

@@ -1,0 +1,345 @@
+"""The neuron in integers on the CPU: `run` gives what `fixed_point.run` gives, many times faster.
+
+All states are whole numbers held in float64. A step of decay is trunc(u * c) with c = (4096 - d) / 4096: c has 13 bits
+and the product, below 2^53, is exact, so this is the integer step; sums are exact in any order. Nothing wraps or clips
+here: where the largest state found needs more bits than there are, the integer core runs the layer instead, and raises
+or wraps.
+
+Synapse form: lanes = neurons, and a synapse's current stays in a register over all of time. Cluster form: every spike
+adds its weights to the accumulators of its synapses, so that silent lines cost nothing.
+"""
+
+# mypy: no-check-untyped-defs
+# (numba gives the kernels their types)
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hetsyn_plugins.core.params import check_inputs_shape
+from hetsyn_plugins.fixed_point import neuron as fixed_point
+from hetsyn_plugins.fixed_point.neuron import MAX_INPUT, ONE, FixedParams, FixedRun, FixedState, Integers
+from hetsyn_plugins.kernels.cpu.simd import (
+    above,
+    add,
+    fma,
+    get,
+    lanes,
+    lanes_of,
+    larger,
+    load,
+    magnitude,
+    mul,
+    put,
+    splat,
+    store,
+    sub,
+    trunc,
+)
+from hetsyn_plugins.kernels.cpu.soma import kernel
+from hetsyn_plugins.kernels.cpu.threads import parallel
+
+Floats = NDArray[np.float64]
+LANES = lanes_of(np.dtype(np.float64))
+
+
+def run(
+    params: FixedParams,
+    inputs: Any,
+    state: FixedState | None = None,
+    *,
+    name: str = "",
+    allow_overflow: bool = False,
+    keep_state: bool = True,
+) -> FixedRun:
+    """As `fixed_point.run`, arguments and result and errors; inputs may also be a tensor.
+
+    keep_state  False: the state returned is None; the currents of every synapse take time to write out
+    """
+    p, x = params, torch.as_tensor(inputs).detach()
+    check_inputs_shape(x, p.weight)
+    if 0 in x.shape:
+        return fixed_point.run(p, x.numpy(), state)
+    first = None if state is None else fixed_point.fitting_state(p, state, x.shape[1])
+    with np.errstate(invalid="ignore"):  # a state that no int64 holds is not used
+        v, last, peak = (_clusters if p.form == "cluster" else _synapses)(p, x, first, keep_state)
+    if peak >= 1 << (p.state_bits - 1):
+        return fixed_point.run(p, x.numpy(), state, name=name, allow_overflow=allow_overflow)
+    spikes = (v > (p.threshold << p.fraction)).astype(np.int64) if p.spiking else None
+    if last is not None and spikes is not None:
+        last = last._replace(spikes=spikes[-1])
+    return FixedRun(spikes, v, last, 0, peak)  # type: ignore[arg-type]  # no state where none is to be kept
+
+
+def _synapses(
+    p: FixedParams, x: Tensor, first: FixedState | None, keep: bool
+) -> tuple[Integers, FixedState | None, int]:
+    """v (T, B, N), the last state (its spikes left out) if kept, and the largest |state|, in the synapse form."""
+    steps, batch, lines = x.shape
+    own = _Own(p, first, batch)
+    sources = np.zeros((batch, _up(lines, 4), steps))
+    _gather(x, sources, (1, sources[0].size, steps))
+    c, w = _blocked(_factor(p.decay), 4), _blocked(p.weight << (p.weight_exp + p.fraction), 4)
+    v, units = np.empty((batch, steps, own.n)), batch * own.n // LANES
+    u = np.zeros((units if keep or first else 0, c.shape[1], LANES)) if first is None else _blocked(first.current, 4)
+    peaks = np.zeros((2, units, LANES))
+    parallel(scan, units, *map(np.ravel, (sources, c, w, u, v, peaks[0])), steps, c.shape[1])
+    loop = [np.zeros((0, 1, LANES))] * 3
+    if p.recurrent_weight is not None:
+        recurrent = p.recurrent_weight << (p.recurrent_exp + p.fraction)
+        start = np.zeros((batch, own.neurons, own.neurons)) if first is None else first.recurrent_current
+        loop = [_blocked(part, LANES) for part in (_factor(p.recurrent_decay), recurrent, start)]
+    parallel(fire, batch, *map(np.ravel, (v, *loop, *own.state, *own.terms, peaks[1])), steps)
+    last = None
+    if keep:
+        current = _unblocked(u, batch, p.weight)
+        last = FixedState(current, _unblocked(loop[2], batch, p.recurrent_weight), *own.last())
+    return _time_first(v, p), last, int(peaks.max())
+
+
+def _clusters(
+    p: FixedParams, x: Tensor, first: FixedState | None, keep: bool
+) -> tuple[Integers, FixedState | None, int]:
+    """The same in the cluster form."""
+    steps, batch, lines = x.shape
+    words, own = p.codebook, _Own(p, first, batch)
+    u = np.zeros((batch, len(words), own.n))
+    if first is not None:
+        u[:, :, : own.neurons] = first.current.transpose(0, 2, 1)
+    v, peaks = np.empty((batch, steps, own.n)), np.zeros((batch, LANES))
+    feed = _spread_table(p.weight << p.weight_exp, p.decay, p, own.n)
+    loop = feed[0][:0], feed[1][:0]
+    if p.recurrent_weight is not None:
+        loop = _spread_table(p.recurrent_weight << p.recurrent_exp, p.recurrent_decay, p, own.n)
+    sources = np.empty((batch, steps, lines))
+    _gather(x, sources, (lines, steps * lines, 1))
+    arrays = (sources, *feed, *loop, _factor(words), u, v, *own.state, *own.terms, peaks)
+    parallel(accumulate, batch, *map(np.ravel, arrays), own.neurons, steps)
+    last = FixedState(u[:, :, : own.neurons].transpose(0, 2, 1).astype(np.int64), None, *own.last()) if keep else None
+    return _time_first(v, p), last, int(peaks.max())
+
+
+def _gather(x: Tensor, out: Floats, strides: tuple[int, int, int]) -> None:
+    """Copy inputs to where the strides of (T, B, M) say, as float64; ValueError where the core refuses them."""
+    x = x if x.dtype in (torch.float32, torch.float64) else x.double()
+    flat = x.as_strided((1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)),), (1,)).numpy()
+    steps, batch, lines = x.shape
+    wrong = np.zeros(batch, np.int64)
+    parallel(gather, batch, flat, out.ravel(), (*x.stride(), *strides), wrong, steps, lines)
+    if wrong.any():
+        fixed_point.whole_numbers(x.numpy())  # raises, and says what is wrong with them
+
+
+class _Own:
+    """What a neuron has once, padded to n neurons: its state, (B, n), which the kernels update, and its parameters."""
+
+    def __init__(self, p: FixedParams, first: FixedState | None, batch: int) -> None:
+        self.neurons = len(p.weight)
+        self.n = _up(self.neurons, LANES)
+        self.parts = (p.reset_decay is not None, p.adaptation_decay is not None)
+        parts = (None,) * 3 if first is None else (first.spikes, first.reset, first.adaptation)
+        self.state = [self._rows(part, batch) for part in parts]
+        theta = p.threshold << p.fraction
+        self.terms = [
+            self._row(p.bias),
+            self._row(theta if p.spiking else None, fill=np.inf),
+            *(self._row(part) for part in (_factor(p.reset_decay), None if p.reset_decay is None else theta)),
+            *(self._row(part) for part in (_factor(p.adaptation_decay), p.adaptation_strength)),
+        ]
+
+    def _row(self, values: Any, fill: float = 0.0) -> Floats:
+        row = np.full(self.n, fill)
+        if values is not None:
+            row[: self.neurons] = values
+        return row
+
+    def _rows(self, values: Any, batch: int) -> Floats:
+        rows = np.zeros((batch, self.n))
+        if values is not None:
+            rows[:, : self.neurons] = values
+        return rows
+
+    def last(self) -> list[Any]:
+        """Reset and adaptation currents after the last step, None where the layer has none."""
+        arrays = [a[:, : self.neurons].astype(np.int64) for a in self.state[1:]]
+        return [a if has else None for a, has in zip(arrays, self.parts, strict=True)]
+
+
+def _up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def _factor(words: Any) -> Any:
+    """What a step of decay multiplies by."""
+    return None if words is None else (ONE - words) / ONE
+
+
+def _blocked(matrix: Any, multiple: int) -> Floats:
+    """(..., N, K) -> (... * N / LANES, K, LANES), both sizes padded with zeros, K to the multiple."""
+    *outer, n, k = matrix.shape
+    full = np.zeros((*outer, _up(n, LANES), _up(k, multiple)))
+    full[..., :n, :k] = matrix
+    return np.ascontiguousarray(full.reshape(-1, LANES, full.shape[-1]).transpose(0, 2, 1))
+
+
+def _unblocked(blocks: Floats, batch: int, weight: Any) -> Any:
+    """The inverse of `_blocked`, integers (B, N, K) for a weight of (N, K), or None."""
+    if weight is None:
+        return None
+    n, k = weight.shape
+    full = blocks.transpose(0, 2, 1).reshape(batch, -1, blocks.shape[1])
+    return full[:, :n, :k].astype(np.int64)
+
+
+def _spread_table(weight: Integers, decay: Integers, p: FixedParams, n: int) -> tuple[Any, Any]:
+    """Line by line, (lines, N): where the accumulator of each synapse is in [word][n], and what a spike adds to it.
+
+    8-bit mantissas times powers of two: exact in float32, half the memory to go through for each spike.
+    """
+    where = np.searchsorted(p.codebook, decay) * n + np.arange(len(weight))[:, None]
+    adds = weight.astype(np.float32) * np.float32(1 << p.fraction)
+    return np.ascontiguousarray(where.T.astype(np.int32)), np.ascontiguousarray(adds.T)
+
+
+def _time_first(v: Floats, p: FixedParams) -> Integers:
+    return np.ascontiguousarray(v[:, :, : len(p.weight)].transpose(1, 0, 2)).astype(np.int64)
+
+
+# ---- kernels: arrays are flat, only what belongs to the units start..stop is written (see `cpu_common.py`) ---------
+
+
+@kernel
+def gather(x, out, strides, wrong, steps, lines, start, stop):
+    """Copy from one layout to another: strides of (T, B, M) in x, then in out; units are rows of the batch."""
+    for b in range(start, stop):
+        for j in range(lines):
+            p, q = b * strides[1] + j * strides[2], b * strides[4] + j * strides[5]
+            for _ in range(steps):
+                value = np.float64(get(x, p))
+                put(out, q, value)
+                wrong[b] += value - np.trunc(value) != 0 or abs(value) > MAX_INPUT  # NaN too
+                p, q = p + strides[0], q + strides[3]
+
+
+@kernel
+def scan(x, c, w, u, v, peaks, steps, lines, start, stop):
+    """v (B, T, N) = the sums of the synaptic currents; u, the first ones, become the last; x (B, lines, T).
+
+    c, w, u are blocked; u may be empty: zeros, and nothing is kept. Units are (row, vector of neurons).
+    """
+    L = lanes(v)
+    vectors = len(c) // (lines * L)
+    total = np.empty(steps * L)
+    for unit in range(start, stop):
+        b, vector = unit // vectors, unit % vectors
+        peak = splat(0.0)
+        for t in range(steps):
+            store(total, t * L, peak)
+        for j in range(0, lines, 4):
+            e, f, p = (vector * lines + j) * L, (unit * lines + j) * L, (b * lines + j) * steps
+            c0, c1, c2, c3 = load(c, e), load(c, e + L), load(c, e + 2 * L), load(c, e + 3 * L)
+            w0, w1, w2, w3 = load(w, e), load(w, e + L), load(w, e + 2 * L), load(w, e + 3 * L)
+            u0 = u1 = u2 = u3 = splat(0.0)
+            if len(u) > 0:
+                u0, u1, u2, u3 = load(u, f), load(u, f + L), load(u, f + 2 * L), load(u, f + 3 * L)
+            for t in range(p, p + steps):
+                u0 = fma(w0, splat(get(x, t)), trunc(mul(c0, u0)))
+                u1 = fma(w1, splat(get(x, t + steps)), trunc(mul(c1, u1)))
+                u2 = fma(w2, splat(get(x, t + 2 * steps)), trunc(mul(c2, u2)))
+                u3 = fma(w3, splat(get(x, t + 3 * steps)), trunc(mul(c3, u3)))
+                q = (t - p) * L
+                store(total, q, add(add(add(u0, u1), add(u2, u3)), load(total, q)))
+                peak = larger(peak, larger(larger(magnitude(u0), magnitude(u1)), larger(magnitude(u2), magnitude(u3))))
+            if len(u) > 0:
+                store(u, f, u0), store(u, f + L, u1), store(u, f + 2 * L, u2), store(u, f + 3 * L, u3)
+        for t in range(steps):
+            store(v, ((b * steps + t) * vectors + vector) * L, load(total, t * L))
+        store(peaks, unit * L, peak)
+
+
+@kernel
+def settle(v, q, z, J, A, row, bias, theta, c_reset, kick, c_adapt, strength, peak):
+    """One step of one row: v, the summed synaptic currents, becomes v; z, J, A move on; the peak is returned."""
+    L = lanes(v)
+    for i in range(0, len(theta), L):
+        e = row + i
+        before = load(z, e)
+        reset = fma(load(kick, i), before, trunc(mul(load(c_reset, i), load(J, e))))
+        adapt = fma(load(strength, i), before, trunc(mul(load(c_adapt, i), load(A, e))))
+        now = add(sub(sub(load(v, q + i), reset), adapt), load(bias, i))
+        store(v, q + i, now), store(J, e, reset), store(A, e, adapt), store(z, e, above(now, load(theta, i)))
+        peak = larger(peak, larger(larger(magnitude(reset), magnitude(adapt)), magnitude(now)))
+    return peak
+
+
+@kernel
+def fire(v, c, w, u, z, J, A, bias, theta, c_reset, kick, c_adapt, strength, peaks, steps, start, stop):
+    """v, the sums of the input currents, becomes v; recurrent synapses c, w, u are blocked or empty. Units: rows."""
+    L = lanes(v)
+    N = len(theta)
+    for b in range(start, stop):
+        peak = splat(0.0)
+        for t in range(steps):
+            q = (b * steps + t) * N
+            if len(c) > 0:
+                for vector in range(N // L):
+                    e, f = vector * N * L, (b * (N // L) + vector) * N * L
+                    even, odd = load(v, q + vector * L), splat(0.0)
+                    for k in range(b * N, b * N + N, 2):
+                        u0 = fma(load(w, e), splat(get(z, k)), trunc(mul(load(c, e), load(u, f))))
+                        u1 = fma(load(w, e + L), splat(get(z, k + 1)), trunc(mul(load(c, e + L), load(u, f + L))))
+                        store(u, f, u0), store(u, f + L, u1)
+                        even, odd = add(even, u0), add(odd, u1)
+                        peak = larger(peak, larger(magnitude(u0), magnitude(u1)))
+                        e, f = e + 2 * L, f + 2 * L
+                    store(v, q + vector * L, add(even, odd))
+            peak = settle(v, q, z, J, A, b * N, bias, theta, c_reset, kick, c_adapt, strength, peak)
+        store(peaks, b * L, peak)
+
+
+@kernel
+def spread(u, row, where, adds, first, neurons, spike):
+    """Add what a spike of one line adds; the line's table starts at `first`."""
+    for e in range(first, first + neurons):
+        at = row + get(where, e)
+        put(u, at, get(u, at) + get(adds, e) * spike)
+
+
+@kernel
+def accumulate(
+    x, where, adds, loop_where, loop_adds, c, u, v, z, J, A, bias, theta, c_reset, kick, c_adapt, strength, peaks,
+    neurons, steps, start, stop
+):  # fmt: skip
+    """v (B, T, N) of clustered synapses, c (K,), u (B, K, N); x (B, T, M). Units are rows of the batch."""
+    L = lanes(v)
+    N, K, M = len(theta), len(c), len(where) // neurons
+    for b in range(start, stop):
+        peak = splat(0.0)
+        row = b * K * N
+        for t in range(steps):
+            for k in range(K):
+                decay = splat(get(c, k))
+                for e in range(row + k * N, row + (k + 1) * N, L):
+                    store(u, e, trunc(mul(decay, load(u, e))))
+            for j in range(M):
+                spike = get(x, (b * steps + t) * M + j)
+                if spike != 0:
+                    spread(u, row, where, adds, j * neurons, neurons, spike)
+            for j in range(len(loop_where) // neurons):
+                spike = get(z, b * N + j)
+                if spike != 0:
+                    spread(u, row, loop_where, loop_adds, j * neurons, neurons, spike)
+            q = (b * steps + t) * N
+            for i in range(0, N, L):
+                total = splat(0.0)
+                for k in range(K):
+                    one = load(u, row + k * N + i)
+                    total, peak = add(total, one), larger(peak, magnitude(one))
+                store(v, q + i, total)
+            peak = settle(v, q, z, J, A, b * N, bias, theta, c_reset, kick, c_adapt, strength, peak)
+        store(peaks, b * L, peak)

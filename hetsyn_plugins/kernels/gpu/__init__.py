@@ -1,0 +1,1 @@
+"""The neuron in Triton: order of kernels, and the kernels; float32."""

@@ -1,0 +1,218 @@
+"""Training with the integers in the loop: forward the chip's arithmetic bit for bit, backward the float neuron's.
+
+`straight_through` runs a layer of integers and passes gradients on to the float tensors that it was rounded from, as if
+rounding did nothing: backpropagation through time of the float neuron, at the rounded parameters and at the v that the
+integers gave. So the decays get the gradient of the neuron, not one of the rounding. `hetsyn_lif_quantised` rounds
+(`fixed_point.quantise`) and calls it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from hetsyn_plugins.core.params import ARRAYS, HetSynState
+from hetsyn_plugins.core.surrogate import Surrogate, resolve
+from hetsyn_plugins.fixed_point import neuron as fixed_point
+from hetsyn_plugins.fixed_point.neuron import MANTISSA, MAX_EXP, FixedParams, FixedRun, FixedState
+from hetsyn_plugins.kernels.cpu.threads import check_fork
+from hetsyn_plugins.kernels.eager import Gradients, Terms
+from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops.trainable import Bounded, to_hetsyn_params
+
+
+@torch.compiler.disable
+def hetsyn_lif_quantised(
+    inputs: Tensor,
+    weight: Tensor,
+    decay: Tensor | float,
+    *,
+    reset_decay: Tensor | float | None,
+    threshold: Tensor | float = 1.0,
+    recurrent_weight: Tensor | None = None,
+    recurrent_decay: Tensor | float | None = None,
+    adaptation_decay: Tensor | float | None = None,
+    adaptation_strength: Tensor | float | None = None,
+    bias: Tensor | None = None,
+    spiking: bool = True,
+    unit: float,
+    form: str = "cluster",
+    fraction: int | None = None,
+    surrogate: Any = None,
+    detach_reset: bool = False,
+    allow_overflow: bool = False,
+    name: str = "",
+) -> tuple[Tensor | None, Tensor]:
+    """A HetSynLIF layer over a sequence, rounded to integers in the forward pass.
+
+    inputs              (T, B, M), whole numbers
+    weight ... bias     as in `ops.hetsyn_lif`; spiking=False: the leaky readout
+    unit                what one weight unit stands for; weights that do not fit 8 bits in it, and taus that do not fit
+                        12, take the nearest value that does (`fixed_point.quantise`, clip=True); such a weight gets
+                        only gradient that moves it back
+    form, fraction      as in `fixed_point`
+    surrogate, detach_reset   as in `ops.hetsyn_lif`
+    allow_overflow, name      as in `fixed_point.run`
+
+    Returns spikes (T, B, N), None for a readout, and v (T, B, N) in float units, both equal to `fixed_point.run` of the
+    rounded layer; differentiable once. Raises ValueError, and FixedPointOverflow where a state leaves its bits.
+    """
+    given = {
+        "weight": weight,
+        "decay": decay,
+        "reset_decay": reset_decay,
+        "threshold": threshold,
+        "recurrent_weight": recurrent_weight,
+        "recurrent_decay": recurrent_decay,
+        "adaptation_decay": adaptation_decay,
+        "adaptation_strength": adaptation_strength,
+        "bias": bias,
+    }
+    x, terms, _ = ops.prepare(inputs, given, spiking, None, None)
+    params = to_hetsyn_params(terms._asdict(), spiking)
+    fixed, _ = fixed_point.quantise(params, form=form, fraction=fraction, unit=unit, clip=True)
+    # where rounding would give more than 8 bits and the exponent can grow no more
+    low, high = ((m + half) * unit * (1 << MAX_EXP) for m, half in zip(MANTISSA, (-0.5, 0.5), strict=True))
+    loop = None if terms.recurrent_weight is None else Bounded.apply(terms.recurrent_weight, low, high)
+    spikes, v, _ = straight_through(
+        fixed,
+        x,
+        terms._replace(weight=Bounded.apply(terms.weight, low, high), recurrent_weight=loop),
+        surrogate=resolve(surrogate),
+        detach_reset=detach_reset,
+        allow_overflow=allow_overflow,
+        name=name,
+    )
+    out = ops.output_dtype(inputs, weight)
+    return (None if spikes is None else spikes.to(out)), v.to(out)
+
+
+def straight_through(
+    fixed: FixedParams,
+    inputs: Tensor,
+    terms: Terms,
+    *,
+    surrogate: Surrogate,
+    detach_reset: bool = False,
+    state: FixedState | None = None,
+    keep_state: bool = False,
+    allow_overflow: bool = False,
+    name: str = "",
+) -> tuple[Tensor | None, Tensor, FixedState | None]:
+    """Run integers, with gradients for the tensors that they were rounded from.
+
+    fixed       the layer in integers
+    inputs      (T, B, M), whole numbers, in the dtype of the terms
+    terms       the same layer's tensors, each in its full shape ((N, M), (N, N), (N,)), None where it has no such part
+    state       as an earlier run returned it, or None: zeros. It is a constant: the decays get no gradient through the
+                synaptic currents carried over in the cluster form, whose accumulators are no synapse's own
+    keep_state  return the last state (None otherwise: it takes time to write out)
+
+    Returns spikes (T, B, N) or None, v (T, B, N) in float units, and the state.
+    """
+    check_fork()
+    x = inputs.detach().cpu()
+    options: dict[str, Any] = {"name": name, "allow_overflow": allow_overflow}
+    if ops.why_no_cpu_kernel():
+        result = fixed_point.run(fixed, x.numpy(), state, **options)
+    else:
+        kernel = importlib.import_module("hetsyn_plugins.kernels.cpu.fixed_point")
+        result = kernel.run(fixed, x, state, keep_state=keep_state, **options)
+    spikes, v = Rounded.apply(fixed, result, state, surrogate, detach_reset, inputs, *terms)
+    return spikes, v, result.state
+
+
+class Rounded(torch.autograd.Function):
+    """What the integers gave as a node of the graph; backward: the float kernel's, at the rounded parameters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        fixed: FixedParams,
+        result: FixedRun,
+        state: FixedState | None,
+        surrogate: Surrogate,
+        detach_reset: bool,
+        inputs: Tensor,
+        *terms: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor]:
+        dtype = np.float64 if inputs.dtype == torch.float64 else np.float32
+        v = torch.from_numpy((result.v * (fixed.unit / (1 << fixed.fraction))).astype(dtype)).to(inputs)
+        spikes = None if result.spikes is None else torch.from_numpy(result.spikes.astype(dtype)).to(inputs)
+        ctx.fixed, ctx.state, ctx.surrogate, ctx.detach_reset = fixed, state, surrogate, detach_reset
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs, spikes, v)
+        return spikes, v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, owed_spikes: Tensor | None, owed_v: Tensor | None) -> Any:
+        inputs, spikes, v = ctx.saved_tensors
+        terms = _rounded_terms(ctx.fixed, inputs)
+        if spikes is not None:
+            v = _agreeing(v, spikes, terms.threshold)
+        _, _, _, _, _, wants_inputs, *wants = ctx.needs_input_grad
+        wanted = Gradients(wants_inputs, Terms(*wants), HetSynState(*[False] * 6))
+        backend = ops.choose_backend(inputs, terms.weight).backend
+        kernel = importlib.import_module(f"hetsyn_plugins.kernels.{ops.MODULES[backend]}")
+        start = _float_state(ctx.fixed, ctx.state, inputs)
+        g = kernel.backward(
+            inputs, terms, start, v, owed_spikes, owed_v, HetSynState(None), ctx.surrogate, ctx.detach_reset, wanted
+        )
+        found = [x if want else None for x, want in zip(g.terms, wants, strict=True)]
+        return None, None, None, None, None, g.inputs if wants_inputs else None, *found
+
+
+def _rounded_terms(fixed: FixedParams, like: Tensor) -> Terms:
+    """The parameters that the integers stand for, as the float kernels take them."""
+    params = fixed.to_params()
+    arrays = {name: getattr(params, name) for name in ARRAYS}
+    if not params.spiking:
+        arrays["threshold"] = None
+    tensors = {name: None if a is None else torch.tensor(np.array(a)).to(like) for name, a in arrays.items()}
+    return Terms(**tensors)  # type: ignore[arg-type]  # weight and decay are never None
+
+
+def _agreeing(v: Tensor, spikes: Tensor, threshold: Any) -> Tensor:
+    """v on the side of the threshold where the integers were, should float32 have rounded it onto the threshold.
+
+    The kernels ask v, not the spikes, who fired.
+    """
+    z, theta = spikes.cpu().numpy() > 0, threshold.cpu().numpy()
+    wrong = (v.cpu().numpy() > theta) != z
+    if not wrong.any():
+        return v
+    right = np.where(z, np.nextafter(theta, np.inf, dtype=theta.dtype), theta)
+    return torch.where(torch.from_numpy(wrong).to(v.device), torch.from_numpy(right).to(v), v)
+
+
+def _float_state(fixed: FixedParams, state: FixedState | None, like: Tensor) -> HetSynState:
+    """The first state in float units; zeros that are not written out where there is none."""
+    scale = fixed.unit / (1 << fixed.fraction)
+    batch, (n, m) = like.shape[1], fixed.weight.shape
+    parts: dict[str, Any] = {} if state is None else state._asdict()
+    if fixed.form == "cluster":
+        parts = {**parts, "current": None}
+
+    def part(name: str, has: bool, *shape: int) -> Any:
+        if not has:
+            return None
+        if parts.get(name) is None:
+            return like.new_zeros(()).expand(batch, *shape)
+        value = torch.from_numpy(parts[name]).to(like)
+        return value if name == "spikes" else value * scale
+
+    loop = fixed.recurrent_weight is not None
+    return HetSynState(
+        part("current", True, n, m),
+        part("recurrent_current", loop, n, n),
+        part("reset", fixed.reset_decay is not None, n),
+        part("adaptation", fixed.adaptation_decay is not None, n),
+        part("spikes", fixed.spiking, n),
+        None,
+    )

@@ -1,0 +1,387 @@
+"""What a layer trains: the fields of HetSynParams as torch parameters, alike in every adapter.
+
+* share: the decays of synapses are one a synapse (N, M), one a neuron (N,) or one for the layer ().
+* parametrization: the tensor trained is r itself ("decay"), tau in seconds ("tau") or log tau ("log_tau").
+* tie_reset: the reset (and a recurrent layer's recurrent synapses) use the decay tensor of the synapses, so that the
+  paper's LIF and HetNeuLIF conditions hold through training.
+* An optimiser may overshoot: what is used is the stored value bounded to its range, and the gradient of a value
+  outside is let through only where a descent step along it leads back in.
+* A trained tau has no way back from 0 or below: r = exp(-dt / tau) is flat there, in all its derivatives, and all but
+  flat below dt / 10. "log_tau" cannot get there.
+* Decays stay float32 under .half() and .bfloat16(): bfloat16 cannot tell a tau of 200 steps from one of 500.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hetsyn_plugins.core.params import (
+    ARRAYS,
+    DECAYS,
+    NAMES,
+    HetSynParams,
+    check_fields,
+    check_values,
+    checked_dt,
+    describe_values,
+    expand,
+    full_shape,
+)
+from hetsyn_plugins.kernels.eager import differentiable_once
+
+HALF = (torch.float16, torch.bfloat16)
+PARAMETRIZATIONS = ("decay", "tau", "log_tau")
+SHARES = ("synapse", "neuron", "layer")
+
+
+class Bounded(torch.autograd.Function):
+    """p clamped to [low, high]; outside, only gradient whose descent step moves p back in is passed on.
+
+    That is decided at every use: of a p that is outside, a loop over single steps, which uses it T times, collects
+    another gradient than the one call of a sequence. `clamp_()` after every optimiser step keeps the two equal.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, low: float, high: float) -> Tensor:
+        ctx.low, ctx.high = low, high
+        ctx.save_for_backward(p)
+        return p.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (p,) = ctx.saved_tensors
+        leads_away = ((p < ctx.low) & (gradient > 0)) | ((p > ctx.high) & (gradient < 0))
+        return gradient.masked_fill(leads_away, 0.0), None, None
+
+
+class DecayFromTau(torch.autograd.Function):
+    """r = exp(-dt / tau), computed in float64, of tau >= 0 in seconds or of log tau; 0 and infinity are allowed."""
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, dt: float, log: bool) -> Tensor:
+        tau = p.double().exp() if log else p.double().clamp(min=0)
+        steps = dt / tau
+        decay = torch.exp(-steps)
+        # dr/dtau = r dt / tau^2 and dr/dlog tau = r dt / tau; both are 0 in the limits where they read 0 * inf
+        slope = decay * steps if log else decay * steps / tau
+        ctx.save_for_backward(slope.nan_to_num(0.0).to(p.dtype))
+        return decay.to(p.dtype)
+
+    @staticmethod
+    @differentiable_once("the decay of a trained tau")
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None, None
+
+
+def check_share(share: str) -> None:
+    """Raise ValueError for anything but "synapse", "neuron" and "layer"."""
+    if share not in SHARES:
+        raise ValueError(f"share: expected one of {', '.join(SHARES)}, got {share!r}")
+
+
+def decay_from_stored(stored: Tensor, parametrization: str, dt: float | None) -> Tensor:
+    """The decay r in [0, 1] that a stored tensor stands for, differentiable, in the stored dtype."""
+    if parametrization == "decay":
+        decay: Tensor = Bounded.apply(stored, 0.0, 1.0)
+    else:
+        decay = DecayFromTau.apply(stored, checked_dt(dt), parametrization == "log_tau")
+    return decay
+
+
+def stored_from_decay(decay: Tensor, parametrization: str, dt: float | None) -> Tensor:
+    """The tensor to store for decays r, in their dtype: of the nearest representable ones, the one that gives r best.
+
+    A second conversion of what `decay_from_stored` gave returns the same r to the bit.
+    """
+    if parametrization == "decay":
+        return decay.detach().clone()
+    target = decay.detach()
+    tau = checked_dt(dt) / target.double().log().abs()
+    best = (tau.log() if parametrization == "log_tau" else tau).to(target.dtype)
+    error = _miss(best, target, parametrization, dt)
+    start = best
+    for direction in (inf, -inf):
+        candidate = start
+        for _ in range(2):
+            candidate = torch.nextafter(candidate, torch.full_like(candidate, direction))
+            miss = _miss(candidate, target, parametrization, dt)
+            best, error = torch.where(miss < error, candidate, best), torch.minimum(miss, error)
+    return best
+
+
+def _miss(stored: Tensor, target: Tensor, parametrization: str, dt: float | None) -> Tensor:
+    with torch.no_grad():
+        return (decay_from_stored(stored, parametrization, dt) - target).abs()
+
+
+class TrainableFields(nn.Module):
+    """A module that holds fields of HetSynParams as parameters (learned) or buffers (fixed).
+
+    A subclass gives `names`: core field -> its own attribute name. A decay is stored under that name, or with
+    "_tau" or "_log_tau" appended where that is what is trained; the plain name then reads the decay it stands for.
+    """
+
+    names: ClassVar[Mapping[str, str]] = {}
+    parametrization: str
+    share: str
+    tie_reset: bool
+    dt: float | None
+    tied: tuple[str, ...] = ()
+
+    def set_options(self, *, share: str, parametrization: str, tie_reset: bool, dt: float | None) -> None:
+        """Keep the options, or raise ValueError naming the one that is wrong."""
+        check_share(share)
+        if parametrization not in PARAMETRIZATIONS:
+            raise ValueError(f"parametrization: expected one of {', '.join(PARAMETRIZATIONS)}, got {parametrization!r}")
+        if tie_reset and share == "synapse":
+            raise ValueError("tie_reset: expected share='neuron' or 'layer' with it, got share='synapse'")
+        if parametrization != "decay" and dt is None:
+            raise ValueError(f"dt: expected a step length in seconds for parametrization={parametrization!r}, got None")
+        self.share, self.parametrization, self.tie_reset = share, parametrization, tie_reset
+        self.dt = None if dt is None else checked_dt(dt)
+
+    def add_fields(self, values: Mapping[str, Tensor | None], learn: Mapping[str, bool]) -> None:
+        """Register fields, as `start_values` returns them; `learn` says which are trained (a field not named is)."""
+        self.tied = tuple(
+            name for name in ("reset_decay", "recurrent_decay") if self.tie_reset and values.get(name) is not None
+        )
+        for field, value in values.items():
+            if field in self.tied:
+                continue
+            if value is not None and field in DECAYS:
+                value = stored_from_decay(value, self.parametrization, self.dt)
+            if value is not None and learn.get(field, True):
+                self.register_parameter(self.stored_name(field), nn.Parameter(value))
+            else:
+                self.register_buffer(self.stored_name(field), value)
+
+    def stored_name(self, field: str) -> str:
+        """The attribute under which a field is registered."""
+        name = self.names["decay" if field in self.tied else field]
+        return name if field not in DECAYS or self.parametrization == "decay" else f"{name}_{self.parametrization}"
+
+    def stored(self, field: str) -> Tensor | None:
+        """The tensor that is registered for a field, None where the layer has no such field."""
+        tensor: Tensor | None = getattr(self, self.stored_name(field))
+        return tensor
+
+    def tensor(self, field: str) -> Tensor | None:
+        """A field as the op takes it: decays as r in [0, 1], the threshold kept above 0, the rest as stored."""
+        stored = self.stored(field)
+        if stored is None:
+            return None
+        if field in DECAYS:
+            return decay_from_stored(stored, self.parametrization, self.dt)
+        if field == "threshold":
+            bounded: Tensor = Bounded.apply(stored, torch.finfo(stored.dtype).tiny, inf)
+            return bounded
+        # DistributedDataParallel writes to the buffers at every forward, also between two steps of one graph
+        return stored if isinstance(stored, nn.Parameter) else stored.clone()
+
+    def tensors(self) -> dict[str, Any]:
+        """All fields that this module holds, as the op takes them."""
+        return {field: self.tensor(field) for field in self.names}
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Project what an optimiser pushed out of range back onto it, as the paper does after every step."""
+        for field in self.names:
+            stored = self.stored(field)
+            if stored is not None and field == "threshold":
+                stored.clamp_(min=torch.finfo(stored.dtype).tiny)
+            elif (
+                stored is not None and field in DECAYS and self.parametrization != "log_tau"
+            ):  # any log tau is in range
+                stored.clamp_(0.0, 1.0 if self.parametrization == "decay" else inf)
+
+    def __getattr__(self, name: str) -> Any:
+        # only reached where no such attribute is registered: the decay of a tied or a tau-trained field
+        for field, own in type(self).names.items():
+            if own == name and field in DECAYS and "parametrization" in self.__dict__:
+                if field in self.tied or self.parametrization != "decay":
+                    return self.tensor(field)
+        return super().__getattr__(name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """As nn.Module's, but decays (and their gradients) that would become half become float32."""
+        stored = [self.stored(field) for field in self.names if field in DECAYS]
+        kept = {id(t) for p in stored if p is not None for t in (p, p.grad) if t is not None}
+
+        def careful(t: Tensor) -> Tensor:
+            out = fn(t)
+            return t.to(out.device, torch.float32) if id(t) in kept and out.dtype in HALF else out
+
+        return super()._apply(careful, recurse)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """As nn.Module's; values that no training can give (NaN, infinite weights) are reported and not loaded."""
+        errors: list[str] = args[-1]
+        for field in self.names:
+            value = state_dict.get(prefix + self.stored_name(field))
+            if value is None or not isinstance(value, Tensor):
+                continue
+            unbounded = field in DECAYS and self.parametrization != "decay"
+            good = ~value.isnan() if unbounded else value.isfinite()
+            if field == "threshold":
+                good = good & (value > 0)
+            if not good.all():
+                errors.append(
+                    f"{prefix}{self.stored_name(field)}: expected finite values, got {describe_values(value)}"
+                )
+                return
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def all_finite(state_dict: Mapping[str, Any], prefix: str, names: Iterable[str], errors: list[str]) -> bool:
+    """For `_load_from_state_dict`: are these entries free of NaN and infinity? One that is not joins the errors."""
+    for name in names:
+        value = state_dict.get(prefix + name)
+        if isinstance(value, Tensor) and not value.isfinite().all():
+            errors.append(f"{prefix}{name}: expected finite values, got {describe_values(value)}")
+            return False
+    return True
+
+
+def checked_size(name: str, value: Any) -> int:
+    """The number of lines or neurons as an int, or ValueError where it is not a whole number > 0."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        size = 0
+    if size < 1:
+        raise ValueError(f"{name}: expected a whole number > 0, got {value!r}")
+    return size
+
+
+def start_values(
+    values: Mapping[str, Any],
+    *,
+    sizes: tuple[int, int],
+    spiking: bool,
+    share: str,
+    called: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+    device: Any = None,
+) -> dict[str, Tensor | None]:
+    """Start values as tensors in the shapes to be trained: checked, drawn where they are initialisers, shared.
+
+    values   core field -> number, array, tensor, initialiser or None; `weight` may be None: N(0, 1 / fan_in), and
+             `recurrent_weight` may be True: likewise
+    sizes    (N, M)
+    called   what the layer's arguments are called, for messages: core field -> name
+    dtype    None: the widest of the tensors given, else torch's default; decays stay float32 beside half types
+
+    Numbers, lists and NumPy arrays are rounded to that dtype; a tensor of another dtype raises ValueError.
+    """
+    check_share(share)
+    called = {**NAMES, **called}
+    for field in ("weight", "recurrent_weight"):
+        weight = values.get(field)
+        if isinstance(weight, Tensor) and not weight.dtype.is_floating_point:
+            raise ValueError(f"{called[field]}: expected a floating dtype, got {weight.dtype}")
+    dtype = dtype or _widest(values)
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected a floating dtype, got {dtype}")
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    n, m = sizes
+    shapes = torch.empty((n, m), device="meta")
+    tensors: dict[str, Tensor | None] = {}
+    for field, value in values.items():
+        shape = full_shape(field, shapes)
+        own = wide if field in DECAYS else dtype
+        if field in ("weight", "recurrent_weight") and (value is True or (value is None and field == "weight")):
+            tensors[field] = (
+                torch.randn(shape, dtype=torch.float32 if own in HALF else own).div(shape[1] ** 0.5).to(own)
+            )
+        else:
+            trained = _trained_shape(field, shape, share)
+            tensors[field] = None if value is None else _start_value(called[field], value, trained, own)
+    given: dict[str, Any] = {**dict.fromkeys(ARRAYS), **tensors}
+    if tuple(given["weight"].shape) != sizes:
+        raise ValueError(f"{called['weight']}: expected shape {sizes}, got {tuple(given['weight'].shape)}")
+    check_fields(given, spiking, called)
+    check_values({f: None if t is None or t.is_meta else t for f, t in given.items()}, called)
+    for field in ("decay", "recurrent_decay"):
+        if given[field] is not None:
+            tensors[field] = _shared(called[field], given[field], full_shape(field, shapes), share)
+    return {field: None if t is None else t.to(device) for field, t in tensors.items()}
+
+
+def to_hetsyn_params(tensors: Mapping[str, Tensor | None], spiking: bool) -> HetSynParams:
+    """HetSynParams of a layer's tensors; half ones become float32, which is exact."""
+    arrays: dict[str, Any] = {}
+    for field in ARRAYS:
+        t = tensors.get(field)
+        if t is not None:
+            t = t.detach().cpu()
+            arrays[field] = (t.float() if t.dtype in HALF else t).numpy()
+        elif field != "threshold":
+            arrays[field] = None
+    return HetSynParams(**arrays, spiking=spiking)
+
+
+def share_of(params: HetSynParams) -> str:
+    """The share that keeps the number of decays of these parameters; one a presynaptic line becomes one a synapse."""
+    shapes = {np.shape(d) for d in (params.decay, params.recurrent_decay) if d is not None}
+    n = len(params.weight)
+    if shapes == {()}:
+        return "layer"
+    return "neuron" if shapes <= {(n,), (n, 1), ()} else "synapse"
+
+
+def check_tied(params: HetSynParams) -> None:
+    """Raise ValueError unless every neuron's synapses decay as its reset does: what tie_reset would keep true."""
+    full = params.expanded()
+    synapses = [d for d in (full.decay, full.recurrent_decay) if d is not None]
+    if full.reset_decay is None or not all((d == full.reset_decay[:, None]).all() for d in synapses):
+        raise ValueError("tie_reset: expected one decay a neuron for synapses and reset, got different ones")
+
+
+def _widest(values: Mapping[str, Any]) -> torch.dtype:
+    """float64 if any tensor is; else the weight's dtype, or torch's default where there is none."""
+    if any(isinstance(v, Tensor) and v.dtype == torch.float64 for v in values.values()):
+        return torch.float64
+    weight = values.get("weight")
+    if isinstance(weight, Tensor):
+        return weight.dtype
+    return torch.get_default_dtype()
+
+
+def _trained_shape(field: str, full: tuple[int, ...], share: str) -> tuple[int, ...]:
+    """The shape in which a field is trained, and so drawn by an initialiser."""
+    if field not in ("decay", "recurrent_decay"):
+        return full
+    return {"synapse": full, "neuron": full[:1], "layer": ()}[share]
+
+
+def _start_value(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    if callable(value) and not isinstance(value, Tensor):
+        value = value(shape, torch.default_generator)
+    if isinstance(value, Tensor):
+        if value.dtype != dtype:
+            raise ValueError(f"{name}: expected {dtype} like the layer, got a tensor of {value.dtype}")
+        return value.detach().clone()
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu" or (array.dtype.kind in "iu" and array.ndim > 0):
+        raise ValueError(f"{name}: expected floating-point numbers, got {array.dtype}")
+    return torch.tensor(np.array(array, np.float64), dtype=dtype)
+
+
+def _shared(name: str, decay: Tensor, full: tuple[int, ...], share: str) -> Tensor:
+    """The decay in the shape that `share` trains."""
+    if share == "synapse":
+        return expand(name, decay, full).clone()
+    if share == "layer" and decay.ndim == 0:
+        return decay
+    if share == "neuron" and tuple(decay.shape) in ((), full[:1], (full[0], 1)):
+        return decay.reshape(-1).expand(full[:1]).clone()
+    expected = "()" if share == "layer" else f"() or {full[:1]}"
+    raise ValueError(f"{name}: expected shape {expected} with share={share!r}, got {tuple(decay.shape)}")

@@ -1,0 +1,626 @@
+"""The Norse modules inside Norse: its containers, hooks, facilities. What they compute: `tests/conformance`."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+norse_torch = pytest.importorskip("norse.torch")
+
+from norse.torch import Lift, RegularizationCell, SequentialState  # noqa: E402
+from norse.torch.functional.regularization import spike_accumulator, voltage_accumulator  # noqa: E402
+
+import hetsyn_plugins  # noqa: E402
+from hetsyn_plugins import HetSynParams  # noqa: E402
+from hetsyn_plugins.adapters import norse as adapter  # noqa: E402  after the skip
+from hetsyn_plugins.adapters.norse import (  # noqa: E402
+    HetSynLI,
+    HetSynLICell,
+    HetSynLIF,
+    HetSynLIFCell,
+    HetSynLIFParameters,
+    HetSynLIFRecurrent,
+    HetSynLIFRecurrentCell,
+    HetSynLIFState,
+    hetsyn_lif_step,
+)
+from hetsyn_plugins.core import initialisers, reference, surrogate  # noqa: E402
+from hetsyn_plugins.core.params import ARRAYS  # noqa: E402
+
+T, B, M, N, DT = 12, 3, 6, 5, 1e-3
+CELLS = [HetSynLIFCell, HetSynLIFRecurrentCell, HetSynLICell]
+SEQUENCES = [HetSynLIF, HetSynLIFRecurrent, HetSynLI]
+PAIRS = list(zip(CELLS, SEQUENCES, strict=True))
+
+
+def parameters(**changes: Any) -> HetSynLIFParameters:
+    return HetSynLIFParameters(**{"v_th": 0.4, "bias": torch.linspace(0, 0.1, N), **changes})
+
+
+def spike_trains(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return (torch.rand(*shape) < 0.5).to(dtype)
+
+
+def equal(one: Any, other: Any) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def in_steps(cell: Any, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    outs = []
+    for x_t in x:
+        out, state = cell(x_t, state)
+        outs.append(out)
+    return torch.stack(outs), state
+
+
+# ---- what they compute
+
+
+@pytest.mark.parametrize("cls", [*CELLS, *SEQUENCES])
+def test_every_class_equals_the_reference(cls: Any) -> None:
+    adapt = {"tau_adapt_inv": 10.0, "adapt_strength": 0.05} if cls.spiking else {}
+    p = parameters(**adapt, tau_syn_inv=torch.rand(N, M, dtype=torch.float64) * 200)
+    module = cls(M, N, p, DT, dtype=torch.float64)
+    x = spike_trains(250, B, M, dtype=torch.float64)
+    out, state = module(x) if module.sequential else in_steps(module, x)
+    spikes, v, end = reference.run(module.to_params(), x.numpy())
+    np.testing.assert_allclose(state.v.detach().numpy(), end.v, atol=1e-12)
+    if cls.spiking:
+        np.testing.assert_array_equal(out.detach().numpy(), spikes)
+        assert 0.02 < spikes.mean() < 0.98
+        np.testing.assert_allclose(state.i_adapt.detach().numpy(), end.adaptation, atol=1e-12)
+    else:
+        np.testing.assert_allclose(out.detach().numpy(), v, atol=1e-12)
+
+
+@pytest.mark.parametrize(("cell_class", "sequence_class"), PAIRS)
+def test_cell_in_a_loop_and_lifted_equals_the_sequence(cell_class: Any, sequence_class: Any) -> None:
+    cell = cell_class(M, N, parameters(), DT, dtype=torch.float64)
+    layer = sequence_class(M, N, parameters(), DT, dtype=torch.float64)
+    layer.load_state_dict(cell.state_dict())
+    x = spike_trains(T, B, M, dtype=torch.float64)
+    whole, end = layer(x)
+    looped, looped_end = in_steps(cell, x)
+    lifted, lifted_end = Lift(cell)(x)
+    assert type(end) is type(looped_end) is layer.state_class
+    for out, state in ((looped, looped_end), (lifted, lifted_end)):
+        torch.testing.assert_close(out, whole, rtol=0, atol=1e-13)
+        for one, other in zip(state, end, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
+
+
+def test_functional_step_equals_the_cell() -> None:
+    for cls in (HetSynLIFCell, HetSynLIFRecurrentCell):
+        cell = cls(M, N, parameters(), DT)
+        state: Any = None
+        for x in spike_trains(T, B, M):
+            z, after = cell(x, state)
+            other, other_after = hetsyn_lif_step(x, state, cell.input_weights, cell.recurrent_weights, cell.p, DT)
+            assert torch.equal(z, other) and type(after) is type(other_after) and equal(after, other_after)
+            state = after
+        assert state.z.any()
+
+
+def test_functional_step_with_fresh_parameters() -> None:
+    """p whose shapes were never expanded, and no p at all: the paper's 20 ms."""
+    weights = torch.full((N, M), 0.5)
+    _, state = hetsyn_lif_step(torch.ones(B, M), None, weights, dt=DT)
+    assert isinstance(state, HetSynLIFState) and torch.equal(state.v, torch.full((B, N), 3.0))
+    _, after = hetsyn_lif_step(torch.zeros(B, M), state, weights, dt=DT)
+    decay = float(np.exp(-DT / 20e-3))
+    torch.testing.assert_close(after.v, torch.full((B, N), 3 * decay - 1.0))
+
+
+def test_functional_step_of_float64_weights_needs_no_p() -> None:
+    weights = torch.full((N, M), 0.5, dtype=torch.float64)
+    x = torch.ones(B, M, dtype=torch.float64)
+    _, state = hetsyn_lif_step(x, hetsyn_lif_step(x, None, weights)[1], weights)
+    want = 3 * (1 + np.exp(-1e-3 / 20e-3)) - 1
+    np.testing.assert_allclose(state.v.detach().numpy(), np.full((B, N), want), rtol=1e-14)
+
+
+@pytest.mark.parametrize("parametrization", ["decay", "tau", "log_tau"])
+def test_functional_step_of_a_cells_p_at_another_dt(parametrization: str) -> None:
+    """Two steps of dt are one of 2 dt: all decays squared, whatever is stored."""
+    p = HetSynLIFParameters(50.0, tau_reset_inv=100.0, dtype=torch.float64)
+    cell = HetSynLIFCell(M, N, p, DT, parametrization=parametrization, dtype=torch.float64)
+    one = HetSynLIFState(
+        *(torch.rand(B, N, dtype=torch.float64) for _ in range(2)),
+        torch.rand(B, N, M, dtype=torch.float64),
+        torch.rand(B, N, dtype=torch.float64),
+        torch.zeros(B, N, dtype=torch.float64),
+    )._replace(z=torch.zeros(B, N, dtype=torch.float64))
+    _, after = hetsyn_lif_step(torch.zeros(B, M).double(), one, cell.input_weights, None, cell.p, 2 * DT)
+    torch.testing.assert_close(after.i, one.i * np.exp(-50.0 * 2 * DT), rtol=1e-12, atol=0)
+    torch.testing.assert_close(after.i_reset, one.i_reset * np.exp(-100.0 * 2 * DT), rtol=1e-12, atol=0)
+
+
+def test_decay_is_exponential_and_tau_inv_reads_back() -> None:
+    cell = HetSynLIFCell(M, N, HetSynLIFParameters(100.0, tau_reset_inv=50.0, dtype=torch.float64), DT)
+    assert cell.p.tensor("decay")[0, 0].item() == pytest.approx(np.exp(-0.1), rel=1e-15)
+    torch.testing.assert_close(cell.p.tau_syn_inv, torch.full((N, M), 100.0).double(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(cell.p.tau_reset_inv.reshape(()), torch.tensor(50.0).double(), rtol=1e-12, atol=0)
+    assert cell.p.tau_adapt_inv is None and cell.input_weights.dtype == torch.float64
+    assert HetSynLIFCell(M, N, dt=DT, dtype=torch.float64).to_params().decay[0, 0] == np.exp(-DT / 20e-3)
+
+
+@pytest.mark.parametrize("parametrization", ["decay", "tau", "log_tau"])
+def test_tau_inv_of_zero_and_infinity_are_r_one_and_zero(parametrization: str) -> None:
+    p = HetSynLIFParameters(tau_syn_inv=torch.tensor([0.0, torch.inf, 50.0, 50.0, 50.0]), tau_reset_inv=None)
+    cell = HetSynLIFCell(M, N, p, DT, parametrization=parametrization)
+    params = cell.to_params()
+    assert (params.decay[0] == 1).all() and (params.decay[1] == 0).all() and params.reset_decay is None
+    _, state = cell(torch.ones(B, M))
+    state.v.sum().backward()
+    assert all(torch.isfinite(q.grad).all() for q in cell.parameters() if q.grad is not None)
+
+
+@pytest.mark.parametrize("method", ["super", "triangle", "tanh", "circ", "heavi_erfc"])
+def test_norse_methods_give_norse_gradients(method: str) -> None:
+    from norse.torch.functional.threshold import threshold
+
+    torch.manual_seed(1)
+    own = adapter.surrogate_of(method, 10.0)
+    d = torch.randn(50)
+    leaf = d.clone().requires_grad_()
+    (want,) = torch.autograd.grad(threshold(leaf, method, 10.0).sum(), leaf)
+    torch.testing.assert_close(own.derivative(d), want)
+    layer = HetSynLIF(M, N, parameters(method=method, alpha=10.0), DT)
+    layer(spike_trains(T, B, M))[0].sum().backward()
+    assert layer.input_weights.grad is not None and torch.isfinite(layer.input_weights.grad).all()
+    assert pickle.loads(pickle.dumps(layer)).surrogate == layer.surrogate
+    assert layer.surrogate == own and layer.surrogate.spike_grad.alpha == 10.0  # type: ignore[attr-defined]
+
+
+# ---- in Norse's containers
+
+
+@pytest.mark.parametrize("cells", [False, True])
+def test_sequential_state(cells: bool) -> None:
+    kind = (HetSynLIFCell, HetSynLIFRecurrentCell, HetSynLICell) if cells else (HetSynLIF, HetSynLIFRecurrent, HetSynLI)
+    net = SequentialState(
+        kind[0](M, N, parameters(), DT), nn.Dropout(0.0), kind[1](N, N, parameters(), DT), kind[2](N, 2)
+    )
+    x = spike_trains(T, B, M)
+    out, state = in_steps(net, x) if cells else net(x)
+    assert out.shape == (T, B, 2) and len(state) == 4 and state[1] is None
+    assert [type(s).__name__ for s in state if s] == ["HetSynLIFState", "HetSynLIFRecurrentState", "HetSynLIState"]
+    h, s0 = in_steps(net[0], x) if cells else net[0](x)
+    h, s2 = in_steps(net[2], h) if cells else net[2](h)
+    v, s3 = in_steps(net[3], h) if cells else net[3](h)
+    assert torch.equal(out, v) and equal(state[0], s0) and equal(state[2], s2) and equal(state[3], s3)
+    out.sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_stacked_with_stock_layers_and_convolutions() -> None:
+    net = SequentialState(nn.Flatten(2), HetSynLIF(M, N, parameters(), DT), norse_torch.LIF(), HetSynLI(N, 3))
+    out, _ = net(spike_trains(T, B, 2, 3))
+    assert out.shape == (T, B, 3)
+
+
+def test_chunks_through_a_container_equal_the_whole() -> None:
+    net = SequentialState(
+        HetSynLIFRecurrent(M, N, parameters(), DT, dtype=torch.float64), HetSynLI(N, 2, None, DT, dtype=torch.float64)
+    )
+    x = spike_trains(T, B, M, dtype=torch.float64)
+    whole, end = net(x)
+    first, state = net(x[:5])
+    second, state = net(x[5:], state)
+    torch.testing.assert_close(torch.cat([first, second]), whole, rtol=0, atol=1e-13)
+    for one, other in zip(state[0], end[0], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
+
+
+def test_forward_state_hooks_see_every_state() -> None:
+    net = SequentialState(HetSynLIFCell(M, N, parameters(), DT), HetSynLICell(N, 2))
+    seen: list[Any] = []
+    net.register_forward_state_hooks(lambda module, _, out: seen.append((type(module).__name__, out[1])))
+    state = None
+    for x in spike_trains(3, B, M):
+        _, state = net(x, state)
+    net.remove_forward_state_hooks()
+    names = [name for name, _ in seen]
+    assert names.count("HetSynLIFCell") == names.count("HetSynLICell") == 3
+    _, state = net(spike_trains(B, M), state)
+    assert len(seen) == len(names)
+
+
+def test_regularization_cells_read_our_states() -> None:
+    cell = HetSynLIFCell(M, N, parameters(), DT)
+    spikes, voltage = RegularizationCell(spike_accumulator), RegularizationCell(voltage_accumulator)
+    fired, membrane, state = torch.zeros(()), torch.zeros(B, N), None
+    for x in spike_trains(T, B, M):
+        z, state = cell(x, state)
+        _, total = spikes(z, state)
+        _, total_v = voltage(z, state)
+        fired, membrane = fired + z.sum(), membrane + state.v
+    assert fired > 0 and torch.equal(total.reshape(()), fired)
+    torch.testing.assert_close(total_v, membrane)
+    (total + total_v.sum()).sum().backward()
+    assert cell.input_weights.grad is not None and cell.input_weights.grad.any()
+
+
+def test_lift_of_a_container() -> None:
+    net = SequentialState(HetSynLIFCell(M, N, parameters(), DT), HetSynLICell(N, 2))
+    out, state = Lift(net)(spike_trains(T, B, M))
+    assert out.shape == (T, B, 2) and isinstance(state[0], HetSynLIFState)
+
+
+def test_record_states() -> None:
+    x = spike_trains(T, B, M)
+    for cls, names in ((HetSynLIF, ("i",)), (HetSynLIFRecurrent, ("i", "i_rec")), (HetSynLI, ("i",))):
+        layer = cls(M, N, parameters(), DT, record_states=True)
+        out, states = layer(x)
+        layer.record_current = True
+        _, full = layer(x)
+        layer.record_states = False
+        plain, end = layer(x)
+        torch.testing.assert_close(out, plain)
+        for name in states._fields:
+            recorded, last = getattr(states, name), getattr(end, name)
+            assert recorded.shape == (last.shape if name in names else (T, *last.shape))
+            assert getattr(full, name).shape == (T, *last.shape)
+            torch.testing.assert_close(getattr(full, name)[-1], last)
+        if cls.spiking:
+            assert torch.equal(states.z, out)
+
+
+def test_recording_looks_at_the_inputs_once_as_the_fused_run_does() -> None:
+    bad = torch.full((T, B, M), torch.nan)
+    with pytest.raises(ValueError, match="input_tensor: expected finite values, got 216 NaN"):
+        HetSynLIF(M, N, record_states=True)(bad)
+    assert HetSynLIF(M, N, record_states=True, check=False)(bad)[1].v.isnan().all()
+
+
+def test_sequence_gives_membranes_too() -> None:
+    layer = HetSynLIF(M, N, parameters(), DT)
+    z, v, _ = layer.sequence(spike_trains(T, B, M))
+    assert torch.equal(z, (v > layer.p.v_th).float()) and v.shape == (T, B, N)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.15's, at any break
+@pytest.mark.parametrize("cells", [False, True])
+def test_a_whole_container_compiles(cells: bool) -> None:
+    kind = (HetSynLIFCell, HetSynLIFRecurrentCell, HetSynLICell) if cells else (HetSynLIF, HetSynLIFRecurrent, HetSynLI)
+    net = SequentialState(*(c(M, M, HetSynLIFParameters(v_th=0.4), DT) for c in kind))
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend="aot_eager")
+    x = spike_trains(B, M) if cells else spike_trains(T, B, M)
+    (want, want_state), (got, got_state) = net(x), compiled(x)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+    for one, other in zip(got_state, want_state, strict=True):
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+
+
+# ---- as nn.Modules
+
+
+@pytest.mark.parametrize("cls", [*CELLS, *SEQUENCES])
+def test_deepcopy_and_pickle(cls: Any) -> None:
+    module = cls(M, N, parameters(), DT)
+    x = spike_trains(T, B, M) if module.sequential else spike_trains(B, M)
+    out, state = module(x)
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        again, again_state = other(x)
+        assert torch.equal(out, again) and equal(state, again_state)
+    assert equal(pickle.loads(pickle.dumps(state)), state) and type(pickle.loads(pickle.dumps(state))) is type(state)
+
+
+@pytest.mark.parametrize("cls", [*CELLS, *SEQUENCES])
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_types(cls: Any, half: torch.dtype) -> None:
+    module = cls(M, N, parameters(), DT)
+    x = (spike_trains(T, B, M) if module.sequential else spike_trains(B, M)).to(half)
+    low = copy.deepcopy(module).to(half)
+    out, state = low(x)
+    assert out.dtype == half and state.v.dtype == torch.float32 and low.p.syn_decay.dtype == torch.float32
+    rounded = copy.deepcopy(module).to(half).float()
+    want, want_state = rounded(x.float())
+    assert torch.equal(out, want.to(half)) and equal(state, want_state)
+    again, _ = low(x, state)
+    assert again.dtype == half
+    double = copy.deepcopy(module).double()
+    assert double(x.double())[1].v.dtype == torch.float64
+
+
+def test_parameters_are_where_torch_looks_for_them() -> None:
+    p = parameters(
+        learn_reset=True, learn_threshold=True, learn_adaptation=True, tau_adapt_inv=10.0, adapt_strength=0.1
+    )
+    layer = HetSynLIFRecurrent(M, N, p, DT)
+    names = {n for n, _ in layer.named_parameters()}
+    decays = {"p.syn_decay", "p.rec_decay", "p.reset_decay", "p.adapt_decay"}
+    assert names == {"input_weights", "recurrent_weights", "p.v_th", "p.bias", "p.adapt_strength"} | decays
+    assert set(layer.state_dict()) == names
+    layer(spike_trains(T, B, M))[1].v.sum().backward()
+    assert all(q.grad is not None for q in layer.parameters())
+
+
+def test_p_is_copied_never_shared_or_changed() -> None:
+    p = parameters(tau_syn_inv=torch.tensor(77.0))
+    before = {n: t.clone() for n, t in p.state_dict().items()}
+    one, other = HetSynLIF(M, N, p, DT), HetSynLIF(2 * M, N, p, 2 * DT, parametrization="log_tau")
+    with torch.no_grad():
+        for q in one.parameters():
+            q.fill_(0.123)
+    assert all(torch.equal(t, before[n]) for n, t in p.state_dict().items())
+    assert one.p is not p and other.p is not one.p and other.p.tau_syn_inv[0, 0].item() == pytest.approx(77.0, rel=1e-6)
+    assert other.p.syn_decay.shape == (N, 2 * M)
+
+
+def test_autapses_can_be_masked() -> None:
+    layer = HetSynLIFRecurrent(M, N, parameters(), DT, autapses=False)
+    assert not np.diag(layer.to_params().recurrent_weight).any()
+    layer(spike_trains(T, B, M))[1].v.square().sum().backward()
+    assert layer.recurrent_weights is not None and layer.recurrent_weights.grad is not None
+    assert not layer.recurrent_weights.grad.diagonal().any() and layer.recurrent_weights.grad.any()
+
+
+def test_initialisers_and_seeds() -> None:
+    p = HetSynLIFParameters(tau_syn_inv=initialisers.NormalTau(20e-3, 4e-3, DT))
+    torch.manual_seed(3)
+    one = HetSynLIF(M, N, p, DT)
+    torch.manual_seed(3)
+    other = HetSynLIF(M, N, p, DT)
+    assert torch.equal(one.p.syn_decay, other.p.syn_decay) and one.p.syn_decay.unique().numel() == N * M
+    assert torch.equal(one.input_weights, other.input_weights)
+
+
+@pytest.mark.parametrize("share", ["synapse", "neuron", "layer"])
+@pytest.mark.parametrize("cls", SEQUENCES)
+def test_initialisers_draw_what_is_shared(cls: Any, share: str) -> None:
+    p = HetSynLIFParameters(
+        initialisers.UniformTau(5e-3, 2e-2, DT), initialisers.NormalTau(2e-2, 5e-3, DT), v_th=0.4, dtype=torch.float64
+    )
+    layer = cls(M, N, p, DT, share=share, tie_reset=share != "synapse", dtype=torch.float64)
+    count = {"synapse": N * M, "neuron": N, "layer": 1}[share]
+    assert layer.stored("decay").unique().numel() == layer.stored("decay").numel() == count
+    tau = 1 / layer.p.tau_syn_inv
+    assert (tau > 5e-3).all() and (tau < 2e-2).all()
+    assert torch.isfinite(layer(spike_trains(T, B, M, dtype=torch.float64))[0]).all()
+
+
+def test_start_weights_have_the_variance_of_their_fan_in() -> None:
+    layer = HetSynLIFRecurrent(400, 100)
+    assert layer.input_weights.std().item() == pytest.approx(1 / 20, rel=0.02)
+    assert layer.recurrent_weights is not None
+    assert layer.recurrent_weights.std().item() == pytest.approx(1 / 10, rel=0.04)
+
+
+@pytest.mark.parametrize("name", ["input_weights", "recurrent_weights", "p.syn_decay"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_no_training_can_give_is_not_loaded(name: str, bad: float) -> None:
+    net = SequentialState(HetSynLIFRecurrent(M, N))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(RuntimeError, match=f"0.{name}: expected finite values"):
+        net.load_state_dict({**before, f"0.{name}": before[f"0.{name}"] * bad})
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items() if key == f"0.{name}")
+    net.load_state_dict(before)
+
+
+@pytest.mark.parametrize("parametrization", ["decay", "tau", "log_tau"])
+def test_overshooting_and_clamp(parametrization: str) -> None:
+    layer = HetSynLIF(M, N, parameters(), DT, parametrization=parametrization)
+    stored = layer.stored("decay")
+    with torch.no_grad():
+        stored[0, 0] = -5.0
+    z, _ = layer(spike_trains(T, B, M))
+    z.sum().backward()
+    assert torch.isfinite(stored.grad).all()
+    used = layer.to_params().decay
+    layer.clamp_()
+    np.testing.assert_array_equal(layer.to_params().decay, used)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("parametrization", ["decay", "tau", "log_tau"])
+def test_params_round_trip(dtype: Any, parametrization: str) -> None:
+    rng = np.random.default_rng(0)
+    params = HetSynParams(
+        rng.normal(size=(N, M)),
+        rng.uniform(size=(N, M)),
+        reset_decay=rng.uniform(size=N),
+        threshold=rng.uniform(0.5, 1, N),
+        recurrent_weight=rng.normal(size=(N, N)),
+        recurrent_decay=rng.uniform(size=(N, N)),
+        adaptation_decay=rng.uniform(size=N),
+        adaptation_strength=rng.uniform(size=N),
+        bias=rng.normal(size=N),
+    ).astype(dtype)
+    first = HetSynLIFRecurrent.from_params(params, DT, parametrization=parametrization).to_params()
+    second = HetSynLIFRecurrent.from_params(first, DT, parametrization=parametrization).to_params()
+    limit = 0 if parametrization == "decay" else (4 if dtype == np.float32 else 2) * np.finfo(dtype).eps
+    for name in ARRAYS:
+        np.testing.assert_allclose(getattr(first, name), getattr(params, name), rtol=0, atol=limit, err_msg=name)
+        np.testing.assert_array_equal(getattr(second, name), getattr(first, name), err_msg=name)
+
+
+@pytest.mark.parametrize("cls", [*CELLS, *SEQUENCES])
+def test_from_params_on_every_class(cls: Any) -> None:
+    source = cls(M, N, parameters(), DT)
+    again = cls.from_params(source.to_params(), DT)
+    x = spike_trains(T, B, M) if cls.sequential else spike_trains(B, M)
+    assert torch.equal(source(x)[0], again(x)[0])
+
+
+# ---- sizes and bad input
+
+
+@pytest.mark.parametrize("cls", SEQUENCES)
+@pytest.mark.parametrize("record", [False, True])
+def test_no_steps_and_one(cls: Any, record: bool) -> None:
+    layer = cls(M, N, parameters(), DT, record_states=record)
+    _, state = HetSynLIF.forward(layer, spike_trains(3, B, M)) if not record else (None, None)
+    out, end = layer(torch.zeros(0, B, M), state)
+    assert out.shape == (0, B, N)
+    assert state is None or equal(state, end)
+    assert layer(spike_trains(1, 1, M))[0].shape == (1, 1, N)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: HetSynLIFCell(M, N)(torch.zeros(T, B, M)), r"input_tensor: expected shape \(B, 6\), one step, got"),
+        (lambda: HetSynLIF(M, N)(torch.zeros(B, M)), r"input_tensor: expected shape \(T, B, 6\), a sequence, got"),
+        (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M + 1)), r"input_tensor: expected shape .* got \(12, 3, 7\)"),
+        (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M) / 0), "input_tensor: expected finite values, got 216 NaN"),
+        (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M).double()), "input_tensor: expected the weight's dtype, torch.f"),
+        (lambda: HetSynLIFCell(M, N)([0.0]), "input_tensor: expected a torch tensor, got list"),
+        (lambda: HetSynLIF(M, N, record_states=True)([0.0]), "input_tensor: expected a torch tensor, got list"),
+        (lambda: HetSynLIF(M, N, norse_torch.LIFParameters()), "p: expected HetSynLIFParameters or None, got LIFParam"),
+        (lambda: HetSynLIF(2.5, N), "input_size: expected a whole number > 0, got 2.5"),
+        (lambda: HetSynLIF(M, 0), "hidden_size: expected a whole number > 0, got 0"),
+        (
+            lambda: HetSynLIF(M, N, input_weights=torch.ones(N, M).long()),
+            "input_weights: expected a floating dtype, got torch.int64",
+        ),
+        (
+            lambda: HetSynLIF(M, N, HetSynLIFParameters(dtype=torch.float64), dtype=torch.float32),
+            "v_th: expected torch.float32 like the layer, got torch.float64 in p",
+        ),
+        (lambda: HetSynLIFParameters(method=3), "method: expected one of multi_gaussian"),
+        (
+            lambda: hetsyn_lif_step(torch.zeros(B, M + 1), None, torch.ones(N, M)),
+            r"input_tensor: expected shape \(B, 6\), one step, got \(3, 7\)",
+        ),
+        (
+            lambda: hetsyn_lif_step(torch.zeros(B, M), torch.zeros(3), torch.ones(N, M)),  # type: ignore[arg-type]
+            "state: expected a HetSynLIFState or None, got Tensor",
+        ),
+        (
+            lambda: hetsyn_lif_step(torch.zeros(B, M), None, torch.ones(N, M), p=3),  # type: ignore[arg-type]
+            "p: expected HetSynLIFParameters or None, got int",
+        ),
+        (
+            lambda: hetsyn_lif_step(
+                torch.zeros(B, M),
+                None,
+                torch.ones(N, M),
+                p=HetSynLIFParameters(tau_syn_inv=initialisers.UniformTau(5e-3, 2e-2, dt=DT)),
+            ),
+            "p: expected values, got an initialiser for tau_syn_inv",
+        ),
+        (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M), torch.zeros(B, N)), "state: expected a HetSynLIFState or None"),
+        (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M), HetSynLI(M, N)(torch.zeros(T, B, M))[1]), "got HetSynLIState"),
+        (
+            lambda: HetSynLIF(M, N, input_weights=torch.ones(M, N)),
+            r"input_weights: expected shape \(5, 6\), got \(6, 5\)",
+        ),
+        (lambda: HetSynLIF(M, N, recurrent_weights=torch.ones(N, N)), "recurrent_weights: expected None for a layer w"),
+        (lambda: HetSynLIF(M, N, HetSynLIFParameters(v_th=-1.0)), "v_th: expected finite values > 0, got -1"),
+        (
+            lambda: HetSynLIF(M, N, HetSynLIFParameters(tau_syn_inv=torch.ones(M))),
+            r"tau_syn_inv: expected shape \(5, 6\)",
+        ),
+        (lambda: HetSynLIFParameters(tau_syn_inv=-1.0), "tau_syn_inv: expected values >= 0 in 1/s, got -1"),
+        (
+            lambda: HetSynLIFParameters(tau_reset_inv=float("nan")),
+            "tau_reset_inv: expected values >= 0 in 1/s, got nan",
+        ),
+        (
+            lambda: HetSynLIFParameters(method="supper"),
+            "method: expected one of multi_gaussian, .* super, .* got 'supper'",
+        ),
+        (lambda: HetSynLIF(M, N, dt=0.0), "dt: expected a step length in seconds"),
+        (lambda: HetSynLIF(M, N, share="line"), "share: expected one of"),
+        (lambda: HetSynLIF(M, N, backend="numba"), "backend: expected 'auto'"),
+        (
+            lambda: HetSynLIF.from_params(HetSynParams.readout(np.ones((N, M)), 0.9)),
+            "params: expected those of a HetSynLIF",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(("cell_class", "sequence_class"), PAIRS)
+def test_a_state_of_another_batch_is_refused(cell_class: Any, sequence_class: Any) -> None:
+    for cls in (cell_class, sequence_class):
+        module = cls(M, N, parameters(), DT)
+        shape = (T,) if module.sequential else ()
+        _, state = module(torch.zeros(*shape, B, M))
+        with pytest.raises(ValueError, match=r"state\.i: expected shape \(4, 5, 6\), got \(3, 5, 6\)"):
+            module(torch.zeros(*shape, 4, M), state)
+        with pytest.raises(ValueError, match=r"state\.i: expected a torch tensor, got ndarray"):
+            module(torch.zeros(*shape, B, M), state._replace(i=state.i.detach().numpy()))
+
+
+@pytest.mark.parametrize("cls", [HetSynLIFCell, HetSynLIF])
+def test_currents_that_the_layer_does_not_have_are_refused(cls: Any) -> None:
+    """The state of a layer with reset and adaptation, given to one without: nothing is silently dropped."""
+    x = torch.ones(T, B, M)[() if cls.sequential else 0]
+    full = cls(M, N, parameters(tau_adapt_inv=10.0, adapt_strength=0.1, v_th=1e-3, bias=torch.ones(N)), DT)
+    _, state = full(x, full(x)[1])
+    no_adaptation, no_reset = cls(M, N, parameters(), DT), cls(M, N, parameters(tau_reset_inv=None), DT)
+    with pytest.raises(ValueError, match=r"state\.i_adapt: expected zeros, the layer has no such current"):
+        no_adaptation(x, state)
+    with pytest.raises(ValueError, match=r"state\.i_reset: expected zeros, the layer has no such current"):
+        no_reset(x, state)
+    no_adaptation(x, state._replace(i_adapt=torch.zeros(B, N)))
+    with pytest.raises(ValueError, match=r"state\.i_adapt: expected zeros"):
+        hetsyn_lif_step(x[-1] if cls.sequential else x, state, full.input_weights)
+
+
+def test_initial_state_is_zeros_of_this_class() -> None:
+    for cls in CELLS:
+        module = cls(M, N, parameters(), DT)
+        x = spike_trains(B, M)
+        state = module.initial_state(x)
+        assert type(state) is module.state_class and not any(s.any() for s in state)
+        (a, after), (b, other) = module(x), module(x, state)
+        assert torch.equal(a, b) and equal(after, other)
+
+
+# ---- registration
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    hetsyn_plugins.register("norse")
+    yield
+    hetsyn_plugins.unregister("norse")
+
+
+def test_registered_names(registered: None) -> None:
+    assert norse_torch.HetSynLIFCell is HetSynLIFCell
+    hetsyn_plugins.register("norse")
+    assert norse_torch.HetSynLIFCell(M, N).__module__ == "hetsyn_plugins.adapters.norse"
+    hetsyn_plugins.unregister("norse")
+    assert not hasattr(norse_torch, "HetSynLIFCell")
+
+
+def test_a_taken_name_is_refused_and_nothing_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(norse_torch, "HetSynLI", object(), raising=False)
+    with pytest.raises(ValueError, match=r"norse.torch.HetSynLI: expected to be free, is already"):
+        hetsyn_plugins.register("norse")
+    assert not hasattr(norse_torch, "HetSynLIFCell")
+
+
+def test_methods_are_ours_or_norses() -> None:
+    assert HetSynLIF(M, N).surrogate == surrogate.MultiGaussian()
+    assert HetSynLIF(M, N, HetSynLIFParameters(method="arctan")).surrogate == surrogate.Arctan()
+    own = surrogate.Triangular(0.3)
+    assert HetSynLIF(M, N, HetSynLIFParameters(method=own)).surrogate == own
+
+
+def test_a_mask_that_is_rewritten_between_steps_does_not_break_the_backward_pass() -> None:
+    """DistributedDataParallel copies rank 0's buffers into every rank's at every call: autograd must not hold them."""
+    cell, state, total = HetSynLIFRecurrentCell(6, 5, autapses=False), None, torch.zeros(())
+    for _ in range(3):
+        _, state = cell((torch.rand(2, 6) < 0.5).float() * 3, state)
+        total = total + state.v.sum()
+        for buffer in cell.buffers():
+            buffer.copy_(buffer.clone())
+    total.backward()
+    assert cell.recurrent_weights.grad is not None

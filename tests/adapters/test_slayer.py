@@ -1,0 +1,596 @@
+"""HetSyn in slayer: blocks against the integer core, the float64 reference and slayer's own CUBA; slayer's tools."""
+
+from __future__ import annotations
+
+import copy
+import io
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+import hetsyn_plugins
+from hetsyn_plugins import HetSynParams
+from hetsyn_plugins.core import reference
+from hetsyn_plugins.core.initialisers import UniformTau
+from hetsyn_plugins.exchange import frameworks as registration
+from hetsyn_plugins.fixed_point import neuron as fixed_point
+from hetsyn_plugins.fixed_point.network import FixedNetwork
+
+pytest.importorskip("lava.lib.dl.slayer", reason="lava-dl is not installed (it ends at Python 3.10)")
+
+import lava.lib.dl.slayer as slayer
+
+from hetsyn_plugins.adapters.lava_dl import slayer as hetsyn
+
+NEURON = {"threshold": 1.0, "reset_decay": 0.9}
+KINDS = ("Dense", "Recurrent", "Affine")
+
+
+@pytest.fixture(name="adapter")
+def _adapter() -> Any:
+    return hetsyn
+
+
+@pytest.fixture
+def registered() -> Any:
+    hetsyn_plugins.register("lava_dl")
+    yield slayer
+    hetsyn_plugins.unregister("lava_dl")
+
+
+def spikes_in(batch: int = 3, m: int = 12, steps: int = 40, seed: int = 1) -> torch.Tensor:
+    """(B, M, T)."""
+    return torch.from_numpy(np.random.default_rng(seed).random((batch, m, steps)) < 0.3).float()
+
+
+def decays(*values: float) -> Callable[..., Any]:
+    """An initialiser that draws from a few values; none given: from everything in [0, 1]."""
+    rng = np.random.default_rng(3)
+    return lambda shape, generator=None: rng.choice(values, shape) if values else rng.uniform(0, 1, shape)
+
+
+def block(adapter: Any, kind: str, m: int = 12, n: int = 9, neuron: Any = None, **options: Any) -> Any:
+    torch.manual_seed(5)
+    given: dict[str, Any] = {"decay": decays(), "weight_scale": 4, **options}
+    if kind == "Recurrent":
+        given.setdefault("recurrent_decay", decays())
+    return getattr(adapter, kind)({**NEURON, **(neuron or {})}, m, n, **given)
+
+
+def core_says(net: list[Any], x: torch.Tensor, latency: int) -> Any:
+    """What the integer core gives for the last block, NCT: spikes, or v in float units."""
+    layers = tuple(b.to_fixed(str(i)) for i, b in enumerate(net))
+    last = list(FixedNetwork(layers).run(x.permute(2, 0, 1).numpy(), latency=latency).values())[-1]
+    p = layers[-1].params
+    out = last.v * (p.unit / (1 << p.fraction)) if last.spikes is None else last.spikes
+    return out.transpose(1, 2, 0)
+
+
+# ---- forward ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["synapse", "cluster"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_quantised_block_is_the_integer_core(adapter: Any, kind: str, form: str) -> None:
+    adaptation = {"adaptation_decay": 0.8, "adaptation_strength": 0.2, "bias": np.linspace(-0.1, 0.2, 9)}
+    for neuron in ({}, adaptation if kind != "Affine" else {"bias": np.linspace(-0.1, 0.2, 9)}, {"reset_decay": None}):
+        for k in ((), (0.9,), (0.5, 0.8, 0.95)):
+            b = block(adapter, kind, neuron=neuron, form=form, decay=decays(*k), delay_shift=False)
+            out = b(spikes_in()).detach().numpy()
+            assert out.any() and np.array_equal(out, core_says([b], spikes_in(), 0))
+
+
+@pytest.mark.parametrize("shift", [True, False])
+def test_a_net_with_delays_and_masks_is_a_fixed_network(adapter: Any, shift: bool) -> None:
+    mask = torch.from_numpy(np.random.default_rng(0).random((9, 12)) < 0.7)
+    net = [
+        block(adapter, "Dense", delay=True, mask=mask, delay_shift=shift),
+        block(adapter, "Recurrent", 9, 8, delay=True, weight_scale=8, delay_shift=shift),
+        block(adapter, "Affine", 8, 5, delay_shift=shift),
+    ]
+    with torch.no_grad():
+        net[0].delay.delay.copy_(torch.tensor([0.0, 1.0, 2.9, 70.0, 3.0, 0.5, 1.0, 1.0, 7.0]))
+    x = spikes_in(steps=80)
+    y = x
+    for b in net:
+        y = b(y)
+    assert y.any() and np.array_equal(y.detach().numpy(), core_says(net, x, int(shift)))
+    assert net[0].to_fixed().delay.tolist() == [0, 1, 2, 62, 3, 0, 1, 1, 7]
+
+
+def test_weights_are_slayers_eight_bits(adapter: Any) -> None:
+    b = block(adapter, "Dense", weight_scale=30)  # beyond 8 bits, too
+    with torch.no_grad():
+        b.synapse.weight[0, :4, 0, 0, 0] = torch.tensor([-5.0, -4.0, 5.0, -0.02])
+    cuba = slayer.block.cuba.Dense({"threshold": 1, "current_decay": 1, "voltage_decay": 1}, 12, 9)
+    want = cuba.neuron.quantize_8bit(b.synapse.weight, descale=True).flatten(1).detach().numpy()
+    p = b.to_fixed().params
+    assert p.weight_exp == 1 and np.array_equal(p.weight << 1, want) and want.min() == -256 and want.max() == 254
+    assert p.unit == 1 / 64 and p.threshold.tolist() == [64] * 9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_float_block_is_the_reference(adapter: Any, kind: str) -> None:
+    b = block(adapter, kind, quantised=False, dtype=torch.float64, delay_shift=False, neuron={"bias": np.full(9, 0.05)})
+    x = spikes_in().double()
+    spikes, v, _ = reference.run(b.to_params(), x.permute(2, 0, 1).numpy())
+    out = b(x).detach().numpy()
+    np.testing.assert_allclose(out, (v if spikes is None else spikes).transpose(1, 2, 0), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("quantised", [True, False])
+def test_a_block_is_its_neuron_behind_its_synapse(adapter: Any, quantised: bool) -> None:
+    neuron = {"adaptation_decay": 0.8, "adaptation_strength": 0.2, "bias": np.linspace(-0.1, 0.2, 9)}
+    b = block(adapter, "Dense", neuron=neuron, quantised=quantised, delay_shift=False, dtype=torch.float64)
+    x = spikes_in().double()
+    parts = b.neuron(b.synapse(x))
+    assert torch.equal(parts, b(x)) and parts.any()
+    if quantised:
+        p = b.to_fixed().params
+        v = fixed_point.run(p, x.permute(2, 0, 1).numpy()).v.transpose(1, 2, 0) * (p.unit / (1 << p.fraction))
+        assert np.array_equal(b.neuron.dynamics(b.synapse(x))[1].detach().numpy(), v)
+    b.zero_grad()
+    parts.sum().backward()
+    apart = {name: p.grad.clone() for name, p in b.named_parameters()}
+    b.zero_grad()
+    b(x).sum().backward()
+    for name, p in b.named_parameters():  # quantised: v differs from the float one that autograd goes through
+        torch.testing.assert_close(apart[name], p.grad, rtol=0.05 if quantised else 1e-9, atol=1e-3)
+
+
+def test_nchwt_is_flattened(adapter: Any) -> None:
+    b = block(adapter, "Dense", (3, 2, 2))
+    x = spikes_in()
+    out = b(x.reshape(3, 2, 2, 3, 40))
+    assert out.shape == (3, 9, 1, 1, 40) and torch.equal(out[:, :, 0, 0], b(x))
+    flat = adapter.Flatten()
+    assert torch.equal(flat(x.reshape(3, 2, 2, 3, 40)), x)
+    with pytest.raises(ValueError, match=r"input: expected shape \(B, 12, T\)"):
+        b(x[:, :5])
+
+
+def test_affine_without_dynamics_does_not_leak(adapter: Any) -> None:
+    b = block(adapter, "Affine", dynamics=False, quantised=False, delay_shift=False)
+    want = torch.einsum("nm,bmt->bnt", b.synapse.weight.flatten(1), spikes_in())
+    torch.testing.assert_close(b(spikes_in()), want)
+    assert not any(name.endswith("decay") for name, _ in b.named_parameters())
+
+
+def test_input_shifts_and_counts(adapter: Any) -> None:
+    x = spikes_in()
+    out, rate = adapter.Input(count_log=True)(x)
+    assert torch.equal(out[..., 1:], x[..., :-1]) and not out[..., 0].any()
+    assert rate.item() == pytest.approx(out.mean().item())
+    encoder = adapter.Input(NEURON, weight=2.0, bias=0.5, delay_shift=False)
+    assert encoder.weight.requires_grad
+    levels = torch.tensor([[[0.0, 0.25, 0.3125, 0.3125]]])  # v = 2 x + 0.5: 0.5, 1, 1.125, 1.125 - 1
+    assert encoder(levels).tolist() == [[[0.0, 0.0, 1.0, 0.0]]]
+
+
+# ---- gradients --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantised", [True, False])
+def test_the_decay_gradient_has_the_sign_that_slayers_has_not(adapter: Any, quantised: bool) -> None:
+    """One line, one neuron: L = sum of v after two spikes. More decay kept, more v."""
+    b = adapter.Affine(NEURON, 1, 1, decay=0.75, quantised=quantised, delay_shift=False)
+    b.synapse.set_weight([[0.5]])
+    x = torch.zeros(1, 1, 30)
+    x[..., 2] = x[..., 7] = 1
+    b(x).sum().backward()
+
+    def total(r: float) -> float:
+        return float(reference.run(HetSynParams.readout([[0.5]], r), x.permute(2, 0, 1).numpy())[1].sum())
+
+    slope = (total(0.75 + 1e-6) - total(0.75 - 1e-6)) / 2e-6
+    assert b.synapse.decay.grad.item() == pytest.approx(slope, rel=1e-5) and slope > 0
+    cuba = slayer.block.cuba.Affine(
+        {"threshold": 1, "current_decay": 0.25, "voltage_decay": 1.0, "requires_grad": True}, 1, 1
+    )
+    with torch.no_grad():
+        cuba.synapse.weight.fill_(0.5)
+    cuba(x).sum().backward()  # by the fraction lost, in units of 1 / 4096: should be -slope / 4096
+    assert cuba.neuron.current_decay.grad.item() > 0, "slayer was mended: say so in the documentation"
+
+
+def test_training_moves_decays_and_weights(adapter: Any) -> None:
+    b = block(adapter, "Recurrent", neuron={"requires_grad": True}, learn_decay=True)
+    before = {name: p.detach().clone() for name, p in b.named_parameters()}
+    assert set(before) == {
+        "neuron.reset_decay", "input_synapse.weight", "input_synapse.decay", "recurrent_synapse.weight",
+        "recurrent_synapse.decay",
+    }  # fmt: skip
+    optimiser = torch.optim.Adam(b.parameters(), lr=0.05)
+    losses = []
+    for _ in range(25):
+        loss = (b(spikes_in()).mean((0, 2)) - 0.3).square().sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        b.clamp_()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(not torch.equal(p, before[name]) for name, p in b.named_parameters())
+    assert 0 <= b.input_synapse.decay.min() and b.input_synapse.decay.max() <= 1
+
+
+@pytest.mark.parametrize("learn", [True, False])
+def test_tie_reset_uses_one_tensor(adapter: Any, learn: bool) -> None:
+    for share, shape in (("layer", ()), ("neuron", (9,))):
+        options = {"share": share, "tie_reset": True, "decay": 0.8, "recurrent_decay": 0.1, "learn_decay": learn}
+        b = copy.deepcopy(block(adapter, "Recurrent", **options))
+        p = b.to_params()
+        assert p.is_neuron_heterogeneous() and np.shape(p.decay) == shape
+        assert sum("decay" in name for name, _ in b.named_parameters()) == int(learn)
+    with pytest.raises(ValueError, match="tie_reset: expected share"):
+        block(adapter, "Dense", tie_reset=True)
+
+
+@pytest.mark.parametrize("parametrization", ["tau", "log_tau"])
+def test_other_parametrizations(adapter: Any, parametrization: str) -> None:
+    b = block(adapter, "Dense", decay=UniformTau(0.002, 0.1, dt=0.001), parametrization=parametrization, dt=0.001)
+    b(spikes_in()).sum().backward()
+    assert getattr(b.synapse, f"decay_{parametrization}").grad.any()
+    assert b.synapse.decay.min() > 0.5
+
+
+def test_tau_grad_and_scale_grad_stretch_the_surrogate(adapter: Any) -> None:
+    neuron = adapter.Neuron(1.0, tau_grad=0.5, scale_grad=3)
+    plain = adapter.Neuron(1.0).surrogate
+    d = torch.linspace(-2, 2, 9)
+    torch.testing.assert_close(neuron.surrogate.derivative(d), 3 * plain.derivative(d / 0.5))
+    area = neuron.surrogate.primitive(d[1:]) - neuron.surrogate.primitive(d[:1])
+    torch.testing.assert_close(area, 1.5 * (plain.primitive(2 * d[1:]) - plain.primitive(2 * d[:1])))
+
+
+# ---- slayer's conventions ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantised", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_state_leaks_unless_it_is_asked_for(adapter: Any, kind: str, quantised: bool) -> None:
+    x = spikes_in(steps=60)
+    given = dict(NEURON)
+    b = block(adapter, kind, quantised=quantised)
+    first = b(x)
+    assert torch.equal(b(x), first) and given == NEURON  # the caller's dict is as it was
+    kept = block(adapter, kind, quantised=quantised, neuron={"persistent_state": True})
+    parts = torch.cat([kept(x[..., :25]), kept(x[..., 25:])], -1)
+    torch.testing.assert_close(parts, first, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(kept(x[..., :25]), first[..., :25])
+    kept.reset()
+    torch.testing.assert_close(kept(x[..., :25]), first[..., :25])
+    torch.testing.assert_close(kept(x[:2, :, :25]), first[:2, :, :25])  # another batch size: from zeros
+    kept(x[:2]).sum().backward()  # no graph of an earlier call
+
+
+def test_count_log(adapter: Any) -> None:
+    out, rate = block(adapter, "Dense", count_log=True)(spikes_in())
+    assert rate.item() == pytest.approx(out.mean().item()) and 0 < rate < 1
+    _, nothing = block(adapter, "Affine", count_log=True)(spikes_in())
+    assert nothing is None
+
+
+def test_pre_hook_and_mask(adapter: Any) -> None:
+    mask = torch.ones(9, 12)
+    mask[:, 4:] = 0
+    b = block(adapter, "Dense", pre_hook_fx=torch.relu, mask=mask, weight_norm=True, quantised=False)
+    used = b.to_params().weight
+    assert (used >= 0).all() and not used[:, 4:].any() and used[:, :4].any()
+    b(spikes_in()).sum().backward()
+    assert b.synapse.grad_norm > 0
+    b = block(adapter, "Dense", mask=mask)
+    b(spikes_in()).sum().backward()
+    assert not b.synapse.weight.grad[:, 4:].any() and b.synapse.weight.grad[:, :4].any()
+    with pytest.raises(ValueError, match=r"mask: expected shape \(9, 12\)"):
+        block(adapter, "Dense", mask=mask.T)
+
+
+@pytest.mark.parametrize("quantised", [True, False])
+def test_dropout_drops_whole_neurons(adapter: Any, quantised: bool) -> None:
+    b = block(adapter, "Dense", neuron={"dropout": slayer.neuron.Dropout(0.5)}, quantised=quantised)
+    whole = b.eval()(spikes_in())
+    dropped = b.train()(spikes_in())
+    ratio = dropped.sum(-1) / whole.sum(-1)
+    assert set(ratio[~ratio.isnan()].unique().tolist()) == {0.0, 1.0 if quantised else 2.0}
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_copies_and_state_dicts(adapter: Any, weight_norm: bool) -> None:
+    b = block(adapter, "Recurrent", weight_norm=weight_norm, delay=True)
+    b.delay.delay.data += 3
+    out = b(spikes_in())
+    assert torch.equal(copy.deepcopy(b)(spikes_in()), out)
+    file = io.BytesIO()
+    torch.save(b.state_dict(), file)
+    file.seek(0)
+    torch.manual_seed(99)
+    fresh = adapter.Recurrent(NEURON, 12, 9, weight_norm=weight_norm, delay=True, decay=0.3, recurrent_decay=0.2)
+    fresh.load_state_dict(torch.load(file))
+    assert torch.equal(fresh(spikes_in()), out)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_params_there_and_back(adapter: Any, kind: str, dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    fields: dict[str, Any] = {"reset_decay": 0.7, "threshold": np.linspace(0.5, 1.5, 4), "bias": np.full(4, 0.1)}
+    if kind == "Affine":
+        fields = {"reset_decay": None, "spiking": False, "bias": np.full(4, 0.1)}
+    if kind == "Recurrent":
+        fields.update(recurrent_weight=rng.normal(size=(4, 4)), recurrent_decay=rng.uniform(size=4))
+        fields.update(adaptation_decay=0.9, adaptation_strength=0.1)
+    params = HetSynParams(rng.normal(size=(4, 6)), rng.uniform(size=(4, 6)), **fields).astype(dtype)
+    back = getattr(adapter, kind).from_params(params, quantised=False).to_params()
+    for name in ("weight", "decay", "reset_decay", "recurrent_weight", "bias", "adaptation_strength"):
+        one, other = getattr(params, name), getattr(back, name)
+        assert (one is None) == (other is None) and (one is None or (one == other).all()), name
+    assert kind == "Affine" or (back.threshold == params.threshold).all()
+    if kind == "Recurrent":
+        assert (back.expanded().recurrent_decay == params.expanded().recurrent_decay).all()
+        with pytest.raises(ValueError, match="params: expected feed-forward neurons for Dense"):
+            adapter.Dense.from_params(params)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_export_leaves_the_block_as_it_was(adapter: Any, kind: str, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    loihi = pytest.importorskip("hetsyn_plugins.deployment.chip_file")
+    options = {"delay": True} if kind != "Affine" else {}
+    b = block(adapter, kind, weight_norm=True, **options)
+    optimiser = torch.optim.SGD(b.parameters(), lr=1.0)
+    out = b(spikes_in())
+    with h5py.File(tmp_path / "net.net", "w") as file:
+        b.export_hdf5(file.create_group("layer/0"))
+    with h5py.File(tmp_path / "net.net", "r") as file:
+        read = loihi.read_layer(file["layer/0"])
+    want = b.to_fixed()
+    for name in ("weight", "decay", "weight_exp", "threshold", "reset_decay", "recurrent_weight", "recurrent_decay"):
+        one, other = getattr(read.params, name), getattr(want.params, name)
+        assert np.array_equal(one, other) or (one is None and other is None), name
+    assert np.array_equal(read.delay, want.delay) or (read.delay is None and want.delay is None)
+    assert torch.equal(b(spikes_in()), out)
+    synapses = [getattr(b, name) for name in b.synapses]
+    assert all(s.weight_norm_enabled for s in synapses)
+    out.sum().backward()
+    optimiser.step()  # the optimiser still holds what the block uses
+    assert not torch.equal(b(spikes_in()), out)
+
+
+def test_a_file_of_blocks_is_the_net(adapter: Any, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    from hetsyn_plugins.deployment import chip_file as loihi
+
+    net = [
+        adapter.Input(delay_shift=False),
+        block(adapter, "Dense", delay=True),
+        block(adapter, "Recurrent", 9, 8, weight_scale=8),
+        block(adapter, "Affine", 8, 5),
+    ]
+    x = y = spikes_in()
+    for b in net:
+        y = b(y)
+    with h5py.File(tmp_path / "net.net", "w") as file:
+        for i, b in enumerate(net):
+            b.export_hdf5(file.create_group(f"layer/{i}"))
+    read = loihi.read(tmp_path / "net.net")
+    v = read.output(x.permute(2, 0, 1).numpy(), latency=1) / (64 << 12)
+    assert y.any() and np.array_equal(y.detach().numpy(), v.transpose(1, 2, 0))
+
+
+def test_input_and_flatten_export(adapter: Any, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    first, flat = adapter.Input(), adapter.Flatten()
+    flat(first(spikes_in().reshape(3, 2, 2, 3, 40)))
+    with h5py.File(tmp_path / "net.net", "w") as file:
+        first.export_hdf5(file.create_group("layer/0"))
+        flat.export_hdf5(file.create_group("layer/1"))
+        assert file["layer/0/type"][0] == b"input" and file["layer/0/shape"][()].tolist() == [2, 2, 3]
+        assert file["layer/1/type"][0] == b"flatten"
+        with pytest.raises(ValueError, match="neuron_params: expected None"):
+            adapter.Input(NEURON).export_hdf5(file.create_group("layer/2"))
+
+
+def test_device_params(adapter: Any) -> None:
+    found = adapter.Neuron(0.8125, 0.75).device_params
+    assert found == {"type": "HETSYN", "vThMant": 52, "refDelay": 1, "gradedSpike": False, "resetDecay": 1024}
+    assert adapter.neuron_params(found) == {"threshold": 0.8125, "reset_decay": 0.75}
+    assert adapter.neuron_params(adapter.Neuron(1.0, None).device_params)["reset_decay"] is None
+
+
+def test_wrong_arguments(adapter: Any) -> None:
+    with pytest.raises(ValueError, match="form: expected one of cluster, synapse"):
+        block(adapter, "Dense", form="other")
+    with pytest.raises(ValueError, match=r"decay: expected decays in \[0, 1\]"):
+        block(adapter, "Dense", decay=1.5)
+    with pytest.raises(ValueError, match=r"neuron_params: v_th: expected a number or shape \(9,\), got \(4,\)"):
+        block(adapter, "Dense", neuron={"threshold": [1.0] * 4})
+    with pytest.raises(ValueError, match="inputs: expected whole numbers"):
+        block(adapter, "Dense")(spikes_in() / 2)
+
+
+# ---- slayer's tools, registration -------------------------------------------------------------------------------
+
+
+class Net(torch.nn.Module):
+    """As slayer's tutorials build one."""
+
+    def __init__(self, blocks: Any) -> None:
+        super().__init__()
+        neuron = {**NEURON, "dropout": slayer.neuron.Dropout(0.05)}
+        self.blocks = torch.nn.ModuleList(
+            [
+                blocks.Dense(neuron, 12, 16, weight_norm=True, delay=True, decay=0.8, weight_scale=4, count_log=True),
+                blocks.Recurrent(neuron, 16, 16, decay=0.8, weight_scale=4, count_log=True),
+                blocks.Dense(neuron, 16, 2, decay=0.8, weight_scale=4, count_log=True),
+            ]
+        )
+
+    def forward(self, spike: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        counts = []
+        for layer in self.blocks:
+            spike, count = layer(spike)
+            counts.append(count.item())
+        return spike, torch.tensor(counts)
+
+
+def test_assistant_and_stats(registered: Any, tmp_path: Path) -> None:
+    net = Net(registered.block.hetsyn)
+    stats = slayer.utils.LearningStats()
+    loss = slayer.loss.SpikeRate(true_rate=0.5, false_rate=0.05, reduction="sum")
+    assistant = slayer.utils.Assistant(
+        net, loss, torch.optim.Adam(net.parameters(), lr=0.03), stats, slayer.classifier.Rate.predict, count_log=True
+    )
+    x, label = spikes_in(8), torch.arange(8) % 2
+    x[label == 1, :6] = 0
+    for _ in range(10):
+        assistant.train(x, label)
+        stats.update()
+    out, count = assistant.test(x, label)
+    assert out.shape == (8, 2, 40) and count.shape == (3,)
+    losses = stats.training.loss_log
+    assert losses[-1] < losses[0]
+
+
+def test_registration(registered: Any) -> None:
+    from lava.lib.dl.slayer.block import hetsyn as theirs
+
+    assert theirs.Dense is hetsyn.Dense and slayer.synapse.hetsyn.Dense is hetsyn.Synapse
+    assert slayer.neuron.hetsyn.Neuron is hetsyn.Neuron and slayer.neuron.hetsyn.neuron_params is hetsyn.neuron_params
+    assert {"Input", "Flatten", "Dense", "Recurrent", "Affine"} <= set(vars(theirs))
+    hetsyn_plugins.register("lava_dl")  # again
+    assert slayer.block.hetsyn is theirs
+    hetsyn_plugins.unregister("lava_dl")
+    assert not hasattr(slayer.block, "hetsyn") and "lava.lib.dl.slayer.block.hetsyn" not in sys.modules
+    slayer.neuron.hetsyn = "taken"
+    with pytest.raises(ValueError, match=r"lava.lib.dl.slayer.neuron.hetsyn: expected to be free"):
+        hetsyn_plugins.register("lava_dl")
+    assert not hasattr(slayer.block, "hetsyn")
+    del slayer.neuron.hetsyn
+
+
+def test_without_lava_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'hetsyn_plugins\[lava\]' \(Python 3.10 only\).*work without"):
+        hetsyn_plugins.register("lava_dl")
+    assert hetsyn_plugins.register() == ()
+
+
+def test_importing_is_light() -> None:
+    code = (
+        "import sys; import hetsyn_plugins.adapters.lava_dl.slayer, lava.lib.dl.slayer as slayer; "
+        "heavy = [n for n in sys.modules if n.startswith(('lava.magma', 'lava.proc', 'lava.lib.dl.netx'))]; "
+        "assert not heavy, heavy; assert not hasattr(slayer.block, 'hetsyn')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+# ---- planted bugs -----------------------------------------------------------------------------------------------
+
+
+class Bug(NamedTuple):
+    """`old` (which must occur) becomes `new` in the adapter; the check must then fail."""
+
+    name: str
+    old: str
+    new: str
+    check: Callable[[Any], None]
+
+
+def quantised(kind: str, form: str) -> Callable[[Any], None]:
+    return lambda adapter: test_a_quantised_block_is_the_integer_core(adapter, kind, form)
+
+
+BUGS = [
+    Bug("weights of exponent 0", "weight_exp=1, recurrent_exp", "weight_exp=0, recurrent_exp",
+        test_weights_are_slayers_eight_bits),
+    Bug("state kept always", "if last is None or not self.neuron.persistent_state:", "if last is None:",
+        lambda a: test_no_state_leaks_unless_it_is_asked_for(always_keeping(a), "Recurrent", True)),
+    Bug("the shift forgets its step", "torch.zeros_like(out[..., :1]) if before is None else before",
+        "torch.zeros_like(out[..., :1])", lambda a: test_no_state_leaks_unless_it_is_asked_for(a, "Dense", False)),
+    Bug("reset() does nothing", "self.state = self.last_output = self.words = None",
+        "[vars(self).setdefault(n) for n in ('state', 'last_output', 'words')]",
+        lambda a: test_no_state_leaks_unless_it_is_asked_for(a, "Dense", True)),
+    Bug("mask only in float", "* mask.flatten(1)", "* mask.flatten(1).ceil().clamp(min=1)", test_pre_hook_and_mask),
+    Bug("delays started late", "delays.init = True", "delays.init = False",
+        lambda a: test_a_net_with_delays_and_masks_is_a_fixed_network(a, True)),
+    Bug("delays rounded", "clamp(0, MAX_DELAY).floor()", "clamp(0, MAX_DELAY).round()",
+        lambda a: test_a_net_with_delays_and_masks_is_a_fixed_network(a, True)),
+    Bug("no shift of the readout", "if self.delay_shift:", "if self.delay_shift and self.spiking:",
+        lambda a: test_a_net_with_delays_and_masks_is_a_fixed_network(a, True)),
+    Bug("rates of the wrong thing", "out, (out > 0).to(out).mean()", "out, out.sum()", test_count_log),
+    Bug("reset not tied", "if tie_reset:\n            self._tie()", "if tie_reset:\n            pass",
+        lambda a: test_tie_reset_uses_one_tensor(a, True)),
+    Bug("the recurrent decay is the inputs'", 'loop.tensor("decay")', 'self._input.tensor("decay")[:, :1]',
+        lambda a: test_a_float_block_is_the_reference_at(a)),
+    Bug("the neuron rounds its leak to nearest", "_through(left, torch.trunc", "_through(left, torch.round",
+        lambda a: test_a_block_is_its_neuron_behind_its_synapse(a, True)),
+]  # fmt: skip
+
+
+def always_keeping(adapter: Any) -> Any:
+    """The adapter whose blocks write their state down although nobody asked."""
+
+    class Recurrent(adapter.Recurrent):  # type: ignore[misc]
+        def forward(self, x: torch.Tensor) -> Any:
+            wanted, self.neuron.persistent_state = self.neuron.persistent_state, True
+            out = super().forward(x)
+            self.neuron.persistent_state = wanted
+            return out
+
+    return types.SimpleNamespace(Recurrent=Recurrent)
+
+
+def test_a_float_block_is_the_reference_at(adapter: Any) -> None:
+    """The recurrent decays are the ones given."""
+    b = block(adapter, "Recurrent", recurrent_decay=0.25)
+    assert (b.to_params().recurrent_decay == 0.25).all()
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_planted_bugs_are_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(str(hetsyn.__file__)).read_text()
+    assert bug.old in source, f"{bug.name}: {bug.old!r} is not in the adapter any more"
+    module = types.ModuleType(hetsyn.__name__)
+    monkeypatch.setitem(sys.modules, hetsyn.__name__, module)
+    exec(compile(source.replace(bug.old, bug.new), f"<{bug.name}>", "exec"), module.__dict__)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        bug.check(module)
+
+
+def test_convert_says_where_blocks_can_go() -> None:
+    net = torch.nn.Sequential(hetsyn.Dense({"threshold": 1.0}, 3, 4))
+    with pytest.raises(ValueError, match=r"net: module '0', a Dense, cannot be carried over: .*deployment\.export"):
+        hetsyn_plugins.convert(net, to="reference")
+
+
+def test_a_kept_state_belongs_to_its_codebook() -> None:
+    """Accumulators are kept by decay word: where training moved the decays, they are no more what they were."""
+    neuron = {"threshold": 1.0, "reset_decay": 0.5, "persistent_state": True}
+    given = {"weight_scale": 3, "form": "cluster", "delay_shift": False}
+    block = hetsyn.Affine(neuron, 2, 1, decay=np.array([[0.5, 0.9]]), **given)
+    x = torch.ones(1, 2, 3)
+    first = block(x)
+    assert not torch.equal(block(x), first)  # it goes on
+    with torch.no_grad():
+        block.synapse.decay.copy_(torch.tensor([[0.95, 0.9]]))
+    fresh = copy.deepcopy(block)
+    fresh.reset()
+    assert torch.equal(block(x), fresh(x))
+
+
+def test_export_warns_of_what_it_clips(tmp_path: Path) -> None:
+    import h5py
+
+    block = hetsyn.Dense({"threshold": 1.0}, 3, 4, decay=0.9999, quantised=False, dtype=torch.float64)
+    block.synapse.weight.data[0, 0] = 6.5
+    with h5py.File(tmp_path / "layer.net", "w") as file:
+        with pytest.warns(UserWarning, match="clipped 1 weights to 8 bits and 12 taus to 12 bits"):
+            block.export_hdf5(file.create_group("layer/0"))

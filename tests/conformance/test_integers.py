@@ -1,0 +1,244 @@
+"""Everything that runs integer networks passes every check; planted bugs are caught by the checks they name.
+
+Bugs in the core are planted in its text and run here. Bugs in what Lava runs are planted in a child process, where Lava
+finds them as the module: the workers are forked with the bug in them, so it sits in the real runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from hetsyn_plugins.adapters.lava_dl import runtime
+from hetsyn_plugins.conformance import integers as conformance_fixed
+from hetsyn_plugins.conformance.checks import Mismatch, Tally
+from hetsyn_plugins.conformance.integers import Backend, Case, Output, Outputs
+
+AVAILABLE, ABSENT = conformance_fixed.available()
+BACKENDS = {backend.name: backend for backend in AVAILABLE}
+POINT, STACK = "hetsyn_plugins.fixed_point.neuron", "hetsyn_plugins.fixed_point.network"
+MODELS, RUNTIME = "hetsyn_plugins.adapters.lava_dl.proc.hetsyn.models", "hetsyn_plugins.adapters.lava_dl.runtime"
+
+
+@cache
+def verdicts(backend: str) -> dict[str, Tally | Mismatch]:
+    """What came of every check, from one run of the backend: Lava takes longer to start than to run."""
+    return {check: result for _, check, result in conformance_fixed.verify([BACKENDS[backend]])}
+
+
+@pytest.mark.parametrize("check", conformance_fixed.CHECKS)
+@pytest.mark.parametrize("backend", [*BACKENDS, *ABSENT])
+def test_backend_keeps_the_contract(backend: str, check: str) -> None:
+    if backend in ABSENT:
+        pytest.skip(ABSENT[backend])
+    if check not in verdicts(backend):
+        assert not any(map(BACKENDS[backend].takes, conformance_fixed.CHECKS[check]()))
+        pytest.skip(f"{backend} has no such numbers")
+    result = verdicts(backend)[check]
+    assert isinstance(result, Tally) and result.cases > 0, result
+
+
+def test_the_checks_hold_what_they_say() -> None:
+    cases = {name: function() for name, function in conformance_fixed.CHECKS.items()}
+    (clusters,) = cases["clusters"]
+    assert [len(layer.params.codebook) for layer in clusters.network.layers] == [1, 3, 8, 16]
+    assert all(case.inputs.shape[1] > 1 for name, listed in cases.items() if name != "hand-table" for case in listed)
+    (samples,) = cases["samples"]
+    assert samples.inputs[-1].mean() > 0.5
+    assert {layer.params.form for case in cases["overflow"] for layer in case.network.layers} == {"cluster", "synapse"}
+    assert sum(conformance_fixed.fits_slayer(case) for listed in cases.values() for case in listed) >= 8
+
+
+def test_a_crash_is_a_mismatch_and_hides_nobody() -> None:
+    def crash(cases: list[Case]) -> list[Outputs]:
+        raise RuntimeError("out of order")
+
+    found = list(conformance_fixed.verify([Backend("crash", crash), BACKENDS["fixed"]], ["kinds", "delays"]))
+    assert [name for name, _, _ in found] == ["crash", "crash", "fixed", "fixed"]
+    assert str(found[0][2]) == "RuntimeError: out of order" and isinstance(found[2][2], Tally)
+
+
+@pytest.mark.parametrize("kind", ["one bin", "shape", "no layer", "no spikes", "no v of a readout"])
+def test_every_difference_is_found(kind: str) -> None:
+    (case,) = conformance_fixed.CHECKS["kinds"]()
+    want = conformance_fixed.expected(case)
+    got = {name: Output(*(None if a is None else a.copy() for a in output)) for name, output in want.items()}
+    first, last = next(iter(got)), list(got)[-1]
+    conformance_fixed.compare(case, got, want, Tally())
+    if kind == "one bin":
+        got[last].v[3, 1, 2] += 1
+    elif kind == "shape":
+        got[first] = Output(got[first].spikes[:-1], None)
+    elif kind == "no layer":
+        del got[first]
+    elif kind == "no spikes":
+        got[first] = Output(None, got[first].v)
+    else:
+        got[last] = Output(None, None)
+    with pytest.raises(Mismatch):
+        conformance_fixed.compare(case, got, want, Tally())
+
+
+# ---- planted bugs -------------------------------------------------------------------------------------------------
+
+
+class Bug(NamedTuple):
+    """In `module`, `old` (which must occur) becomes `new`; `check` must then fail."""
+
+    name: str
+    check: str
+    module: str
+    old: str
+    new: str
+
+
+CORE = [
+    Bug("floor, not toward zero", "hand-table", POINT, "np.sign(u) * (np.abs(u) * (", "(u * ("),
+    Bug(">= for >", "hand-table", POINT, "(v > (p.threshold", "(v >= (p.threshold"),
+    Bug("no wrap", "hand-table", POINT, "wrapped(u, self.bits) if", "u if"),
+    Bug("wrap in the synapse form at 24 bits", "overflow", POINT, "wrapped(u, self.bits)", "wrapped(u, 24)"),
+    Bug("no clip", "overflow", POINT, "np.clip(v, -limit, limit) if", "v if"),
+    Bug("words off by one", "decay-words", POINT, "(ONE - word) >> 12", "(ONE - np.minimum(word + 1, ONE)) >> 12"),
+    Bug("reset one step late", "hand-table", POINT, "total = total - reset", "total = total - s.reset"),
+    Bug("no adaptation", "kinds", POINT, "total = total - adaptation", "total = total + 0"),
+    Bug("bias in the readout only", "kinds", POINT, "if p.bias is None else", "if p.bias is None or p.spiking else"),
+    Bug(
+        "recurrence from z[t]",
+        "kinds",
+        POINT,
+        "        total = current.sum(-1) if",
+        "        early = s._replace(spikes=(current.sum(-1) > p.threshold << p.fraction).astype(np.int64))\n"
+        "        if p.recurrent_weight is not None:\n"
+        "            current, recurrent = self.synapses.step(early, drive, watch, t)\n"
+        "        total = current.sum(-1) if",
+    ),
+    Bug("two clusters in one", "clusters", POINT, "(self.words, decay)]", "(self.words, decay) // 2]"),
+    Bug("always 12 fractional bits", "synapse-form", POINT, "(p.weight_exp + p.fraction)", "(p.weight_exp + 12)"),
+    Bug("graded spikes as spikes", "graded-inputs", POINT, "self.weight * x[", "self.weight * np.sign(x)["),
+    Bug("spikes of another sample", "samples", POINT, "_sums(s.spikes,", "_sums(s.spikes[::-1],"),
+    Bug("delays off by one", "delays", STACK, "latency + delay)", "latency + delay + 1)"),
+    Bug("the always-on line is off", "kinds", STACK, "np.ones(", "np.zeros("),
+]  # fmt: skip
+IN_LAVA = [
+    Bug("state kept between samples", "samples", MODELS, "            self.zero()\n", ""),
+    Bug("spikes on their way kept between samples", "delays", MODELS, "            self.leaving[:] = 0\n", ""),
+    Bug("states reset one step late", "samples", MODELS, '(t - self.proc_params["', '(t - 1 - self.proc_params["'),
+    Bug("reset in all layers at once", "samples", RUNTIME, '"reset_offset": 1 + index}', '"reset_offset": 1}'),
+    Bug("samples in the wrong order", "samples", RUNTIME, "inputs.transpose(", "inputs[:, ::-1].transpose("),
+    Bug("read a step early", "kinds", RUNTIME, "sink.data[tap.latency :]", "sink.data[tap.latency - 1 :]"),
+    Bug("the always-on line is off", "kinds", MODELS, "np.append(x, 1)", "np.append(x, 0)"),
+    Bug("graded spikes as spikes", "graded-inputs", MODELS, "drive(x[None]", "drive(np.sign(x)[None]"),
+    Bug("the state is not carried", "kinds", MODELS, "self.state, v = self.core", "_, v = self.core"),
+    Bug("no delays", "delays", MODELS, "(t + 1 + self.delay)", "(t + 1 + 0 * self.delay)"),
+]  # fmt: skip
+IN_FLOAT = [
+    Bug("float state kept between samples", "samples", MODELS, "            self.zero()\n", ""),
+    Bug("rounded decays", "kinds", MODELS, "p.to_params() if", "p.replace(reset_decay=None).to_params() if"),
+]
+
+
+def executed_anew(names: tuple[str, ...], bug: Bug) -> dict[str, types.ModuleType]:
+    """The modules from their text, in order, the bug in it, each where an import finds it."""
+    fresh = {}
+    for name in names:
+        real = importlib.import_module(name)
+        source = Path(str(real.__file__)).read_text()
+        if name == bug.module:
+            assert bug.old in source, f"{bug.name}: {bug.old!r} is not in {name} any more"
+            source = source.replace(bug.old, bug.new)
+        fresh[name] = module = types.ModuleType(name)
+        module.__file__ = real.__file__
+        module.__package__ = real.__package__
+        put(name, module)
+        exec(compile(source, f"<{bug.name}>", "exec"), module.__dict__)
+    return fresh
+
+
+def put(name: str, module: types.ModuleType) -> None:
+    sys.modules[name] = module
+    package, _, attribute = name.rpartition(".")
+    setattr(sys.modules[package], attribute, module)
+
+
+def cases_of(bug: Bug) -> list[Case]:
+    return conformance_fixed.CHECKS[bug.check]()
+
+
+def differs(cases: list[Case], results: list[Outputs], judge: Any = conformance_fixed.expected) -> bool:
+    try:
+        for case, got in zip(cases, results, strict=True):
+            conformance_fixed.compare(case, got, judge(case), Tally())
+    except Mismatch:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("bug", CORE, ids=lambda bug: bug.name)
+def test_a_bug_in_the_core_is_caught(bug: Bug) -> None:
+    cases, kept = cases_of(bug), {name: sys.modules[name] for name in (POINT, STACK)}
+    try:
+        changed = executed_anew((POINT, STACK), bug)[STACK]
+    finally:
+        for name, module in kept.items():
+            put(name, module)
+    backend = Backend("planted", lambda taken: conformance_fixed.run_core(taken, changed.FixedNetwork))
+    ((_, _, result),) = conformance_fixed.verify([backend], [bug.check])
+    assert isinstance(result, Mismatch)
+    assert "bins differ" in str(result), result  # not a crash
+    assert not differs(cases, conformance_fixed.run_core(cases))
+
+
+def in_child_planted(bugs: list[Bug], precision: str) -> list[list[Outputs]]:
+    """What Lava makes of the cases of each bug's check, with the bug in it."""
+    found = []
+    for bug in bugs:
+        names, kept = (MODELS, RUNTIME), {name: importlib.import_module(name) for name in (MODELS, RUNTIME)}
+        try:
+            executed_anew(names, bug)
+            cases = [case for case in cases_of(bug) if precision == "fixed_pt" or not case.allow_overflow]
+            found.append(conformance_fixed.in_lava(cases, precision))
+        finally:
+            for name, module in kept.items():
+                put(name, module)
+    return found
+
+
+@cache
+def planted_in_lava(precision: str) -> dict[str, list[Outputs]]:
+    bugs = [Bug("nothing", "kinds", MODELS, "", "")] + (IN_LAVA if precision == "fixed_pt" else IN_FLOAT)
+    results = runtime.isolated(in_child_planted, bugs, precision, timeout=120.0)
+    return {bug.name: result for bug, result in zip(bugs, results, strict=True)}
+
+
+@pytest.mark.skipif("lava" in ABSENT, reason=ABSENT.get("lava", ""))
+@pytest.mark.parametrize("bug", IN_LAVA, ids=lambda bug: bug.name)
+def test_a_bug_in_lavas_workers_is_caught(bug: Bug) -> None:
+    assert differs(cases_of(bug), planted_in_lava("fixed_pt")[bug.name])
+
+
+@pytest.mark.skipif("lava" in ABSENT, reason=ABSENT.get("lava", ""))
+@pytest.mark.parametrize("bug", IN_FLOAT, ids=lambda bug: bug.name)
+def test_a_bug_in_the_float_process_is_caught(bug: Bug) -> None:
+    judge = conformance_fixed.expected_in_float
+    assert differs(cases_of(bug), planted_in_lava("floating_pt")[bug.name], judge)
+
+
+@pytest.mark.skipif("lava" in ABSENT, reason=ABSENT.get("lava", ""))
+def test_planting_itself_breaks_nothing() -> None:
+    cases = conformance_fixed.CHECKS["kinds"]()
+    assert not differs(cases, planted_in_lava("fixed_pt")["nothing"])
+    judge = conformance_fixed.expected_in_float
+    assert not differs(cases, planted_in_lava("floating_pt")["nothing"], judge)
+
+
+def test_every_check_is_tripped_by_a_planted_bug() -> None:
+    assert set(conformance_fixed.CHECKS) == {bug.check for bug in CORE}
+    assert len({bug.name for bug in CORE}) == len(CORE)
+    assert np.all([len({bug.name for bug in bugs}) == len(bugs) for bugs in (IN_LAVA, IN_FLOAT)])

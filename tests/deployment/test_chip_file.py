@@ -1,0 +1,504 @@
+"""Files of integer networks: what stands in them, exact round trips, stock netx, damage, and bugs planted on purpose.
+
+The judges: h5py reading what was written, and the integer core run before and after. The checks take the module as an
+argument, so that the bugs planted at the end run through the very same ones.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from hetsyn_plugins.deployment import chip_file as loihi
+from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
+from hetsyn_plugins.fixed_point.neuron import FixedParams
+
+STOCK = ("dense", "dense_rec")
+
+
+def params(seed: int, n: int, m: int, *, loop: bool = False, spiking: bool = True, **others: Any) -> FixedParams:
+    """A layer whose every field differs from every other and from its transpose."""
+    draw = np.random.default_rng(seed)
+
+    def mantissas(*shape: int) -> Any:
+        found = draw.integers(-128, 128, shape)
+        found.ravel()[:2] = (-128, 127)
+        return found
+
+    def words(*shape: int) -> Any:
+        found = draw.integers(0, 4097, shape)
+        found.ravel()[:2] = (4096, 0)
+        return found
+
+    given: dict[str, Any] = {"weight_exp": 2, "unit": 0.1 + seed / 7}
+    if spiking:
+        given |= {"reset_decay": words(n), "threshold": draw.integers(1, 400, n)}
+    if loop:
+        given |= {"recurrent_weight": mantissas(n, n), "recurrent_decay": words(n, n), "recurrent_exp": 1}
+    return FixedParams(mantissas(n, m), words(n, m), **{**given, "spiking": spiking, **others})
+
+
+def network(seed: int = 0) -> FixedNetwork:
+    """Every kind of layer: feed-forward, recurrent, delays, adaptation, bias, always-on, no reset, readout."""
+    adapting = {"adaptation_decay": [5, 4096, 0], "adaptation_strength": [-(2**23) + 1, 3, 2**23 - 1]}
+    return FixedNetwork(
+        (
+            FixedLayer("first", params(seed, 4, 3), delay=[0, 62, 1, 7]),
+            FixedLayer("räckt/2", params(seed + 1, 4, 4, loop=True)),
+            FixedLayer("adapting", params(seed + 2, 3, 5, loop=True, **adapting), always_on=True),
+            FixedLayer("biased", params(seed + 3, 3, 3, bias=[1, -(2**23) + 1, 7], reset_decay=None, weight_exp=0)),
+            FixedLayer("out", params(seed + 4, 2, 3, spiking=False, weight_exp=7, fraction=3)),
+        )
+    )
+
+
+def synapse_form() -> FixedNetwork:
+    """The other form, with its own and with another fraction."""
+    return FixedNetwork(
+        (
+            FixedLayer("a", params(7, 3, 3, loop=True, form="synapse")),
+            FixedLayer("b", params(8, 2, 3, spiking=False, form="synapse", fraction=0, bias=[2**31 - 1, 0])),
+        )
+    )
+
+
+NETWORKS = {"cluster": network, "synapse": synapse_form}
+
+
+# ---- what is written ---------------------------------------------------------------------------------------------
+
+
+def check_datasets(module: Any, path: Path) -> None:
+    """What h5py reads, field by field, is what the layout says, computed here in another way."""
+    net = network()
+    module.write(net, path, dt=2e-3)
+    with h5py.File(path) as file:
+        assert set(file) == {"dt", "layer"} and file["dt"][()] == 2e-3
+        assert set(file["layer"]) == {"0", "1", "2", "3", "4"}
+        for index, layer in enumerate(net.layers):
+            p, group = layer.params, file[f"layer/{index}"]
+            n, m = p.weight.shape
+            loop = p.recurrent_weight is not None
+            assert group["type"].dtype == "S10" and group["type"][()].tolist() == [STOCK[loop].encode()]
+            assert group["shape"][()].tolist() == [n] and group["weight"].dtype == np.float32
+            assert (group["inFeatures"][()], group["outFeatures"][()]) == (m, n)
+            assert group["neuron/type"][()] == b"HETSYN" and group["name"][()].decode() == layer.name
+            assert group["neuron/refDelay"][()] == 1 and not group["neuron/gradedSpike"][()]
+            assert bool(group["alwaysOn"][()]) == layer.always_on
+            assert bool(group["neuron/spiking"][()]) == p.spiking
+            assert group["neuron/form"][()].decode() == p.form and group["neuron/fraction"][()] == p.fraction
+            assert group["neuron/unit"][()] == p.unit and group["version"][()] == 1
+            assert group["neuron/vThMant"][()].tolist() == p.threshold.tolist()
+            assert ("weight_rec" in group, "delay" in group) == (loop, layer.delay is not None)
+            for i in range(n):
+                for j in range(m):
+                    assert group["weight"][i, j] == int(p.weight[i, j]) * 2**p.weight_exp
+                    assert group["synapse/decay"][i, j] == p.decay[i, j]
+                for k in range(n if loop else 0):
+                    assert group["weight_rec"][i, k] == int(p.recurrent_weight[i, k]) * 2**p.recurrent_exp
+                    assert group["synapse/decay_rec"][i, k] == p.recurrent_decay[i, k]
+            assert group["synapse/decay"].dtype == np.int16
+            optional = {
+                "neuron/resetDecay": p.reset_decay,
+                "neuron/adaptationDecay": p.adaptation_decay,
+                "neuron/adaptationStrength": p.adaptation_strength,
+                "neuron/bias": p.bias,
+            }
+            for dataset, wanted in optional.items():
+                shape = group[dataset].shape
+                assert (shape is None) == (wanted is None)
+                assert wanted is None or group[dataset][()].tolist() == wanted.tolist()
+            assert layer.delay is None or group["delay"][()].tolist() == layer.delay.tolist()
+
+
+def check_round_trip(module: Any, path: Path) -> None:
+    """Every field of every layer comes back, of the same type; the integer core gives the same in every bin."""
+    for made in (network(), synapse_form()):
+        module.write(made, path)
+        back = module.read(path)
+        assert [at.name for at in back.layers] == [at.name for at in made.layers]
+        for was, now in zip(made.layers, back.layers, strict=True):
+            assert now.always_on is was.always_on
+            assert np.array_equal(now.delay, was.delay) and (now.delay is None) == (was.delay is None)
+            for field in fields(FixedParams):
+                a, b = getattr(was.params, field.name), getattr(now.params, field.name)
+                assert type(a) is type(b), field.name
+                assert np.array_equal(a, b), field.name
+        x = np.random.default_rng(1).integers(0, 2, (50, 3, 3))
+        before, after = made.run(x, allow_overflow=True), back.run(x, allow_overflow=True)
+        assert sum(0 if run.spikes is None else int(run.spikes.sum()) for run in before.values()) > 50
+        for name, run in before.items():
+            assert np.array_equal(run.v, after[name].v)
+
+
+def test_datasets_are_those_of_the_layout(tmp_path: Path) -> None:
+    check_datasets(loihi, tmp_path / "net.net")
+
+
+def test_round_trip_is_exact(tmp_path: Path) -> None:
+    check_round_trip(loihi, tmp_path / "net.net")
+
+
+def test_dt_comes_back_and_may_be_missing(tmp_path: Path) -> None:
+    loihi.write(network(), tmp_path / "with.net", dt=1e-3)
+    loihi.write(network(), tmp_path / "without.net")
+    assert loihi.read_dt(tmp_path / "with.net") == 1e-3
+    assert loihi.read_dt(tmp_path / "without.net") is None
+    with pytest.raises(ValueError, match="dt: expected a step length"):
+        loihi.write(network(), tmp_path / "with.net", dt=0.0)
+
+
+def test_a_layer_in_a_group_of_a_users_own_file(tmp_path: Path) -> None:
+    """As slayer's blocks are exported: any group, in memory or in a file."""
+    (layer, *_) = network().layers
+    with h5py.File(tmp_path / "own.h5", "w") as file:
+        loihi.write_layer(file.create_group("some/where"), layer)
+        assert np.array_equal(loihi.read_layer(file["some/where"]).params.weight, layer.params.weight)
+
+
+def test_big_endian_files_are_read(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    swap(path, "layer/0/weight", lambda old: old.astype(">f4"))
+    swap(path, "layer/0/synapse/decay", lambda old: old.astype(">i2"))
+    assert np.array_equal(loihi.read(path).layers[0].params.weight, network().layers[0].params.weight)
+
+
+# ---- other readers and writers -----------------------------------------------------------------------------------
+
+# In a process of its own: Lava sets multiprocessing's start method at import, and must be first to do so.
+NETX = """
+import sys
+from lava.lib.dl.netx.hdf5 import Network
+for path in sys.argv[1:]:
+    try:
+        Network(net_config=path)
+    except Exception as error:
+        print("RAISED", type(error).__name__)
+    else:
+        print("BUILT")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lava") is None, reason="lava is not installed")
+def test_stock_netx_raises_for_every_kind_of_layer(tmp_path: Path) -> None:
+    """It would drop a layer type that it does not know without a word."""
+    paths = []
+    for index, layer in enumerate(network().layers):
+        paths.append(str(tmp_path / f"{index}.net"))
+        loihi.write(FixedNetwork((layer,)), paths[-1])
+    run = subprocess.run([sys.executable, "-c", NETX, *paths], capture_output=True, text=True, timeout=120)
+    said = [line for line in run.stdout.splitlines() if line.startswith(("RAISED", "BUILT"))]
+    assert said == ["RAISED AttributeError"] * 5, run.stdout + run.stderr
+
+
+def with_groups_in_front(tmp_path: Path, *groups: tuple[str, dict[str, Any]]) -> Path:
+    """A file whose layers stand behind other groups, as slayer writes them."""
+    path = tmp_path / "net.net"
+    with h5py.File(path, "w") as file:
+        for index, (kind, datasets) in enumerate(groups):
+            group = file.create_group(f"layer/{index}")
+            group.create_dataset("type", (1,), "S10", [kind.encode()])
+            for name, value in datasets.items():
+                group[name] = value
+        for index, layer in enumerate(network().layers):
+            loihi.write_layer(file.create_group(f"layer/{len(groups) + index}"), layer)
+    return path
+
+
+def test_input_and_flatten_that_pass_spikes_on_are_skipped(tmp_path: Path) -> None:
+    path = with_groups_in_front(tmp_path, ("input", {"shape": [1, 3, 1]}), ("flatten", {"shape": [3]}))
+    assert [layer.name for layer in loihi.read(path).layers] == [layer.name for layer in network().layers]
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        (("input", {"shape": [3], "neuron/type": "CUBA"}), "layer/0: neuron: expected an input that only passes"),
+        (("input", {"shape": [3], "bias": [0.5]}), "layer/0: bias: expected an input that only passes"),
+        (("input", {"shape": [4]}), "layer/0: shape: expected 3 lines, as go into the next layer, got [4]"),
+        (("flatten", {}), "shape: expected a dataset, got nothing"),
+        (("pool", {"shape": [3]}), "layer/0: type: expected dense or dense_rec"),
+    ],
+)
+def test_groups_in_front_that_compute_are_refused(tmp_path: Path, group: Any, message: str) -> None:
+    path = with_groups_in_front(tmp_path, group)
+    with pytest.raises(ValueError) as caught:
+        loihi.read(path)
+    assert str(path) in str(caught.value) and message in str(caught.value)
+
+
+# ---- bad files ---------------------------------------------------------------------------------------------------
+
+
+def written(tmp_path: Path) -> Path:
+    path = tmp_path / "net.net"
+    loihi.write(network(), path, dt=1e-3)
+    return path
+
+
+def swap(path: Path, name: str, change: Callable[[Any], Any]) -> None:
+    """Put another dataset in the place of one."""
+    with h5py.File(path, "r+") as file:
+        old = file[name][()]
+        del file[name]
+        file[name] = change(old)
+
+
+def entry(index: tuple[int, ...], value: Any) -> Callable[[Any], Any]:
+    def change(old: Any) -> Any:
+        new = np.array(old)
+        new[index] = value
+        return new
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("type", lambda old: np.array([b"dense_new"], "S10"), "type: expected dense or dense_rec"),
+        ("type", lambda old: 3, "type: expected one string, got int64"),
+        ("type", lambda old: np.array([b"dense"], "S10"), "weight_rec: expected no such dataset in a dense layer"),
+        ("neuron/type", lambda old: "CUBA", "neuron/type: expected HETSYN, got CUBA"),
+        ("neuron/form", lambda old: "microcode", "neuron/form: expected one of cluster, synapse, got 'microcode'"),
+        ("version", lambda old: np.int64(2), "version: expected 1 beside a weight of (4, 4), got 2"),
+        ("shape", lambda old: np.array([5]), "shape: expected [4] beside a weight of (4, 4), got [5]"),
+        ("inFeatures", lambda old: np.int64(5), "inFeatures: expected 4 beside a weight of (4, 4), got 5"),
+        ("neuron/refDelay", lambda old: np.int64(2), "neuron/refDelay: expected 1"),
+        ("neuron/gradedSpike", lambda old: np.bool_(True), "neuron/gradedSpike: expected False"),
+        ("synapse/decay", entry((2, 1), 4097), "synapse/decay: expected 0..4096, got 1 outside, from 0 to 4097"),
+        ("synapse/decay_rec", entry((0, 0), -1), "synapse/decay_rec: expected 0..4096, got 1 outside, from -1"),
+        ("neuron/resetDecay", entry((0,), 5000), "neuron/resetDecay: expected 0..4096"),
+        ("synapse/decay", lambda old: old[:, :3], "synapse/decay: expected shape (4, 4), got (4, 3)"),
+        ("synapse/decay", lambda old: old.T[None], "synapse/decay: expected shape (4, 4), got (1, 4, 4)"),
+        ("synapse/decay", lambda old: old.astype("f4"), "synapse/decay: expected int16, got float32"),
+        ("synapse/decay", lambda old: h5py.Empty("i2"), "synapse/decay: expected shape (4, 4), got None"),
+        ("synapse/decay_rec", lambda old: h5py.Empty("i2"), "recurrent_weight, got one of them"),
+        ("weight", entry((1, 2), 6.5), "weight: expected mantissas -128..127 << 2, got 1 others, first 6.5"),
+        ("weight", entry((1, 2), 6.0), "weight: expected mantissas -128..127 << 2, got 1 others, first 6.0"),
+        ("weight", entry((1, 2), 512.0), "weight: expected mantissas -128..127 << 2, got 1 others, first 512.0"),
+        ("weight", entry((1, 2), np.nan), "weight: expected mantissas -128..127 << 2, got 1 others, first nan"),
+        ("weight_rec", entry((1, 2), 1.0), "weight_rec: expected mantissas -128..127 << 1, got 1 others, first 1.0"),
+        ("weight", lambda old: old.astype("f8"), "weight: expected float32, got float64"),
+        ("weight", lambda old: old[0], "weight: expected shape (N, M), got (4,)"),
+        ("weight_rec", lambda old: old[:2], "weight_rec: expected shape (4, 4), got (2, 4)"),
+        ("synapse/exponent", lambda old: np.int64(8), "weight: expected an exponent of 0..7 beside it, got 8"),
+        ("synapse/exponent", lambda old: np.int64(-1), "weight: expected an exponent of 0..7 beside it, got -1"),
+        ("synapse/exponent_rec", lambda old: np.int64(10**9), "weight_rec: expected an exponent of 0..7"),
+        ("neuron/vThMant", entry((3,), 0), "neuron/vThMant: expected 1..131071, got 1 outside"),
+        ("neuron/vThMant", lambda old: np.int64(64), "neuron/vThMant: expected shape (4,), got ()"),
+        ("neuron/fraction", lambda old: np.int64(16), "neuron/fraction: expected 0..15"),
+        ("neuron/unit", lambda old: -1.0, "neuron/unit: expected a finite number > 0, got -1.0"),
+        ("neuron/spiking", lambda old: np.bool_(False), "neuron/resetDecay: expected None where spiking=False"),
+        ("neuron/spiking", lambda old: np.int64(1), "neuron/spiking: expected bool, got int64"),
+        ("name", lambda old: "first", "expected different names, got first, first"),
+        ("name", lambda old: b"\xff", "name: expected UTF-8, got b'\\xff'"),
+    ],
+)
+def test_a_wrong_dataset_is_named(tmp_path: Path, name: str, change: Callable[[Any], Any], message: str) -> None:
+    """Of the recurrent layer, layer/1; the others are as they were."""
+    path = written(tmp_path)
+    swap(path, f"layer/1/{name}", change)
+    with pytest.raises(ValueError) as caught:
+        loihi.read(path)
+    where = "" if message.startswith("expected different names") else "layer/1: "
+    assert str(caught.value).startswith(f"{path}: {where}") and message in str(caught.value)
+
+
+def test_every_dataset_is_missed_where_it_is_missing(tmp_path: Path) -> None:
+    """The delay alone may be missing, as in stock files: there is none then."""
+    path = written(tmp_path)
+    names: list[str] = []
+    with h5py.File(path) as file:
+        file["layer/2"].visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    assert len(names) > 20
+    for name in names:
+        path = written(tmp_path)
+        with h5py.File(path, "r+") as file:
+            del file[f"layer/2/{name}"]
+        with pytest.raises(ValueError) as caught:
+            loihi.read(path)
+        assert str(caught.value).startswith(f"{path}: layer/2: {name}: expected ") or name == "type", name
+        assert f"{name}: expected " in str(caught.value)
+
+
+def test_an_unknown_dataset_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["layer/3/neuron/iDecay"] = 1024
+    with pytest.raises(ValueError, match="layer/3: neuron/iDecay: expected no such dataset in a dense layer of HETSYN"):
+        loihi.read(path)
+
+
+def test_delays_out_of_range_are_named(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    swap(path, "layer/0/delay", entry((1,), 63.0))
+    with pytest.raises(ValueError, match=r"layer/0: layer 'first': delay: expected 0..62, got 1 outside"):
+        loihi.read(path)
+    swap(path, "layer/0/delay", entry((1,), 0.5))
+    with pytest.raises(ValueError, match=r"layer/0: layer 'first': delay: expected whole numbers"):
+        loihi.read(path)
+
+
+def test_gaps_and_other_files_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    with h5py.File(path, "r+") as file:
+        del file["layer/1"]
+    with pytest.raises(ValueError, match="expected groups 0 to 3, got 0, 2, 3, 4"):
+        loihi.read(path)
+    for content in ({}, {"layer": 3}):
+        with h5py.File(path, "w") as file:
+            for name, value in content.items():
+                file[name] = value
+        with pytest.raises(ValueError, match=r"expected groups layer/0, layer/1, .* as netx reads them, got none"):
+            loihi.read(path)
+    path = with_groups_in_front(tmp_path, ("input", {"shape": [3]}))
+    with h5py.File(path, "r+") as file:
+        for index in range(1, 6):
+            del file[f"layer/{index}"]
+    with pytest.raises(ValueError, match=r"net\.net: layers: expected at least one, got none"):
+        loihi.read(path)
+
+
+def test_missing_files_and_what_is_not_hdf5(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"path: expected a network file, got .*none\.net, which does not exist"
+    ):
+        loihi.read(tmp_path / "none.net")
+    text = tmp_path / "text.net"
+    for content in (b"", b"not HDF5 at all", os.urandom(5000)):
+        text.write_bytes(content)
+        with pytest.raises(ValueError, match=r"path: expected a whole HDF5 file, got .*text\.net"):
+            loihi.read(text)
+    with pytest.raises(ValueError, match=r"path: expected a network file, got .*, which is no file"):
+        loihi.read(tmp_path)
+
+
+def test_truncated_files_are_refused_wherever_they_end(tmp_path: Path) -> None:
+    whole = written(tmp_path).read_bytes()
+    cut = tmp_path / "cut.net"
+    for end in range(0, len(whole), 997):
+        cut.write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=r"cut\.net"):
+            loihi.read(cut)
+
+
+def test_damaged_bytes_are_a_value_error_or_nothing(tmp_path: Path) -> None:
+    """Never another exception, never a hang: HDF5 raises many kinds of its own, and each must be told as ours."""
+    whole, damaged = written(tmp_path).read_bytes(), tmp_path / "damaged.net"
+    draw = np.random.default_rng(0)
+    refused = 0
+    for _ in range(120):
+        content = bytearray(whole)
+        for at in draw.integers(0, len(whole), 3):
+            content[at] = draw.integers(256)
+        damaged.write_bytes(content)
+        try:
+            loihi.read(damaged)
+        except ValueError as error:
+            refused += 1
+            assert str(damaged) in str(error)
+    assert refused > 40
+
+
+def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path)
+    before = path.read_bytes()
+    real = loihi.write_layer
+
+    def full_disk(group: Any, layer: FixedLayer) -> None:
+        if layer.name == "adapting":
+            raise OSError("no space left on device")
+        real(group, layer)
+
+    monkeypatch.setattr(loihi, "write_layer", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        loihi.write(network(5), path)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["net.net"]
+
+
+def test_wrong_arguments_of_write(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="network: expected a FixedNetwork, got FixedParams"):
+        loihi.write(params(0, 3, 3), tmp_path / "net.net")  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="whose folder does not exist"):
+        loihi.write(network(), tmp_path / "no" / "net.net")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- planted bugs ------------------------------------------------------------------------------------------------
+
+BUGS = [
+    ("writer transposes", "(p.recurrent_weight << p.recurrent_exp)", "(p.recurrent_weight.T << p.recurrent_exp)"),
+    ("writer forgets the exponent", "(p.weight << p.weight_exp)", "(p.weight << 0)"),
+    ("loop written with the other exponent", "<< p.recurrent_exp)", "<< p.weight_exp)"),
+    ("words off by one", "np.asarray(value, field.dtype)", "np.asarray(value - (name == 'decay'), field.dtype)"),
+    ("always-on forgotten by the reader", 'bool(_array(group, "alwaysOn", np.dtype(bool), ()))', "False"),
+    ("always-on forgotten by the writer", "bool(layer.always_on)", "False"),
+    ("name and form exchanged", '("neuron/form", p.form)', '("neuron/form", "cluster")'),
+    ("reader drops the exponent", "mantissa = weight / np.float64(1 << exponent)", "mantissa = weight / 8.0"),
+    ("reader transposes", "return mantissa.astype(np.int64)", "return mantissa.astype(np.int64)[::-1]"),
+    ("delay dropped", "if layer.delay is not None:", "if False:"),
+    ("delay read without being there", 'if "delay" in group else None', "if False else None"),
+    ("unit in float32", '"unit": Field("neuron/unit", "float64", "")', '"unit": Field("neuron/unit", "float32", "")'),
+    ("fraction not read", "return found.item() if", "return (6 if field.dataset[-4:] == 'tion' else found.item()) if"),
+    ("reset and adaptation exchanged", "getattr(p, name)", "getattr(p, SWAPPED.get(name, name))"),
+    ("strength in 16 bits", '"neuron/adaptationStrength", "int64"', '"neuron/adaptationStrength", "int16"'),
+    ("type says dense for a loop", "TYPES[p.recurrent_weight is not None]", "TYPES[0]"),
+]  # fmt: skip
+
+
+SWAPPED = {"reset_decay": "adaptation_decay", "adaptation_decay": "reset_decay"}
+
+
+def planted(name: str, old: str, new: str) -> Any:
+    """The module executed anew from its text with the bug in it."""
+    source = Path(str(loihi.__file__)).read_text()
+    if old not in source:
+        raise LookupError(f"{name}: {old!r} is not in loihi.py any more")
+    fresh = types.ModuleType("hetsyn_plugins.deployment.chip_file")
+    fresh.__dict__.update(__file__=loihi.__file__, SWAPPED=SWAPPED)
+    exec(compile(source.replace(old, new), f"<{name}>", "exec"), fresh.__dict__)
+    return fresh
+
+
+@pytest.mark.parametrize(("name", "old", "new"), BUGS, ids=[bug[0] for bug in BUGS])
+def test_planted_bugs_are_caught(name: str, old: str, new: str, tmp_path: Path) -> None:
+    """By the datasets or by the round trip: an error of the writer or the reader, or a failed comparison."""
+    changed = planted(name, old, new)
+    with np.errstate(all="ignore"), pytest.raises((AssertionError, ValueError, KeyError, OverflowError)):
+        check_datasets(changed, tmp_path / "a.net")
+        check_round_trip(changed, tmp_path / "b.net")
+
+
+def test_planting_breaks_nothing_by_itself(tmp_path: Path) -> None:
+    changed = planted("nothing", "VERSION = 1", "VERSION = 1")
+    check_datasets(changed, tmp_path / "a.net")
+    check_round_trip(changed, tmp_path / "b.net")
+
+
+@pytest.mark.skipif(not hasattr(os, "umask"), reason="no file modes on this system")
+def test_a_file_has_the_mode_that_the_umask_says(tmp_path: Path) -> None:
+    network, before = FixedNetwork((FixedLayer("one", FixedParams([[1]], [[5]])),)), os.umask(0o027)
+    try:
+        loihi.write(network, tmp_path / "net.net")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "net.net").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    network = FixedNetwork((FixedLayer("one", FixedParams([[1]], [[5]])),))
+    with pytest.raises(ValueError, match=r"path: expected a file, got .*, which is a folder"):
+        loihi.write(network, tmp_path)
+    assert not list(tmp_path.iterdir())

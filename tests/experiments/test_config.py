@@ -1,0 +1,116 @@
+"""Configurations: defaults, changes, TOML there and back, and what is wrong with a setting."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from hetsyn_plugins.experiments import config
+from hetsyn_plugins.experiments.config import NetworkConfig, TrainingConfig
+from hetsyn_plugins.experiments.tasks import TASKS
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_resolved_configuration_is_read_back_as_it_was(name: str, tmp_path: Path) -> None:
+    own = config.load(name, ["network.hidden=[3, 4]", "training.lr=0.002", "training.batch=7"], "norse")
+    (tmp_path / "config.toml").write_text(config.to_toml(own))
+    assert config.load(tmp_path / "config.toml") == own
+    assert (own.network.hidden, own.training.lr, own.training.batch, own.framework) == ((3, 4), 0.002, 7, "norse")
+
+
+def test_every_setting_is_written(tmp_path: Path) -> None:
+    """What is not written would change with a later default."""
+    text = config.to_toml(config.load("dms"))
+    for part in (NetworkConfig, TrainingConfig, TASKS["dms"]):
+        for field in fields(part):
+            assert f"\n{field.name} = " in text
+
+
+def test_the_papers_settings_come_with_a_tasks_name_and_with_a_file_that_says_little(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text('[task]\nname = "dms"\ndelay = 2.5\n[network]\nhidden = [20]\n')
+    own = config.load(tmp_path / "own.toml")
+    assert own.network.hidden == (20,)
+    assert own.network.tau_reset == config.load("dms").network.tau_reset == 40e-3
+    assert config.differences(config.load("dms"), own) == {"network.hidden": ((50,), (20,)), "task.delay": (0.8, 2.5)}
+
+
+def test_changed_keeps_the_rest() -> None:
+    own = config.load("dms", ["network.hidden=[7]"])
+    later = config.changed(own, ["task.noise_rate=20"])
+    assert config.differences(own, later) == {"task.noise_rate": (10.0, 20.0)}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("network.variant=homneu", "homneu"), ('network.variant="homneu"', "homneu"), ("network.variant = alif", "alif")],
+)
+def test_a_bare_word_is_a_string(setting: str, value: str) -> None:
+    assert config.load("dms", [setting]).network.variant == value
+
+
+def test_none_is_none() -> None:
+    assert config.load("images", ["task.samples=none"]).task.samples is None  # type: ignore[attr-defined]
+    assert config.load("images", ["task.samples=5"]).task.samples == 5  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("network.hiden=[5]", r"setting: expected a known key .*, got 'network\.hiden'; nearest: network\.hidden"),
+        ("hidden=[5]", r"nearest: .*network\.hidden"),
+        ("learning_rate=1", r"setting: expected a known key \(--show prints all\), got 'learning_rate'"),
+        ("task.dealy=1", r"nearest: task\.delay"),
+        ("network.hidden", "--set: expected key=value, got 'network.hidden'"),
+        ("network.hidden=5", r"network\.hidden: expected a list, got 5"),
+        ("network.hidden=[]", r"network\.hidden: expected at least one layer"),
+        ("network.hidden=[0]", r"network\.hidden: expected at least 1 neuron a layer"),
+        ("network.hidden=[2.5]", r"network\.hidden: expected a value of type int, got 2\.5"),
+        ("network.hidden=[true]", r"network\.hidden: expected a value of type int, got True"),
+        ("network.tau_start=[1.0]", r"network\.tau_start: expected a list of 2"),
+        ("network.variant=lif", r"network\.variant: expected one of hetsyn, .*, got 'lif'"),
+        ("network.frozen=1.5", r"network\.frozen: expected 0 to 1, got 1\.5"),
+        ("network.recurrent=1", r"network\.recurrent: expected a value of type bool, got 1"),
+        ("network.quantised=true", r"network\.quantised: expected framework 'lava_dl' with it, got 'snntorch'"),
+        ("training.batch=0", r"training\.batch: expected at least 1, got 0"),
+        ("training.lr=-1", r"training\.lr: expected > 0, got -1\.0"),
+        ("training.lr=fast", r"training\.lr: expected a value of type float, got 'fast'"),
+        ("training.select=best", r"training\.select: expected one of last, best_validation, best_test, got 'best'"),
+        ("network.tau_start=[0.04, -1]", r"network\.tau_start: sd: expected .*, in \[0\.04, -1"),
+        ("network.tau_start=[inf, 0.0]", r"network\.tau_start: mean: expected"),
+        ("network.adaptation=nan", r"network\.adaptation: expected a finite number, got nan"),
+        ("network.tau_reset=inf", r"network\.tau_reset: expected seconds > 0, got inf"),
+        ("training.lr=inf", r"training\.lr: expected > 0, got inf"),
+        ("training.clip=nan", r"training\.clip: expected at least 0, got nan"),
+        ("task.name=[1]", r"task\.name: expected one of .*, got \[1\]"),
+        ("task.name=dsm", r"task\.name: expected one of .*, got 'dsm'; nearest: dms"),
+        ("task.delay=-1", "delay: expected"),
+    ],
+)
+def test_wrong_settings_are_told_with_their_name(setting: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.load("dms", [setting])
+
+
+def test_frozen_taus_need_taus_that_are_learned_one_by_one() -> None:
+    with pytest.raises(ValueError, match=r"network\.frozen: expected 0 with variant 'hetneu', got 0\.5"):
+        config.load("dms", ["network.variant=hetneu", "network.frozen=0.5"])
+
+
+def test_the_chips_integers_take_no_dropout() -> None:
+    with pytest.raises(ValueError, match=r"network\.quantised: expected network\.dropout=0 with it, got 0\.2"):
+        config.load("dms", ["network.quantised=true", "network.dropout=0.2"], "lava_dl")
+
+
+def test_wrong_sources(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"config: expected one of .* or a TOML file, got pattern.*nearest: pat"
+    ):
+        config.load("pattern")
+    with pytest.raises(FileNotFoundError, match="which is no file"):
+        config.load(tmp_path)
+    (tmp_path / "broken.toml").write_text("[task\n")
+    with pytest.raises(ValueError, match=r"config: expected a TOML file, got .*broken\.toml"):
+        config.load(tmp_path / "broken.toml")
+    (tmp_path / "empty.toml").write_text("")
+    with pytest.raises(ValueError, match=r"task\.name: expected one of .*, got None"):
+        config.load(tmp_path / "empty.toml")

@@ -1,0 +1,608 @@
+"""The page that compares runs: what it says, that it is valid and closed in itself, and how it looks in a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import browser
+import numpy as np
+import pytest
+
+from hetsyn_plugins.core.network import HetSynLayer, Network
+from hetsyn_plugins.exchange import checkpoint
+from hetsyn_plugins.experiments import config, variants
+from hetsyn_plugins.experiments import run_folder as runs
+from hetsyn_plugins.experiments.report import page as report
+
+VERSIONS = {"python": "3.10.14", "hetsyn_plugins": "0.1.0", "torch": "2.3.1", "snntorch": "1.0.0"}
+
+
+def make_run(
+    folder: Path,
+    settings: Sequence[str] = (),
+    tests: Sequence[float] = (0.9844, 0.9906, 0.9931),
+    *,
+    unfinished: int = 0,
+    failed: int = 0,
+    versions: dict[str, str] = VERSIONS,
+    bare: bool = False,
+) -> Path:
+    """A folder as `hetsyn train dms` leaves it: so many seeds with these figures, then some that did not end well.
+
+    bare   without logs and networks: nothing to draw, which takes the time
+    """
+    own = config.load("dms", ["network.hidden=[12]", *settings])
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(config.to_toml(own))
+    for seed in range(len(tests) + unfinished + failed):
+        path, done, rng = folder / f"seed-{seed}", seed < len(tests), np.random.default_rng(seed)
+        path.mkdir()
+        if done:
+            (path / "result.json").write_text(json.dumps(result_of(own, seed, tests[seed], versions)))
+        elif seed >= len(tests) + unfinished:
+            failure = {"iteration": 321, "message": "iteration 322: the loss is nan: layer 'hidden1'"}
+            (path / "failure.json").write_text(json.dumps(failure))
+        if bare:
+            continue
+        before = variants.build(own.network, own.task.lines, own.task.outputs, own.task.dt, seed)
+        checkpoint.save(before, path / "start.safetensors")
+        final = tests[seed] if done else 0.6
+        log = [record(i, final, rng) for i in range(10, 1010 if done else 330, 10)]
+        (path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+        if done:
+            checkpoint.save(trained(before, rng), path / "network.safetensors")
+    if tests:
+        command = f"hetsyn train dms --seeds 0-{len(tests) - 1} --out {folder.name}"
+        (folder / "summary.json").write_text(json.dumps({"command": command}))
+    return folder
+
+
+def record(iteration: int, final: float, rng: np.random.Generator) -> dict[str, Any]:
+    """A line of a log."""
+    score = final - (final - 0.5) * np.exp(-iteration / 150) + rng.normal(0, 0.02)
+    validation = None if iteration % 100 else score + rng.normal(0, 0.005)
+    return {
+        "iteration": iteration, "epoch": float(iteration), "loss": 1 - score, "score": score,
+        "validation": validation, "lr": 5e-3, "seconds": iteration * 0.05,
+    }  # fmt: skip
+
+
+def trained(network: Network, rng: np.random.Generator) -> Network:
+    """The network with its synaptic decays moved, one tau in fifty to infinity, as far as they are one a synapse."""
+    layers = []
+    for layer in network.layers:
+        assert isinstance(layer, HetSynLayer)
+        moved = {field: getattr(layer.params, field) for field in ("decay", "recurrent_decay")}
+        moved = {field: move(decay, rng) for field, decay in moved.items() if decay is not None and decay.size > 1}
+        layers.append(replace(layer, params=layer.params.replace(**moved)))
+    return Network(tuple(layers))
+
+
+def move(decay: Any, rng: np.random.Generator) -> Any:
+    moved = decay ** rng.lognormal(-0.2, 0.6, decay.shape)
+    moved[rng.random(decay.shape) < 0.02] = 1
+    return moved.astype(np.float32)
+
+
+def result_of(own: config.Config, seed: int, test: float, versions: dict[str, str]) -> dict[str, Any]:
+    """What a seed's result.json holds."""
+    return {
+        "seed": seed, "measure": "accuracy", "test": test, "validation": test - 0.0037, "iterations": 1000,
+        "selected_iteration": 1000 if own.training.select == "last" else 900, "select": own.training.select,
+        "seconds": 48.3 + seed, "peak_memory_mb": 412.6 + seed, "threads": 2, "framework": own.framework,
+        "parameters": 4321, "versions": versions,
+    }  # fmt: skip
+
+
+def make_claim(folder: Path, runs: Sequence[str] = (), **changed: Any) -> Path:
+    """A claim with three rows, one of which differs, and a picture."""
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    ax = Figure(figsize=(6, 3), layout="constrained").add_subplot()
+    ax.bar(["cue", "noise"], [154.38, 85.59])
+    ax.figure.savefig(folder / "taus.png")
+    columns = ("label", "paper", "ours", "sd", "n", "unit", "holds", "note")
+    rows = [
+        ("tau of cue channels, mean", 154.38, 136.41, 9.73, 5, "ms", True, "up from 100 ms"),
+        ("tau of noise channels, mean", 85.59, 97.28, 3.16, 5, "ms", None, ""),
+        ("accuracy after reset", 75.68, 49.72, None, 5, "%", False, "it falls further than the paper's"),
+    ]
+    claim = {
+        "name": "table4", "title": "Table 4: long time constants are needed",
+        "statement": "Training lengthens the time constants of cue channels and shortens those of noise channels.",
+        "command": "hetsyn claim table4 --seeds 0-4", "rows": [dict(zip(columns, row, strict=True)) for row in rows],
+        "verdict": "The directions are the paper's; accuracy after resetting falls further.",
+        "tried": "Rates of 5e-3, 1e-2 and 2e-2 for tau; training r instead of tau.",
+        "pictures": [{"file": "taus.png", "caption": "Mean time constants of cue and noise channels"}],
+        "runs": list(runs),
+    }  # fmt: skip
+    (folder / "claim.json").write_text(json.dumps(claim | changed))
+    return folder
+
+
+# ---- the page of a comparison with everything in it ----------------------------------------------------------------
+
+HOSTILE = """<script>alert("x")</script></pre></td>' & <img src=x onerror=alert(1)>"""
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs that ended, did not end, failed and have not begun, a claim with runs, names that are HTML."""
+    folder = tmp_path_factory.mktemp("sample")
+    make_run(folder / "a/hetsyn")
+    make_run(folder / "homneu", ["network.variant=homneu", "training.select=best_test"], (0.712, 0.655, 0.698))
+    make_run(folder / "<b onclick='x'>&lt;$^$", ["network.variant=hetneu"], (0.91,), unfinished=1, failed=1)
+    make_run(folder / "begun", ["framework=norse"], (), versions=VERSIONS).joinpath("seed-0").mkdir()
+    make_run(
+        folder / "claims/runs/hetsyn",
+        ["network.tau_start=[0.1, 0.01]"],
+        (0.9987, 0.9991),
+        versions=VERSIONS | {"torch": "2.9.1"},
+    )
+    make_claim(folder / "claims/table4", ["../runs/hetsyn"])
+    rows = [
+        {
+            "label": HOSTILE,
+            "paper": None,
+            "ours": 0.0497,
+            "sd": 0.0031,
+            "n": 10,
+            "unit": "",
+            "holds": True,
+            "note": HOSTILE,
+        }
+    ]
+    texts = {key: HOSTILE for key in ("title", "statement", "command", "verdict", "tried")}
+    make_claim(folder / "claims/hostile", rows=rows, pictures=[{"file": "taus.png", "caption": HOSTILE}], **texts)
+    names = ["a/hetsyn", "homneu", "<b onclick='x'>&lt;$^$", "begun", "claims/table4", "claims/hostile"]
+    return report.write([folder / name for name in names], folder / "report.html")
+
+
+@pytest.fixture(scope="module")
+def page(sample: Path) -> Page:
+    return Page(sample.read_text(encoding="utf-8"))
+
+
+class Page(HTMLParser):
+    """A page taken apart: elements with their attributes, the text of table rows, and what is not valid HTML."""
+
+    VOID = ("meta", "link", "img", "br", "wbr")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.html, self.open, self.invalid = text, list[str](), list[str]()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        self.invalid += [f"{tag} is not closed" for tag in self.open]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if len(dict(attrs)) < len(attrs):
+            self.invalid.append(f"an attribute twice in {tag}")
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.invalid.append(f"</{tag}> at {self.getpos()} closes something else")
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        """The attributes of all elements of a kind."""
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def row(self, *starts: str) -> list[str]:
+        """The first row whose first cells are these."""
+        found = [[" ".join(cell.split()) for cell in row] for row in self.rows]
+        return next(row for row in found if row[: len(starts)] == list(starts))
+
+    @property
+    def words(self) -> str:
+        """All text, one space between words."""
+        return " ".join(self.text.split())
+
+
+def test_valid_html(page: Page) -> None:
+    assert page.invalid == []
+    assert page.html.startswith("<!doctype html>")
+    assert page.of("html") == [{"lang": "en"}]
+    assert next(m.get("charset") for m in page.of("meta")) == "utf-8", "before any text"
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.of("meta")
+    assert len(page.of("title")) == len(page.of("h1")) == len(page.of("main")) == 1
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert max(Counter(ids).values()) == 1
+    links = [a["href"] for a in page.of("a")]
+    assert len(links) >= 5 and {(link or "")[1:] for link in links} <= set(ids), (
+        "every link leads somewhere in the page"
+    )
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and max(np.diff(levels)) <= 1, "no level of headings is left out"
+
+
+def test_tables_and_pictures_can_be_read_aloud(page: Page) -> None:
+    assert page.of("th") and all(th.get("scope") in ("col", "row", "rowgroup") for th in page.of("th"))
+    assert all(th.get("class") != "wide" for th in page.of("th"))
+    scrollers = [a for a in page.of("div") if a.get("class") == "wide"]
+    assert len(scrollers) == len(page.of("table")) and all(a["tabindex"] == "0" and a["aria-label"] for a in scrollers)
+    pictures = page.of("img")
+    assert len(pictures) >= 5 and all(len(img["alt"] or "") > 20 for img in pictures)
+    assert len(page.of("figcaption")) == len(page.of("figure")) == len(pictures)
+    curves = next(img["alt"] or "" for img in pictures if "accuracy" in (img["alt"] or ""))
+    assert "homneu" in curves and re.search(r"homneu [67]\d\.\d\d ± ", curves), "the ends of the curves are in words"
+
+
+def test_nothing_comes_from_elsewhere(page: Page) -> None:
+    """No script; pictures and icon in the page, whole and of the size it says; no address in styles."""
+    assert not page.of("script")
+    for tag, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes), f"{tag} {attributes}"
+        for name in ("src", "href", "srcset", "poster", "data", "action", "background"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), f"{tag} {attributes}"
+    styles = "".join(re.findall("<style>(.*?)</style>", page.html, re.S))
+    assert len(styles) > 1000 and not re.search(r"url\(|@import|http", styles)
+    for img in page.of("img"):
+        kind, _, content = (img["src"] or "").partition(",")
+        assert kind == "data:image/png;base64"
+        height, width = read_png(base64.b64decode(content)).shape[:2]
+        assert (img["width"], img["height"]) == (str(width), str(height)) and min(width, height) > 100
+
+
+def read_png(content: bytes) -> Any:
+    from matplotlib import image
+
+    return image.imread(io.BytesIO(content), format="png")
+
+
+def test_what_comes_from_files_stays_text(page: Page) -> None:
+    assert page.words.count('<script>alert("x")</script>') >= 7, (
+        "title, statement, command, verdict, tried, row, caption"
+    )
+    assert "<b onclick='x'>&lt;$^$" in page.words
+    assert all("alert(" not in f"{a}" for tag, a in page.elements if tag not in ("img", "div"))
+    assert {tag for tag, _ in page.elements} == {
+        "html", "head", "meta", "title", "link", "style", "body", "header", "main", "section", "article", "div", "h1",
+        "h2", "h3", "p", "strong", "a", "ul", "li", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td",
+        "figure", "img", "figcaption", "details", "summary", "pre", "code", "wbr", "span",
+    }  # fmt: skip
+
+
+def test_the_table_of_runs(page: Page) -> None:
+    """Mean and s.d. (n - 1) of the seeds that are done, as NumPy has them."""
+    mean, sd = 100 * np.mean([0.9844, 0.9906, 0.9931]), 100 * np.std([0.9844, 0.9906, 0.9931], ddof=1)
+    row = page.row("a/hetsyn")
+    assert row[1] == f"{mean:.2f} ± {sd:.2f} %" == "98.94 ± 0.45 %"
+    assert row[2:6] == [f"{mean - 0.37:.2f} ± {sd:.2f} %", "the last", "3", "R-HetSynLIF"]
+    assert row[6:] == ["12", "dms", "snntorch", "49.3 s", "415 MB", "4,321"]
+    assert page.row("homneu")[3] == "chosen on the test set"
+    assert "the test figure is flattered" in page.words
+    assert page.row("<b onclick='x'>&lt;$^$")[1:5] == ["91.00 %", "90.63 %", "the last", "1 of 3"]
+    assert page.row("begun")[1:5] == ["none", "none", "none", "0 of 1"]
+    assert (
+        page.row("runs/hetsyn")[1]
+        == f"{100 * np.mean([0.9987, 0.9991]):.2f} ± {100 * np.std([0.9987, 0.9991], ddof=1):.2f} %"
+    )
+
+
+def test_seeds_that_did_not_end_well_are_told(page: Page) -> None:
+    expected = (
+        "seed 1 not ended, logged up to iteration 320; seed 2 failed: iteration 322: the loss is nan: layer 'hidden1'"
+    )
+    assert f"<b onclick='x'>&lt;$^$ : {expected}" in page.words.replace("$^$:", "$^$ :")
+    assert page.row("1", "none")[-1] == "not ended, logged up to iteration 320"
+    assert "begun: seed 0 not ended, no log yet" in page.words
+
+
+def test_every_seed_has_a_row(page: Page) -> None:
+    assert page.row("0", "98.44 %") == ["0", "98.44 %", "98.07 %", "1,000", "1,000", "48.3 s", "413 MB", "2", "done"]
+    assert page.row("2", "69.80 %") == ["2", "69.80 %", "69.43 %", "1,000", "900", "50.3 s", "415 MB", "2", "done"]
+
+
+def test_seeds_are_in_order(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tests=[0.5] * 11, bare=True)
+    page = Page(report.write([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [row[0] for row in page.rows if row[1] == "50.00 %"] == [str(seed) for seed in range(11)]
+
+
+def test_the_settings_that_differ_and_no_others(page: Page) -> None:
+    start = page.rows.index(next(row for row in page.rows if row[0] == "Setting"))
+    table = {row[0]: row[1:] for row in page.rows[start + 1 : start + 6]}
+    assert table["network.variant"] == ["hetsyn", "homneu", "hetneu", "hetsyn", "hetsyn"]
+    assert table["network.tau_start"] == ["[0.04, 0.004]"] * 4 + ["[0.1, 0.01]"]
+    assert table["training.select"] == ["last", "best_test", "last", "last", "last"]
+    assert table["framework"] == ["snntorch", "snntorch", "snntorch", "norse", "snntorch"]
+    assert table["version of torch"] == ["2.3.1", "2.3.1", "2.3.1", "none", "2.9.1"]
+    assert page.rows[start + 6][0] == "Synapses", "no other row"
+    assert re.search("All results made with *python 3.10.14, hetsyn_plugins 0.1.0, snntorch 1.0.0", page.words)
+
+
+def test_the_claims(page: Page) -> None:
+    assert page.row("tau of cue channels, mean")[1:] == [
+        "154.38 ms",
+        "136.41 ms",
+        "9.73",
+        "5",
+        "holds",
+        "up from 100 ms",
+    ]
+    assert page.row("tau of noise channels, mean")[1:6] == ["85.59 ms", "97.28 ms", "3.16", "5", "not judged"]
+    assert page.row("accuracy after reset")[1:6] == ["75.68 %", "49.72 %", "none", "5", "differs from the paper"]
+    assert page.row(HOSTILE)[1:6] == ["not given", "0.0497", "0.0031", "10", "holds"]
+    assert "differs from the paper in 1 of 2 rows" in page.words
+    for text in (
+        "shortens those of noise channels.",
+        "falls further.",
+        "training r instead",
+        "hetsyn claim table4 --seeds 0-4",
+    ):
+        assert text in page.words
+
+
+def test_time_constants_before_and_after(sample: Path, page: Page) -> None:
+    """Medians and shares in the table are those of the files, all seeds together."""
+    found: dict[str, list[Any]] = {"start": [], "network": []}
+    for name, taus in found.items():
+        for seed in range(3):
+            layer = checkpoint.load(sample.parent / f"a/hetsyn/seed-{seed}/{name}.safetensors").layers[0]
+            with np.errstate(divide="ignore"):
+                taus.append(5.0 / abs(np.log(layer.params.decay.astype(np.float64))))
+    before, after = np.array(found["start"]), np.array(found["network"])
+    counts = [row[1] for row in page.rows if row[0] == "hidden1 input"]
+    assert counts == ["1,080", "1,080", "360", "720"], "of the seeds that are done, where some are"
+    row = page.row("hidden1 input")
+    assert row[1] == f"{before.size:,}" == "1,080"
+    assert row[2] == f"{np.median(before):.1f} → {np.median(after):.1f} ms"
+    assert row[3] == f"{before.mean():.1f} → {np.minimum(after, 5000).mean():.1f} ms"
+    assert row[4] == f"0.0 → {100 * np.mean(after > 700):.1f} %"
+    assert row[6] == f"0.0 → {100 * np.mean(np.isinf(after)):.1f} %" != "0.0 → 0.0 %"
+
+
+def test_the_configurations_and_commands(sample: Path, page: Page) -> None:
+    assert (sample.parent / "homneu/config.toml").read_text() in page.text
+    assert "hetsyn train dms --seeds 0-2 --out hetsyn" in page.words
+    assert f"hetsyn train {sample.parent}/begun/config.toml --seeds 0 --out {sample.parent}/begun" in page.words
+    assert re.search(r"hetsyn report \S+/a/hetsyn \S+/homneu .* --out \S+/report.html", page.words)
+
+
+# ---- other folders -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_as_it_is_really_written(tmp_path: Path) -> None:
+    """What `hetsyn train` leaves can be read, and the page says what its summary says."""
+    settings = ["network.hidden=[5]", "training.iterations=4", "training.log_every=2", "task.test_samples=40"]
+    summary = runs.run(config.load("dms", settings), [0], tmp_path / "real", quiet=True)
+    page = Page(report.write([tmp_path / "real"], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.invalid == []
+    assert page.row("real")[1] == f"{100 * summary['test']['mean']:.2f} %"
+    assert summary["command"] in page.words and "torch" in page.words
+    assert len(page.of("img")) == 2, "learning curve and time constants"
+
+
+def test_errors_have_their_own_digits(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "mse", tests=(0.0497, 0.0523), bare=True)
+    for path in run.glob("seed-*/result.json"):
+        path.write_text(path.read_text().replace('"accuracy"', '"MSE"'))
+    page = Page(report.write([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.row("mse")[1] == "0.05100 ± 0.00184 MSE"
+
+
+@pytest.mark.parametrize("left", ["log.jsonl", "network.safetensors", "start.safetensors"])
+def test_a_run_without_some_of_its_files(left: str, tmp_path: Path) -> None:
+    """What is there is shown: a log without networks, networks without a log."""
+    run = make_run(tmp_path / "run", tests=(0.9, 0.8))
+    for path in run.glob(f"seed-*/{left}"):
+        path.unlink()
+    page = Page(report.write([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.row("run")[1] == "85.00 ± 7.07 %"
+
+
+def test_many_runs_in_one_picture(tmp_path: Path) -> None:
+    """The legend of thirty runs leaves the curves their room."""
+    found = [make_run(tmp_path / f"run-number-{index}", tests=(0.9,), bare=True) for index in range(30)]
+    for run in found:
+        (run / "seed-0/log.jsonl").write_text(json.dumps(record(100, 0.9, np.random.default_rng(0))) + "\n")
+    page = Page(report.write(found, tmp_path / "page.html").read_text(encoding="utf-8"))
+    (picture,) = page.of("img")
+    pixels = read_png(base64.b64decode((picture["src"] or "").partition(",")[2]))
+    spines = (pixels[..., :3] < 0.6).all(-1).mean(0).max()
+    assert spines * pixels.shape[0] / 160 > 2, "inches of the axes, whose left edge is the longest dark line"
+
+
+@pytest.mark.parametrize(("measure", "mean"), [("accuracy", "90.00 %"), ("MSE", "0.9000 MSE")])
+def test_a_result_that_is_not_a_number_is_a_failure(measure: str, mean: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tests=(0.9, float("nan")), bare=True)
+    for path in run.glob("seed-*/result.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"measure": measure, "validation": float("nan")}))
+    page = Page(report.write([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.row("run")[1:3] == [mean, "none"] and page.row("run")[4] == "1 of 2"
+    assert page.row("1", "nan")[-1] == "failed: the measure on the test set is nan"
+
+
+def test_a_log_cut_off_in_its_last_line(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", tests=(), unfinished=1)
+    log = run / "seed-0/log.jsonl"
+    log.write_text(log.read_text() + '{"iteration": 330, "sco')
+    page = Page(report.write([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "not ended, logged up to iteration 320" in page.words
+
+
+def test_the_same_run_twice_is_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", bare=True)
+    claim = make_claim(tmp_path / "claim", ["../run"])
+    page = Page(report.write([run, run, claim], tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.of("h1") and "HetSyn: 1 claim and 1 run" in page.words
+    assert "What sets them apart" not in page.words
+
+
+def damaged(run: Path, file: str, content: str) -> str:
+    (run / file).write_text(content)
+    return f"{run / file}"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "what"),
+    [
+        ("config.toml", "framework = ", "expected TOML"),
+        ("config.toml", 'framework = "norse"', "expected task.name to be str"),
+        ("summary.json", "{", "expected JSON"),
+        ("summary.json", "{}", "expected command to be str"),
+        ("seed-0/result.json", '{"seed": 0', "expected JSON"),
+        ("seed-0/result.json", '{"measure": "MSE", "test": "good"}', "expected test to be int or float"),
+        ("seed-0/result.json", '{"measure": "MSE", "test": true}', "expected test to be int or float"),
+        ("seed-0/result.json", "[]", "expected an object"),
+        ("seed-0/log.jsonl", "{]\n{}\n", "expected a whole log"),
+        ("seed-0/log.jsonl", '{"iteration": 10}\n', "expected score to be int or float"),
+        ("seed-0/network.safetensors", "no tensors", "expected a network with time constants"),
+        ("claim.json", "{", "expected JSON"),
+        ("claim.json", "{}", "expected title to be str"),
+    ],
+)
+def test_a_damaged_file_is_named(file: str, content: str, what: str, tmp_path: Path) -> None:
+    folder = make_claim(tmp_path / "it") if file == "claim.json" else make_run(tmp_path / "it", tests=(0.9,))
+    path = damaged(folder, file, content)
+    with pytest.raises(ValueError, match=re.escape(what)) as caught:
+        report.write([folder], tmp_path / "page.html")
+    assert path in str(caught.value) and str(caught.value).startswith("folders: ")
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"rows": [{"label": "x"}]}, "expected rows[0].paper to be int or float or nothing"),
+        ({"rows": ["x"]}, "expected an object rows[0]"),
+        ({"pictures": [{"file": "no.png", "caption": ""}]}, "no.png, which does not exist"),
+        ({"pictures": [{"file": "claim.json", "caption": ""}]}, "expected a PNG"),
+        ({"runs": [3]}, "expected runs to be names of folders"),
+        ({"runs": ["../nowhere"]}, "nowhere, which is no folder"),
+    ],
+)
+def test_what_is_wrong_in_a_claim_is_named(changed: dict[str, Any], what: str, tmp_path: Path) -> None:
+    claim = make_claim(tmp_path / "claim", **changed)
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(what)) as caught:
+        report.write([claim], tmp_path / "page.html")
+    assert str(caught.value).startswith("folders: ") and str(tmp_path) in str(caught.value)
+
+
+def test_a_folder_that_is_neither(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="folders: expected at least one"):
+        report.write([], tmp_path / "page.html")
+    with pytest.raises(
+        ValueError, match=r"folders: expected a run \(config.toml\) or a claim \(claim.json\), got .*neither"
+    ):
+        report.write([tmp_path], tmp_path / "page.html")
+    with pytest.raises(FileNotFoundError, match=r"folders: .*nowhere, which is no folder"):
+        report.write([tmp_path / "nowhere"], tmp_path / "page.html")
+    with pytest.raises(FileNotFoundError, match=r"path: .*whose folder does not exist"):
+        report.write([make_run(tmp_path / "run", tests=())], tmp_path / "nowhere/page.html")
+
+
+def test_a_page_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, out = make_run(tmp_path / "run", tests=()), tmp_path / "page.html"
+    out.write_text("the old one")
+    write = Path.write_text
+
+    def full(self: Path, data: str, *args: Any, **kwargs: Any) -> int:
+        write(self, data[: len(data) // 2], *args, **kwargs)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        report.write([run], out)
+    assert out.read_text() == "the old one" and sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "run"]
+
+
+# ---- in a browser --------------------------------------------------------------------------------------------------
+
+needs_browser = pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[browser.Browser]:
+    with browser.running(120) as running:
+        yield running
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_it_looks_right(width: int, dark: bool, sample: Path, chromium: browser.Browser) -> None:
+    """No error in the console, nothing asked for, nothing overflows, every picture is there, all text can be read."""
+    assert chromium.inspect(sample, width, dark=dark) == browser.Findings([], [], [], [], [], [])
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [360, 800, 1280])
+def test_long_names_do_not_cover_the_page(width: int, tmp_path: Path, chromium: browser.Browser) -> None:
+    """Names without a break: nothing overflows, and the first column, which stays in sight, leaves room for others."""
+    folders = [make_run(tmp_path / name, tests=(0.9,)) for name in ("long" * 40, "longer" * 30)]
+    page = report.write(folders, tmp_path / "page.html")
+    assert chromium.inspect(page, width) == browser.Findings([], [], [], [], [], [])
+    cells = "[...document.querySelectorAll('.sticky tr > :first-child:not([colspan])')].map(e => e.offsetWidth)"
+    assert max(chromium.evaluate(cells)) < width / 2
+
+
+@needs_browser
+def test_it_is_drawn(sample: Path, chromium: browser.Browser, tmp_path: Path) -> None:
+    """A screenshot has the window's width, is long, and is not blank; dark is dark."""
+    for width, dark in ((360, False), (1280, True)):
+        chromium.screenshot(sample, width, tmp_path / "page.png", dark=dark)
+        pixels = read_png((tmp_path / "page.png").read_bytes())[..., :3]
+        assert pixels.shape[1] == width and pixels.shape[0] > 2000
+        assert pixels[:2000].std() > 0.02
+        assert (pixels[5, 5].mean() < 0.2) == dark
+
+
+FAULTS = {
+    "overflow": ("<pre style='white-space: pre'>" + "wide " * 60 + "</pre>", "overflow", 'pre. "wide'),
+    "errors": ("<script>console.error('it broke')</script>", "errors", "it broke"),
+    "exception": ("<script>undefined_name.x</script>", "errors", "undefined_name"),
+    "broken": ("<img src='data:image/png;base64,iVBORw0KGgo=' alt='half a picture'>", "broken", "half a picture"),
+    "requests": ("<img src='https://example.org/logo.png' alt=''>", "requests", "https://example.org/logo.png"),
+    "contrast": ("<p style='color: #999; background: #fff'>grey on white</p>", "contrast", "grey on white"),
+    "small": ("<p style='font-size: 9px'>fine print</p>", "small", "fine print"),
+    "outside": ("<p style='position: fixed; left: 300px; width: 90px'>too far</p>", "overflow", 'p. "too far"'),
+    "spills": ("<div style='width: 50px; overflow: hidden'><p style='width: 90px'>cut</p></div>", "overflow", "spills"),
+}
+
+
+@needs_browser
+@pytest.mark.parametrize("name", FAULTS)
+def test_the_browser_notices(name: str, sample: Path, chromium: browser.Browser, tmp_path: Path) -> None:
+    """Each fault, planted in a copy of the page, is found."""
+    fault, kind, told = FAULTS[name]
+    copy = tmp_path / "copy.html"
+    copy.write_text(sample.read_text(encoding="utf-8").replace("<main>", f"<main>{fault}"), encoding="utf-8")
+    found = chromium.inspect(copy, 360)._asdict()
+    assert any(told in line for line in found[kind]), found
+
+
+@needs_browser
+def test_the_browser_notices_a_page_that_is_not_for_telephones(chromium: browser.Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(
+        "<!doctype html><html lang='en'><head><title>x</title></head><body><p>no viewport</p></body></html>"
+    )
+    assert any("laid out for" in line for line in chromium.inspect(page, 360).overflow)

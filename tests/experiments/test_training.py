@@ -1,0 +1,455 @@
+"""The training loop: killed and resumed to the same bits, stopped where it breaks, schedules, selection, logs."""
+
+import csv
+import errno
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hetsyn_plugins.core.files import locked
+from hetsyn_plugins.exchange import checkpoint
+from hetsyn_plugins.experiments import config, training
+from hetsyn_plugins.experiments.config import Config, TrainingConfig
+from hetsyn_plugins.experiments.tasks.task import Activity, Batch
+from hetsyn_plugins.experiments.training import NETWORK, RESULT, STATE, Run, TrainingStopped, schedule, train
+from hetsyn_plugins.experiments.training_log import LOG, TABLE, Log, read_log
+
+SMALL = [
+    "network.hidden=[6]", "network.dropout=0.2", "training.iterations=12", "training.batch=4", "training.log_every=1",
+    "training.validate_every=4", "training.checkpoint_every=3", "task.test_samples=20", "task.delay=0.1",
+]  # fmt: skip
+
+
+def small(*settings: str, framework: str = "snntorch") -> Config:
+    return config.load("dms", [*SMALL, *settings], framework)
+
+
+def files(folder: Path) -> dict[str, Any]:
+    """What a run leaves, but for the times it took."""
+    records = [{k: v for k, v in record.items() if k != "seconds"} for record in read_log(folder / LOG)]
+    with open(folder / TABLE) as table:
+        rows = [row[:-1] for row in csv.reader(table)]
+    result = json.loads((folder / RESULT).read_text())
+    kept = {k: v for k, v in result.items() if k not in ("seconds", "peak_memory_mb")}
+    return {"network": contents(folder / NETWORK), "log": records, "table": rows, "result": kept}
+
+
+def contents(path: Path) -> tuple[dict[str, Any], bytes]:
+    """Header and data of a safetensors file; the order of its metadata is the library's whim."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + size]), data[8 + size :]
+
+
+class Killed(BaseException):
+    """Nothing catches this."""
+
+
+def killed_at(own: Config, iteration: int, folder: Path) -> None:
+    """Train until an iteration's batch is asked for, as a process that is killed there would have."""
+    kind = type(own.task)
+
+    class Dying(kind):  # type: ignore[valid-type, misc]
+        def training_batch(self, index: int, batch: int, seed: int) -> Batch:
+            if index == iteration:
+                raise Killed
+            found: Batch = super().training_batch(index, batch, seed)
+            return found
+
+    settings = {field.name: getattr(own.task, field.name) for field in fields(own.task)}
+    with pytest.raises(Killed):
+        train(replace(own, task=Dying(**settings)), 3, folder, quiet=True)
+    assert not (folder / RESULT).exists()
+
+
+@pytest.mark.parametrize("framework", ["snntorch", "norse", "lava_dl"])
+@pytest.mark.parametrize("optimiser", ["adam", "adamw"])
+def test_a_killed_run_ends_as_if_it_had_not_been(framework: str, optimiser: str, tmp_path: Path) -> None:
+    pytest.importorskip({"lava_dl": "lava.lib.dl.slayer"}.get(framework, framework))
+    own = small(f"training.optimiser={optimiser}", "training.schedule=cosine", framework=framework)
+    train(own, 3, tmp_path / "whole", quiet=True)
+    for iteration in (2, 3, 7, 11):
+        killed_at(own, iteration, tmp_path / "killed")
+        before = len(read_log(tmp_path / "killed" / LOG))
+        assert before == iteration  # more than the checkpoint has: they are dropped and written again
+    train(own, 3, tmp_path / "killed", quiet=True)
+    whole, killed = files(tmp_path / "whole"), files(tmp_path / "killed")
+    assert whole["log"] == killed["log"] and whole["table"] == killed["table"] and whole["result"] == killed["result"]
+    assert whole["network"] == killed["network"]
+
+
+@pytest.mark.parametrize("select", ["last", "best_validation", "best_test"])
+@pytest.mark.parametrize("settings", [(), ("network.frozen=0.5",), ("network.variant=single_tau",)])
+def test_a_killed_run_keeps_the_best_and_what_is_frozen(select: str, settings: tuple[str], tmp_path: Path) -> None:
+    own = small(f"training.select={select}", "training.validate_every=1", *settings)
+    train(own, 3, tmp_path / "whole", quiet=True)
+    killed_at(own, 11, tmp_path / "killed")
+    train(own, 3, tmp_path / "killed", quiet=True)
+    whole, killed = files(tmp_path / "whole"), files(tmp_path / "killed")
+    assert whole["result"] == killed["result"] and whole["network"] == killed["network"]
+
+
+def test_sigkill_at_any_moment(tmp_path: Path) -> None:
+    """A real process, killed while it trains and writes, again and again until it gets through."""
+    options = ["training.iterations=60", "training.checkpoint_every=1"]
+    own = small(*options)
+    train(own, 3, tmp_path / "whole", quiet=True)
+    folder = tmp_path / "killed"
+    (tmp_path / "own.toml").write_text(config.to_toml(own))
+    code = (
+        "import sys; from pathlib import Path; from hetsyn_plugins import config, training; "
+        "training.train(config.load(sys.argv[1]), 3, Path(sys.argv[2]), quiet=True)"
+    )
+    kills = 0
+    for attempt in range(4):
+        process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "own.toml"), str(folder)])
+        deadline, seen = time.time() + 60, len(read_log(folder / LOG))
+        try:
+            while attempt < 3 and process.poll() is None and time.time() < deadline:
+                if len(read_log(folder / LOG)) > seen + 3 + attempt:
+                    process.send_signal(signal.SIGKILL)
+                    kills += 1
+                    break
+                time.sleep(0.001)
+            process.wait(60)
+        finally:
+            process.kill()
+        assert not list(folder.glob(f"{NETWORK}*")) or process.returncode == 0
+    assert process.returncode == 0 and kills >= 1
+    assert files(folder)["network"] == files(tmp_path / "whole")["network"]
+    assert files(folder)["log"] == files(tmp_path / "whole")["log"]
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    own = small()
+    first = train(own, 3, tmp_path, quiet=True)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert train(own, 3, tmp_path, quiet=True) == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    train(small(), 3, tmp_path / "0", quiet=True)
+    killed_at(small(), 7, tmp_path / "2")  # and go on with workers
+    train(small("training.workers=2"), 3, tmp_path / "2", quiet=True)
+    assert files(tmp_path / "0")["network"] == files(tmp_path / "2")["network"]
+
+
+def test_the_result_says_what_the_network_does(tmp_path: Path) -> None:
+    """The test accuracy of result.json, judged by the reference on the network that was written."""
+    own = small()
+    result = train(own, 3, tmp_path, quiet=True)
+    network = checkpoint.load(tmp_path / NETWORK)
+    right = []
+    for x, labels in own.task.held_out("test", 7, 3):
+        *_, (_, v) = network.run(x.numpy()).values()
+        right += list(v[-1].argmax(1) == labels.numpy())
+    assert result["test"] == np.mean(right) and len(right) == 20
+    assert (result["iterations"], result["selected_iteration"], result["select"]) == (12, 12, "last")
+    n = 6 * 30 + 6 * 6 + 2 * 6
+    assert result["parameters"] == 2 * n  # a weight and a decay each
+
+
+def test_the_best_network_is_kept(tmp_path: Path) -> None:
+    own = small("training.select=best_validation", "training.validate_every=1", "training.lr=0.05")
+    result = train(own, 3, tmp_path, quiet=True)
+    validations = [record["validation"] for record in read_log(tmp_path / LOG)]
+    first_best = validations.index(max(validations)) + 1
+    assert result["selected_iteration"] == first_best != 12
+    assert result["validation"] == max(validations)
+
+
+def test_the_papers_way_takes_the_best_on_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, list[float]] = {"validation": [], "test": []}
+    evaluate = training.evaluate
+
+    def kept(model: Any, task: Any, split: str, seed: int) -> Any:
+        found[split].append(evaluate(model, task, split, seed))  # type: ignore[arg-type]
+        return found[split][-1]
+
+    monkeypatch.setattr(training, "evaluate", kept)
+    own = small("training.select=best_test", "training.validate_every=1", "training.lr=0.05")
+    result = train(own, 3, tmp_path, quiet=True)
+    tests, validations = found["test"][:12], found["validation"][:12]
+    assert result["selected_iteration"] == tests.index(max(tests)) + 1 != validations.index(max(validations)) + 1
+    assert result["test"] == max(tests) and result["select"] == "best_test"
+
+
+def test_without_validation_samples_there_is_none(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    settings = ["task.source=digits", "task.validation=0.0", "task.samples=40", "network.hidden=[5]"]
+    settings += ["training.epochs=3", "training.batch=64", "training.log_every=1"]
+    result = train(config.load("images", [*settings, "training.select=last"]), 0, tmp_path / "last", quiet=True)
+    assert result["validation"] is None and 0 <= result["test"] <= 1
+    assert [r["validation"] for r in read_log(tmp_path / "last" / LOG)] == [None] * 3  # an epoch is one batch
+    with pytest.raises(ValueError, match=r"training\.select: expected 'last' without validation samples"):
+        train(config.load("images", [*settings, "training.select=best_validation"]), 0, tmp_path / "best", quiet=True)
+
+
+def test_integers_are_trained_through_lava_dl(tmp_path: Path) -> None:
+    pytest.importorskip("lava.lib.dl.slayer")
+    settings = ["network.quantised=true", "network.dropout=0.0"]
+    result = train(small(*settings, framework="lava_dl"), 3, tmp_path / "integers", quiet=True)
+    floats = train(small("network.dropout=0.0", framework="lava_dl"), 3, tmp_path / "floats", quiet=True)
+    assert result["framework"] == floats["framework"] == "lava_dl"
+    assert files(tmp_path / "integers")["network"] != files(tmp_path / "floats")["network"]
+
+
+def test_of_errors_the_least_is_the_best(tmp_path: Path) -> None:
+    settings = ["network.hidden=[5]", "training.iterations=8", "training.validate_every=1", "training.lr=0.1"]
+    own = config.load("patterns", [*settings, "training.select=best_validation", "task.test_samples=2"])
+    result = train(own, 1, tmp_path, quiet=True)
+    validations = [record["validation"] for record in read_log(tmp_path / LOG)]
+    assert result["validation"] == min(validations) < validations[-1]
+
+
+# ---- what goes wrong ---------------------------------------------------------------------------------------------
+
+
+class Breaking:
+    """A loss that is a task's own until an iteration, and then something else."""
+
+    def __init__(self, own: Config, iteration: int, breaks: Any) -> None:
+        self.calls, self.at, self.breaks, self.loss = 0, iteration, breaks, type(own.task).loss
+
+    def __call__(self, task: Any, activity: Activity, target: Tensor) -> Tensor:
+        self.calls += 1
+        loss: Tensor = self.loss(task, activity, target)
+        return self.breaks(loss, activity) if self.calls == self.at else loss
+
+
+@pytest.mark.parametrize(
+    ("breaks", "message"),
+    [
+        (
+            lambda loss, a: loss * math.nan,
+            r"iteration 8: the loss is nan .* in layer 'hidden1' is not finite; last good",
+        ),
+        (lambda loss, a: loss * 1e9, r"iteration 8: the loss is .*e\+0[89] .*: the largest gradient is .* in layer '"),
+        (lambda loss, a: loss + a.readout.sum() * math.inf * 0, "iteration 8: .* is not finite"),
+    ],
+)
+def test_a_broken_step_stops_and_leaves_the_last_good_checkpoint(
+    breaks: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = small("network.dropout=0.0")
+    train(own, 3, tmp_path / "whole", quiet=True)
+    breaking = Breaking(own, 8, breaks)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(own.task), "loss", lambda *args: breaking(*args))
+        with pytest.raises(TrainingStopped, match=message):
+            train(own, 3, tmp_path / "own", quiet=True)
+    failure = json.loads((tmp_path / "own" / training.FAILURE).read_text())
+    assert failure["iteration"] == 7 and "last good checkpoint: of iteration 6" in failure["message"]
+    assert torch.load(tmp_path / "own" / STATE, weights_only=True)["iteration"] == 6
+    train(own, 3, tmp_path / "own", quiet=True)  # what broke it is gone: it goes on from the checkpoint
+    assert not (tmp_path / "own" / training.FAILURE).exists()
+    assert files(tmp_path / "own")["network"] == files(tmp_path / "whole")["network"]
+
+
+def test_a_broken_parameter_names_its_layer(tmp_path: Path) -> None:
+    run = Run(small("network.hidden=[6, 5]"), 0, tmp_path)
+    with torch.no_grad():
+        run.model.get_submodule("net.hidden2").get_parameter("weight")[0, 0] = math.nan
+    readout = torch.full((1, 1, 2), math.nan)
+    want = "the value of weight in layer 'hidden2' is not finite, and v of the readout is not finite"
+    assert training.culprit(run.model, readout) == want
+    run.log.close()
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_broken_gradient_names_its_layer(clip: float, tmp_path: Path) -> None:
+    """Only the readout's: clipping must not have spread it before it is looked for."""
+    run = Run(small(f"training.clip={clip}"), 0, tmp_path)
+    run.model.get_submodule("net.readout").get_parameter("weight").register_hook(lambda g: g * math.nan)
+    with pytest.raises(TrainingStopped, match=r"the gradient of weight in layer 'readout' is not finite; last good"):
+        run.step(run.config.task.training_batch(0, 4, 0))
+    run.log.close()
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / ".state.pt.0123").write_bytes(b"half")
+    (tmp_path / training.FAILURE).write_text('{"iteration": 1, "message": "an old one"}')
+    (tmp_path / STATE).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="checkpoint: expected a whole one"):
+        train(small(), 3, tmp_path, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == [STATE]
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path),
+        pytest.raises(ValueError, match="folder: expected one that nobody else trains in"),
+    ):
+        train(small(), 3, tmp_path, quiet=True)
+    train(small(), 3, tmp_path, quiet=True)
+
+
+def test_a_full_disk_leaves_the_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = small()
+    train(own, 3, tmp_path / "whole", quiet=True)
+    saves = 0
+    real = torch.save
+
+    def full(state: Any, path: Path) -> None:
+        nonlocal saves
+        saves += 1
+        if saves == 3:
+            Path(path).write_bytes(b"half a checkpo")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(state, path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(own, 3, tmp_path / "own", quiet=True)
+    assert torch.load(tmp_path / "own" / STATE, weights_only=True)["iteration"] == 6
+    assert not [path for path in (tmp_path / "own").iterdir() if path.name.startswith(".")]
+    train(own, 3, tmp_path / "own", quiet=True)
+    assert files(tmp_path / "own")["network"] == files(tmp_path / "whole")["network"]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda whole: whole[: len(whole) // 2], lambda whole: b"", lambda whole: b"x" * 100]
+)
+def test_a_damaged_checkpoint_is_told(damage: Any, tmp_path: Path) -> None:
+    own = small()
+    killed_at(own, 7, tmp_path)
+    (tmp_path / STATE).write_bytes(damage((tmp_path / STATE).read_bytes()))
+    with pytest.raises(ValueError, match=r"checkpoint: expected a whole one of this run, got .*state\.pt.*delete it"):
+        train(own, 3, tmp_path, quiet=True)
+
+
+def test_a_log_that_was_cut_off_is_mended(tmp_path: Path) -> None:
+    own = small()
+    train(own, 3, tmp_path / "whole", quiet=True)
+    killed_at(own, 8, tmp_path / "own")
+    for name in (LOG, TABLE):
+        text = (tmp_path / "own" / name).read_text()
+        (tmp_path / "own" / name).write_text(text[:-9])
+    train(own, 3, tmp_path / "own", quiet=True)
+    assert files(tmp_path / "own")["log"] == files(tmp_path / "whole")["log"]
+    assert files(tmp_path / "own")["table"] == files(tmp_path / "whole")["table"]
+
+
+# ---- rates, groups, logs -----------------------------------------------------------------------------------------
+
+
+def test_schedules_have_their_closed_forms() -> None:
+    step = TrainingConfig(schedule="step", schedule_every=100, schedule_factor=0.8)
+    assert [schedule(step, i, 1, 1000) for i in (0, 99, 100, 250, 999)] == [1, 1, 0.8, 0.8**2, 0.8**9]
+    assert {schedule(TrainingConfig(), i, 7, 50) for i in range(50)} == {1.0}
+    cosine = TrainingConfig(schedule="cosine", warmup=0.05, schedule_span=40, schedule_floor=0.1)
+    per_epoch = 10  # 400 iterations of it: 20 up, 380 down, then constant
+    rates = [schedule(cosine, i, per_epoch, 1000) for i in range(1000)]
+    assert np.all(np.diff(rates[:21]) > 0) and rates[20] == 1.0 and rates[0] == 1 / 21
+    assert rates[210] == pytest.approx(0.1 + 0.9 * 0.5, abs=1e-12)  # half way down
+    assert np.all(np.diff(rates[20:401]) < 0) and {rates[i] for i in range(400, 1000)} == {0.1}
+    whole = TrainingConfig(schedule="cosine", schedule_floor=0.0)
+    assert schedule(whole, 25, 1, 100) == pytest.approx(0.5 * (1 + math.cos(math.pi / 4)))
+
+
+def test_the_schedule_and_a_new_dropout_mask_reach_every_step(tmp_path: Path) -> None:
+    run = Run(small("training.schedule=step", "training.schedule_every=2", "training.lr=1e-9"), 0, tmp_path)
+    batch, losses, rates = run.config.task.training_batch(0, 4, 0), [], []
+    for iteration in (0, 1, 5, 1):
+        run.iteration = iteration
+        losses.append(run.step(batch)[0])
+        rates.append([group["lr"] for group in run.optimiser.param_groups])
+    assert rates == [[1e-9 * 0.8 ** (i // 2)] * 2 for i in (0, 1, 5, 1)]
+    assert len(set(losses[:3])) == 3 and losses[3] == pytest.approx(losses[1], rel=1e-5)
+    run.log.close()
+
+
+def test_decays_have_a_group_with_a_rate_and_a_weight_decay_of_their_own() -> None:
+    own = small("training.weight_decay=0.01", "training.decay_lr=0.02", "training.lr=0.005", "network.hidden=[6, 5]")
+    start = Run.__new__(Run)  # only its model and optimiser are asked for
+    from hetsyn_plugins.experiments import variants
+
+    start.model = training.model_of(variants.build(own.network, 30, 2, 5e-3, 0), own)
+    weights, decays = training.make_optimiser(start.model, own.training).param_groups
+    assert (weights["lr"], weights["weight_decay"], decays["lr"], decays["weight_decay"]) == (0.005, 0.01, 0.02, 0.0)
+    names = {id(p): name for name, p in start.model.named_parameters()}
+    assert all("alpha" in names[id(p)] for p in decays["params"]) and len(decays["params"]) == 5
+    assert all("weight" in names[id(p)] for p in weights["params"]) and len(weights["params"]) == 5
+    plain = training.make_optimiser(start.model, replace(own.training, decay_lr=0.0))
+    assert plain.param_groups[1]["lr"] == 0.005
+
+
+def test_decays_are_in_range_after_every_step(tmp_path: Path) -> None:
+    run = Run(small("training.lr=0.5"), 0, tmp_path)
+    for index in range(4):
+        run.step(run.config.task.training_batch(index, 4, 0))
+        for _, _, tensor in run.model.decays():
+            assert 0 <= tensor.min() and tensor.max() <= 1
+    assert any((tensor == 1).any() for _, _, tensor in run.model.decays())  # it did overshoot
+    run.log.close()
+
+
+def test_frozen_taus_stay_under_weight_decay(tmp_path: Path) -> None:
+    """Their gradient is zero, but AdamW shrinks what has none: every step puts them back."""
+    own = small("network.frozen=0.5", "training.optimiser=adamw", "training.decay_weight_decay=0.1")
+    run = Run(own, 0, tmp_path)
+    for index in range(3):
+        run.step(own.task.training_batch(index, 4, 0))
+    for tensor, stays, start in run.frozen.held:
+        assert torch.equal(tensor[stays], start[stays]) and not torch.equal(tensor[~stays], start[~stays])
+    run.log.close()
+
+
+def test_clipping_bounds_the_gradient(tmp_path: Path) -> None:
+    """With plain gradients in Adam's place, a step is as long as the bound times the rate."""
+    run = Run(small("training.clip=0.01", "network.variant=homneu"), 0, tmp_path)
+    run.optimiser = torch.optim.SGD(run.model.parameters(), lr=1.0)
+    run.optimiser.param_groups[0]["base"] = 1.0
+    before = [p.detach().clone() for p in run.model.parameters()]
+    run.step(run.config.task.training_batch(0, 4, 0))
+    moved = math.sqrt(
+        sum(float((p.detach() - q).square().sum()) for p, q in zip(run.model.parameters(), before, strict=True))
+    )
+    assert moved == pytest.approx(0.01, rel=1e-3)
+    run.log.close()
+
+
+def test_tensorboard_gets_the_log(tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    own = small()
+    train(own, 3, tmp_path, quiet=True, tensorboard=True)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = {event.step: event.value for event in events.Scalars("loss")}
+    want = {record["iteration"]: np.float32(record["loss"]) for record in read_log(tmp_path / LOG)}
+    assert found == want
+    assert [event.step for event in events.Scalars("validation")] == [4, 8, 12]
+
+
+def test_tensorboard_asked_for_late_gets_the_whole_log(tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    killed_at(small(), 8, tmp_path)
+    train(small(), 3, tmp_path, quiet=True, tensorboard=True)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(range(1, 13))
+
+
+def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
+    log = Log(tmp_path, 0, tensorboard=False)
+    log.write(1, 0.5, 0.25, 1.0, None, 1e-3, 2.0)
+    log.write(2, 1.0, 0.125, 0.5, 0.75, 1e-3, 3.0)
+    log.close()
+    with open(tmp_path / TABLE) as table:
+        rows = list(csv.DictReader(table))
+    for record, row in zip(read_log(tmp_path / LOG), rows, strict=True):
+        assert {k: None if v == "" else float(v) for k, v in row.items()} == record

@@ -1,0 +1,214 @@
+"""The Triton kernels without a GPU: the same checks in Triton's interpreter, planted bugs, and compiled for a GPU.
+
+Triton reads TRITON_INTERPRET when a kernel is decorated: everything here runs in processes of its own. The whole
+contract in the interpreter, minutes long, is `TRITON_INTERPRET=1 hetsyn verify --backend gpu`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hetsyn_plugins.ops import lif as ops
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is for Linux only")
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def python(code: str, **environment: str) -> str:
+    command = [sys.executable, "-W", "ignore", "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{code}"]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+INTERPRETED = """
+import math
+import pytest
+import conftest
+from hetsyn_plugins.conformance import backends
+from hetsyn_plugins.conformance import checks as conformance
+conftest.poison_empty(pytest.MonkeyPatch())
+conformance.EDGES = [sizes for sizes in conformance.EDGES if math.prod(sizes) < 15_000 and sizes[0] < 10]
+conformance.EDGES += [(2, 2, 129, 3), (2, 2, 3, 129), (250, 1, 2, 3)]
+conformance.KINDS = {k: conformance.KINDS[k] for k in ("feed-forward", "everything", "no reset", "readout")}
+gpu = [b for b in backends.available()[0] if b.name == "gpu"]
+checks = ["hand-table", "threshold", "closed-forms", "sizes", "arguments-kept", "gradients", "detached-reset"]
+results = list(conformance.verify(gpu, checks))
+print(len(results), *[f"{c}: {r}" for _, c, r in results if isinstance(r, conformance.Mismatch)])
+"""
+
+
+def test_the_interpreted_kernels_keep_the_contract() -> None:
+    assert python(INTERPRETED, TRITON_INTERPRET="1").strip() == "7"
+
+
+BUGS = [
+    (
+        "a recurrent current not decayed",
+        "random",
+        "current = decay * current + weight * tl.expand_dims(z, 1)",
+        "current = current + weight * tl.expand_dims(z, 1)",
+    ),
+    (
+        "a missed decay at the edge of a tile",
+        "sizes",
+        "        current += weight * source\n",
+        "        current = tl.where(tl.expand_dims(j == jt * BJ, 0) & (jt > 0), 0.0, current) + weight * source\n",
+    ),
+    (
+        "a lane off by one",
+        "sizes",
+        "tl.load(s + (t * B + b) * M + j, mask=in_j",
+        "tl.load(s + (t * B + b) * M + j // 2",
+    ),
+    ("sources of the row before", "sizes", "tl.load(s + (t * B + b) * M + j", "tl.load(s + (t * B + b // 2) * M + j"),
+    (
+        "an unwritten tail",
+        "sizes",
+        "tl.sum(current, 1), mask=in_i)",
+        "tl.sum(current, 1), mask=i < N // 4 * 4)",
+    ),
+    (
+        "decay gradient one step late",
+        "gradients",
+        "        y = decay * y + x\n        x = decay * x + source\n",
+        "        x = decay * x + source\n        y = decay * y + x\n",
+    ),
+    (
+        "the last tile of lines unread",
+        "sizes",
+        "in_i, in_j = i < N, j < M\n",
+        "in_i, in_j = i < N, j < M // BJ * BJ + 1\n",
+    ),
+    ("the reset gives nothing back", "gradients", "carry = kk * aJ + st * aA", "carry = st * aA"),
+    (
+        "programs of one row read what another has written (a race)",
+        "sizes",
+        "source = tl.expand_dims(tl.load(z0 + b * N + k",
+        "source = tl.expand_dims(tl.load(z1 + b * N + k",
+    ),
+]
+
+PLANTED = """
+import importlib.util, pathlib, tempfile
+import pytest
+import conftest
+from hetsyn_plugins.conformance import backends
+from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.kernels.gpu import sequence as gpu
+from hetsyn_plugins.kernels.gpu import kernels as gpu_kernels
+import test_gpu
+conftest.poison_empty(pytest.MonkeyPatch())
+backend = [b for b in backends.available()[0] if b.name == "gpu"][0]
+source = pathlib.Path(gpu_kernels.__file__).read_text()
+conformance.EDGES = [(3, 2, 17, 130), (2, 3, 5, 4), (3, 2, 130, 2)]
+for index, (name, check, old, new) in enumerate([("none", "sizes", "", ""), *test_gpu.BUGS]):
+    assert old in source, name
+    path = pathlib.Path(tempfile.mkdtemp()) / f"planted_{index}.py"
+    path.write_text(source.replace(old, new) if old else source)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    gpu.k = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu.k)
+    (_, _, result), = conformance.verify([backend], [check])
+    print(name, "|", "caught" if isinstance(result, conformance.Mismatch) else "passed")
+"""
+
+
+def test_planted_bugs_are_caught() -> None:
+    lines = python(PLANTED, TRITON_INTERPRET="1").splitlines()
+    assert lines == ["none | passed", *[f"{name} | caught" for name, *_ in BUGS]]
+
+
+COMPILED = """
+import glob, os, re, subprocess, sys, tempfile
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from hetsyn_plugins.kernels.gpu import sequence as gpu
+from hetsyn_plugins.kernels.gpu import kernels as k
+
+def build(kernel, num_warps=4, **constants):
+    names = kernel.arg_names
+    integers = {"T", "B", "M", "N", "t"}
+    kinds = {n: "constexpr" if n in constants else "i32" if n in integers else "*fp32" for n in names}
+    source = ASTSource(kernel, kinds, {(names.index(n),): v for n, v in constants.items()})
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": num_warps})
+    print(kernel.__name__, *constants.values(), spilled(compiled.asm["ptx"]))
+
+def spilled(ptx):
+    folder = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "ptxas*")
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        for assembler in sorted(glob.glob(folder)):
+            command = [assembler, "-v", "--gpu-name=sm_90a", file.name, "-o", os.devnull]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0:
+                return int(re.search(r"([0-9]+) bytes spill stores", done.stderr).group(1))
+        return done.stderr
+
+tile = {"BI": gpu.TILE_I, "BJ": gpu.TILE_J}
+for flag in (False, True):
+    build(k.scan, REVERSE=flag, HAS_START=flag, WANT_LAST=not flag, **tile)
+    build(k.gradients, HAS_START=flag, HAS_OWED=flag, WANT_FIRST=flag, **tile)
+    step = {"BI": gpu.TILE_STEP, "BK": gpu.TILE_STEP}
+    build(k.adjoint_step, FIRST=flag, **step)
+build(k.fire_step, **step)
+for kernel in (k.fire, k.adjoint, k.own_gradients):
+    build(kernel, BI=gpu.TILE_OWN, num_warps=gpu.OWN_WARPS)
+for kernel in (k.fire_recurrent, k.adjoint_recurrent):
+    for n in (5, 64, gpu.WHOLE):
+        build(kernel, **gpu._whole(n))
+"""
+
+
+def test_every_kernel_compiles_for_a_gpu_and_keeps_its_states_in_registers(tmp_path: Path) -> None:
+    """To machine code for compute capability 9.0, with Triton's own assembler: no GPU is needed for that.
+
+    A state that does not fit the registers goes through memory at every step ("spills", bytes a thread). Three matrices
+    of 128 x 128 are 384 bytes a thread of 8 warps: a spill of some tens is what surrounds them.
+    """
+    try:
+        from triton.backends.compiler import GPUTarget  # noqa: F401  what the code above needs
+    except ImportError:
+        pytest.skip("this Triton compiles only where it finds a GPU")
+    lines = python(COMPILED, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0").splitlines()
+    spills = {line.rpartition(" ")[0]: int(line.rpartition(" ")[2]) for line in lines}
+    assert len(spills) == 16
+    assert {name: bytes_ for name, bytes_ in spills.items() if bytes_ > 64} == {}
+
+
+# ---- what a user is told
+
+
+def test_requests_that_cannot_be_met_say_what_to_do() -> None:
+    x, weight = torch.zeros(3, 2, 4), torch.zeros(5, 4)
+    with pytest.raises(ValueError, match=r"backend: expected CUDA tensors for 'gpu', got cpu; use 'auto' or 'eager'"):
+        ops.hetsyn_lif(x, weight, 0.9, reset_decay=0.9, backend="gpu")
+    with pytest.raises(ValueError, match="backend: expected float32 or half tensors for 'gpu', got float64"):
+        ops.hetsyn_lif(x.double(), weight.double(), 0.9, reset_decay=0.9, backend="gpu")
+
+
+NO_TRITON = """
+import sys, warnings
+sys.modules["triton"] = None
+warnings.simplefilter("always")
+from hetsyn_plugins.ops import lif as ops
+print(ops.why_no_gpu_kernel(), file=sys.stderr)
+print(ops.why_no_gpu_kernel() == ops.why_no_gpu_kernel())
+"""
+
+
+def test_without_triton_one_warning_says_so() -> None:
+    command = [sys.executable, "-c", NO_TRITON]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=TESTS.parent)
+    assert done.stdout.strip() == "True", done.stderr
+    assert done.stderr.count("backend='eager' is used instead") == 1 and "triton" in done.stderr

@@ -1,0 +1,275 @@
+"""The compiled kernels as a machine meets them: threads, forks, widths of vectors, caches."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.core.params import ARRAYS, HetSynState
+from hetsyn_plugins.kernels.cpu import buffers as scratch
+from hetsyn_plugins.kernels.cpu import layout as cpu_layout
+from hetsyn_plugins.kernels.cpu import simd, threads
+from hetsyn_plugins.kernels.cpu.layout import BatchLanes, NeuronLanes
+from hetsyn_plugins.ops import lif as ops
+
+ROOT = Path(__file__).resolve().parents[2]
+LAYOUTS = [BatchLanes, NeuronLanes]
+
+
+@pytest.fixture(params=LAYOUTS, ids=lambda layout: layout.__name__)
+def only(request: pytest.FixtureRequest) -> Any:
+    token = cpu_layout.ONLY.set(request.param)
+    yield request.param
+    cpu_layout.ONLY.reset(token)
+
+
+def run(sizes: tuple[int, int, int, int] = (40, 19, 21, 23), kind: str = "everything") -> dict[str, Tensor]:
+    """Everything that a forward and a backward pass give, for one drawn layer."""
+    steps, batch, n, m = sizes
+    params = conformance.KINDS[kind](np.random.default_rng(3), n, m).astype(np.float32)
+    arrays = {name: getattr(params, name) for name in ARRAYS}
+    leaves = {k: None if a is None else torch.tensor(a, requires_grad=True) for k, a in arrays.items()}
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(steps, batch, m, generator=generator).requires_grad_()
+    spikes, v, state = ops.hetsyn_lif(x, **leaves, backend="cpu")
+    (spikes.sum() + v.square().sum()).backward()
+    found = {"spikes": spikes, "v": v, "current": state.current, "inputs": x.grad}
+    return {**found, **{name: t.grad for name, t in leaves.items() if t is not None}}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_any_number_of_threads_gives_the_same_bits(only: Any) -> None:
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, 8):
+            torch.set_num_threads(count)
+            results.append(run())
+            assert torch.get_num_threads() == count, "the setting is the user's"
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        same(results[0], result)
+
+
+def test_python_threads_do_as_well_where_torch_has_no_gnu_openmp(only: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run()
+    monkeypatch.setattr(threads, "_openmp", lambda: None)
+    same(before, run())
+
+
+def test_an_error_in_a_piece_of_work_is_not_lost() -> None:
+    def broken(first: int, last: int) -> None:
+        raise KeyError(first)
+
+    with pytest.raises(KeyError):
+        threads.parallel(broken, 100)
+
+
+def test_calls_from_several_python_threads_do_not_meet(only: Any) -> None:
+    """Three threads, layers of two sizes, many times: every result as alone. (A thread starts without ONLY.)"""
+    sizes = [(30, 18, 17, 9), (20, 5, 33, 20)]
+    alone = [run(s) for s in sizes]
+    errors: list[BaseException] = []
+
+    def repeat(index: int) -> None:
+        cpu_layout.ONLY.set(only)
+        try:
+            for _ in range(25):
+                same(alone[index], run(sizes[index]))
+        except BaseException as error:
+            errors.append(error)
+
+    workers = [threading.Thread(target=repeat, args=(i,)) for i in (0, 1, 0)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=120)
+    assert not errors and not any(w.is_alive() for w in workers)
+
+
+def python(code: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in an interpreter of its own, with the checkout's adapters in their place."""
+    start = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
+    command = [sys.executable, "-W", "ignore", "-c", start + code]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=timeout)
+
+
+FORK = """
+import os, torch, test_kernels as t
+torch.set_num_threads(2)
+whole = t.run()
+child = os.fork()
+if child == 0:
+    try:
+        t.run()
+        os._exit(3)
+    except RuntimeError as error:
+        good = "spawn" in str(error)
+    torch.set_num_threads(1)
+    t.same(whole, t.run())
+    os._exit(0 if good else 4)
+_, status = os.waitpid(child, 0)
+t.same(whole, t.run())  # the parent goes on
+print("child", os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_says_what_to_do_and_then_works() -> None:
+    done = python(FORK)
+    assert done.stdout.strip() == "child 0", done.stderr
+
+
+@pytest.mark.parametrize(("features", "width"), [("", 16), ("+avx,+avx2,+fma", 32)], ids=["plain", "AVX2"])
+def test_narrower_vectors_pass_the_same_checks(features: str, width: int) -> None:
+    if width >= simd.VECTOR_BYTES:
+        pytest.skip(f"vectors here are {simd.VECTOR_BYTES} bytes wide: this is no narrower")
+    code = """
+import conftest
+from hetsyn_plugins.conformance import backends
+from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.kernels.cpu import simd
+cpu = [b for b in backends.available()[0] if b.name.startswith("cpu-")]
+results = list(conformance.verify(cpu, ["sizes", "state-gradients", "float32-gradients"]))
+bad = [f"{b} {c}: {r}" for b, c, r in results if isinstance(r, conformance.Mismatch)]
+print(simd.VECTOR_BYTES, len(results), *bad)
+"""
+    done = python(code, timeout=240, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES=features)
+    assert done.stdout.strip() == f"{width} 6", done.stdout + done.stderr
+
+
+def test_the_lanes_are_what_wastes_least() -> None:
+    def chosen(batch: int, neurons: int) -> type:
+        return type(cpu_layout.layout(torch.zeros(2, batch, 5), neurons))
+
+    lanes = simd.VECTOR_BYTES // 4
+    assert chosen(1, 8 * lanes) is chosen(2, 8 * lanes) is NeuronLanes
+    assert chosen(4 * lanes, 1) is chosen(2 * lanes, 8 * lanes) is BatchLanes
+
+
+def test_exponential_is_exact_to_two_ulp_and_never_overflows() -> None:
+    from hetsyn_plugins.kernels.cpu.simd import exponential, lanes, load, store
+    from hetsyn_plugins.kernels.cpu.soma import kernel
+
+    @kernel
+    def run_it(x: Any, out: Any) -> None:
+        for i in range(0, len(x), lanes(x)):
+            store(out, i, exponential(load(x, i)))
+
+    for dtype, lowest in ((np.float32, -87.0), (np.float64, -708.0)):
+        x = -np.abs(np.random.default_rng(0).normal(size=1 << 14) * 40).clip(0, -lowest).astype(dtype)
+        out = np.empty_like(x)
+        run_it(x, out)
+        exact = np.exp(x.astype(np.longdouble))
+        assert np.max(np.abs(out - exact) / exact) < 2 * np.finfo(dtype).eps
+        x[:] = -np.inf
+        run_it(x, out)
+        assert (out >= 0).all() and (out < 1e-37).all()
+
+
+CACHE = """
+import logging, warnings
+warnings.simplefilter("error")
+import torch
+from hetsyn_plugins.ops import lif as ops
+ops.hetsyn_lif(torch.ones(3, 2, 4), torch.ones(5, 4), 0.9, reset_decay=0.9)
+print(ops.choose_backend(torch.ones(3, 2, 4), torch.ones(5, 4)).backend)
+"""
+
+
+def test_a_cold_start_is_announced_and_a_warm_one_is_not(tmp_path: Path) -> None:
+    cold, warm = (python(CACHE, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
+    assert cold.stdout.strip() == warm.stdout.strip() == "cpu", cold.stderr + warm.stderr
+    assert "compiling the CPU kernels, once" in cold.stderr and "compiling" not in warm.stderr
+
+
+def test_a_cache_older_than_its_source_is_announced_too(tmp_path: Path) -> None:
+    """After an upgrade everything compiles anew, for seconds: as silent as it was once, it looks like a hang."""
+    python(CACHE, NUMBA_CACHE_DIR=str(tmp_path))
+    for file in tmp_path.rglob("*.nbi"):
+        os.utime(file, (0, 0))
+    assert "compiling the CPU kernels, once" in python(CACHE, NUMBA_CACHE_DIR=str(tmp_path)).stderr
+
+
+def test_a_state_of_one_expanded_number_is_used(only: Any) -> None:
+    """Zeros that were never written out cost nothing; another number must not be taken for them."""
+    x, weight = torch.zeros(3, 2, 4), torch.ones(5, 4)
+    for first in (0.0, 0.3):
+        current = torch.tensor(first).expand(2, 5, 4)
+        v, end = ops.hetsyn_li(x, weight, 0.5, state=HetSynState(current, v=torch.zeros(2, 5)), backend="cpu")
+        # dyadic decays: exact
+        assert torch.equal(v[0], torch.full((2, 5), 4 * 0.5 * torch.tensor(first).item()))
+        assert torch.equal(end.current, current / 8)
+
+
+def test_memory_is_used_again_only_when_the_last_array_on_it_is_gone() -> None:
+    """A view of a view, or a tensor made of one, keeps its memory; a block that nobody holds serves the next call."""
+    dtype, count = np.dtype(np.float32), scratch.LARGE
+    first = scratch.empty(count, dtype)
+    first[:] = 1
+    where = first.ctypes.data
+    kept = torch.from_numpy(first.reshape(64, -1)[3:]).view(-1)[5:]
+    del first
+    second = scratch.empty(count, dtype)
+    second[:] = 2
+    assert second.ctypes.data != where and (kept == 1).all()
+    del kept
+    assert scratch.empty(count, dtype).ctypes.data == where
+    assert scratch.empty(3, dtype).size == 3  # small ones are NumPy's
+
+
+def test_the_shelf_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "KEPT", 4 * scratch.LARGE)
+    arrays = [scratch.empty(scratch.LARGE + 4096 * i, np.dtype(np.uint8)) for i in range(8)]
+    del arrays
+    assert 0 < sum(map(len, scratch._shelf)) <= 4 * scratch.LARGE
+
+
+def test_results_stay_as_they_are_while_others_are_computed(only: Any) -> None:
+    """What a call returned must not be memory that the next call writes to."""
+    x, weight = torch.rand(64, 65, 64), torch.rand(70, 64)
+    v, end = ops.hetsyn_li(x, weight, 0.5, backend="cpu")
+    copies = v.clone(), end.current.clone()
+    for _ in range(3):
+        ops.hetsyn_li(torch.rand_like(x), weight, 0.9, backend="cpu")
+    assert torch.equal(v, copies[0]) and torch.equal(end.current, copies[1])
+
+
+LEAVING = """
+import atexit, torch
+from hetsyn_plugins.ops import lif as ops
+torch.set_num_threads(2)
+def last():
+    out = ops.hetsyn_li(torch.ones(3, 40, 4), torch.ones(50, 4), 0.5)[0]
+    print(float(out[0, 0, 0]))
+atexit.register(last)
+"""
+
+
+def test_an_interpreter_on_its_way_out_still_computes() -> None:
+    """It starts no more threads: what runs in atexit, or in a thread that outlives main, must do without."""
+    done = python(LEAVING)
+    assert done.stdout.strip() == "4.0", done.stderr
+
+
+def test_a_machine_without_a_working_numba_is_told_once_and_computes(tmp_path: Path) -> None:
+    (tmp_path / "numba.py").write_text("raise ImportError('numba is broken here')")
+    code = f"sys.path.insert(0, {str(tmp_path)!r})\n" + CACHE.replace('warnings.simplefilter("error")', "")
+    done = python(code.replace("ops.hetsyn_lif", "warnings.simplefilter('always'); ops.hetsyn_lif"))
+    assert done.stdout.strip() == "eager", done.stderr
+    assert done.stderr.count("numba is broken here; backend='eager' is used instead") == 1
