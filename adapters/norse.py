@@ -17,16 +17,18 @@ import torch
 from norse.torch.functional.threshold import threshold as norse_threshold
 from torch import Tensor, nn
 
+from hetsyn_plugins.core.fields import DECAYS, HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
-from hetsyn_plugins.core.params import DECAYS, HetSynParams, HetSynState, describe_values
+from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, Surrogate, resolve
+from hetsyn_plugins.core.validation import checked_size, describe_values
+from hetsyn_plugins.ops import arguments, dispatch
 from hetsyn_plugins.ops import lif as ops
 from hetsyn_plugins.ops.trainable import (
     HALF,
     TrainableFields,
     all_finite,
     check_tied,
-    checked_size,
     decay_from_stored,
     share_of,
     start_values,
@@ -276,7 +278,7 @@ def hetsyn_lif_step(
     input_weights (N, M); recurrent_weights (N, N) or None; state None: zeros. dt in seconds.
     """
     kind = HetSynLIFState if recurrent_weights is None else HetSynLIFRecurrentState
-    p = _checked_p(p, ops.compute_dtype(input_weights) if isinstance(input_weights, Tensor) else None)
+    p = _checked_p(p, arguments.compute_dtype(input_weights) if isinstance(input_weights, Tensor) else None)
     if p.initialisers:
         names = ", ".join(ARGUMENTS[field] for field in p.initialisers)
         raise ValueError(f"p: expected values, got an initialiser for {names}, which only a layer can draw from")
@@ -353,7 +355,7 @@ class _HetSynModule(nn.Module):
         super().__init__()
         if recurrent_weights is not None and not self.recurrent:
             raise ValueError("recurrent_weights: expected None for a layer without recurrence, got weights")
-        ops.check_backend(backend)
+        dispatch.check_backend(backend)
         p = _checked_p(p, torch.float32 if dtype in HALF else dtype)
         self.input_size = checked_size("input_size", input_size)
         self.hidden_size = checked_size("hidden_size", hidden_size)
@@ -434,7 +436,7 @@ class _HetSynModule(nn.Module):
     def initial_state(self, input_tensor: Tensor) -> Any:
         """Zeros for the input's batch: the state before the first step."""
         batch, n, m = input_tensor.shape[-2], self.hidden_size, self.input_size
-        dtype = ops.compute_dtype(self.input_weights)
+        dtype = arguments.compute_dtype(self.input_weights)
         shapes = {"i": (batch, n, m), "i_rec": (batch, n, n)}
         zeros = {
             name: self.input_weights.new_zeros(shapes.get(name, (batch, n)), dtype=dtype)
@@ -465,7 +467,7 @@ class _HetSynModule(nn.Module):
             called=CALLED,
         )
         out = after.spikes if self.spiking else after.v
-        return out.to(ops.output_dtype(input_tensor, self.input_weights)), self.from_core(after)
+        return out.to(arguments.output_dtype(input_tensor, self.input_weights)), self.from_core(after)
 
     def sequence(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor | None, Tensor, Any]:
         """The whole sequence, fused: z (None for a readout) and v of every step, (T, B, N), and the last state."""
@@ -580,7 +582,7 @@ class _Sequence(_HetSynModule):
 
     def _recorded(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
         if self.check is None:  # as the fused sequence does; the steps look by themselves only where check=True
-            ops.check_inputs(input_tensor, "input_tensor")
+            arguments.check_inputs(input_tensor, "input_tensor")
         outs, states = [], []
         for x in input_tensor.unbind(0):
             out, state = self.step(x, state)

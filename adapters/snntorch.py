@@ -17,19 +17,14 @@ import torch
 from snntorch import SpikingNeuron, utils
 from torch import Tensor, nn
 
+from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
-from hetsyn_plugins.core.params import HetSynParams, HetSynState, describe_values
+from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Arctan, NoGradient, Surrogate, resolve
+from hetsyn_plugins.core.validation import checked_size, describe_values
+from hetsyn_plugins.ops import arguments, dispatch
 from hetsyn_plugins.ops import lif as ops
-from hetsyn_plugins.ops.trainable import (
-    HALF,
-    TrainableFields,
-    check_tied,
-    checked_size,
-    share_of,
-    start_values,
-    to_hetsyn_params,
-)
+from hetsyn_plugins.ops.trainable import HALF, TrainableFields, check_tied, share_of, start_values, to_hetsyn_params
 
 NAMES = {
     "weight": "weight",
@@ -164,7 +159,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         self.in_features, self.out_features, self.spiking = m, n, spiking
         self.surrogate, self.surrogate_disable = self.spike_grad, surrogate_disable
         self.detach_reset, self.backend, self.check = detach_reset, backend, check
-        ops.check_backend(backend)
+        dispatch.check_backend(backend)
         learn = {
             "decay": learn_alpha,
             "reset_decay": learn_beta,
@@ -301,7 +296,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
     def _hidden(self, input_: Tensor) -> tuple[Tensor | None, ...]:
         """The states kept from the last call; none of them where batch size, device or dtype changed."""
         kept = tuple(self.__dict__[name] for name in self._states)
-        batch, device, dtype = input_.shape[-2], self.weight.device, ops.compute_dtype(self.weight)
+        batch, device, dtype = input_.shape[-2], self.weight.device, arguments.compute_dtype(self.weight)
         fits = all(s.ndim > 0 and s.shape[0] == batch and s.device == device for s in kept)
         return kept if fits and kept[-1].dtype == dtype else ()
 
@@ -316,7 +311,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             raise ValueError(f"states: expected all of {', '.join(names)} or none, got {len(given)}")
         n, m = self.out_features, self.in_features
         shapes = {"syn": (batch, n, m), "rec": (batch, n, n)}
-        dtype = ops.compute_dtype(self.weight)
+        dtype = arguments.compute_dtype(self.weight)
         if not given:
             zero = self.weight.new_zeros((), dtype=dtype)
             return {name: zero.expand(shapes.get(name, (batch, n))) for name in names}
@@ -345,11 +340,11 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         if input_.device != device:
             raise ValueError(f"input_: expected on the layer's device, {device}, got {input_.device}")
         counts = input_.dtype in (torch.bool, torch.uint8)
-        if not counts and input_.dtype != expected and not ops.autocast_enabled(input_.device):
+        if not counts and input_.dtype != expected and not arguments.autocast_enabled(input_.device):
             raise ValueError(f"input_: expected {expected} like the layer, or bool or uint8, got {input_.dtype}")
         if not counts and not input_.dtype.is_floating_point:
             raise ValueError(f"input_: expected floating-point numbers, bool or uint8, got {input_.dtype}")
-        return input_.to(ops.compute_dtype(self.weight))
+        return input_.to(arguments.compute_dtype(self.weight))
 
     def _core_state(self, before: dict[str, Tensor], fields: dict[str, Any]) -> HetSynState:
         """The core's state: z[t-1] fired from mem, or as it came out where spk is a state (recurrent layers)."""
@@ -415,7 +410,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """A sequence step by step: what quantised or inhibited layers need, and T = 0."""
         if self.check is None:
-            ops.check_inputs(x, "input_")
+            arguments.check_inputs(x, "input_")
         spks, mems, after = [], [], dict(before)
         for x_t in x.unbind(0):
             spk, after = self._step(x_t, after, fields)

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from hetsyn_plugins.conformance import backends
-from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.conformance import backends, cases, comparison
 
-case = conformance.draw(0, "everything", sizes=(250, 4, 20, 30))
-want = conformance.expected(case)
+case = cases.draw(0, "everything", sizes=(250, 4, 20, 30))
+want = comparison.expected(case)
 assert want.spikes is not None  # the layer is a spiking one
 print(f"{case.params}\n{case.inputs.shape[0]} steps, {want.spikes.mean():.1%} of neuron-steps spike")
 found, absent = backends.available()

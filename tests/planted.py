@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from hetsyn_plugins.conformance import backends
+from hetsyn_plugins.conformance import backends, cases, comparison
 from hetsyn_plugins.conformance import checks as conformance
-from hetsyn_plugins.conformance.checks import Backend
+from hetsyn_plugins.conformance.cases import Backend
 
 
 @dataclass(frozen=True)
@@ -549,7 +549,7 @@ BUGS = [
 def planted(bug: Bug) -> Backend:
     """The backend of the bug's name with the bug in it; skipped frameworks are the caller's business."""
     changed = _changed_modules(bug)
-    run: dict[str, Callable[[conformance.Case], conformance.Outcome]] = {
+    run: dict[str, Callable[[cases.Case], cases.Outcome]] = {
         "reference": lambda case: _expected_by(changed[REFERENCE], _own(case, changed)),
         "eager": lambda case: backends.run_op(_own(case, changed), changed[OPS]),
         "eager-step": lambda case: backends.run_op_stepwise(_own(case, changed), changed[OPS]),
@@ -592,7 +592,7 @@ def _changed_modules(bug: Bug) -> dict[str, types.ModuleType]:
     return fresh
 
 
-def _with_kernels(changed: dict[str, types.ModuleType], run: Callable[[], conformance.Outcome]) -> conformance.Outcome:
+def _with_kernels(changed: dict[str, types.ModuleType], run: Callable[[], cases.Outcome]) -> cases.Outcome:
     """Run with the changed kernels in the place of the real ones, which are looked up at each call."""
     kept = {name: import_module(name) for name in KERNELS}
     try:
@@ -611,16 +611,16 @@ def _put(name: str, module: types.ModuleType) -> None:
     setattr(sys.modules[package], attribute, module)
 
 
-def _own(case: conformance.Case, changed: dict[str, types.ModuleType]) -> conformance.Case:
+def _own(case: cases.Case, changed: dict[str, types.ModuleType]) -> cases.Case:
     """The case with its surrogate made by the changed module (its classes are executed anew too)."""
     name, values = type(case.surrogate).__name__, vars(case.surrogate)
     return dataclasses.replace(case, surrogate=getattr(changed[SURROGATE], name)(**values))
 
 
-def _expected_by(reference: types.ModuleType, case: conformance.Case) -> conformance.Outcome:
+def _expected_by(reference: types.ModuleType, case: cases.Case) -> cases.Outcome:
     """What a changed reference says."""
     real, conformance.reference = conformance.reference, reference
     try:
-        return conformance.expected(case)
+        return comparison.expected(case)
     finally:
         conformance.reference = real

@@ -22,7 +22,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hetsyn_plugins.adapters.lava_dl import runtime
-from hetsyn_plugins.core.params import DECAYS, Array, HetSynParams, check_inputs_shape
+from hetsyn_plugins.core.fields import DECAYS, Array
+from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.validation import check_inputs_shape
 from hetsyn_plugins.fixed_point.neuron import ONE
 
 BITS = 24  # of a message, so that spikes may be graded

@@ -18,8 +18,8 @@ import hetsyn_plugins
 from hetsyn_plugins import LogNormalTau
 from hetsyn_plugins.adapters.lava_dl import runtime
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import HetSynLayer, Network
-from hetsyn_plugins.core.params import Array
 from hetsyn_plugins.deployment import chip_file as loihi
 from hetsyn_plugins.deployment.clusters import cluster_network
 from hetsyn_plugins.deployment.export import FEW, export

@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_verify(only_backends: list[str] | None, only_checks: list[str] | None) -> int:
     """One line a backend and check with the distances found, then who is absent and why; floats, then integers."""
-    from hetsyn_plugins.conformance import backends
+    from hetsyn_plugins.conformance import backends, comparison
     from hetsyn_plugins.conformance import checks as conformance
     from hetsyn_plugins.conformance import integers as conformance_fixed
 
@@ -107,7 +107,7 @@ def run_verify(only_backends: list[str] | None, only_checks: list[str] | None) -
         chosen = [b for b in found if only_backends is None or b.name in only_backends]
         checks = [name for name in suite.CHECKS if only_checks is None or name in only_checks]
         for backend, check, result in suite.verify(chosen, checks):
-            failed = isinstance(result, conformance.Mismatch)
+            failed = isinstance(result, comparison.Mismatch)
             failures, lines = failures + failed, lines + 1
             print(f"{backend:14} {check:18} {'FAILED' if failed else 'ok':7} {result}", flush=True)
     for name, reason in {**suites[0][1][1], **suites[1][1][1]}.items():

@@ -1,19 +1,21 @@
 """The proof: cases, comparison and checks that every backend must pass, for third parties too."""
 
-from hetsyn_plugins.conformance.checks import (
-    CHECKS,
-    EDGES,
-    FLOAT64_TOLERANCE,
+from hetsyn_plugins.conformance.cases import (
     INPUTS,
     KINDS,
     Backend,
     Case,
-    Check,
     Draw,
     Mismatch,
     Outcome,
     Owed,
-    Tally,
+    draw,
+    rounding_bound,
+)
+from hetsyn_plugins.conformance.checks import (
+    CHECKS,
+    EDGES,
+    Check,
     check,
     check_arguments_kept,
     check_chunks,
@@ -32,18 +34,20 @@ from hetsyn_plugins.conformance.checks import (
     check_surrogates,
     check_thousand_steps,
     check_threshold,
+    driven,
+    one_membrane,
+    verify,
+)
+from hetsyn_plugins.conformance.comparison import (
+    FLOAT64_TOLERANCE,
+    Tally,
     close,
     compare,
     compare_gradients,
-    draw,
-    driven,
     expected,
-    one_membrane,
-    rounding_bound,
     same_field,
     same_spikes,
     tolerance,
-    verify,
 )
 
 __all__ = [

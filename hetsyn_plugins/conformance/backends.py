@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from hetsyn_plugins.conformance import checks as conformance
-from hetsyn_plugins.conformance.checks import Backend, Case, Outcome
-from hetsyn_plugins.core.params import ARRAYS, Array, HetSynParams, HetSynState
+from hetsyn_plugins.conformance import comparison
+from hetsyn_plugins.conformance.cases import Backend, Case, Outcome
+from hetsyn_plugins.core.fields import ARRAYS, Array, HetSynState
+from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.reference import Gradients
 
 FRAMEWORKS = ("snntorch", "norse")
@@ -24,14 +26,14 @@ FRAMEWORKS = ("snntorch", "norse")
 def available() -> tuple[list[Backend], dict[str, str]]:
     """The backends that can run here, and name -> reason for those that cannot."""
     backends = [
-        Backend("reference", conformance.expected),
+        Backend("reference", comparison.expected),
         Backend("eager", lambda case: run_op(case)),
         Backend("eager-step", lambda case: run_op_stepwise(case)),
     ]
     absent = {}
-    from hetsyn_plugins.ops import lif as ops
+    from hetsyn_plugins.ops import dispatch
 
-    why = ops.why_no_cpu_kernel()
+    why = dispatch.why_no_cpu_kernel()
     if why is None:
         backends += [
             Backend("cpu-batch", lambda case: run_cpu(case, "BatchLanes")),
@@ -88,11 +90,11 @@ def _why_no_gpu() -> str | None:
     """None where there is a GPU and Triton, or Triton's interpreter (TRITON_INTERPRET=1)."""
     import torch
 
-    from hetsyn_plugins.ops import lif as ops
+    from hetsyn_plugins.ops import dispatch
 
     if os.environ.get("TRITON_INTERPRET") != "1" and not torch.cuda.is_available():
         return "no CUDA device (TRITON_INTERPRET=1 runs its kernels on the CPU, slowly)"
-    return ops.why_no_gpu_kernel()
+    return dispatch.why_no_gpu_kernel()
 
 
 def run_gpu(case: Case) -> Outcome:

@@ -2,8 +2,8 @@
 
 A check is a list of cases; a backend runs them all at once, because Lava takes longer to start than to run. The judge
 is the integer core, `FixedNetwork.run`, whose own judges are tables by hand (also here) and plain Python integers
-(`tests/fixed_point`). What came of every layer is compared: spikes and, where a backend shows it, v. Several samples are
-several rows of the batch; in Lava they follow each other in one run.
+(`tests/fixed_point`). What came of every layer is compared: spikes and, where a backend shows it, v. Several samples
+are several rows of the batch; in Lava they follow each other in one run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hetsyn_plugins.conformance.checks import Mismatch, Tally
+from hetsyn_plugins.conformance.cases import Mismatch
+from hetsyn_plugins.conformance.comparison import Tally
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.deployment import chip_file as loihi
 from hetsyn_plugins.fixed_point import network as fixed_network
@@ -402,7 +403,7 @@ def run_quantised(cases: list[Case]) -> list[Outputs]:
     """The quantised training op, layer by layer, on the float parameters of each."""
     import torch
 
-    from hetsyn_plugins.core.params import ARRAYS
+    from hetsyn_plugins.core.fields import ARRAYS
     from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
 
     def run_layer(case: Case, layer: FixedLayer, x: Integers) -> tuple[Any, Any]:

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from hetsyn_plugins.core.params import Array, checked_dt, describe_values, tau_to_decay
+from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.params import tau_to_decay
+from hetsyn_plugins.core.validation import checked_dt, describe_values
 
 
 @dataclass(frozen=True)

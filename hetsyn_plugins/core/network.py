@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.params import Array, HetSynParams
+from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate
 
 

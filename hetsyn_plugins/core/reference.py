@@ -20,16 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hetsyn_plugins.core.params import (
-    ARRAYS,
-    Array,
-    HetSynParams,
-    HetSynState,
-    check_inputs_shape,
-    check_state,
-    state_shapes,
-)
+from hetsyn_plugins.core.fields import ARRAYS, Array, HetSynState
+from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate, resolve
+from hetsyn_plugins.core.validation import check_inputs_shape, check_state, state_shapes
 
 
 class Gradients(NamedTuple):

@@ -36,7 +36,7 @@ class Surrogate:
 
     def __call__(self, d: Any, threshold: Any = 1.0) -> Any:
         """The spike of a torch tensor: 1 where d > 0, else 0, in d's dtype, with this derivative in backward."""
-        from hetsyn_plugins.kernels.eager import spike  # torch is not needed before a spike is
+        from hetsyn_plugins.core.autograd import spike  # torch is not needed before a spike is
 
         return spike(d, threshold, self)
 

@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 
 from hetsyn_plugins.core.files import replacing
-from hetsyn_plugins.core.params import checked_dt
+from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import MANTISSA, MAX_EXP, FixedParams
 

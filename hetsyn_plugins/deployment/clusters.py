@@ -24,9 +24,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hetsyn_plugins.core import reference
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Layer, Linear, Network
-from hetsyn_plugins.core.params import Array, HetSynParams, check_inputs_shape, decay_to_tau
-from hetsyn_plugins.fixed_point.neuron import ONE, decay_to_word
+from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
+from hetsyn_plugins.core.validation import check_inputs_shape
+from hetsyn_plugins.fixed_point.neuron import ONE
+from hetsyn_plugins.fixed_point.rounding import decay_to_word
 
 MOST = 64  # decays that a tolerance may ask for
 POINTS = 1024  # places on the line of f that the dynamic programme tells apart

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS
 from hetsyn_plugins.core.network import AlwaysOn as PlainAlwaysOn
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
-from hetsyn_plugins.core.params import ARRAYS, DECAYS, HetSynParams
+from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.deployment.clusters import Scale, synaptic_decays
 from hetsyn_plugins.exchange.conversion import AlwaysOn
-from hetsyn_plugins.fixed_point import neuron as fixed_point
-from hetsyn_plugins.fixed_point.neuron import ONE, decay_to_word
+from hetsyn_plugins.fixed_point.neuron import ONE
+from hetsyn_plugins.fixed_point.rounding import decay_to_word, quantise
 from hetsyn_plugins.ops import lif as ops
 from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
 from hetsyn_plugins.ops.trainable import Bounded, to_hetsyn_params
@@ -178,9 +179,9 @@ def to_network(net: nn.Sequential, *, words: bool = True) -> Network:
 
 
 def units_of(network: Network) -> dict[str, float]:
-    """The unit that fits each HetSyn layer best as it is now (`fixed_point.quantise`), by name."""
+    """The unit that fits each HetSyn layer best as it is now (`rounding.quantise`), by name."""
     layers = [layer for layer in network.layers if isinstance(layer, HetSynLayer)]
-    return {layer.name: fixed_point.quantise(layer.params, clip=True)[0].unit for layer in layers}
+    return {layer.name: quantise(layer.params, clip=True)[0].unit for layer in layers}
 
 
 class FineTuned(NamedTuple):

@@ -18,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 import hetsyn_plugins
+from hetsyn_plugins.core.fields import ARRAYS, Array
 from hetsyn_plugins.core.files import replacing
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Layer, Linear, Network
-from hetsyn_plugins.core.params import ARRAYS, Array, HetSynParams
+from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, MultiGaussian, Surrogate
 
 FORMAT = "hetsyn_plugins network"

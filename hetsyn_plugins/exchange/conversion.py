@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.core import network
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array
 from hetsyn_plugins.core.network import Network
-from hetsyn_plugins.core.params import ARRAYS, DECAYS, Array
 from hetsyn_plugins.ops.trainable import HALF, TrainableFields
 
 TARGETS = ("reference", "snntorch", "norse")

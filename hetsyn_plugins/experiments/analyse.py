@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.files import replacing
 from hetsyn_plugins.core.network import Network
-from hetsyn_plugins.core.params import Array
 from hetsyn_plugins.experiments import analysis, plots, training
 from hetsyn_plugins.experiments import run_folder as runs
 from hetsyn_plugins.experiments.config import Config

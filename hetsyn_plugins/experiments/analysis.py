@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import HetSynLayer, Layer, Network
-from hetsyn_plugins.core.params import Array, checked_dt, decay_to_tau, describe_values, expand, tau_to_decay
+from hetsyn_plugins.core.params import decay_to_tau, tau_to_decay
+from hetsyn_plugins.core.validation import checked_dt, describe_values, expand
 from hetsyn_plugins.ops.trainable import decay_from_stored
 
 CLIP = 5.0  # seconds: one tau of r just below 1 would otherwise decide a mean
@@ -48,7 +50,7 @@ def synapses(net: Network | HetSynLayer) -> dict[str, Synapses]:
         for kind, (weight_name, decay_name) in SYNAPTIC.items():
             weight, decay = getattr(layer.params, weight_name), getattr(layer.params, decay_name)
             if weight is not None:
-                tau = expand(decay_name, decay_to_tau(decay, _dt(layer)), weight.shape)
+                tau = expand(decay_to_tau(decay, _dt(layer)), weight.shape)
                 kept = _without_diagonal if kind == "recurrent" and not layer.autapses else np.array
                 found[f"{layer.name} {kind}"] = Synapses(kept(tau), kept(weight.astype(np.float64)))
     return found

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 import hetsyn_plugins
+from hetsyn_plugins.core.fields import DECAYS
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
-from hetsyn_plugins.core.params import DECAYS
 from hetsyn_plugins.experiments.tasks.task import Activity
 from hetsyn_plugins.ops.trainable import TrainableFields
 

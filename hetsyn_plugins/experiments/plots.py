@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hetsyn_plugins.core.params import Array
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.experiments.analysis import CLIP, Spread, Synapses, TauSummary, between_ends, spearman, summarise
 
 # Okabe and Ito's, told apart by colour-blind readers too

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.initialisers import ConstantTau, LogNormalTau, NormalTau, UniformTau
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
-from hetsyn_plugins.core.params import Array, HetSynParams, tau_to_decay
+from hetsyn_plugins.core.params import HetSynParams, tau_to_decay
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate, Triangular
 
 if TYPE_CHECKING:

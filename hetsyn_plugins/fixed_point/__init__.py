@@ -15,21 +15,17 @@ from hetsyn_plugins.fixed_point.neuron import (
     FixedState,
     Integers,
     Neurons,
-    Rounding,
     Synapses,
     Watch,
-    decay_to_word,
     decayed,
     fitting_state,
-    quantise,
-    refuse_clipped,
-    rounding,
     run,
     truncation_bound,
     whole_numbers,
     wrapped,
     zero_state,
 )
+from hetsyn_plugins.fixed_point.rounding import Rounding, decay_to_word, quantise, refuse_clipped, rounding
 
 __all__ = [
     "CHUNK",

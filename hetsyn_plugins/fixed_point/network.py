@@ -15,7 +15,9 @@ from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Network
 from hetsyn_plugins.fixed_point import neuron as fixed_point
-from hetsyn_plugins.fixed_point.neuron import FixedParams, FixedRun, Integers, Rounding
+from hetsyn_plugins.fixed_point.neuron import FixedParams, FixedRun, Integers
+from hetsyn_plugins.fixed_point.rounding import Rounding
+from hetsyn_plugins.fixed_point.rounding import quantise as quantise_neuron
 
 MAX_DELAY = 62  # steps, as Loihi's axons have
 
@@ -105,7 +107,7 @@ def shifted(x: Integers, steps: Any) -> Integers:
 def quantise(
     network: Network, *, form: str = "cluster", clip: bool = False, units: Mapping[str, float] | None = None
 ) -> tuple[FixedNetwork, dict[str, Rounding]]:
-    """Round every layer of a float network to integers; also name -> what that did (`fixed_point.quantise`).
+    """Round every layer of a float network to integers; also name -> what that did (`rounding.quantise`).
 
     units  layer name -> unit, as training used it (`finetune.py`); a layer without one gets the unit that fits it best
 
@@ -124,7 +126,7 @@ def quantise(
         if isinstance(layer, HetSynLayer):
             unit = units.get(layer.name)
             try:
-                fixed, reports[layer.name] = fixed_point.quantise(layer.params, form=form, clip=clip, unit=unit)
+                fixed, reports[layer.name] = quantise_neuron(layer.params, form=form, clip=clip, unit=unit)
             except ValueError as error:
                 raise ValueError(f"layer {layer.name!r}: {error}") from error
             layers.append(FixedLayer(layer.name, fixed, always_on))

@@ -13,93 +13,15 @@ current I[T-1] starts a, and joins the last term of the two sums.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.params import HetSynState
+from hetsyn_plugins.core.autograd import spike
+from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
-
-
-class Terms(NamedTuple):
-    """A layer's parameters as a kernel takes them: one device, float32 or float64, decays and (N,) fields expanded.
-
-    Fields as in `params.py`; None where the layer has no such part; `threshold` is None for the readout.
-    """
-
-    weight: Tensor
-    decay: Tensor
-    reset_decay: Tensor | None = None
-    threshold: Tensor | None = None
-    recurrent_weight: Tensor | None = None
-    recurrent_decay: Tensor | None = None
-    adaptation_decay: Tensor | None = None
-    adaptation_strength: Tensor | None = None
-    bias: Tensor | None = None
-
-
-class NoSecondDerivative(torch.autograd.Function):
-    """Gradients as they are; differentiating them raises an error that names the op."""
-
-    @staticmethod
-    def forward(ctx: Any, op: str, *gradients: Tensor | None) -> Any:
-        ctx.op = op
-        return tuple(None if g is None else g.view_as(g) for g in gradients)
-
-    @staticmethod
-    def backward(ctx: Any, *owed: Tensor | None) -> Any:
-        raise RuntimeError(
-            f"{ctx.op}: its gradients cannot be differentiated again: "
-            "detach them, or call backward() and grad() without create_graph"
-        )
-
-
-def differentiable_once(op: str) -> Callable[[Any], Any]:
-    """For the backward of an autograd.Function: without autograd, and a second differentiation raises.
-
-    Torch's once_differentiable does not name the op, and where the incoming gradient is a constant (v.sum()), it lets
-    a second derivative be zero without a word.
-    """
-
-    def decorate(backward: Any) -> Any:
-        @functools.wraps(backward)
-        def wrapped(ctx: Any, *owed: Tensor | None) -> Any:
-            with torch.no_grad():
-                found = backward(ctx, *owed)
-            if not torch.is_grad_enabled():
-                return found
-            leaves = (None if g is None else g.detach().requires_grad_() for g in found)
-            return NoSecondDerivative.apply(op, *leaves)
-
-        return wrapped
-
-    return decorate
-
-
-class Spike(torch.autograd.Function):
-    """z = 1 where d > 0, else 0; backward: the surrogate's derivative at (d, threshold)."""
-
-    @staticmethod
-    def forward(ctx: Any, d: Tensor, threshold: Tensor, surrogate: Surrogate) -> Tensor:
-        ctx.surrogate = surrogate
-        ctx.save_for_backward(d, threshold)
-        return (d > 0).to(d.dtype)
-
-    @staticmethod
-    @differentiable_once("HetSyn spike")
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        d, threshold = ctx.saved_tensors
-        return gradient * ctx.surrogate.derivative(d, threshold), None, None
-
-
-def spike(d: Tensor, threshold: Tensor | float, surrogate: Surrogate) -> Tensor:
-    """The spike of d = v - threshold (differentiable in both through d); the threshold given sets the width only."""
-    threshold = torch.as_tensor(threshold, dtype=d.dtype, device=d.device).detach()
-    spikes: Tensor = Spike.apply(d, threshold, surrogate)
-    return spikes
+from hetsyn_plugins.kernels.interface import Gradients, Terms
 
 
 def step(
@@ -144,14 +66,6 @@ def forward(inputs: Tensor, p: Terms, state: HetSynState, surrogate: Surrogate) 
         state = step(x, state, p, surrogate)
         v[t] = state.v
     return v, state
-
-
-class Gradients(NamedTuple):
-    """Gradients of the inputs, of the terms and of the first state; None where not wanted. Or: which are wanted."""
-
-    inputs: Any
-    terms: Terms
-    state: HetSynState
 
 
 class Filter:

@@ -3,7 +3,7 @@
 `straight_through` runs a layer of integers and passes gradients on to the float tensors that it was rounded from, as if
 rounding did nothing: backpropagation through time of the float neuron, at the rounded parameters and at the v that the
 integers gave. So the decays get the gradient of the neuron, not one of the rounding. `hetsyn_lif_quantised` rounds
-(`fixed_point.quantise`) and calls it.
+(`rounding.quantise`) and calls it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hetsyn_plugins.core.params import ARRAYS, HetSynState
+from hetsyn_plugins.core.fields import ARRAYS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate, resolve
 from hetsyn_plugins.fixed_point import neuron as fixed_point
 from hetsyn_plugins.fixed_point.neuron import MANTISSA, MAX_EXP, FixedParams, FixedRun, FixedState
+from hetsyn_plugins.fixed_point.rounding import quantise
 from hetsyn_plugins.kernels.cpu.threads import check_fork
-from hetsyn_plugins.kernels.eager import Gradients, Terms
-from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.kernels.interface import Gradients, Terms
+from hetsyn_plugins.ops import arguments, dispatch
 from hetsyn_plugins.ops.trainable import Bounded, to_hetsyn_params
 
 
@@ -53,7 +54,7 @@ def hetsyn_lif_quantised(
     inputs              (T, B, M), whole numbers
     weight ... bias     as in `ops.hetsyn_lif`; spiking=False: the leaky readout
     unit                what one weight unit stands for; weights that do not fit 8 bits in it, and taus that do not fit
-                        12, take the nearest value that does (`fixed_point.quantise`, clip=True); such a weight gets
+                        12, take the nearest value that does (`rounding.quantise`, clip=True); such a weight gets
                         only gradient that moves it back
     form, fraction      as in `fixed_point`
     surrogate, detach_reset   as in `ops.hetsyn_lif`
@@ -73,9 +74,9 @@ def hetsyn_lif_quantised(
         "adaptation_strength": adaptation_strength,
         "bias": bias,
     }
-    x, terms, _ = ops.prepare(inputs, given, spiking, None, None)
+    x, terms, _ = arguments.prepare(inputs, given, spiking, None, None)
     params = to_hetsyn_params(terms._asdict(), spiking)
-    fixed, _ = fixed_point.quantise(params, form=form, fraction=fraction, unit=unit, clip=True)
+    fixed, _ = quantise(params, form=form, fraction=fraction, unit=unit, clip=True)
     # where rounding would give more than 8 bits and the exponent can grow no more
     low, high = ((m + half) * unit * (1 << MAX_EXP) for m, half in zip(MANTISSA, (-0.5, 0.5), strict=True))
     loop = None if terms.recurrent_weight is None else Bounded.apply(terms.recurrent_weight, low, high)
@@ -88,7 +89,7 @@ def hetsyn_lif_quantised(
         allow_overflow=allow_overflow,
         name=name,
     )
-    out = ops.output_dtype(inputs, weight)
+    out = arguments.output_dtype(inputs, weight)
     return (None if spikes is None else spikes.to(out)), v.to(out)
 
 
@@ -118,7 +119,7 @@ def straight_through(
     check_fork()
     x = inputs.detach().cpu()
     options: dict[str, Any] = {"name": name, "allow_overflow": allow_overflow}
-    if ops.why_no_cpu_kernel():
+    if dispatch.why_no_cpu_kernel():
         result = fixed_point.run(fixed, x.numpy(), state, **options)
     else:
         kernel = importlib.import_module("hetsyn_plugins.kernels.cpu.fixed_point")
@@ -158,8 +159,8 @@ class Rounded(torch.autograd.Function):
             v = _agreeing(v, spikes, terms.threshold)
         _, _, _, _, _, wants_inputs, *wants = ctx.needs_input_grad
         wanted = Gradients(wants_inputs, Terms(*wants), HetSynState(*[False] * 6))
-        backend = ops.choose_backend(inputs, terms.weight).backend
-        kernel = importlib.import_module(f"hetsyn_plugins.kernels.{ops.MODULES[backend]}")
+        backend = dispatch.choose_backend(inputs, terms.weight).backend
+        kernel = importlib.import_module(f"hetsyn_plugins.kernels.{dispatch.MODULES[backend]}")
         start = _float_state(ctx.fixed, ctx.state, inputs)
         g = kernel.backward(
             inputs, terms, start, v, owed_spikes, owed_v, HetSynState(None), ctx.surrogate, ctx.detach_reset, wanted

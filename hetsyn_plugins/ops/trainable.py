@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Any, ClassVar
@@ -22,19 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hetsyn_plugins.core.params import (
-    ARRAYS,
-    DECAYS,
-    NAMES,
-    HetSynParams,
-    check_fields,
-    check_values,
-    checked_dt,
-    describe_values,
-    expand,
-    full_shape,
-)
-from hetsyn_plugins.kernels.eager import differentiable_once
+from hetsyn_plugins.core.autograd import differentiable_once
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, NAMES
+from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.validation import check_fields, check_values, checked_dt, describe_values, expand, full_shape
 
 HALF = (torch.float16, torch.bfloat16)
 PARAMETRIZATIONS = ("decay", "tau", "log_tau")
@@ -250,17 +240,6 @@ def all_finite(state_dict: Mapping[str, Any], prefix: str, names: Iterable[str],
     return True
 
 
-def checked_size(name: str, value: Any) -> int:
-    """The number of lines or neurons as an int, or ValueError where it is not a whole number > 0."""
-    try:
-        size = operator.index(value)
-    except TypeError:
-        size = 0
-    if size < 1:
-        raise ValueError(f"{name}: expected a whole number > 0, got {value!r}")
-    return size
-
-
 def start_values(
     values: Mapping[str, Any],
     *,
@@ -378,7 +357,7 @@ def _start_value(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dty
 def _shared(name: str, decay: Tensor, full: tuple[int, ...], share: str) -> Tensor:
     """The decay in the shape that `share` trains."""
     if share == "synapse":
-        return expand(name, decay, full).clone()
+        return expand(decay, full).clone()
     if share == "layer" and decay.ndim == 0:
         return decay
     if share == "neuron" and tuple(decay.shape) in ((), full[:1], (full[0], 1)):

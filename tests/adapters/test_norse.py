@@ -32,7 +32,7 @@ from hetsyn_plugins.adapters.norse import (  # noqa: E402
     hetsyn_lif_step,
 )
 from hetsyn_plugins.core import initialisers, reference, surrogate  # noqa: E402
-from hetsyn_plugins.core.params import ARRAYS  # noqa: E402
+from hetsyn_plugins.core.fields import ARRAYS  # noqa: E402
 
 T, B, M, N, DT = 12, 3, 6, 5, 1e-3
 CELLS = [HetSynLIFCell, HetSynLIFRecurrentCell, HetSynLICell]

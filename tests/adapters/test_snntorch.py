@@ -24,7 +24,7 @@ import hetsyn_plugins  # noqa: E402
 from hetsyn_plugins import HetSynParams  # noqa: E402
 from hetsyn_plugins.adapters import snntorch as adapter  # noqa: E402
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky  # noqa: E402
-from hetsyn_plugins.ops import lif as ops  # noqa: E402
+from hetsyn_plugins.ops import dispatch  # noqa: E402
 
 T, B, M, N = 12, 3, 6, 5
 
@@ -643,7 +643,7 @@ def test_sequence_saves_no_currents() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
         layer(x)[0].sum()
     assert max(sizes) <= max(50 * 8 * 40, 8 * 30 * 40)
-    assert ops.choose_backend(x, layer.weight).backend == "cpu"
+    assert dispatch.choose_backend(x, layer.weight).backend == "cpu"
 
 
 # ---- plain data and stock neurons

@@ -13,8 +13,7 @@ import pytest
 from hetsyn_plugins import HetSynParams
 from hetsyn_plugins.adapters.lava_dl import runtime
 from hetsyn_plugins.cli.main import differing, main
-from hetsyn_plugins.conformance import backends
-from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.conformance import backends, cases, comparison
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.deployment import chip_file as loihi
 from hetsyn_plugins.exchange import checkpoint
@@ -31,12 +30,12 @@ def test_verify_prints_a_line_a_check_and_succeeds(capsys: pytest.CaptureFixture
 def test_verify_fails_where_a_backend_is_wrong(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def wrong(case: conformance.Case) -> conformance.Outcome:
-        right = conformance.expected(case)
-        return conformance.Outcome(right.spikes, right.v + 1e-3, right.state, right.gradients)
+    def wrong(case: cases.Case) -> cases.Outcome:
+        right = comparison.expected(case)
+        return cases.Outcome(right.spikes, right.v + 1e-3, right.state, right.gradients)
 
     absent = {"norse": "norse is not installed"}
-    monkeypatch.setattr(backends, "available", lambda: ([conformance.Backend("wrong", wrong)], absent))
+    monkeypatch.setattr(backends, "available", lambda: ([comparison.Backend("wrong", wrong)], absent))
     assert main(["verify", "--check", "random"]) == 1
     out = capsys.readouterr().out
     assert "FAILED" in out and "off by 1.0" in out and "absent: norse is not installed" in out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from planted import BUGS, Bug, planted
 
-from hetsyn_plugins.conformance import backends
+from hetsyn_plugins.conformance import backends, comparison
 from hetsyn_plugins.conformance import checks as conformance
 
 AVAILABLE, ABSENT = backends.available()
@@ -13,7 +13,7 @@ AVAILABLE, ABSENT = backends.available()
 
 @pytest.mark.parametrize("check", conformance.CHECKS)
 @pytest.mark.parametrize("backend", AVAILABLE, ids=lambda backend: backend.name)
-def test_backend_keeps_the_contract(backend: conformance.Backend, check: str, poisoned_empty: None) -> None:
+def test_backend_keeps_the_contract(backend: comparison.Backend, check: str, poisoned_empty: None) -> None:
     tally = conformance.CHECKS[check](backend)
     assert tally.cases > 0
 
@@ -30,7 +30,7 @@ def _absent(bug: Bug) -> bool:
 
 @pytest.mark.parametrize("bug", bugs())
 def test_planted_bug_is_caught(bug: Bug, poisoned_empty: None) -> None:
-    with pytest.raises(conformance.Mismatch):
+    with pytest.raises(comparison.Mismatch):
         conformance.CHECKS[bug.check](planted(bug))
 
 

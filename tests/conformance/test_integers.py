@@ -18,7 +18,8 @@ import pytest
 
 from hetsyn_plugins.adapters.lava_dl import runtime
 from hetsyn_plugins.conformance import integers as conformance_fixed
-from hetsyn_plugins.conformance.checks import Mismatch, Tally
+from hetsyn_plugins.conformance.cases import Mismatch
+from hetsyn_plugins.conformance.comparison import Tally
 from hetsyn_plugins.conformance.integers import Backend, Case, Output, Outputs
 
 AVAILABLE, ABSENT = conformance_fixed.available()

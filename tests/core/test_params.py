@@ -12,7 +12,7 @@ import torch
 
 from hetsyn_plugins import HetSynParams, HetSynState, decay_to_tau, tau_to_decay
 from hetsyn_plugins.core import initialisers, reference
-from hetsyn_plugins.core.params import ARRAYS
+from hetsyn_plugins.core.fields import ARRAYS
 
 N, M = 3, 4
 RNG = np.random.default_rng(0)

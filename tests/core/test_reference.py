@@ -1,8 +1,9 @@
 """The judge is judged: a table by hand, closed forms, plain recursions, and finite differences of the smooth twin.
 
-The contract's checks (`conformance/checks.py`, run on the reference too) hold the table, the closed forms and the three reductions. Here are the gradients: the spike of the smooth twin is the primitive of the surrogate, whose
-derivative the backward pass uses, so that finite differences of the twin are the gradients of the twin exactly, and the
-reference's backward is the same code run on the twin's trajectory.
+The contract's checks (`conformance/checks.py`, run on the reference too) hold the table, the closed forms and the three
+reductions. Here are the gradients: the spike of the smooth twin is the primitive of the surrogate, whose derivative the
+backward pass uses, so that finite differences of the twin are the gradients of the twin exactly, and the reference's
+backward is the same code run on the twin's trajectory.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 import pytest
 
 from hetsyn_plugins import HetSynParams, HetSynState
-from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.conformance import cases
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.params import ARRAYS
+from hetsyn_plugins.core.fields import ARRAYS
 from hetsyn_plugins.core.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, Triangular
 
 T, B, N, M = 6, 2, 3, 4
@@ -71,7 +72,7 @@ def smooth(monkeypatch: pytest.MonkeyPatch, surrogate: Surrogate) -> None:
 
 def case(kind: str, shared: tuple[int, ...] | None = None) -> tuple[HetSynParams, Any, HetSynState, dict[str, Any]]:
     rng = np.random.default_rng(5)
-    params = conformance.KINDS[kind](rng, N, M)
+    params = cases.KINDS[kind](rng, N, M)
     if shared is not None:
         params = params.replace(decay=rng.uniform(0.3, 0.9, shared))
     x = rng.normal(size=(T, B, M))
@@ -124,7 +125,7 @@ def gradient_of(found: reference.Gradients, name: str) -> Any:
 
 
 @pytest.mark.parametrize("detach_reset", [False, True], ids=["attached", "detached"])
-@pytest.mark.parametrize("kind", conformance.KINDS)
+@pytest.mark.parametrize("kind", cases.KINDS)
 def test_gradients_are_finite_differences_of_the_smooth_twin(
     kind: str, detach_reset: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

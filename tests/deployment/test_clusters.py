@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hetsyn_plugins import HetSynParams
+from hetsyn_plugins import HetSynParams, fixed_point
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, Network
 from hetsyn_plugins.deployment import clusters
-from hetsyn_plugins.fixed_point import neuron as fixed_point
 
 N, M = 6, 9
 

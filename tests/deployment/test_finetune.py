@@ -12,14 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hetsyn_plugins import HetSynParams
+from hetsyn_plugins import HetSynParams, fixed_point
+from hetsyn_plugins.core.fields import ARRAYS
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, Network
-from hetsyn_plugins.core.params import ARRAYS
 from hetsyn_plugins.core.surrogate import Arctan
 from hetsyn_plugins.deployment import finetune
 from hetsyn_plugins.deployment.clusters import Scale, cluster_network
 from hetsyn_plugins.fixed_point import network as fixed_network
-from hetsyn_plugins.fixed_point import neuron as fixed_point
 from hetsyn_plugins.ops import lif as ops
 
 T, B, M, N, OUT = 30, 4, 5, 6, 3

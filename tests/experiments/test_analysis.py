@@ -11,8 +11,8 @@ import pytest
 
 import hetsyn_plugins
 from hetsyn_plugins import HetSynParams, decay_to_tau
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Linear, Network
-from hetsyn_plugins.core.params import Array
 from hetsyn_plugins.experiments import analysis
 from hetsyn_plugins.experiments.analysis import Spread
 

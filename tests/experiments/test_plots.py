@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hetsyn_plugins.core.params import Array
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.experiments import plots
 from hetsyn_plugins.experiments.analysis import Spread, Synapses, between_ends
 

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from hetsyn_plugins import HetSynParams
+from hetsyn_plugins import HetSynParams, fixed_point
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, Network
 from hetsyn_plugins.fixed_point import network as fixed_network
-from hetsyn_plugins.fixed_point import neuron as fixed_point
 
 ONE = 4096
 

@@ -35,14 +35,16 @@ import pytest
 import conftest
 from hetsyn_plugins.conformance import backends
 from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.conformance import comparison
+from hetsyn_plugins.conformance import cases
 conftest.poison_empty(pytest.MonkeyPatch())
 conformance.EDGES = [sizes for sizes in conformance.EDGES if math.prod(sizes) < 15_000 and sizes[0] < 10]
 conformance.EDGES += [(2, 2, 129, 3), (2, 2, 3, 129), (250, 1, 2, 3)]
-conformance.KINDS = {k: conformance.KINDS[k] for k in ("feed-forward", "everything", "no reset", "readout")}
+cases.KINDS = {k: cases.KINDS[k] for k in ("feed-forward", "everything", "no reset", "readout")}
 gpu = [b for b in backends.available()[0] if b.name == "gpu"]
 checks = ["hand-table", "threshold", "closed-forms", "sizes", "arguments-kept", "gradients", "detached-reset"]
 results = list(conformance.verify(gpu, checks))
-print(len(results), *[f"{c}: {r}" for _, c, r in results if isinstance(r, conformance.Mismatch)])
+print(len(results), *[f"{c}: {r}" for _, c, r in results if isinstance(r, cases.Mismatch)])
 """
 
 
@@ -103,6 +105,8 @@ import pytest
 import conftest
 from hetsyn_plugins.conformance import backends
 from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.conformance import comparison
+from hetsyn_plugins.conformance import cases
 from hetsyn_plugins.kernels.gpu import sequence as gpu
 from hetsyn_plugins.kernels.gpu import kernels as gpu_kernels
 import test_gpu
@@ -118,7 +122,7 @@ for index, (name, check, old, new) in enumerate([("none", "sizes", "", ""), *tes
     gpu.k = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(gpu.k)
     (_, _, result), = conformance.verify([backend], [check])
-    print(name, "|", "caught" if isinstance(result, conformance.Mismatch) else "passed")
+    print(name, "|", "caught" if isinstance(result, cases.Mismatch) else "passed")
 """
 
 
@@ -202,8 +206,9 @@ import sys, warnings
 sys.modules["triton"] = None
 warnings.simplefilter("always")
 from hetsyn_plugins.ops import lif as ops
-print(ops.why_no_gpu_kernel(), file=sys.stderr)
-print(ops.why_no_gpu_kernel() == ops.why_no_gpu_kernel())
+from hetsyn_plugins.ops import dispatch
+print(dispatch.why_no_gpu_kernel(), file=sys.stderr)
+print(dispatch.why_no_gpu_kernel() == dispatch.why_no_gpu_kernel())
 """
 
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.conformance import checks as conformance
-from hetsyn_plugins.core.params import ARRAYS, HetSynState
+from hetsyn_plugins.conformance import cases
+from hetsyn_plugins.core.fields import ARRAYS, HetSynState
 from hetsyn_plugins.kernels.cpu import buffers as scratch
 from hetsyn_plugins.kernels.cpu import layout as cpu_layout
 from hetsyn_plugins.kernels.cpu import simd, threads
@@ -36,7 +36,7 @@ def only(request: pytest.FixtureRequest) -> Any:
 def run(sizes: tuple[int, int, int, int] = (40, 19, 21, 23), kind: str = "everything") -> dict[str, Tensor]:
     """Everything that a forward and a backward pass give, for one drawn layer."""
     steps, batch, n, m = sizes
-    params = conformance.KINDS[kind](np.random.default_rng(3), n, m).astype(np.float32)
+    params = cases.KINDS[kind](np.random.default_rng(3), n, m).astype(np.float32)
     arrays = {name: getattr(params, name) for name in ARRAYS}
     leaves = {k: None if a is None else torch.tensor(a, requires_grad=True) for k, a in arrays.items()}
     generator = torch.Generator().manual_seed(0)
@@ -143,10 +143,12 @@ def test_narrower_vectors_pass_the_same_checks(features: str, width: int) -> Non
 import conftest
 from hetsyn_plugins.conformance import backends
 from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.conformance import comparison
+from hetsyn_plugins.conformance import cases
 from hetsyn_plugins.kernels.cpu import simd
 cpu = [b for b in backends.available()[0] if b.name.startswith("cpu-")]
 results = list(conformance.verify(cpu, ["sizes", "state-gradients", "float32-gradients"]))
-bad = [f"{b} {c}: {r}" for b, c, r in results if isinstance(r, conformance.Mismatch)]
+bad = [f"{b} {c}: {r}" for b, c, r in results if isinstance(r, cases.Mismatch)]
 print(simd.VECTOR_BYTES, len(results), *bad)
 """
     done = python(code, timeout=240, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES=features)
@@ -187,8 +189,9 @@ import logging, warnings
 warnings.simplefilter("error")
 import torch
 from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops import dispatch
 ops.hetsyn_lif(torch.ones(3, 2, 4), torch.ones(5, 4), 0.9, reset_decay=0.9)
-print(ops.choose_backend(torch.ones(3, 2, 4), torch.ones(5, 4)).backend)
+print(dispatch.choose_backend(torch.ones(3, 2, 4), torch.ones(5, 4)).backend)
 """
 
 
@@ -253,6 +256,7 @@ def test_results_stay_as_they_are_while_others_are_computed(only: Any) -> None:
 LEAVING = """
 import atexit, torch
 from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops import dispatch
 torch.set_num_threads(2)
 def last():
     out = ops.hetsyn_li(torch.ones(3, 40, 4), torch.ones(50, 4), 0.5)[0]

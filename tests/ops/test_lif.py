@@ -16,9 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from hetsyn_plugins import HetSynParams, HetSynState, UniformTau
-from hetsyn_plugins.conformance import checks as conformance
+from hetsyn_plugins.conformance import cases
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.params import ARRAYS
+from hetsyn_plugins.core.fields import ARRAYS
+from hetsyn_plugins.ops import arguments, dispatch
 from hetsyn_plugins.ops import lif as ops
 
 T, B, N, M = 7, 3, 5, 4
@@ -27,7 +28,7 @@ BACKENDS = ["eager", "cpu"]
 
 def fields(kind: str = "everything", dtype: torch.dtype = torch.float64, n: int = N, m: int = M) -> dict[str, Any]:
     """A layer's arguments as leaves."""
-    params = conformance.KINDS[kind](np.random.default_rng(3), n, m)
+    params = cases.KINDS[kind](np.random.default_rng(3), n, m)
     arrays = {name: getattr(params, name) for name in ARRAYS}
     return {k: None if a is None else torch.tensor(a, dtype=dtype, requires_grad=True) for k, a in arrays.items()}
 
@@ -149,13 +150,13 @@ def test_empty_batch(backend: str) -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.tuples(st.integers(1, 20), st.integers(1, 9), st.integers(1, 18), st.integers(1, 19)),
-    kind=st.sampled_from(sorted(conformance.KINDS)),
+    kind=st.sampled_from(sorted(cases.KINDS)),
     dtype=st.sampled_from([np.float64, np.float32]),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_kernels_agree_at_any_size(sizes: tuple[int, int, int, int], kind: str, dtype: Any, seed: int) -> None:
     """cpu against eager on the same drawn case: spikes exactly, values within the rounding of promise 2."""
-    case = conformance.draw(seed, kind, sizes=sizes, dtype=dtype, with_gradients=True)
+    case = cases.draw(seed, kind, sizes=sizes, dtype=dtype, with_gradients=True)
     from hetsyn_plugins.conformance.backends import run_op
 
     cpu, eager = run_op(case, backend="cpu"), run_op(case, backend="eager")
@@ -378,10 +379,10 @@ def test_a_compiled_module_gives_the_same(backend: str) -> None:
 
 
 def test_auto_takes_the_compiled_kernel_for_cpu_tensors_and_says_why() -> None:
-    choice = ops.choose_backend(torch.zeros(T, B, M), torch.zeros(N, M))
+    choice = dispatch.choose_backend(torch.zeros(T, B, M), torch.zeros(N, M))
     assert choice.backend == "cpu" and choice.reason
     on_meta = torch.zeros(N, M, device="meta")
-    assert ops.choose_backend(torch.zeros(T, B, M, device="meta"), on_meta).backend == "eager"
+    assert dispatch.choose_backend(torch.zeros(T, B, M, device="meta"), on_meta).backend == "eager"
 
 
 def test_without_numba_auto_takes_eager_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,16 +395,16 @@ def test_without_numba_auto_takes_eager_and_says_so_once(monkeypatch: pytest.Mon
         return real(name)
 
     monkeypatch.setattr(ops.importlib, "import_module", broken)
-    ops.why_no_cpu_kernel.cache_clear()
+    dispatch.why_no_cpu_kernel.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="no numba here; backend='eager' is used instead"):
             got = ops.hetsyn_lif(x, **params)
         assert torch.equal(got[0], ops.hetsyn_lif(x, **params, backend="eager")[0])  # and no second warning
-        assert "no numba here" in ops.choose_backend(x, params["weight"]).reason
+        assert "no numba here" in dispatch.choose_backend(x, params["weight"]).reason
         with pytest.raises(ValueError, match=r"backend: 'cpu' cannot run.*no numba here.*use 'auto' or 'eager'"):
             ops.hetsyn_lif(x, **params, backend="cpu")
     finally:
-        ops.why_no_cpu_kernel.cache_clear()
+        dispatch.why_no_cpu_kernel.cache_clear()
 
 
 def test_the_global_random_generators_are_left_alone() -> None:
@@ -523,13 +524,13 @@ def test_messages_use_the_callers_names(changes: dict[str, Any], message: str) -
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_check_inputs_looks_once_on_the_cpu(bad: float) -> None:
     x = ZERO.clone().requires_grad_()
-    ops.check_inputs(x)
-    ops.check_inputs(ZERO.bfloat16())
-    ops.check_inputs(ZERO.to(torch.uint8))
+    arguments.check_inputs(x)
+    arguments.check_inputs(ZERO.bfloat16())
+    arguments.check_inputs(ZERO.to(torch.uint8))
     wrong = x.detach() + bad
-    ops.check_inputs(wrong.to("meta"))
+    arguments.check_inputs(wrong.to("meta"))
     with pytest.raises(ValueError, match="input_: expected finite values, got 84 NaN or infinite"):
-        ops.check_inputs(wrong.requires_grad_(), "input_")
+        arguments.check_inputs(wrong.requires_grad_(), "input_")
 
 
 def test_autocast_off_mixed_dtypes_raise_on_raise_nothing() -> None:

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from hetsyn_plugins import HetSynParams, HetSynState
+from hetsyn_plugins import HetSynParams, HetSynState, fixed_point
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.params import ARRAYS
-from hetsyn_plugins.fixed_point import neuron as fixed_point
+from hetsyn_plugins.core.fields import ARRAYS
 from hetsyn_plugins.fixed_point.neuron import FixedPointOverflow
 from hetsyn_plugins.kernels.cpu import fixed_point as fixed
 from hetsyn_plugins.ops import straight_through as quantised

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.files import replacing, write_json
 from hetsyn_plugins.core.network import Network
-from hetsyn_plugins.core.params import Array
 from hetsyn_plugins.experiments import config, training
 from hetsyn_plugins.experiments import run_folder as runs
 from hetsyn_plugins.experiments.config import Config

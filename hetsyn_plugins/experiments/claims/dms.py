@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import HetSynLayer, Network
-from hetsyn_plugins.core.params import Array
 from hetsyn_plugins.experiments import analysis, plots
 from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, Row, per_cent, row
 from hetsyn_plugins.experiments.tasks.dms import DelayedMatchToSample

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.params import Array
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.experiments import plots
 from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, Row, row
 from hetsyn_plugins.experiments.tasks.patterns import PatternGeneration, gap_output, repeat_distance

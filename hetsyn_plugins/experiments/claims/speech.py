@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hetsyn_plugins.core.params import Array
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.experiments import analysis, plots
 from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, Row, per_cent
 from hetsyn_plugins.experiments.variants import VARIANTS

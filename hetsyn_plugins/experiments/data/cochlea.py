@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from hetsyn_plugins.core.params import Array
+from hetsyn_plugins.core.fields import Array
 
 CHANNELS, LOWEST, HIGHEST = 700, 60.0, 7400.0  # centres from and to, Hz
 FRAMES = 1000  # a second

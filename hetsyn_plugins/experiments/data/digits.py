@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hetsyn_plugins.core.params import Array
+from hetsyn_plugins.core.fields import Array
 
 STEPS_PER_ROW, ROWS, LINES, CLASSES = 4, 8, 8, 10
 STEPS = STEPS_PER_ROW * ROWS

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hetsyn_plugins.core.params import Array
+from hetsyn_plugins.core.fields import Array
 
 ENGLISH = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GERMAN = ("null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun")

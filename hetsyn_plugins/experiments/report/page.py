@@ -27,8 +27,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 import hetsyn_plugins
+from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.files import replacing
-from hetsyn_plugins.core.params import Array
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import analysis, plots
 from hetsyn_plugins.experiments.run_folder import CONFIG, SUMMARY

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hetsyn_plugins.core.params import Array, checked_dt
+from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.validation import checked_dt, checked_size
 from hetsyn_plugins.experiments.tasks.task import (
     Activity,
     Batch,
@@ -30,7 +31,6 @@ from hetsyn_plugins.experiments.tasks.task import (
     generator,
     rate_penalty,
 )
-from hetsyn_plugins.ops.trainable import checked_size
 
 
 class DMS(NamedTuple):

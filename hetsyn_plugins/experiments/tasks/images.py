@@ -24,10 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hetsyn_plugins.core.params import checked_dt
+from hetsyn_plugins.core.validation import checked_dt, checked_size
 from hetsyn_plugins.experiments.data import digits, idx
 from hetsyn_plugins.experiments.tasks.task import Activity, Batch, Task, accuracy_of, shuffled
-from hetsyn_plugins.ops.trainable import checked_size
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = 10

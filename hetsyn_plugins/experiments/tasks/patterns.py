@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hetsyn_plugins.core.params import Array, checked_dt
+from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.validation import checked_dt, checked_size
 from hetsyn_plugins.experiments.tasks.task import (
     SPLITS,
     Activity,
@@ -35,7 +36,6 @@ from hetsyn_plugins.experiments.tasks.task import (
     generator,
     rate_penalty,
 )
-from hetsyn_plugins.ops.trainable import checked_size
 
 REPEATS, COSINES, BASE = 3, 5, 0.5  # of the segment; in the target; Hz
 

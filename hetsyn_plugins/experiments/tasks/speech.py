@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hetsyn_plugins.core.params import Array, checked_dt
+from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.validation import checked_dt, checked_size
 from hetsyn_plugins.experiments.data import digits, shd
 from hetsyn_plugins.experiments.data.shd import Recordings
 from hetsyn_plugins.experiments.tasks.task import Activity, Batch, Task, accuracy_of, check_steps, generator, shuffled
-from hetsyn_plugins.ops.trainable import checked_size
 
 SYNTHETIC = ("norm", "hard", "plain")
 ROUNDING = 1e-9  # of a bin: far more than float64 rounds off, far less than float16 can tell apart

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hetsyn_plugins.core.params import check_inputs_shape
+from hetsyn_plugins.core.validation import check_inputs_shape
 from hetsyn_plugins.fixed_point import neuron as fixed_point
 from hetsyn_plugins.fixed_point.neuron import MAX_INPUT, ONE, FixedParams, FixedRun, FixedState, Integers
 from hetsyn_plugins.kernels.cpu.simd import (

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.params import HetSynState
+from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, Triangular
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu import soma as cpu_common
 from hetsyn_plugins.kernels.cpu.layout import Array, Layout, layout
 from hetsyn_plugins.kernels.cpu.threads import parallel
-from hetsyn_plugins.kernels.eager import Gradients, Terms
+from hetsyn_plugins.kernels.interface import Gradients, Terms
 
 
 def cached() -> bool:

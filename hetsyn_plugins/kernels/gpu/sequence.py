@@ -14,11 +14,12 @@ import torch
 import triton
 from torch import Tensor
 
-from hetsyn_plugins.core.params import HetSynState
+from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
-from hetsyn_plugins.kernels.eager import Gradients, Terms, fire
+from hetsyn_plugins.kernels.eager import fire
 from hetsyn_plugins.kernels.gpu import kernels as k
+from hetsyn_plugins.kernels.interface import Gradients, Terms
 
 __all__ = ["backward", "fire", "forward", "interpreted", "trial"]
 

@@ -1,0 +1,124 @@
+"""What slayer's blocks compute with: integers of a form, straight through the rounding, or floats; a whole sequence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.surrogate import Surrogate, resolve
+from hetsyn_plugins.fixed_point.neuron import FORMS, MANTISSA, FixedParams
+from hetsyn_plugins.fixed_point.rounding import quantise
+from hetsyn_plugins.ops import arguments
+from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops.straight_through import straight_through
+from hetsyn_plugins.ops.trainable import (
+    Bounded,
+    to_hetsyn_params,
+)
+
+STEP = 2  # weight units: slayer's 8-bit weights are even, a mantissa with exponent 1
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How numbers are rounded: not at all, or as `fixed_point` does in a form, with 1 / scale as the weight unit."""
+
+    quantised: bool = True
+    form: str = "synapse"
+    fraction: int | None = None
+    scale: int = 1 << 6
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {self.form!r}")
+
+    @property
+    def state_unit(self) -> float:
+        """What the last bit of a state is in float units."""
+        return 1 / (self.scale << (FORMS[self.form][1] if self.fraction is None else self.fraction))
+
+    def fixed(self, params: HetSynParams) -> FixedParams:
+        """A layer in integers, weights as slayer rounds them; what does not fit takes the nearest value that does."""
+        unit = 1 / self.scale
+        fixed, _ = quantise(params, form=self.form, fraction=self.fraction, unit=unit, clip=True)
+        weights = {"weight": params.weight, "recurrent_weight": params.recurrent_weight}
+        found = {
+            name: None if w is None else np.clip(np.rint(w.astype(np.float64) / (STEP * unit)), *MANTISSA)
+            for name, w in weights.items()
+        }
+        return fixed.replace(**found, weight_exp=1, recurrent_exp=0 if found["recurrent_weight"] is None else 1)
+
+    def bounded(self, weight: Tensor) -> Tensor:
+        """Weights kept to 8 bits; beyond them only gradient that leads back."""
+        low, high = (STEP * m / self.scale for m in MANTISSA)
+        kept: Tensor = Bounded.apply(weight, low, high)
+        return kept
+
+
+@dataclass(frozen=True)
+class Scaled(Surrogate):
+    """Another surrogate, `tau` times as wide and `scale` times as high: slayer's tau_grad and scale_grad."""
+
+    surrogate: Surrogate
+    tau: float
+    scale: float
+
+    def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
+        return self.scale * self.surrogate.derivative(d / self.tau, threshold)
+
+    def primitive(self, d: Any, threshold: Any = 1.0) -> Any:
+        return self.scale * self.tau * self.surrogate.primitive(d / self.tau, threshold)
+
+
+def time_first(x: Tensor, weight: Tensor) -> Tensor:
+    """NCT or NCHWT -> (T, B, M), or ValueError where that is not what came."""
+    m = weight.shape[1]
+    if x.ndim not in (3, 5) or math.prod(x.shape[1:-1]) != m:
+        raise ValueError(f"input: expected shape (B, {m}, T) or (B, C, H, W, T) of {m} neurons, got {tuple(x.shape)}")
+    return x.flatten(1, -2).permute(2, 0, 1)
+
+
+def like_input(out: Tensor, x: Tensor) -> Tensor:
+    """(B, N, T) as NCHWT where x is."""
+    return out if x.ndim == 3 else out[:, :, None, None, :]
+
+
+def run_layer(
+    x: Tensor,
+    fields: Mapping[str, Any],
+    spiking: bool,
+    arithmetic: Arithmetic,
+    *,
+    surrogate: Surrogate | None = None,
+    detach_reset: bool = False,
+    state: Any = None,
+    keep_state: bool = False,
+    allow_overflow: bool = False,
+) -> tuple[Tensor | None, Tensor, Any]:
+    """Spikes and v (T, B, N) of inputs (T, B, M), and the state after them: in integers or in float."""
+    surrogate = resolve(surrogate)
+    if arithmetic.quantised:
+        cast, terms, _ = arguments.prepare(x, dict(fields), spiking, None, None)
+        fixed = arithmetic.fixed(to_hetsyn_params(terms._asdict(), spiking))
+        return straight_through(
+            fixed,
+            cast,
+            terms,
+            surrogate=surrogate,
+            detach_reset=detach_reset,
+            state=state,
+            keep_state=keep_state,
+            allow_overflow=allow_overflow,
+        )
+    if spiking:
+        spikes, v, end = ops.hetsyn_lif(x, **fields, state=state, surrogate=surrogate, detach_reset=detach_reset)
+    else:
+        own = {name: fields[name] for name in ("weight", "decay", "bias")}
+        spikes, (v, end) = None, ops.hetsyn_li(x, **own, state=state)
+    return spikes, v, type(end)(*(None if part is None else part.detach() for part in end))

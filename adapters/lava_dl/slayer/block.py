@@ -1,0 +1,412 @@
+"""The blocks: `slayer.block.hetsyn.Input`, `Flatten`, `Dense`, `Recurrent`, `Affine`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import lava.lib.dl.slayer as slayer
+import torch
+from lava.lib.dl.slayer.block import base as blocks
+from torch import Tensor, nn
+
+from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import (
+    like_input,
+    run_layer,
+    time_first,
+)
+from hetsyn_plugins.adapters.lava_dl.slayer.neuron import Neuron
+from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
+from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.surrogate import Surrogate
+from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer
+from hetsyn_plugins.fixed_point.rounding import rounding
+from hetsyn_plugins.ops.trainable import (
+    check_tied,
+    share_of,
+    to_hetsyn_params,
+)
+
+
+class Layer(nn.Module):
+    """What Dense, Recurrent and Affine share: one HetSyn layer, (B, in, T) -> (B, out, T).
+
+    neuron_params   arguments of `Neuron`; the dict is not changed
+    in_neurons, out_neurons, weight_scale, weight_norm   as in slayer's blocks
+    pre_hook_fx     applied to the weights before use; None: slayer's 8 bits where quantised, nothing in float
+    delay           learnable axonal delays of 0..62 steps, one a neuron
+    delay_shift     the output comes one step later, as from layer to layer on a chip
+    mask            (out, in), zeros where there is no synapse
+    count_log       forward also returns the mean number of spikes a neuron and step (None of a readout)
+    decay, learn_decay, share, parametrization, dt   see `Synapse`
+    tie_reset       the reset (and recurrent synapses) use the decay of the input synapses; share "neuron" or "layer"
+    quantised, form, fraction   see the module's docstring and `hetsyn_plugins.fixed_point.neuron`
+    allow_overflow  let integers wrap instead of raising FixedPointOverflow
+    """
+
+    spiking = True
+    synapses: ClassVar[tuple[str, ...]] = ("synapse",)
+    state: Any
+    last_output: Tensor | None
+    words: list[int] | None  # the codebook of a kept state
+    mask: Tensor | None
+
+    def __init__(
+        self,
+        neuron_params: Mapping[str, Any],
+        in_neurons: Any,
+        out_neurons: int,
+        weight_scale: float = 1,
+        weight_norm: bool = False,
+        pre_hook_fx: Callable[[Tensor], Tensor] | None = None,
+        *,
+        delay: bool = False,
+        delay_shift: bool = True,
+        mask: Tensor | None = None,
+        count_log: bool = False,
+        decay: Any = 0.9,
+        recurrent_decay: Any = 0.9,
+        learn_decay: bool = True,
+        share: str = "synapse",
+        parametrization: str = "decay",
+        tie_reset: bool = False,
+        dt: float | None = None,
+        quantised: bool = True,
+        form: str = "synapse",
+        fraction: int | None = None,
+        allow_overflow: bool = False,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if tie_reset and share == "synapse":
+            raise ValueError("tie_reset: expected share='neuron' or 'layer' with it, got share='synapse'")
+        dtype = dtype or torch.get_default_dtype()
+        both: dict[str, Any] = {"parametrization": parametrization, "dt": dt, "dtype": dtype}
+        both.update(quantised=quantised, form=form, fraction=fraction)
+        self.neuron = Neuron(**{**neuron_params, **both})
+        self._check_per_neuron(int(out_neurons))
+        self.neuron.shape = torch.Size([int(out_neurons)])
+        hook = self.neuron.quantize_8bit if pre_hook_fx is None and quantised else pre_hook_fx
+        for name in self.synapses:
+            sources, start = (in_neurons, decay) if name == self.synapses[0] else (out_neurons, recurrent_decay)
+            own: dict[str, Any] = {"decay": start, "learn_decay": learn_decay, "share": share, **both}
+            synapse = Synapse(sources, out_neurons, weight_scale, weight_norm, hook, scale=self.neuron.scale, **own)
+            setattr(self, name, synapse)
+        self.tie_reset = tie_reset
+        if tie_reset:
+            self._tie()
+        self.delay_shift, self.count_log, self.allow_overflow = delay_shift, count_log, allow_overflow
+        self.delay = _delays(int(out_neurons)) if delay else None
+        shape = self._input.weight.flatten(1).shape
+        if mask is not None and tuple(mask.shape[:2]) != tuple(shape):
+            raise ValueError(f"mask: expected shape {tuple(shape)}, got {tuple(mask.shape)}")
+        self.register_buffer("mask", None if mask is None else mask.to(dtype).reshape(shape))
+        self.reset()
+
+    def _check_per_neuron(self, n: int) -> None:
+        for field, name in self.neuron.names.items():
+            stored = self.neuron.stored(field)
+            if stored is not None and tuple(stored.shape) not in ((), (n,)):
+                shape = tuple(stored.shape)
+                raise ValueError(f"neuron_params: {name}: expected a number or shape ({n},), got {shape}")
+
+    def _tie(self) -> None:
+        """One tensor, registered in every module that uses it."""
+        source = self._input.stored("decay")
+        for module, field in ((self.neuron, "reset_decay"), *((s, "decay") for s in self._others)):
+            name = module.stored_name(field)
+            module._parameters.pop(name, None)
+            module._buffers.pop(name, None)
+            if isinstance(source, nn.Parameter):
+                module.register_parameter(name, source)
+            else:
+                module.register_buffer(name, source)
+
+    @property
+    def _input(self) -> Synapse:
+        synapse: Synapse = getattr(self, self.synapses[0])
+        return synapse
+
+    @property
+    def _others(self) -> list[Synapse]:
+        return [getattr(self, name) for name in self.synapses[1:]]
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the output without batch and time."""
+        shape: torch.Size = self.neuron.shape
+        return shape
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """The surrogate of the spike."""
+        surrogate: Surrogate = self.neuron.surrogate
+        return surrogate
+
+    def reset(self) -> None:
+        """Forget the state that is kept with persistent_state."""
+        self.state = self.last_output = self.words = None
+
+    def clamp_(self) -> None:
+        """Project what an optimiser pushed out of range back onto it, as the paper does after every step."""
+        for module in (self.neuron, self._input, *self._others):
+            module.clamp_()
+
+    def fields(self, hook: bool = True) -> dict[str, Any]:
+        """All fields of the layer as the op takes them, differentiable; hook=False: weights before pre_hook_fx."""
+        own = self.neuron.tensors()
+        if not self.spiking:
+            own = {**dict.fromkeys(own), "threshold": 1.0, "bias": own["bias"]}
+        found = {**own, "weight": self._input.matrix(self.mask, hook), "decay": self._input.tensor("decay")}
+        loop = self._others[0] if self._others else None
+        found["recurrent_weight"] = None if loop is None else loop.matrix(hook=hook)
+        found["recurrent_decay"] = None if loop is None else loop.tensor("decay")
+        return found
+
+    def forward(self, x: Tensor) -> Any:
+        """(B, in, T) -> (B, out, T), or NCHWT -> (B, out, 1, 1, T); with count_log also the mean spike rate."""
+        fields, persistent = self.fields(), self.neuron.persistent_state
+        codebook, kept = self._codebook(), self._kept(x)
+        spikes, v, state = run_layer(
+            time_first(x, fields["weight"]),
+            fields,
+            self.spiking,
+            self.neuron.arithmetic,
+            surrogate=self.surrogate,
+            detach_reset=self.neuron.detach_reset,
+            state=kept,
+            keep_state=persistent,
+            allow_overflow=self.allow_overflow,
+        )
+        out = v.permute(1, 2, 0) if spikes is None else self.neuron.drop_out(spikes.permute(1, 2, 0))
+        before = None if kept is None else self.last_output
+        if persistent:
+            self.state, self.last_output, self.words = state, out[..., -1:].detach(), codebook
+        if self.delay_shift:
+            out = torch.cat([torch.zeros_like(out[..., :1]) if before is None else before, out[..., :-1]], -1)
+        out = like_input(out if self.delay is None else self.delay(out), x)
+        if not self.count_log:
+            return out
+        return out, (out > 0).to(out).mean() if self.spiking else None
+
+    def _kept(self, x: Tensor) -> Any:
+        """The state to go on from, None where none is to be kept or the batch, device, dtype or codebook changed."""
+        last = self.last_output
+        if last is None or not self.neuron.persistent_state:
+            return None
+        fits = last.shape[0] == x.shape[0] and last.device == x.device and last.dtype == self._input.weight.dtype
+        return self.state if fits and self.words == self._codebook() else None
+
+    def _codebook(self) -> list[int] | None:
+        """The decay words that the accumulators of a kept state belong to; None where it has none."""
+        arithmetic = self.neuron.arithmetic
+        if not (self.neuron.persistent_state and arithmetic.quantised and arithmetic.form == "cluster"):
+            return None
+        words: list[int] = arithmetic.fixed(self.to_params()).codebook.tolist()
+        return words
+
+    # ---- parameters in and out ----
+
+    def to_params(self, hook: bool = True) -> HetSynParams:
+        """The layer as the core has it, in float: weights as they are used, after pre_hook_fx and mask.
+
+        hook=False: weights before pre_hook_fx, which rounds and clips them where the block is quantised
+        """
+        return to_hetsyn_params({k: v for k, v in self.fields(hook).items() if isinstance(v, Tensor)}, self.spiking)
+
+    def to_fixed(self, name: str = "layer") -> FixedLayer:
+        """The layer in integers, what the quantised forward computes and `export_hdf5` writes."""
+        delay = None
+        if self.delay is not None:
+            delay = self.delay.delay.detach().clamp(0, MAX_DELAY).floor().long().cpu().numpy()
+        return FixedLayer(name, self.neuron.arithmetic.fixed(self.to_params()), delay=delay)
+
+    def export_hdf5(self, handle: Any) -> None:
+        """Write the layer in integers into an h5py group (`deployment.chip_file`); the module stays as it is.
+
+        Weights that do not fit 8 bits and taus that do not fit 12 become the nearest that do, as in the quantised
+        forward pass, with a warning that counts them (`deployment.export` refuses them, or reports).
+        """
+        from hetsyn_plugins.deployment import chip_file as loihi
+
+        layer = self.to_fixed(handle.name.strip("/").replace("/", "_") or "layer")
+        lost = rounding(self.to_params(hook=False), layer.params)
+        if lost.clipped_weights or lost.clipped_taus:
+            what = f"{lost.clipped_weights} weights to 8 bits and {lost.clipped_taus} taus to 12 bits"
+            warnings.warn(f"{layer.name}: clipped {what}", stacklevel=2)
+        loihi.write_layer(handle, layer)
+
+    @classmethod
+    def from_params(
+        cls, params: HetSynParams, *, neuron_params: Mapping[str, Any] | None = None, **options: Any
+    ) -> Any:
+        """A block with these parameters, in their dtype.
+
+        neuron_params   further arguments of `Neuron` (persistent_state, scale, ...)
+        options         as in the class; share: what keeps the number of decays, unless given
+
+        With quantised=False, `to_params` gives the same numbers back.
+        """
+        if params.spiking != cls.spiking or (params.recurrent_weight is not None) != (len(cls.synapses) > 1):
+            kind = (
+                "recurrent neurons" if len(cls.synapses) > 1 else "feed-forward neurons" if cls.spiking else "a readout"
+            )
+            raise ValueError(f"params: expected {kind} for {cls.__name__}, got {params}")
+        if options.get("tie_reset"):
+            check_tied(params)
+        n, m = params.weight.shape
+        own = {name: getattr(params, name) for name in Neuron.names}
+        decays = {"decay": params.decay}
+        if params.recurrent_weight is not None:
+            decays["recurrent_decay"] = params.recurrent_decay
+        given = {"share": share_of(params), "dtype": getattr(torch, str(params.weight.dtype)), **decays, **options}
+        block = cls({**own, **(neuron_params or {})}, m, n, **given)
+        weights = (params.weight, params.recurrent_weight)
+        for synapse, weight in zip((block._input, *block._others), weights, strict=False):
+            synapse.set_weight(weight)
+        return block
+
+
+class Dense(Layer):
+    """HetSyn neurons, all inputs to all neurons; arguments as slayer's and, by keyword, those of `Layer`.
+
+    Example:
+        >>> block = Dense({"threshold": 1.0, "reset_decay": 0.9}, 700, 128, decay=0.95)
+        >>> block(torch.zeros(32, 700, 250)).shape
+        torch.Size([32, 128, 250])
+    """
+
+    def __init__(
+        self,
+        neuron_params: Mapping[str, Any],
+        in_neurons: Any,
+        out_neurons: int,
+        weight_scale: float = 1,
+        weight_norm: bool = False,
+        pre_hook_fx: Callable[[Tensor], Tensor] | None = None,
+        delay: bool = False,
+        delay_shift: bool = True,
+        mask: Tensor | None = None,
+        count_log: bool = False,
+        **options: Any,
+    ) -> None:
+        given: dict[str, Any] = {"delay": delay, "delay_shift": delay_shift, "mask": mask, "count_log": count_log}
+        super().__init__(
+            neuron_params, in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx, **given, **options
+        )
+
+
+class Recurrent(Layer):
+    """HetSyn neurons with recurrent synapses; arguments as slayer's and, by keyword, those of `Layer`.
+
+    requires_grad     False: the recurrent synapses are not learned
+    recurrent_decay   as decay
+    """
+
+    synapses = ("input_synapse", "recurrent_synapse")
+
+    def __init__(
+        self,
+        neuron_params: Mapping[str, Any],
+        in_neurons: Any,
+        out_neurons: int,
+        weight_scale: float = 1,
+        weight_norm: bool = False,
+        pre_hook_fx: Callable[[Tensor], Tensor] | None = None,
+        requires_grad: bool = True,
+        delay: bool = False,
+        delay_shift: bool = True,
+        count_log: bool = False,
+        **options: Any,
+    ) -> None:
+        given: dict[str, Any] = {"delay": delay, "delay_shift": delay_shift, "count_log": count_log}
+        super().__init__(
+            neuron_params, in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx, **given, **options
+        )
+        self._others[0].requires_grad_(requires_grad)
+
+
+class Affine(Layer):
+    """The leaky readout: v, no spike, no reset; of neuron_params only bias, scale and persistent_state matter.
+
+    dynamics   False: no leak, W x alone; the decays are 0 and fixed
+
+    Unlike slayer's, it has delay_shift, so that a net of blocks is one step a layer late throughout, as on a chip.
+    """
+
+    spiking = False
+
+    def __init__(
+        self,
+        neuron_params: Mapping[str, Any],
+        in_neurons: Any,
+        out_neurons: int,
+        weight_scale: float = 1,
+        weight_norm: bool = False,
+        pre_hook_fx: Callable[[Tensor], Tensor] | None = None,
+        dynamics: bool = True,
+        mask: Tensor | None = None,
+        count_log: bool = False,
+        **options: Any,
+    ) -> None:
+        if not dynamics:
+            options = {**options, "decay": 0.0, "learn_decay": False, "share": "layer", "parametrization": "decay"}
+        self.dynamics = dynamics
+        super().__init__(
+            neuron_params, in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx,
+            mask=mask, count_log=count_log, **options,
+        )  # fmt: skip
+
+
+class Input(blocks.AbstractInput):
+    """What stands in front: passes spikes on, one step later with delay_shift, or makes them with a neuron.
+
+    neuron_params, weight, bias, delay_shift, count_log   as in slayer; with neuron_params: neuron(weight x + bias)
+    """
+
+    def __init__(
+        self,
+        neuron_params: Mapping[str, Any] | None = None,
+        weight: float | None = None,
+        bias: float | None = None,
+        delay_shift: bool = True,
+        count_log: bool = False,
+    ) -> None:
+        super().__init__(None, weight, bias, delay_shift, count_log)
+        self.neuron = None if neuron_params is None else Neuron(**neuron_params)
+        if self.neuron is not None:
+            self.pre_hook_fx: Any = self.neuron.quantize_8bit
+
+    def forward(self, x: Tensor) -> Any:
+        if self.neuron is not None:
+            z = self.pre_hook_fx(x)
+            z = z if self.weight is None else z * self.pre_hook_fx(self.weight)
+            x = self.neuron(z if self.bias is None else z + self.pre_hook_fx(self.bias))
+        self.input_shape = x.shape[1:-1]
+        if self.delay_shift:
+            x = torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1]], -1)
+        return (x, (x > 0).to(torch.float32).mean()) if self.count_log else x
+
+    def export_hdf5(self, handle: Any) -> None:
+        """Write the shape into an h5py group. A block with a neuron raises ValueError: the chip gets spikes."""
+        if self.neuron is not None:
+            raise ValueError("neuron_params: expected None for an Input block that is exported, got a neuron")
+        super().export_hdf5(handle)
+
+
+class Flatten(blocks.AbstractFlatten):
+    """NCHWT -> NCT; as slayer's."""
+
+
+def _delays(n: int) -> Any:
+    """slayer's learnable delays, started here and not at the first call, which would overwrite what was loaded."""
+    delays: Any = slayer.axon.Delay(max_delay=MAX_DELAY)
+    delays.delay = nn.Parameter(torch.rand(n))
+    delays.init = True
+    return delays
+
+
+def why_not_plain(module: nn.Module) -> str:
+    """Why `convert` does not read a block: it is NCT, has delays, and a step between layers that others lack."""
+    return "slayer's blocks go to a chip (deployment.export); for another framework take from_params(block.to_params())"

@@ -1,0 +1,221 @@
+"""The part of a HetSyn layer that a neuron has once: `slayer.neuron.hetsyn.Neuron`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import lava.lib.dl.slayer as slayer
+import numpy as np
+import torch
+from lava.lib.dl.slayer.neuron.base import Neuron as BaseNeuron
+from torch import Tensor
+
+from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import (
+    STEP,
+    Arithmetic,
+    Scaled,
+)
+from hetsyn_plugins.core.fields import DECAYS
+from hetsyn_plugins.core.surrogate import resolve
+from hetsyn_plugins.fixed_point.neuron import ONE
+from hetsyn_plugins.fixed_point.rounding import decay_to_word
+from hetsyn_plugins.ops.trainable import (
+    TrainableFields,
+    start_values,
+)
+
+
+class Neuron(TrainableFields, BaseNeuron):
+    """The part of a HetSyn layer that a neuron has once: summed synaptic currents (B, N, T) -> spikes (B, N, T).
+
+    v[t] = input[t] - J[t] - A[t] + bias; z = v > threshold;  J[t] = reset_decay J[t-1] + threshold z[t-1];  A likewise.
+
+    threshold             (), or (N,) to have one a neuron
+    reset_decay           decay r of the reset current, () or (N,); None: no reset
+    tau_grad, scale_grad  stretch and scale the surrogate's derivative; 1: as it is
+    scale                 1 / scale is one weight unit
+    dropout               a `slayer.neuron.Dropout`, applied to the spikes; quantised, those kept are not scaled up
+    persistent_state      a block keeps its state from call to call (a neuron by itself starts from zeros)
+    requires_grad         learn reset and adaptation
+    adaptation_decay, adaptation_strength   () or (N,), or None
+    bias                  (N,), learned, added to v at every step, or None
+    surrogate, detach_reset   see `hetsyn_plugins.ops.hetsyn_lif`; None: the paper's multi-Gaussian
+    parametrization, dt       see `hetsyn_plugins.ops.trainable`
+    quantised, form, fraction see `hetsyn_plugins.fixed_point.neuron`
+
+    There is no `norm`: the mean over currents that only exist inside the op. A bias does what it is exported as.
+    """
+
+    names: ClassVar[Mapping[str, str]] = {
+        "threshold": "v_th",  # slayer's own `threshold` is a property
+        "reset_decay": "reset_decay",
+        "adaptation_decay": "adaptation_decay",
+        "adaptation_strength": "adaptation_strength",
+        "bias": "bias",
+    }
+
+    def __init__(
+        self,
+        threshold: Any,
+        reset_decay: Any = 0.9,
+        tau_grad: float = 1,
+        scale_grad: float = 1,
+        scale: int = 1 << 6,
+        dropout: Callable[[Tensor], Tensor] | None = None,
+        persistent_state: bool = False,
+        requires_grad: bool = False,
+        *,
+        adaptation_decay: Any = None,
+        adaptation_strength: Any = None,
+        bias: Any = None,
+        surrogate: Any = None,
+        detach_reset: bool = False,
+        parametrization: str = "decay",
+        dt: float | None = None,
+        quantised: bool = True,
+        form: str = "synapse",
+        fraction: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        BaseNeuron.__init__(
+            self,
+            threshold=1,
+            tau_grad=tau_grad,
+            scale_grad=scale_grad,
+            p_scale=ONE,
+            w_scale=scale,
+            s_scale=scale << 6,
+            dropout=dropout,
+            persistent_state=persistent_state,
+            requires_grad=requires_grad,
+        )
+        self.set_options(share="synapse", parametrization=parametrization, tie_reset=False, dt=dt)
+        self.arithmetic = Arithmetic(quantised, form, fraction, int(scale))
+        found = resolve(surrogate)
+        self.surrogate = found if tau_grad == scale_grad == 1 else Scaled(found, tau_grad, scale_grad)
+        self.detach_reset = detach_reset
+        own = {
+            "threshold": threshold,
+            "reset_decay": reset_decay,
+            "adaptation_decay": adaptation_decay,
+            "adaptation_strength": adaptation_strength,
+            "bias": bias,
+        }
+        sizes = [len(value) for value in own.values() if np.ndim(value) == 1]
+        n = sizes[0] if sizes else 1
+        values = {"weight": np.zeros((n, 1)), "decay": 0.0, **own}
+        start = start_values(
+            values,
+            sizes=(n, 1),
+            spiking=True,
+            share="layer",
+            called={},
+            dtype=dtype or torch.get_default_dtype(),
+        )
+        learn = dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"), requires_grad)
+        self.add_fields({name: start[name] for name in own}, {**learn, "threshold": False})
+
+    @property
+    def threshold(self) -> Any:
+        """The threshold in float units: a number, or an array where neurons have different ones."""
+        theta = self.v_th.detach().cpu().numpy()
+        return theta.item() if theta.ndim == 0 else theta
+
+    @property
+    def v_th_mant(self) -> Any:
+        """The threshold in weight units."""
+        return np.rint(np.float64(self.threshold) * self.scale).astype(int)
+
+    @property
+    def cx_reset_decay(self) -> Any:
+        """The decay words of the reset current, 0..4096, or None."""
+        decay = self.tensor("reset_decay")
+        return None if decay is None else decay_to_word(decay.detach().cpu().numpy())
+
+    @property
+    def scale(self) -> int:
+        """What slayer's numbers are multiplied by to give weight units."""
+        return self.arithmetic.scale
+
+    @property
+    def device(self) -> torch.device:
+        """Where the neuron's tensors are."""
+        device: torch.device = self.v_th.device
+        return device
+
+    @property
+    def device_params(self) -> dict[str, Any]:
+        """Threshold and reset as the chip has them; `neuron_params` is the inverse."""
+        found = {"type": "HETSYN", "vThMant": self.v_th_mant, "refDelay": 1, "gradedSpike": False}
+        reset = self.cx_reset_decay
+        return found if reset is None else {**found, "resetDecay": reset}
+
+    def quantize_8bit(self, weight: Tensor, descale: bool = False) -> Tensor:
+        """As slayer's, but a weight beyond 8 bits still gets the gradient that leads back."""
+        step = STEP / self.scale
+        rounded: Tensor = slayer.utils.quantize(self.arithmetic.bounded(weight), step=step)
+        return rounded * self.scale if descale else rounded
+
+    def clamp(self) -> None:
+        """Project what an optimiser pushed out of range back onto it."""
+        self.clamp_()
+
+    def dynamics(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """The reset current and v for summed currents (B, N, ..., T), step by step (blocks have a faster way)."""
+        self.shape = input.shape[1:-1]
+        f = {name: self._per_neuron(name, t, input) for name, t in self.tensors().items() if t is not None}
+        theta = f["threshold"]
+        J = A = z = torch.zeros_like(input[..., 0]).to(theta)
+        resets, voltages = [], []
+        for x in input.unbind(-1):
+            back = z.detach() if self.detach_reset else z
+            J = self._leak(f["reset_decay"], J) + theta * back if "reset_decay" in f else J
+            if "adaptation_decay" in f:
+                A = self._leak(f["adaptation_decay"], A) + f["adaptation_strength"] * z
+            v = x - J - A + f.get("bias", 0.0)
+            z = self.surrogate(v - theta, theta)
+            resets.append(J)
+            voltages.append(v)
+        return torch.stack(resets, -1), torch.stack(voltages, -1)
+
+    def spike(self, voltage: Tensor) -> Tensor:
+        """The spikes of v (B, N, ..., T), after dropout."""
+        theta = self._per_neuron("threshold", self.tensor("threshold"), voltage)[..., None].to(voltage)
+        return self.drop_out(self.surrogate(voltage - theta, theta))
+
+    def drop_out(self, spikes: Tensor) -> Tensor:
+        """Spikes after dropout, where there is one; quantised, those kept stay 1: a chip's spikes are whole numbers."""
+        if self.drop is None:
+            return spikes
+        return spikes * (self.drop(torch.ones_like(spikes)) != 0) if self.arithmetic.quantised else self.drop(spikes)
+
+    def forward(self, input: Tensor) -> Tensor:
+        _, voltage = self.dynamics(input)
+        return self.spike(voltage).to(input)
+
+    def _per_neuron(self, name: str, field: Any, input: Tensor) -> Tensor:
+        """A field against (B, N, ...), without time; where quantised in float64 and rounded, straight through."""
+        field = field.reshape(-1, *[1] * (input.ndim - 3))
+        if not self.arithmetic.quantised:
+            return field
+        last_bit = 1 / ONE if name in DECAYS else 1 / self.scale if name == "threshold" else self.arithmetic.state_unit
+        return _through(field.double(), torch.round, last_bit)
+
+    def _leak(self, decay: Tensor, current: Tensor) -> Tensor:
+        left = decay * current
+        return _through(left, torch.trunc, self.arithmetic.state_unit) if self.arithmetic.quantised else left
+
+
+def _through(x: Tensor, rounding: Callable[[Tensor], Tensor], last_bit: float) -> Tensor:
+    """x rounded to multiples of the last bit, with the gradient of x."""
+    return x + (rounding(x / last_bit) * last_bit - x).detach()
+
+
+def neuron_params(device_params: Mapping[str, Any], scale: int = 1 << 6, p_scale: int = ONE) -> dict[str, Any]:
+    """The arguments of a `Neuron` that has these `device_params`."""
+    reset = device_params.get("resetDecay")
+    return {
+        "threshold": device_params["vThMant"] / scale,
+        "reset_decay": None if reset is None else 1 - reset / p_scale,
+    }

@@ -1,0 +1,241 @@
+"""What every backend is asked to run: cases, and how they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from hetsyn_plugins.core import reference
+from hetsyn_plugins.core.fields import Array, HetSynState
+from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate
+
+
+@dataclass(frozen=True)
+class Owed:
+    """dLoss/d(outputs) of a case: of spikes and v, (T, B, N), and of the returned state.
+
+    state  None: training as it mostly is, the loss sees spikes and v only, and a given first state is a constant
+    """
+
+    spikes: Array | None
+    v: Array
+    state: HetSynState | None
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a backend is asked to run: `owed` None means forward only; the dtype is that of the parameters."""
+
+    label: str
+    params: HetSynParams
+    inputs: Array
+    state: HetSynState | None = None
+    owed: Owed | None = None
+    surrogate: Surrogate = field(default_factory=MultiGaussian)
+    detach_reset: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out: spikes (None for a readout) and v (T, B, N), the last state, gradients where they were asked."""
+
+    spikes: Array | None
+    v: Array
+    state: HetSynState
+    gradients: reference.Gradients | None = None
+
+
+def _full(rng: np.random.Generator, n: int, m: int, **more: Any) -> HetSynParams:
+    values = {
+        "weight": rng.normal(0.1, 1, (n, m)) / np.sqrt(m),
+        "decay": rng.uniform(0.3, 0.98, (n, m)),
+        "reset_decay": rng.uniform(0.5, 0.95, n),
+        "threshold": rng.uniform(0.6, 1.2, n),
+        **more,
+    }
+    return HetSynParams(**values)
+
+
+def _recurrence(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    return {
+        "recurrent_weight": rng.normal(0, 0.5, (n, n)) / np.sqrt(n),
+        "recurrent_decay": rng.uniform(0.3, 0.95, (n, n)),
+    }
+
+
+def _adaptation(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    return {"adaptation_decay": rng.uniform(0.8, 0.99, n), "adaptation_strength": rng.uniform(0.02, 0.2, n)}
+
+
+def _weights(rng: np.random.Generator, n: int, m: int) -> Array:
+    return np.asarray(rng.normal(0.1, 1, (n, m)) / np.sqrt(m))
+
+
+Draw = Callable[[np.random.Generator, int, int], HetSynParams]
+
+
+KINDS: dict[str, Draw] = {
+    "feed-forward": _full,
+    "recurrent": lambda rng, n, m: _full(rng, n, m, **_recurrence(rng, n)),
+    "adaptation": lambda rng, n, m: _full(rng, n, m, **_adaptation(rng, n)),
+    "everything": lambda rng, n, m: _full(
+        rng, n, m, **_recurrence(rng, n), **_adaptation(rng, n), bias=rng.normal(0, 0.05, n)
+    ),
+    "no reset": lambda rng, n, m: _full(rng, n, m, reset_decay=None, **_recurrence(rng, n)),
+    "readout": lambda rng, n, m: HetSynParams.readout(
+        _weights(rng, n, m), rng.uniform(0.3, 0.98, (n, m)), bias=rng.normal(0, 0.1, n)
+    ),
+    "one decay a neuron": lambda rng, n, m: _full(rng, n, m, decay=rng.uniform(0.3, 0.98, n), reset_decay=0.8),
+    "one decay a line": lambda rng, n, m: _full(rng, n, m, decay=rng.uniform(0.3, 0.98, (1, m)), threshold=0.9),
+    "one decay": lambda rng, n, m: _full(
+        rng, n, m, decay=0.9, recurrent_weight=_weights(rng, n, n) / 2, recurrent_decay=0.7
+    ),
+    "tau 0 to infinity": lambda rng, n, m: _full(
+        rng,
+        n,
+        m,
+        weight=_weights(rng, n, m) / 3,  # perfect integrators: smaller steps, or v runs away
+        decay=rng.choice([0.0, 0.5, 0.99, 1.0], (n, m)),
+        reset_decay=rng.choice([0.0, 0.9, 1.0], n),
+        recurrent_weight=rng.normal(0, 0.1, (n, n)),
+        recurrent_decay=rng.choice([0.0, 0.5, 0.99], (n, n)),
+    ),
+    "LIF": lambda rng, n, m: HetSynParams.lif(_weights(rng, n, m), 0.9, recurrent_weight=_weights(rng, n, n) / 4),
+    "ALIF": lambda rng, n, m: HetSynParams.alif(
+        _weights(rng, n, m), 0.9, adaptation_decay=0.97, adaptation_strength=0.1
+    ),
+    "HetNeuLIF": lambda rng, n, m: HetSynParams.neuron_heterogeneous(_weights(rng, n, m), rng.uniform(0.5, 0.98, n)),
+}
+
+
+INPUTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
+    "dense": lambda rng, shape: (rng.random(shape) < 0.6).astype(np.float64),
+    "sparse": lambda rng, shape: (rng.random(shape) < 0.08).astype(np.float64),
+    "silent": lambda rng, shape: np.zeros(shape),
+    "graded": lambda rng, shape: rng.normal(0.2, 0.7, shape),
+}
+
+
+def draw(
+    seed: int,
+    kind: str,
+    inputs: str = "dense",
+    *,
+    sizes: tuple[int, int, int, int] = (40, 3, 6, 7),
+    dtype: Any = np.float64,
+    with_state: bool = False,
+    with_gradients: bool = False,
+    through_state: bool = False,
+    **options: Any,
+) -> Case:
+    """A random case of T, B, N, M = sizes, drawn again until it spikes and stays clear of the threshold.
+
+    Spikes: in 2 to 90 % of neuron-steps, or it would prove nothing. Clear: see `rounding_bound`.
+    """
+    steps, batch, n, m = sizes
+    for attempt in range(50):
+        rng = np.random.default_rng([seed, attempt])
+        params = KINDS[kind](rng, n, m).astype(dtype)
+        x = INPUTS[inputs](rng, (steps, batch, m)).astype(dtype)
+        state = None
+        if with_state:
+            state = _rounded(reference.run(params, INPUTS["dense"](rng, (9, batch, m)))[2], dtype)
+        case = Case(f"{kind}, {inputs}, seed {seed}", params, x, state, **options)
+        spikes, v, end = reference.run(params, x, state)
+        alive = spikes is None or inputs == "silent" or steps < 20 or 0.02 < spikes.mean() < 0.9
+        if alive and _clear_of_threshold(case, spikes, v):
+            break
+    else:
+        raise Mismatch(f"{kind}, {inputs}: none of 50 draws spikes and stays clear of the threshold")
+    if not with_gradients:
+        return case
+
+    def like(x: Array | None) -> Array | None:
+        return None if x is None else rng.normal(size=x.shape).astype(dtype)
+
+    owed_state = HetSynState(*map(like, end)) if through_state else None
+    owed = Owed(like(spikes), rng.normal(size=v.shape).astype(dtype), owed_state)
+    return replace(case, owed=owed)
+
+
+def _rounded(state: HetSynState, dtype: Any) -> HetSynState:
+    """A state in another dtype, with its spikes fired from the rounded v (they are the same: v is clear of theta)."""
+    return HetSynState(*(None if s is None else s.astype(dtype) for s in state))
+
+
+def _clear_of_threshold(case: Case, spikes: Array | None, v: Array) -> bool:
+    """Is every neuron-step, and the v of the first state, further from the threshold than rounding can move it?"""
+    if spikes is None:
+        return True
+    threshold = np.broadcast_to(case.params.threshold, v.shape[2:]).astype(np.float64)
+    bound = rounding_bound(case, spikes)
+    clear = bool((np.abs(v - threshold) > 2 * bound).all())
+    if case.state is not None:
+        clear = clear and bool((np.abs(case.state.v - threshold) > 1e-4).all())
+    return clear
+
+
+def rounding_bound(case: Case, spikes: Array) -> Array:
+    """How far rounding can move v, (T, B, N), in arithmetic of the case's dtype, with these spikes imposed.
+
+    With u = eps / 2, a current C[t] = r C[t-1] + c[t] takes three roundings a step (two products, one sum), so its
+    error obeys E[t] <= r E[t-1] + 3 u |C|[t], |C| the recursion of the absolute values. A sum of K terms in any order
+    adds at most K u times the sum of their absolute values.
+    """
+    eps = float(np.finfo(case.params.weight.dtype).eps)
+    p = case.params.astype(np.float64).expanded()
+    absolute = p.replace(
+        weight=np.abs(p.weight),
+        recurrent_weight=None if p.recurrent_weight is None else np.abs(p.recurrent_weight),
+        adaptation_strength=None if p.adaptation_strength is None else np.abs(p.adaptation_strength),
+        bias=None if p.bias is None else np.abs(p.bias),
+    )
+    state = reference.zero_state(p, case.inputs.shape[1])
+    if case.state is not None:
+        state = HetSynState(*(None if s is None else np.abs(s.astype(np.float64)) for s in case.state))
+    # twice N: a kernel may add the part of a recurrent current that it knew a step earlier, and the new spike, apart
+    terms = p.weight.shape[1] + (0 if p.recurrent_weight is None else 2 * len(p.weight)) + 3
+    errors = [0.0, 0.0, 0.0, 0.0]
+    bounds = np.zeros(spikes.shape)
+    for t, x in enumerate(np.abs(case.inputs.astype(np.float64))):
+        state = reference.step(absolute, x, state)
+        if p.spiking:
+            state = state._replace(spikes=spikes[t].astype(np.float64))
+        currents = (state.current, state.recurrent_current, state.reset, state.adaptation)
+        decays = (p.decay, p.recurrent_decay, p.reset_decay, p.adaptation_decay)
+        magnitude, error = np.zeros(spikes.shape[1:]), np.zeros(spikes.shape[1:])
+        for k, (current, decay) in enumerate(zip(currents, decays, strict=True)):
+            if current is None:
+                continue
+            errors[k] = decay * errors[k] + 1.5 * eps * current
+            axis = tuple(range(2, current.ndim))
+            magnitude, error = magnitude + current.sum(axis), error + np.sum(errors[k], axis)
+        magnitude = magnitude + (0 if p.bias is None else np.abs(p.bias))
+        bounds[t] = error + 0.5 * eps * terms * magnitude
+    return bounds
+
+
+class Mismatch(AssertionError):
+    """A backend broke the contract; the message says what was compared and what came."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run the neuron.
+
+    z_from_v  the state of a layer without recurrence has no spikes of its own: the last z is fired from v, so
+              gradients owed to z[-1] reach v and the threshold
+    """
+
+    name: str
+    run: Callable[[Case], Outcome]
+    dtypes: tuple[type, ...] = (np.float64, np.float32)
+    z_from_v: bool = False
+
+    def draw(self, *arguments: Any, **options: Any) -> Case:
+        """A case as `draw` draws it, in the widest dtype that this backend has."""
+        return draw(*arguments, **{"dtype": self.dtypes[0], **options})

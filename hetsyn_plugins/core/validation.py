@@ -1,0 +1,159 @@
+"""What may be given for a field, a state or inputs, and what is said where it does not fit.
+
+The checks take NumPy arrays and torch tensors alike, because they use attributes and operators only. Every message is
+"name: expected X, got Y"; the names are the caller's own (`called`: ours -> the caller's).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from hetsyn_plugins.core.fields import FIELDS, NAMES, POSITIVE, STATE, Array, HetSynState
+
+NO_NAMES: dict[str, str] = {}  # whoever calls things as we do
+
+
+def checked_dt(dt: float | None) -> float:
+    """Return dt, in seconds, or raise where it is missing, not finite or not positive."""
+    if dt is None or not 0 < float(dt) < inf:
+        raise ValueError(f"dt: expected a step length in seconds, finite and > 0, got {dt}")
+    return float(dt)
+
+
+def full_shape(name: str, weight: Any) -> tuple[int, ...]:
+    """The shape of a field when nothing is shared, for a weight of shape (N, M)."""
+    return FIELDS[name].full_shape(*weight.shape)
+
+
+def expand(value: Any, shape: tuple[int, ...]) -> Any:
+    """A field written out to its full shape; a one-dimensional decay of a synapse means one a neuron."""
+    if len(shape) == 2 and value.ndim == 1:
+        value = value[:, None]
+    return np.broadcast_to(value, shape) if isinstance(value, np.ndarray) else value.expand(shape)
+
+
+def as_array(name: str, value: Any, dtype: Any) -> Array:
+    """A copy of the value as float32 or float64; `dtype` is that of the weight, None for the weight itself."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    typed = isinstance(value, np.ndarray)
+    array = np.array(value, None if typed or dtype is None else dtype)
+    if array.dtype not in (np.float32, np.float64):
+        raise ValueError(f"{name}: expected float32 or float64 numbers, got {array.dtype}")
+    if dtype is not None and array.dtype != dtype:
+        raise ValueError(f"{name}: expected the weight's dtype, {dtype}, got {array.dtype}")
+    return array
+
+
+def allowed_shapes(name: str, weight: Any) -> list[tuple[int, ...]]:
+    """The shapes that a field may have beside a weight of shape (N, M)."""
+    full = full_shape(name, weight)
+    if not FIELDS[name].shared:
+        return [full]
+    n = full[0]
+    return [full, (), (n,), (n, 1), (1, full[1])] if len(full) == 2 else [full, ()]
+
+
+def check_fields(given: Mapping[str, Any], spiking: bool, called: Mapping[str, str] = NAMES) -> None:
+    """Raise ValueError unless the fields belong together and have shapes that fit the weight's (N, M)."""
+    weight = given["weight"]
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise ValueError(f"{called['weight']}: expected shape (N, M), got {tuple(weight.shape)}")
+    for name, field in FIELDS.items():
+        value = given[name]
+        if value is None:
+            _check_absent(name, given, called)
+            continue
+        if field.reads_spikes and not spiking:
+            why = "expected None where spiking=False (the readout has no spikes), got a value"
+            raise ValueError(f"{called[name]}: {why}")
+        if tuple(value.shape) != field.full_shape(*weight.shape):
+            _check_shape(name, value, weight, called)
+
+
+def _check_absent(name: str, given: Mapping[str, Any], called: Mapping[str, str]) -> None:
+    """Raise ValueError where a field that the layer needs is None."""
+    field = FIELDS[name]
+    if field.required:
+        what = "a number > 0" if field.range is POSITIVE else "a number, an array or an initialiser"
+        raise ValueError(f"{called[name]}: expected {what}, got None")
+    if field.beside is not None and given[field.beside] is not None:
+        raise ValueError(f"{called[name]}: expected together with {called[field.beside]}, got None")
+
+
+def _check_shape(name: str, value: Any, weight: Any, called: Mapping[str, str]) -> None:
+    allowed = allowed_shapes(name, weight)
+    if tuple(value.shape) not in allowed:
+        shapes = " or ".join(dict.fromkeys(str(shape) for shape in allowed))
+        beside = f"beside a weight of {tuple(weight.shape)}"
+        raise ValueError(f"{called[name]}: expected shape {shapes} {beside}, got {tuple(value.shape)}")
+
+
+def check_values(given: Mapping[str, Any], called: Mapping[str, str] = NAMES) -> None:
+    """Raise ValueError unless every field's values lie in its range."""
+    for name, field in FIELDS.items():
+        value = given[name]
+        if value is not None and not field.range.holds(value).all():
+            raise ValueError(f"{called[name]}: expected {field.range.expected}, got {describe_values(value)}")
+
+
+def describe_values(value: Any) -> str:
+    """What came, in few words: the number itself or how many are NaN and the range of the rest."""
+    array = as_plain(value)
+    if array.size == 1:
+        return str(array.item())
+    nan = int(np.isnan(array).sum())
+    rest = array[~np.isnan(array)]
+    spread = f"values from {rest.min():.6g} to {rest.max():.6g}" if rest.size else "no number"
+    return f"{spread} and {nan} NaN" if nan else spread
+
+
+def as_plain(value: Any) -> Array:
+    """A float64 NumPy view of an array or tensor, for messages."""
+    return np.asarray(value.detach().double().cpu() if hasattr(value, "detach") else value, np.float64)
+
+
+def state_shapes(given: Mapping[str, Any], spiking: bool, batch: int) -> dict[str, tuple[int, ...] | None]:
+    """The shape of every part of a HetSynState for these fields; None where the layer has no such part."""
+    n, m = given["weight"].shape
+    sizes = {"N": n, "M": m}
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    for name, (axes, field) in STATE.items():
+        has = spiking if name == "spikes" else given[field] is not None
+        shapes[name] = (batch, *(sizes[axis] for axis in axes)) if has else None
+    return shapes
+
+
+def check_state(state: Any, shapes: Mapping[str, tuple[int, ...] | None], called: Mapping[str, str] = NO_NAMES) -> None:
+    """Raise ValueError unless the state is a HetSynState of this layer and of the inputs' batch."""
+    if not isinstance(state, HetSynState):
+        raise ValueError(f"{called.get('state', 'state')}: expected a HetSynState or None, got {type(state).__name__}")
+    for name, shape in shapes.items():
+        value = getattr(state, name)
+        got = None if value is None else tuple(value.shape)
+        if got != shape:
+            own = called.get(f"state.{name}", f"state.{name}")
+            raise ValueError(f"{own}: expected shape {shape}, got {got}; is the state another layer's or batch's?")
+
+
+def check_inputs_shape(inputs: Any, weight: Any) -> None:
+    """Raise ValueError unless the inputs are (T, B, M) with the weight's M."""
+    m = weight.shape[1]
+    if inputs.ndim != 3 or inputs.shape[2] != m:
+        raise ValueError(f"inputs: expected shape (T, B, {m}), time first, got {tuple(inputs.shape)}")
+
+
+def checked_size(name: str, value: Any) -> int:
+    """The number of lines or neurons as an int, or ValueError where it is not a whole number > 0."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        size = 0
+    if size < 1:
+        raise ValueError(f"{name}: expected a whole number > 0, got {value!r}")
+    return size

@@ -1,0 +1,207 @@
+"""What an export did, layer by layer, as a table to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import log2
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hetsyn_plugins.core.fields import DECAYS, Array
+from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
+from hetsyn_plugins.deployment import chip_costs as mappings
+from hetsyn_plugins.deployment.clusters import ClusterReport
+from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
+from hetsyn_plugins.fixed_point.neuron import ONE, FixedRun
+from hetsyn_plugins.fixed_point.rounding import Rounding, decay_to_word
+
+OWN = (1 / ONE, 1 - 1 / ONE)  # the decays of a chip's own field: words 4095 to 1
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A layer of the deployment.
+
+    synapses        all pairs, recurrent ones too; clusters: how many different decay words they have
+    state_bits, weight_bits   what is to be stored, as `mappings.py` counts
+    tau_wanted      the smallest and largest time constant of the trained layer, in steps, 0 and infinity left out; None
+                    where there is none. tau_kept: the same of the integers
+    beyond          trained decays between 0 and 1 whose tau 12 bits cannot hold (clustering may have brought them in)
+    ends            decay words of 4096 and 0 (r = 0, r = 1), which our format has and Loihi's own field, 1..4095, lacks
+    rounding        what rounding to integers clipped and moved
+    clustering      what clustering did; None where it was not asked for
+    spikes          a sample, on average; None for a readout or without calibration data
+    peak, headroom  the largest |state|, and how often it could double before it leaves its bits; None without data
+    overflows       states that left their bits (then `peak` is the largest of them, and headroom negative)
+    """
+
+    name: str
+    neurons: int
+    synapses: int
+    clusters: int
+    state_bits: int
+    weight_bits: int
+    tau_wanted: tuple[float, float] | None
+    tau_kept: tuple[float, float] | None
+    beyond: int
+    ends: int
+    rounding: Rounding | None
+    clustering: ClusterReport | None
+    spikes: float | None = None
+    peak: int | None = None
+    headroom: float | None = None
+    overflows: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `export` did. `str()` is a table to read.
+
+    accuracy   "float", "clustered" (where it was), "quantised": shares of the calibration samples; empty without labels
+    spikes     of all layers a sample; inputs: what came in a sample; None without calibration data
+    mappings   `mappings.mappings` of the network
+    dt         seconds a step, or None
+    """
+
+    path: Path
+    form: str
+    dt: float | None
+    layers: tuple[LayerReport, ...]
+    mappings: tuple[mappings.Mapping, ...]
+    accuracy: Mapping[str, float]
+    samples: int = 0
+    steps: int = 0
+    spikes: float | None = None
+    inputs: float | None = None
+
+    def __str__(self) -> str:
+        return "\n".join([*_layer_lines(self), *_loss_lines(self), *_data_lines(self), *_mapping_lines(self)])
+
+
+def _layer_report(
+    layer: FixedLayer,
+    wanted: HetSynParams,
+    rounding: Rounding | None,
+    clustering: ClusterReport | None,
+    run: FixedRun | None,
+) -> LayerReport:
+    s, p = mappings.sizes(layer), layer.params
+    asked = _decays(wanted)
+    words = decay_to_word(kept := _decays(p.to_params()))
+    report = LayerReport(
+        name=layer.name,
+        neurons=s.neurons,
+        synapses=s.synapses,
+        clusters=s.clusters,
+        state_bits=mappings.state_bits(layer),
+        weight_bits=mappings.weight_bits(layer),
+        tau_wanted=_tau_range(asked),
+        tau_kept=_tau_range(kept),
+        beyond=int(((decay_to_word(asked) % ONE == 0) & (asked > 0) & (asked < 1)).sum()),
+        ends=int((words % ONE == 0).sum()),
+        rounding=rounding,
+        clustering=clustering,
+    )
+    if run is None:
+        return report
+    spikes = None if run.spikes is None else float(run.spikes.sum() / run.v.shape[1])
+    headroom = p.state_bits - 1 - log2(run.peak) if run.peak else float(p.state_bits - 1)
+    return replace(report, spikes=spikes, peak=run.peak, headroom=headroom, overflows=run.overflows)
+
+
+def _with_rates(report: Report, fixed: FixedNetwork, x: Any) -> Report:
+    """The report with what the calibration data tell of traffic."""
+    steps, samples, _ = x.shape
+    fired = sum(layer.spikes or 0.0 for layer in report.layers)
+    inputs = float(np.count_nonzero(x) / samples)
+    costs = tuple(mappings.mappings(fixed, (fired + inputs) / steps))
+    return replace(report, mappings=costs, samples=samples, steps=steps, spikes=fired, inputs=inputs)
+
+
+def _decays(params: HetSynParams) -> Array:
+    """Every decay of a layer, written out, float64, in one row."""
+    full = params.astype(np.float64).expanded()
+    return np.concatenate([getattr(full, name).ravel() for name in DECAYS if getattr(full, name) is not None])
+
+
+def _tau_range(decays: Array) -> tuple[float, float] | None:
+    inside = decays[(decays > 0) & (decays < 1)]
+    return tuple(decay_to_tau([inside.min(), inside.max()], 1.0).tolist()) if inside.size else None
+
+
+def _layer_lines(r: Report) -> list[str]:
+    rows = [["layer", "neurons", "synapses", "K", "state", "weights", "tau wanted", "tau kept", "spikes", "headroom"]]
+    for at in r.layers:
+        memory = [_bytes(at.state_bits), _bytes(at.weight_bits)]
+        taus = [_taus(at.tau_wanted), _taus(at.tau_kept)]
+        spikes = "-" if at.spikes is None else f"{at.spikes:,.1f}"
+        headroom = "-" if at.headroom is None else f"{at.headroom:.1f} bits"
+        rows.append(
+            [at.name, f"{at.neurons:,}", f"{at.synapses:,}", f"{at.clusters:,}", *memory, *taus, spikes, headroom]
+        )
+    low, high = decay_to_tau(OWN, 1.0)
+    unit = "" if r.dt is None else f", a step is {r.dt * 1e3:g} ms"
+    held = f"tau in steps{unit}; 12 bits hold {low:.2g} to {high:.0f} steps"
+    if r.dt is not None:
+        held += f" ({low * r.dt * 1e3:.2g} to {high * r.dt * 1e3:.0f} ms)"
+    return [f"{r.path}: {len(r.layers)} layers, {r.form} form", *_table(rows), held]
+
+
+def _loss_lines(r: Report) -> list[str]:
+    lines = []
+    for at in r.layers:
+        said = []
+        if at.clustering is not None:
+            said.append(f"clustering moved v by {at.clustering.error:.1%} of its deviation")
+            if at.clustering.changed is not None:
+                said.append(f"{at.clustering.changed:.2%} of spikes changed")
+        if at.rounding is not None and at.rounding.clipped_weights:
+            said.append(f"{at.rounding.clipped_weights:,} weights clipped to 8 bits")
+        if at.rounding is not None and at.rounding.clipped_taus:
+            said.append(f"{at.rounding.clipped_taus:,} taus clipped to 12 bits")
+        if at.beyond:
+            said.append(f"{at.beyond:,} trained taus beyond 12 bits")
+        if at.ends:
+            said.append(f"{at.ends:,} decays of exactly 0 or 1, outside Loihi's own field")
+        if at.overflows:
+            said.append(f"{at.overflows:,} OVERFLOWS, peak {at.peak:,}")
+        lines += [f"{at.name}: {', '.join(said)}"] if said else []
+    return lines
+
+
+def _data_lines(r: Report) -> list[str]:
+    if r.spikes is None:
+        return ["no calibration data: headroom, spikes and accuracy are not known"]
+    lines = [
+        f"on {r.samples:,} samples of {r.steps:,} steps: {r.inputs:,.1f} spikes in, {r.spikes:,.1f} fired a sample"
+    ]
+    if r.accuracy:
+        lines.append("accuracy: " + ", ".join(f"{name} {share:.1%}" for name, share in r.accuracy.items()))
+    return lines
+
+
+def _mapping_lines(r: Report) -> list[str]:
+    rows = [["mapping", "neurons", "synapses", "state", "spikes a step", "graded a step"]]
+    for m in r.mappings:
+        spikes = "-" if m.spikes is None else f"{m.spikes:,.1f}"
+        graded = f"up to {m.graded:,}" if m.graded else "0"
+        rows.append([m.name, f"{m.neurons:,}", f"{m.synapses:,}", _bytes(m.state_bits), spikes, graded])
+    return _table(rows)
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Columns of equal width, the first to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def _bytes(bits: int) -> str:
+    size = bits / 8
+    return f"{size:,.0f} B" if size < 1e4 else f"{size / 1e3:,.0f} kB" if size < 1e7 else f"{size / 1e6:,.0f} MB"
+
+
+def _taus(found: tuple[float, float] | None) -> str:
+    return "-" if found is None else f"{found[0]:.3g}..{found[1]:.4g}"

@@ -1,0 +1,34 @@
+"""What a kernel takes and gives."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from hetsyn_plugins.core.fields import HetSynState
+
+
+class Terms(NamedTuple):
+    """A layer's parameters as a kernel takes them: one device, float32 or float64, decays and (N,) fields expanded.
+
+    Fields as in `params.py`; None where the layer has no such part; `threshold` is None for the readout.
+    """
+
+    weight: Tensor
+    decay: Tensor
+    reset_decay: Tensor | None = None
+    threshold: Tensor | None = None
+    recurrent_weight: Tensor | None = None
+    recurrent_decay: Tensor | None = None
+    adaptation_decay: Tensor | None = None
+    adaptation_strength: Tensor | None = None
+    bias: Tensor | None = None
+
+
+class Gradients(NamedTuple):
+    """Gradients of the inputs, of the terms and of the first state; None where not wanted. Or: which are wanted."""
+
+    inputs: Any
+    terms: Terms
+    state: HetSynState
