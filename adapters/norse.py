@@ -87,7 +87,11 @@ FIELDS = {
     "i_adapt": "adaptation",
 }
 # whatever else the op's messages name
-CALLED = {**ARGUMENTS, "inputs": "input_tensor", **{f"state.{core}": f"state.{own}" for own, core in FIELDS.items()}}
+ARGUMENT_NAMES = {
+    **ARGUMENTS,
+    "inputs": "input_tensor",
+    **{f"state.{core}": f"state.{own}" for own, core in FIELDS.items()},
+}
 
 
 class NorseThreshold:
@@ -286,7 +290,9 @@ def hetsyn_lif_step(
     if recurrent_weights is None:
         fields["recurrent_decay"] = None
     core = None if state is None else _to_core(state, kind, fields)
-    after = ops.hetsyn_lif_step(input_tensor, **fields, state=core, surrogate=p.surrogate, called=CALLED)
+    after = ops.hetsyn_lif_step(
+        input_tensor, **fields, state=core, surrogate=p.surrogate, argument_names=ARGUMENT_NAMES
+    )
     found = _from_core(after, kind)
     return found.z.to(input_weights.dtype), found
 
@@ -397,7 +403,7 @@ class _HetSynModule(nn.Module):
             sizes=(self.hidden_size, self.input_size),
             spiking=self.spiking,
             share=share,
-            called=ARGUMENTS,
+            argument_names=ARGUMENTS,
             dtype=wide,
             device=device,
         )
@@ -464,7 +470,7 @@ class _HetSynModule(nn.Module):
             surrogate=self.surrogate,
             detach_reset=self.detach_reset,
             check=bool(self.check),
-            called=CALLED,
+            argument_names=ARGUMENT_NAMES,
         )
         out = after.spikes if self.spiking else after.v
         return out.to(arguments.output_dtype(input_tensor, self.input_weights)), self.from_core(after)
@@ -474,7 +480,12 @@ class _HetSynModule(nn.Module):
         _check_rank(input_tensor, 3, self.input_size)
         core = None if state is None else self.to_core(state)
         fields = self.tensors()
-        options: dict[str, Any] = {"state": core, "backend": self.backend, "check": self.check, "called": CALLED}
+        options: dict[str, Any] = {
+            "state": core,
+            "backend": self.backend,
+            "check": self.check,
+            "argument_names": ARGUMENT_NAMES,
+        }
         if not self.spiking:
             v, end = ops.hetsyn_li(input_tensor, fields["weight"], fields["decay"], bias=fields["bias"], **options)
             return None, v, self.from_core(end)

@@ -37,7 +37,7 @@ NAMES = {
     "adaptation_decay": "adaptation_decay",
     "adaptation_strength": "adaptation_strength",
 }
-CALLED = {**NAMES, "inputs": "input_"}  # what the core's arguments are called here, for its messages
+ARGUMENT_NAMES = {**NAMES, "inputs": "input_"}  # what the core's arguments are called here, for its messages
 
 
 class HetSynLeaky(TrainableFields, SpikingNeuron):
@@ -137,7 +137,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             "adaptation_strength": adaptation_strength,
         }
         start: dict[str, Any] = start_values(
-            given, sizes=(n, m), spiking=spiking, share=share, called=NAMES, dtype=dtype, device=device
+            given, sizes=(n, m), spiking=spiking, share=share, argument_names=NAMES, dtype=dtype, device=device
         )
         SpikingNeuron.__init__(
             self,
@@ -383,7 +383,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             detach_reset=self.detach_reset,
             check=bool(self.check),
             quantise=self.state_quant or None,
-            called=CALLED,
+            argument_names=ARGUMENT_NAMES,
         )
         spk = torch.zeros_like(state.v) if state.spikes is None else state.spikes
         if self.spiking and spk.requires_grad and not state.v.requires_grad:
@@ -424,7 +424,12 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         self, x: Tensor, before: dict[str, Tensor], fields: dict[str, Any]
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         state = self._core_state(before, fields)
-        options: dict[str, Any] = {"state": state, "backend": self.backend, "check": self.check, "called": CALLED}
+        options: dict[str, Any] = {
+            "state": state,
+            "backend": self.backend,
+            "check": self.check,
+            "argument_names": ARGUMENT_NAMES,
+        }
         if not self.spiking:
             v, end = ops.hetsyn_li(x, fields["weight"], fields["decay"], bias=fields["bias"], **options)
             return torch.zeros_like(v), v, self._after(before, end)

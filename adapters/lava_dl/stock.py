@@ -25,7 +25,7 @@ from hetsyn_plugins.adapters.lava_dl import runtime
 from hetsyn_plugins.core.fields import DECAYS, Array
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import check_inputs_shape
-from hetsyn_plugins.fixed_point.neuron import ONE
+from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
 
 BITS = 24  # of a message, so that spikes may be graded
 
@@ -60,10 +60,10 @@ def lower(params: HetSynParams, *, nearest: bool = False) -> Lowered:
     direct, spread = np.zeros((neurons, neurons)), [np.zeros((own.shape[1], neurons))]  # from the soma's spikes
     if p.recurrent_weight is not None:
         direct, spread = p.recurrent_weight.copy(), [_by_word(p.recurrent_weight, p.recurrent_decay, words)]
-    for decay, kick in ((p.reset_decay, p.threshold), (p.adaptation_decay, p.adaptation_strength)):
+    for decay, reset_strength in ((p.reset_decay, p.threshold), (p.adaptation_decay, p.adaptation_strength)):
         if decay is not None:
-            direct = direct - every * kick
-            decays, relay, spread = [*decays, decay], [*relay, -every], [*spread, every * kick]
+            direct = direct - every * reset_strength
+            decays, relay, spread = [*decays, decay], [*relay, -every], [*spread, every * reset_strength]
     decay = np.concatenate(decays)
 
     # S4d sends twice its c times the state
@@ -102,9 +102,9 @@ def representable(params: HetSynParams, nearest: bool = False) -> HetSynParams:
     if ends and not nearest:
         raise ValueError(
             f"params: expected decays inside (0, 1), as a 12-bit field holds them, got {ends} of exactly 0 or 1; "
-            f"nearest=True takes 1 / {ONE} and {ONE - 1} / {ONE}"
+            f"nearest=True takes 1 / {DECAY_ONE} and {DECAY_ONE - 1} / {DECAY_ONE}"
         )
-    inside = {name: np.clip(d, 1 / ONE, 1 - 1 / ONE) if nearest else d for name, d in decays.items()}
+    inside = {name: np.clip(d, 1 / DECAY_ONE, 1 - 1 / DECAY_ONE) if nearest else d for name, d in decays.items()}
     if p.bias is not None and not p.spiking:
         raise ValueError("params.bias: expected None for a readout of stock processes, got a value")
     if p.bias is not None and (p.bias > p.threshold).any():

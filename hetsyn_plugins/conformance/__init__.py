@@ -8,7 +8,7 @@ from hetsyn_plugins.conformance.cases import (
     Draw,
     Mismatch,
     Outcome,
-    Owed,
+    OutputGradients,
     draw,
     rounding_bound,
 )
@@ -62,7 +62,7 @@ __all__ = [
     "Draw",
     "Mismatch",
     "Outcome",
-    "Owed",
+    "OutputGradients",
     "Tally",
     "check",
     "check_arguments_kept",

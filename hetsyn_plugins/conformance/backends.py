@@ -216,13 +216,13 @@ def _leaves(case: Case, device: str = "cpu") -> tuple[Any, dict[str, Any], HetSy
     """Inputs, fields and state as tensors that collect gradients where the case asks for them."""
     import torch
 
-    wanted = case.owed is not None
+    wanted = case.output_gradients is not None
     # shares memory where it can: a strided view stays strided
     x = torch.from_numpy(case.inputs).to(device).requires_grad_(wanted)
     arrays = {name: getattr(case.params, name) for name in ARRAYS}
     tensors = {k: None if a is None else torch.tensor(np.array(a), device=device) for k, a in arrays.items()}
     fields = {k: None if t is None else t.requires_grad_(wanted) for k, t in tensors.items()}
-    through_state = case.owed is not None and case.owed.state is not None
+    through_state = case.output_gradients is not None and case.output_gradients.state is not None
     return x, fields, None if case.state is None else _tensors(case.state, x, through_state)
 
 
@@ -240,7 +240,7 @@ def _outcome(
 ) -> Outcome:
     """Back to NumPy, after the backward pass from what the case says is owed to the outputs."""
     plain = Outcome(_numpy(spikes), _numpy(v), HetSynState(*map(_numpy, end)))
-    if case.owed is None:
+    if case.output_gradients is None:
         return plain
     backpropagate(case, spikes, v, end)
     params = {
@@ -261,9 +261,17 @@ def backpropagate(case: Case, spikes: Any, v: Any, end: HetSynState) -> None:
     """loss.backward() for the loss whose derivatives are `case.owed`."""
     import torch
 
-    assert case.owed is not None
-    pairs = [(spikes, case.owed.spikes), (v, case.owed.v), *zip(end, case.owed.state or [None] * 6, strict=True)]
-    terms = [(out * torch.tensor(owed).to(out)).sum() for out, owed in pairs if out is not None and owed is not None]
+    assert case.output_gradients is not None
+    pairs = [
+        (spikes, case.output_gradients.spikes),
+        (v, case.output_gradients.v),
+        *zip(end, case.output_gradients.state or [None] * 6, strict=True),
+    ]
+    terms = [
+        (out * torch.tensor(output_gradients).to(out)).sum()
+        for out, output_gradients in pairs
+        if out is not None and output_gradients is not None
+    ]
     loss = torch.stack(terms).sum()
     if loss.requires_grad:
         loss.backward()

@@ -15,7 +15,7 @@ from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate
 
 
 @dataclass(frozen=True)
-class Owed:
+class OutputGradients:
     """dLoss/d(outputs) of a case: of spikes and v, (T, B, N), and of the returned state.
 
     state  None: training as it mostly is, the loss sees spikes and v only, and a given first state is a constant
@@ -34,7 +34,7 @@ class Case:
     params: HetSynParams
     inputs: Array
     state: HetSynState | None = None
-    owed: Owed | None = None
+    output_gradients: OutputGradients | None = None
     surrogate: Surrogate = field(default_factory=MultiGaussian)
     detach_reset: bool = False
 
@@ -157,9 +157,9 @@ def draw(
     def like(x: Array | None) -> Array | None:
         return None if x is None else rng.normal(size=x.shape).astype(dtype)
 
-    owed_state = HetSynState(*map(like, end)) if through_state else None
-    owed = Owed(like(spikes), rng.normal(size=v.shape).astype(dtype), owed_state)
-    return replace(case, owed=owed)
+    grad_state = HetSynState(*map(like, end)) if through_state else None
+    output_gradients = OutputGradients(like(spikes), rng.normal(size=v.shape).astype(dtype), grad_state)
+    return replace(case, output_gradients=output_gradients)
 
 
 def _rounded(state: HetSynState, dtype: Any) -> HetSynState:

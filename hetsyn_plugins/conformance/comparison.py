@@ -38,20 +38,20 @@ class Tally:
 def expected(case: Case, z_from_v: bool = False) -> Outcome:
     """What the reference says, gradients included where they are asked."""
     spikes, v, state = reference.run(case.params, case.inputs, case.state)
-    if case.owed is None:
+    if case.output_gradients is None:
         return Outcome(spikes, v, state)
-    owed = case.owed
+    output_gradients = case.output_gradients
     g = reference.gradients(
         case.params,
         case.inputs,
         case.state,
-        grad_spikes=owed.spikes,
-        grad_v=owed.v,
-        grad_state=owed.state,
+        grad_spikes=output_gradients.spikes,
+        grad_v=output_gradients.v,
+        grad_state=output_gradients.state,
         surrogate=case.surrogate,
         detach_reset=case.detach_reset,
     )
-    fired = case.state is not None and owed.state is not None and case.params.spiking
+    fired = case.state is not None and output_gradients.state is not None and case.params.spiking
     if z_from_v and fired and case.params.recurrent_weight is None:
         g = _through_v(case, g)
     return Outcome(spikes, v, state, g)
@@ -100,7 +100,7 @@ def compare_gradients(case: Case, got: Outcome, want: Outcome, tally: Tally, all
         raise Mismatch(f"{case.label}: expected gradients, got none")
     pairs: list[tuple[str, Any, Any]] = [("inputs", got.gradients.inputs, want.gradients.inputs)]
     pairs += [(name, got.gradients.params[name], want.gradients.params[name]) for name in ARRAYS]
-    if case.state is not None and case.owed is not None and case.owed.state is not None:
+    if case.state is not None and case.output_gradients is not None and case.output_gradients.state is not None:
         fields = HetSynState._fields
         pairs += [(f"state.{n}", getattr(got.gradients.state, n), getattr(want.gradients.state, n)) for n in fields]
     for name, g, w in pairs:

@@ -23,7 +23,7 @@ from hetsyn_plugins.core import reference
 from hetsyn_plugins.deployment import chip_file as loihi
 from hetsyn_plugins.fixed_point import network as fixed_network
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
-from hetsyn_plugins.fixed_point.neuron import ONE, FixedParams, FixedPointOverflow, Integers
+from hetsyn_plugins.fixed_point.neuron import DECAY_ONE, FixedParams, FixedPointOverflow, Integers
 
 TIMEOUT = 300.0  # seconds for all cases of a backend in Lava
 
@@ -195,11 +195,11 @@ def check_hand_table() -> list[Case]:
     """
     loop = FixedParams(
         [[4], [0]],
-        np.array([[ONE], [ONE]]),
+        np.array([[DECAY_ONE], [DECAY_ONE]]),
         threshold=np.array([4, 2]),
         reset_decay=np.array([2048, 0]),
         recurrent_weight=np.array([[0, 1], [3, 0]]),
-        recurrent_decay=np.array([[ONE, ONE], [2048, ONE]]),
+        recurrent_decay=np.array([[DECAY_ONE, DECAY_ONE], [2048, DECAY_ONE]]),
     )
     tables = [
         ("loop", loop, [1, 2, 0, 0, 3], [[256, 0], [512, 0], [-256, 192], [-64, -32], [704, -80]]),
@@ -256,7 +256,7 @@ def check_synapse_form() -> list[Case]:
 @check
 def check_decay_words() -> list[Case]:
     """The ends: r = 1 and r = 0 exactly, and the words beside them."""
-    ends = np.array([0, 1, ONE - 1, ONE])
+    ends = np.array([0, 1, DECAY_ONE - 1, DECAY_ONE])
     layer: dict[str, Any] = {"words": ends, "threshold": 600, "loop": True, "reset_decay": np.resize(ends, 6)}
     return [draw(4, "decay words", [{**layer, "form": form} for form in BOTH])]
 

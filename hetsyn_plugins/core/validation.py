@@ -1,7 +1,7 @@
 """What may be given for a field, a state or inputs, and what is said where it does not fit.
 
 The checks take NumPy arrays and torch tensors alike, because they use attributes and operators only. Every message is
-"name: expected X, got Y"; the names are the caller's own (`called`: ours -> the caller's).
+"name: expected X, got Y"; the names are the caller's own (`argument_names`: ours -> the caller's).
 """
 
 from __future__ import annotations
@@ -59,47 +59,47 @@ def allowed_shapes(name: str, weight: Any) -> list[tuple[int, ...]]:
     return [full, (), (n,), (n, 1), (1, full[1])] if len(full) == 2 else [full, ()]
 
 
-def check_fields(given: Mapping[str, Any], spiking: bool, called: Mapping[str, str] = NAMES) -> None:
+def check_fields(given: Mapping[str, Any], spiking: bool, argument_names: Mapping[str, str] = NAMES) -> None:
     """Raise ValueError unless the fields belong together and have shapes that fit the weight's (N, M)."""
     weight = given["weight"]
     if weight.ndim != 2 or 0 in weight.shape:
-        raise ValueError(f"{called['weight']}: expected shape (N, M), got {tuple(weight.shape)}")
+        raise ValueError(f"{argument_names['weight']}: expected shape (N, M), got {tuple(weight.shape)}")
     for name, field in FIELDS.items():
         value = given[name]
         if value is None:
-            _check_absent(name, given, called)
+            _check_absent(name, given, argument_names)
             continue
         if field.reads_spikes and not spiking:
             why = "expected None where spiking=False (the readout has no spikes), got a value"
-            raise ValueError(f"{called[name]}: {why}")
+            raise ValueError(f"{argument_names[name]}: {why}")
         if tuple(value.shape) != field.full_shape(*weight.shape):
-            _check_shape(name, value, weight, called)
+            _check_shape(name, value, weight, argument_names)
 
 
-def _check_absent(name: str, given: Mapping[str, Any], called: Mapping[str, str]) -> None:
+def _check_absent(name: str, given: Mapping[str, Any], argument_names: Mapping[str, str]) -> None:
     """Raise ValueError where a field that the layer needs is None."""
     field = FIELDS[name]
     if field.required:
         what = "a number > 0" if field.range is POSITIVE else "a number, an array or an initialiser"
-        raise ValueError(f"{called[name]}: expected {what}, got None")
+        raise ValueError(f"{argument_names[name]}: expected {what}, got None")
     if field.beside is not None and given[field.beside] is not None:
-        raise ValueError(f"{called[name]}: expected together with {called[field.beside]}, got None")
+        raise ValueError(f"{argument_names[name]}: expected together with {argument_names[field.beside]}, got None")
 
 
-def _check_shape(name: str, value: Any, weight: Any, called: Mapping[str, str]) -> None:
+def _check_shape(name: str, value: Any, weight: Any, argument_names: Mapping[str, str]) -> None:
     allowed = allowed_shapes(name, weight)
     if tuple(value.shape) not in allowed:
         shapes = " or ".join(dict.fromkeys(str(shape) for shape in allowed))
         beside = f"beside a weight of {tuple(weight.shape)}"
-        raise ValueError(f"{called[name]}: expected shape {shapes} {beside}, got {tuple(value.shape)}")
+        raise ValueError(f"{argument_names[name]}: expected shape {shapes} {beside}, got {tuple(value.shape)}")
 
 
-def check_values(given: Mapping[str, Any], called: Mapping[str, str] = NAMES) -> None:
+def check_values(given: Mapping[str, Any], argument_names: Mapping[str, str] = NAMES) -> None:
     """Raise ValueError unless every field's values lie in its range."""
     for name, field in FIELDS.items():
         value = given[name]
         if value is not None and not field.range.holds(value).all():
-            raise ValueError(f"{called[name]}: expected {field.range.expected}, got {describe_values(value)}")
+            raise ValueError(f"{argument_names[name]}: expected {field.range.expected}, got {describe_values(value)}")
 
 
 def describe_values(value: Any) -> str:
@@ -129,15 +129,19 @@ def state_shapes(given: Mapping[str, Any], spiking: bool, batch: int) -> dict[st
     return shapes
 
 
-def check_state(state: Any, shapes: Mapping[str, tuple[int, ...] | None], called: Mapping[str, str] = NO_NAMES) -> None:
+def check_state(
+    state: Any, shapes: Mapping[str, tuple[int, ...] | None], argument_names: Mapping[str, str] = NO_NAMES
+) -> None:
     """Raise ValueError unless the state is a HetSynState of this layer and of the inputs' batch."""
     if not isinstance(state, HetSynState):
-        raise ValueError(f"{called.get('state', 'state')}: expected a HetSynState or None, got {type(state).__name__}")
+        raise ValueError(
+            f"{argument_names.get('state', 'state')}: expected a HetSynState or None, got {type(state).__name__}"
+        )
     for name, shape in shapes.items():
         value = getattr(state, name)
         got = None if value is None else tuple(value.shape)
         if got != shape:
-            own = called.get(f"state.{name}", f"state.{name}")
+            own = argument_names.get(f"state.{name}", f"state.{name}")
             raise ValueError(f"{own}: expected shape {shape}, got {got}; is the state another layer's or batch's?")
 
 

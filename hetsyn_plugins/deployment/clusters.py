@@ -28,7 +28,7 @@ from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Layer, Linear, Network
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
 from hetsyn_plugins.core.validation import check_inputs_shape
-from hetsyn_plugins.fixed_point.neuron import ONE
+from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
 from hetsyn_plugins.fixed_point.rounding import decay_to_word
 
 MOST = 64  # decays that a tolerance may ask for
@@ -134,7 +134,7 @@ class Scale:
     """The coordinate f of the module's docstring for runs of so many steps, tabulated; both ways."""
 
     def __init__(self, steps: int) -> None:
-        s = np.arange(1, max(2, min(steps, ONE)))  # nothing a decay word can say is longer
+        s = np.arange(1, max(2, min(steps, DECAY_ONE)))  # nothing a decay word can say is longer
         self.decays = 1.0 - np.append(np.geomspace(1.0, 1e-5, 1000), 0.0)
         slopes = np.array([np.linalg.norm(s * r ** (s - 1.0)) for r in self.decays])
         self.places = np.append(0.0, np.cumsum(np.diff(self.decays) * (slopes[1:] + slopes[:-1]) / 2))
@@ -193,7 +193,7 @@ def _codebooks(params: HetSynParams, most: int, scale: Scale, words: bool) -> li
     for places in kmeans(scale.place(decay[inner]), weight[inner], int(most) - len(ends)):
         centres = scale.decay(places)
         if words:
-            centres = 1.0 - np.clip(decay_to_word(centres), 1, ONE - 1) / ONE
+            centres = 1.0 - np.clip(decay_to_word(centres), 1, DECAY_ONE - 1) / DECAY_ONE
         books.append(np.unique(np.concatenate([centres, ends])))
     return books
 

@@ -27,7 +27,7 @@ from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.deployment.clusters import Scale, synaptic_decays
 from hetsyn_plugins.exchange.conversion import AlwaysOn
-from hetsyn_plugins.fixed_point.neuron import ONE
+from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
 from hetsyn_plugins.fixed_point.rounding import decay_to_word, quantise
 from hetsyn_plugins.ops import lif as ops
 from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
@@ -133,7 +133,7 @@ class CodebookHetSyn(nn.Module):
             for field in SYNAPTIC:
                 decay = fields[field]
                 if decay is not None:
-                    rounded = 1.0 - decay_to_word(decay.double().cpu().numpy()) / ONE
+                    rounded = 1.0 - decay_to_word(decay.double().cpu().numpy()) / DECAY_ONE
                     fields[field] = torch.from_numpy(rounded).to(decay)
         params = to_hetsyn_params(fields, self.layer.params.spiking)
         return replace(self.layer, params=params, share="synapse", parametrization="decay", tie_reset=False, stored={})

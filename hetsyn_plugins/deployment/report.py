@@ -15,10 +15,10 @@ from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
 from hetsyn_plugins.deployment import chip_costs as mappings
 from hetsyn_plugins.deployment.clusters import ClusterReport
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
-from hetsyn_plugins.fixed_point.neuron import ONE, FixedRun
+from hetsyn_plugins.fixed_point.neuron import DECAY_ONE, FixedRun
 from hetsyn_plugins.fixed_point.rounding import Rounding, decay_to_word
 
-OWN = (1 / ONE, 1 - 1 / ONE)  # the decays of a chip's own field: words 4095 to 1
+OWN = (1 / DECAY_ONE, 1 - 1 / DECAY_ONE)  # the decays of a chip's own field: words 4095 to 1
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def _layer_report(
         weight_bits=mappings.weight_bits(layer),
         tau_wanted=_tau_range(asked),
         tau_kept=_tau_range(kept),
-        beyond=int(((decay_to_word(asked) % ONE == 0) & (asked > 0) & (asked < 1)).sum()),
-        ends=int((words % ONE == 0).sum()),
+        beyond=int(((decay_to_word(asked) % DECAY_ONE == 0) & (asked > 0) & (asked < 1)).sum()),
+        ends=int((words % DECAY_ONE == 0).sum()),
         rounding=rounding,
         clustering=clustering,
     )

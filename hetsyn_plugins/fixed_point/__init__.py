@@ -2,12 +2,12 @@
 
 from hetsyn_plugins.fixed_point.neuron import (
     CHUNK,
+    DECAY_ONE,
     FORMS,
     MANTISSA,
     MAX_EXP,
     MAX_INPUT,
     MAX_THRESHOLD,
-    ONE,
     Accumulators,
     FixedParams,
     FixedPointOverflow,
@@ -29,12 +29,12 @@ from hetsyn_plugins.fixed_point.rounding import Rounding, decay_to_word, quantis
 
 __all__ = [
     "CHUNK",
+    "DECAY_ONE",
     "FORMS",
     "MANTISSA",
     "MAX_EXP",
     "MAX_INPUT",
     "MAX_THRESHOLD",
-    "ONE",
     "Accumulators",
     "FixedParams",
     "FixedPointOverflow",

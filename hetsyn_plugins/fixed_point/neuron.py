@@ -29,7 +29,7 @@ from hetsyn_plugins.core.validation import check_inputs_shape
 
 Integers = NDArray[np.int64]
 
-ONE = 4096  # the decay word of r = 0: 12 bits
+DECAY_ONE = 4096  # the decay word of r = 0: 12 bits
 MANTISSA = (-128, 127)  # signed 8-bit weights
 MAX_EXP = 7  # three bits of exponent
 MAX_THRESHOLD = (1 << 17) - 1  # weight units, as Lava's 17-bit vth
@@ -86,7 +86,7 @@ class FixedParams:
         n, m = np.shape(self.weight) if np.ndim(self.weight) == 2 else (0, 0)
         if not n or not m:
             raise ValueError(f"weight: expected shape (N, M), got {np.shape(self.weight)}")
-        words, state = (0, ONE), (-(1 << (bits - 1)) + 1, (1 << (bits - 1)) - 1)
+        words, state = (0, DECAY_ONE), (-(1 << (bits - 1)) + 1, (1 << (bits - 1)) - 1)
         allowed: dict[str, tuple[tuple[int, int], tuple[int, ...]]] = {
             "weight": (MANTISSA, (n, m)),
             "decay": (words, (n, m)),
@@ -135,7 +135,7 @@ class FixedParams:
             return None if mantissas is None else mantissas * (float(1 << exponent) * self.unit)
 
         def decays(words: Any) -> Any:
-            return None if words is None else 1.0 - words / ONE
+            return None if words is None else 1.0 - words / DECAY_ONE
 
         return HetSynParams(
             weights(self.weight, self.weight_exp),
@@ -217,7 +217,7 @@ class FixedRun(NamedTuple):
 
 def decayed(u: Integers, word: Integers) -> Integers:
     """u after one step of decay, rounded toward zero."""
-    out: Integers = np.sign(u) * (np.abs(u) * (ONE - word) >> 12)
+    out: Integers = np.sign(u) * (np.abs(u) * (DECAY_ONE - word) >> 12)
     return out
 
 
@@ -436,7 +436,7 @@ def truncation_bound(params: FixedParams, steps: int) -> NDArray[np.float64]:
     p = params
 
     def lost(words: Any) -> NDArray[np.float64]:
-        r = 1.0 - np.asarray(words) / ONE
+        r = 1.0 - np.asarray(words) / DECAY_ONE
         inside = (r > 0) & (r < 1)
         return np.where(inside, (1 - r**steps) / np.where(inside, 1 - r, 1.0), 0.0)
 

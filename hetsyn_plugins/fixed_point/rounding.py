@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.fixed_point.neuron import (
+    DECAY_ONE,
     FORMS,
     MANTISSA,
     MAX_EXP,
     MAX_THRESHOLD,
-    ONE,
     FixedParams,
     Integers,
     _checked_unit,
@@ -38,7 +38,7 @@ class Rounding(NamedTuple):
 
 def decay_to_word(decay: ArrayLike) -> Integers:
     """The decay word of r in [0, 1]: d = round(4096 (1 - r)), so that 0 and 4096 are exactly r = 1 and r = 0."""
-    return np.rint(ONE * (1.0 - np.asarray(decay, np.float64))).astype(np.int64)
+    return np.rint(DECAY_ONE * (1.0 - np.asarray(decay, np.float64))).astype(np.int64)
 
 
 def quantise(
@@ -115,9 +115,9 @@ def rounding(params: HetSynParams, fixed: FixedParams) -> Rounding:
     half = [0.5 * fixed.unit * (1 << exponent) * (1 + 1e-9) for _, _, exponent in matrices]
     return Rounding(
         sum(int((o > h).sum()) for o, h in zip(off, half, strict=True)),
-        sum(int(((decay_to_word(d) % ONE == 0) & (d > 0) & (d < 1)).sum()) for d in decays),
+        sum(int(((decay_to_word(d) % DECAY_ONE == 0) & (d > 0) & (d < 1)).sum()) for d in decays),
         max(float(o.max()) for o in off) / (max(float(np.abs(w).max()) for w, _, _ in matrices) or 1.0),
-        max(float(np.abs(d - (1 - decay_to_word(d) / ONE)).max()) for d in decays),
+        max(float(np.abs(d - (1 - decay_to_word(d) / DECAY_ONE)).max()) for d in decays),
     )
 
 

@@ -21,13 +21,13 @@ from torch import Tensor
 from hetsyn_plugins.core.autograd import spike
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
-from hetsyn_plugins.kernels.interface import Gradients, Terms
+from hetsyn_plugins.kernels.interface import Gradients, LayerTensors
 
 
 def step(
     x: Tensor,
     state: HetSynState,
-    p: Terms,
+    p: LayerTensors,
     surrogate: Surrogate,
     detach_reset: bool = False,
     quantise: Callable[[Tensor], Tensor] | None = None,
@@ -59,7 +59,7 @@ def step(
     return HetSynState(current, recurrent, reset, adaptation, spikes, v)
 
 
-def forward(inputs: Tensor, p: Terms, state: HetSynState, surrogate: Surrogate) -> tuple[Tensor, HetSynState]:
+def forward(inputs: Tensor, p: LayerTensors, state: HetSynState, surrogate: Surrogate) -> tuple[Tensor, HetSynState]:
     """v of every step, (T, B, N), and the state after the last, for inputs (T, B, M); called without autograd."""
     v = inputs.new_empty((*inputs.shape[:2], len(p.weight)))
     for t, x in enumerate(inputs.unbind(0)):
@@ -102,7 +102,7 @@ class Filter:
         return g_weight, g_decay
 
 
-def filters(p: Terms, state: HetSynState, owed: HetSynState) -> dict[str, Filter]:
+def filters(p: LayerTensors, state: HetSynState, owed: HetSynState) -> dict[str, Filter]:
     """The leaky currents that this layer has, by the name of their state."""
 
     def own(weight: Tensor, decay: Tensor, start: Tensor, late: Tensor | None) -> Filter:
@@ -137,29 +137,29 @@ def fire(v: Tensor, threshold: Tensor) -> Tensor:
 
 def backward(
     inputs: Tensor,
-    p: Terms,
+    p: LayerTensors,
     state: HetSynState,
     v: Tensor,
-    owed_spikes: Tensor | None,
-    owed_v: Tensor | None,
-    owed_state: HetSynState,
+    grad_spikes: Tensor | None,
+    grad_v: Tensor | None,
+    grad_state: HetSynState,
     surrogate: Surrogate,
     detach_reset: bool,
-    wanted: Gradients,
+    needs_grad: Gradients,
 ) -> Gradients:
     """Backpropagation through time, from what `forward` took and gave.
 
-    owed_spikes, owed_v  dLoss/dspikes and dLoss/dv, (T, B, N), or None: zero
-    owed_state           dLoss/d(returned currents), None in a field: zero; its spikes and v are not read
-    wanted               booleans in the place of the gradients
+    grad_spikes, grad_v  dLoss/dspikes and dLoss/dv, (T, B, N), or None: zero
+    grad_state           dLoss/d(returned currents), None in a field: zero; its spikes and v are not read
+    needs_grad               booleans in the place of the gradients
     """
-    found = filters(p, state, owed_state)
-    gv = torch.zeros_like(v) if owed_v is None else owed_v.clone()
-    gz = torch.zeros_like(v) if owed_spikes is None else owed_spikes.clone()
+    found = filters(p, state, grad_state)
+    gv = torch.zeros_like(v) if grad_v is None else grad_v.clone()
+    gz = torch.zeros_like(v) if grad_spikes is None else grad_spikes.clone()
     gz_first = torch.zeros_like(v[:1].sum(0))
-    g_inputs = torch.zeros_like(inputs) if wanted.inputs else None
+    g_inputs = torch.zeros_like(inputs) if needs_grad.inputs else None
     derivative = None if p.threshold is None else surrogate.derivative(v - p.threshold, p.threshold)
-    in_reverse = [name for name in found if name != "current" or wanted.inputs or wanted.state.current]
+    in_reverse = [name for name in found if name != "current" or needs_grad.inputs or needs_grad.state.current]
 
     for t in reversed(range(len(v))):
         if derivative is not None:
@@ -175,25 +175,31 @@ def backward(
             elif name == "adaptation" or not detach_reset:
                 gz_before += (weight * at_t)[:, :, 0]
 
-    g = _term_gradients(found, inputs, p, state, v, gv, wanted.terms)
-    if wanted.terms.threshold and derivative is not None:
+    g = _term_gradients(found, inputs, p, state, v, gv, needs_grad.terms)
+    if needs_grad.terms.threshold and derivative is not None:
         fired = -(gz * derivative).sum((0, 1))
         g["threshold"] = fired + g["threshold"] if "threshold" in g else fired
-    if wanted.terms.bias:
+    if needs_grad.terms.bias:
         g["bias"] = gv.sum((0, 1))
     adjoints = {name: f.adjoint.reshape(getattr(state, name).shape) for name, f in found.items()}
-    terms = Terms(**{"weight": None, "decay": None, **g})  # type: ignore[arg-type]  # None: not wanted
+    terms = LayerTensors(**{"weight": None, "decay": None, **g})  # type: ignore[arg-type]  # None: not needs_grad
     return Gradients(g_inputs, terms, HetSynState(**{**adjoints, "spikes": gz_first}))
 
 
 def _term_gradients(
-    found: dict[str, Filter], inputs: Tensor, p: Terms, state: HetSynState, v: Tensor, gv: Tensor, wanted: Terms
+    found: dict[str, Filter],
+    inputs: Tensor,
+    p: LayerTensors,
+    state: HetSynState,
+    v: Tensor,
+    gv: Tensor,
+    needs_grad: LayerTensors,
 ) -> dict[str, Tensor]:
-    """Gradients of the weights and decays of all currents for which one of the two is wanted."""
+    """Gradients of the weights and decays of all currents for which one of the two is needs_grad."""
     g: dict[str, Tensor] = {}
     for name, current in found.items():
         weight, decay = TERMS_OF[name]
-        if not (getattr(wanted, weight) or getattr(wanted, decay)):
+        if not (getattr(needs_grad, weight) or getattr(needs_grad, decay)):
             continue
         if name == "current":
             sources = inputs[:, :, None, :]

@@ -9,7 +9,7 @@ from torch import Tensor
 from hetsyn_plugins.core.fields import HetSynState
 
 
-class Terms(NamedTuple):
+class LayerTensors(NamedTuple):
     """A layer's parameters as a kernel takes them: one device, float32 or float64, decays and (N,) fields expanded.
 
     Fields as in `params.py`; None where the layer has no such part; `threshold` is None for the readout.
@@ -27,8 +27,8 @@ class Terms(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of the inputs, of the terms and of the first state; None where not wanted. Or: which are wanted."""
+    """Gradients of the inputs, of the terms and of the first state; None where not needs_grad. Or: which are needs_grad."""
 
     inputs: Any
-    terms: Terms
+    terms: LayerTensors
     state: HetSynState

@@ -19,7 +19,7 @@ from hetsyn_plugins.core.validation import (
     full_shape,
     state_shapes,
 )
-from hetsyn_plugins.kernels.interface import Terms
+from hetsyn_plugins.kernels.interface import LayerTensors
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -44,20 +44,20 @@ def prepare(
     spiking: bool,
     state: HetSynState | None,
     check: bool | None,
-    called: Mapping[str, str] | None = None,
+    argument_names: Mapping[str, str] | None = None,
     one_step: bool = False,
-) -> tuple[Tensor, Terms, HetSynState]:
+) -> tuple[Tensor, LayerTensors, HetSynState]:
     """Check all arguments of a call; return inputs (T, B, M), expanded terms and first state in one dtype.
 
-    one_step  the inputs given are (B, M): T = 1;  `called` as in `hetsyn_lif`
+    one_step  the inputs given are (B, M): T = 1;  `argument_names` as in `hetsyn_lif`
     """
     try:
         return _prepare(inputs, given, spiking, state, check, one_step)
     except ValueError as error:
         name, colon, rest = str(error).partition(":")
-        if called is None or name not in called:
+        if argument_names is None or name not in argument_names:
             raise
-        raise ValueError(f"{called[name]}{colon}{rest}") from None
+        raise ValueError(f"{argument_names[name]}{colon}{rest}") from None
 
 
 def _prepare(
@@ -67,7 +67,7 @@ def _prepare(
     state: HetSynState | None,
     check: bool | None,
     one_step: bool,
-) -> tuple[Tensor, Terms, HetSynState]:
+) -> tuple[Tensor, LayerTensors, HetSynState]:
     weight = given["weight"]
     for name, value in (("inputs", inputs), ("weight", weight)):
         if not isinstance(value, Tensor):
@@ -96,7 +96,7 @@ def _prepare(
     if not spiking:
         tensors["threshold"] = None
     full = {k: None if t is None else expand(t, full_shape(k, weight)).to(dtype) for k, t in tensors.items()}
-    return x, Terms(**full), state  # type: ignore[arg-type]  # weight and decay are never None
+    return x, LayerTensors(**full), state  # type: ignore[arg-type]  # weight and decay are never None
 
 
 def _plain(t: Tensor) -> Any:

@@ -22,7 +22,7 @@ from hetsyn_plugins.core.fields import ARRAYS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate, resolve
 from hetsyn_plugins.kernels import eager, interface
 from hetsyn_plugins.kernels.cpu.threads import check_fork
-from hetsyn_plugins.kernels.interface import Terms
+from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.arguments import output_dtype, prepare
 from hetsyn_plugins.ops.dispatch import _kernel
 
@@ -45,7 +45,7 @@ def hetsyn_lif(
     detach_reset: bool = False,
     backend: str = "auto",
     check: bool | None = None,
-    called: Mapping[str, str] | None = None,
+    argument_names: Mapping[str, str] | None = None,
 ) -> tuple[Tensor, Tensor, HetSynState]:
     """A HetSynLIF layer over a sequence (Deng et al. 2025, Eqs. 2 to 5; equations in `reference.py`).
 
@@ -57,7 +57,7 @@ def hetsyn_lif(
     backend       "auto", "eager", "cpu" or "gpu" (`choose_backend` tells what "auto" takes, and why)
     check         look for NaN and infinity in inputs and for values out of range in parameters;
                   None: on the CPU
-    called        what the caller's own arguments are called, for messages: "inputs", "state.reset", ... -> name
+    argument_names        what the caller's own arguments are called, for messages: "inputs", "state.reset", ... -> name
 
     Returns spikes (T, B, N), v (T, B, N) and the state after the last step, all differentiable once.
     Raises ValueError naming the argument, what was expected and what came.
@@ -73,7 +73,9 @@ def hetsyn_lif(
         "adaptation_strength": adaptation_strength,
         "bias": bias,
     }
-    spikes, v, state = _run(inputs, given, True, state, resolve(surrogate), detach_reset, backend, check, called)
+    spikes, v, state = _run(
+        inputs, given, True, state, resolve(surrogate), detach_reset, backend, check, argument_names
+    )
     assert spikes is not None  # only the readout has none
     return spikes, v, state
 
@@ -88,14 +90,14 @@ def hetsyn_li(
     state: HetSynState | None = None,
     backend: str = "auto",
     check: bool | None = None,
-    called: Mapping[str, str] | None = None,
+    argument_names: Mapping[str, str] | None = None,
 ) -> tuple[Tensor, HetSynState]:
     """The leaky readout over a sequence: v[t] = sum_j I_ij[t] + b_i, no spike, no reset.
 
     Arguments as in `hetsyn_lif`. Returns v (T, B, N) and the state after the last step.
     """
     given = {**dict.fromkeys(ARRAYS), "weight": weight, "decay": decay, "threshold": 1.0, "bias": bias}
-    _, v, state = _run(inputs, given, False, state, resolve(None), False, backend, check, called)
+    _, v, state = _run(inputs, given, False, state, resolve(None), False, backend, check, argument_names)
     return v, state
 
 
@@ -117,7 +119,7 @@ def hetsyn_lif_step(
     detach_reset: bool = False,
     check: bool | None = False,
     quantise: Callable[[Tensor], Tensor] | None = None,
-    called: Mapping[str, str] | None = None,
+    argument_names: Mapping[str, str] | None = None,
 ) -> HetSynState:
     """One step in native torch: inputs (B, M) and the state before it (None: zeros) give the state after it.
 
@@ -137,7 +139,7 @@ def hetsyn_lif_step(
         "adaptation_strength": adaptation_strength,
         "bias": bias,
     }
-    x, terms, start = prepare(inputs, given, spiking, state, check, called, one_step=True)
+    x, terms, start = prepare(inputs, given, spiking, state, check, argument_names, one_step=True)
     with torch.autocast(x.device.type, enabled=False):
         return eager.step(x[0], start, terms, resolve(surrogate), detach_reset, quantise)
 
@@ -151,10 +153,10 @@ def _run(
     detach_reset: bool,
     backend: str,
     check: bool | None,
-    called: Mapping[str, str] | None,
+    argument_names: Mapping[str, str] | None,
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
     check_fork()
-    x, terms, start = prepare(inputs, given, spiking, state, check, called)
+    x, terms, start = prepare(inputs, given, spiking, state, check, argument_names)
     kernel = _kernel(backend, inputs, given["weight"])
     spikes, v, end = _sequence(kernel, x, terms, start, surrogate, detach_reset)
     out = output_dtype(inputs, given["weight"])
@@ -162,7 +164,7 @@ def _run(
 
 
 def _sequence(
-    kernel: ModuleType, x: Tensor, terms: Terms, start: HetSynState, surrogate: Surrogate, detach_reset: bool
+    kernel: ModuleType, x: Tensor, terms: LayerTensors, start: HetSynState, surrogate: Surrogate, detach_reset: bool
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
     """Spikes and v of every step and the last state; the spikes and v of a state are those of its last step."""
     if len(x) == 0:
@@ -182,7 +184,7 @@ class Sequence(torch.autograd.Function):
     def forward(
         ctx: Any, kernel: ModuleType, surrogate: Surrogate, detach_reset: bool, inputs: Tensor, *rest: Tensor | None
     ) -> Any:
-        terms, start = Terms(*rest[: len(Terms._fields)]), HetSynState(*rest[len(Terms._fields) :])  # type: ignore[arg-type]
+        terms, start = LayerTensors(*rest[: len(LayerTensors._fields)]), HetSynState(*rest[len(LayerTensors._fields) :])  # type: ignore[arg-type]
         v, end = kernel.forward(inputs, terms, start, surrogate)
         ctx.kernel, ctx.surrogate, ctx.detach_reset = kernel, surrogate, detach_reset
         ctx.set_materialize_grads(False)
@@ -192,23 +194,23 @@ class Sequence(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once("hetsyn_lif / hetsyn_li")
-    def backward(ctx: Any, owed_spikes: Tensor | None, owed_v: Tensor | None, *owed: Tensor | None) -> Any:
+    def backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, *owed: Tensor | None) -> Any:
         inputs, v, *rest = ctx.saved_tensors
-        cut = len(Terms._fields)
-        terms, start = Terms(*rest[:cut]), HetSynState(*rest[cut:])
-        _, _, _, wants_inputs, *wants = ctx.needs_input_grad
-        wanted = interface.Gradients(wants_inputs, Terms(*wants[:cut]), HetSynState(*wants[cut:]))
+        cut = len(LayerTensors._fields)
+        terms, start = LayerTensors(*rest[:cut]), HetSynState(*rest[cut:])
+        _, _, _, needs_inputs, *needs = ctx.needs_input_grad
+        needs_grad = interface.Gradients(needs_inputs, LayerTensors(*needs[:cut]), HetSynState(*needs[cut:]))
         g = ctx.kernel.backward(
             inputs,
             terms,
             start,
             v,
-            owed_spikes,
-            owed_v,
+            grad_spikes,
+            grad_v,
             HetSynState(*owed),
             ctx.surrogate,
             ctx.detach_reset,
-            wanted,
+            needs_grad,
         )
         found = (g.inputs, *g.terms, *g.state)
         return None, None, None, *(x if want else None for x, want in zip(found, ctx.needs_input_grad[3:], strict=True))

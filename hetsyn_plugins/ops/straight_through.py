@@ -22,7 +22,7 @@ from hetsyn_plugins.fixed_point import neuron as fixed_point
 from hetsyn_plugins.fixed_point.neuron import MANTISSA, MAX_EXP, FixedParams, FixedRun, FixedState
 from hetsyn_plugins.fixed_point.rounding import quantise
 from hetsyn_plugins.kernels.cpu.threads import check_fork
-from hetsyn_plugins.kernels.interface import Gradients, Terms
+from hetsyn_plugins.kernels.interface import Gradients, LayerTensors
 from hetsyn_plugins.ops import arguments, dispatch
 from hetsyn_plugins.ops.trainable import Bounded, to_hetsyn_params
 
@@ -96,7 +96,7 @@ def hetsyn_lif_quantised(
 def straight_through(
     fixed: FixedParams,
     inputs: Tensor,
-    terms: Terms,
+    terms: LayerTensors,
     *,
     surrogate: Surrogate,
     detach_reset: bool = False,
@@ -152,31 +152,31 @@ class Rounded(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, owed_spikes: Tensor | None, owed_v: Tensor | None) -> Any:
+    def backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None) -> Any:
         inputs, spikes, v = ctx.saved_tensors
         terms = _rounded_terms(ctx.fixed, inputs)
         if spikes is not None:
             v = _agreeing(v, spikes, terms.threshold)
-        _, _, _, _, _, wants_inputs, *wants = ctx.needs_input_grad
-        wanted = Gradients(wants_inputs, Terms(*wants), HetSynState(*[False] * 6))
+        _, _, _, _, _, needs_inputs, *needs = ctx.needs_input_grad
+        needs_grad = Gradients(needs_inputs, LayerTensors(*needs), HetSynState(*[False] * 6))
         backend = dispatch.choose_backend(inputs, terms.weight).backend
         kernel = importlib.import_module(f"hetsyn_plugins.kernels.{dispatch.MODULES[backend]}")
         start = _float_state(ctx.fixed, ctx.state, inputs)
         g = kernel.backward(
-            inputs, terms, start, v, owed_spikes, owed_v, HetSynState(None), ctx.surrogate, ctx.detach_reset, wanted
+            inputs, terms, start, v, grad_spikes, grad_v, HetSynState(None), ctx.surrogate, ctx.detach_reset, needs_grad
         )
-        found = [x if want else None for x, want in zip(g.terms, wants, strict=True)]
-        return None, None, None, None, None, g.inputs if wants_inputs else None, *found
+        found = [x if want else None for x, want in zip(g.terms, needs, strict=True)]
+        return None, None, None, None, None, g.inputs if needs_inputs else None, *found
 
 
-def _rounded_terms(fixed: FixedParams, like: Tensor) -> Terms:
+def _rounded_terms(fixed: FixedParams, like: Tensor) -> LayerTensors:
     """The parameters that the integers stand for, as the float kernels take them."""
     params = fixed.to_params()
     arrays = {name: getattr(params, name) for name in ARRAYS}
     if not params.spiking:
         arrays["threshold"] = None
     tensors = {name: None if a is None else torch.tensor(np.array(a)).to(like) for name, a in arrays.items()}
-    return Terms(**tensors)  # type: ignore[arg-type]  # weight and decay are never None
+    return LayerTensors(**tensors)  # type: ignore[arg-type]  # weight and decay are never None
 
 
 def _agreeing(v: Tensor, spikes: Tensor, threshold: Any) -> Tensor:

@@ -246,7 +246,7 @@ def start_values(
     sizes: tuple[int, int],
     spiking: bool,
     share: str,
-    called: Mapping[str, str],
+    argument_names: Mapping[str, str],
     dtype: torch.dtype | None = None,
     device: Any = None,
 ) -> dict[str, Tensor | None]:
@@ -255,17 +255,17 @@ def start_values(
     values   core field -> number, array, tensor, initialiser or None; `weight` may be None: N(0, 1 / fan_in), and
              `recurrent_weight` may be True: likewise
     sizes    (N, M)
-    called   what the layer's arguments are called, for messages: core field -> name
+    argument_names   what the layer's arguments are called, for messages: core field -> name
     dtype    None: the widest of the tensors given, else torch's default; decays stay float32 beside half types
 
     Numbers, lists and NumPy arrays are rounded to that dtype; a tensor of another dtype raises ValueError.
     """
     check_share(share)
-    called = {**NAMES, **called}
+    argument_names = {**NAMES, **argument_names}
     for field in ("weight", "recurrent_weight"):
         weight = values.get(field)
         if isinstance(weight, Tensor) and not weight.dtype.is_floating_point:
-            raise ValueError(f"{called[field]}: expected a floating dtype, got {weight.dtype}")
+            raise ValueError(f"{argument_names[field]}: expected a floating dtype, got {weight.dtype}")
     dtype = dtype or _widest(values)
     if not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating dtype, got {dtype}")
@@ -282,15 +282,15 @@ def start_values(
             )
         else:
             trained = _trained_shape(field, shape, share)
-            tensors[field] = None if value is None else _start_value(called[field], value, trained, own)
+            tensors[field] = None if value is None else _start_value(argument_names[field], value, trained, own)
     given: dict[str, Any] = {**dict.fromkeys(ARRAYS), **tensors}
     if tuple(given["weight"].shape) != sizes:
-        raise ValueError(f"{called['weight']}: expected shape {sizes}, got {tuple(given['weight'].shape)}")
-    check_fields(given, spiking, called)
-    check_values({f: None if t is None or t.is_meta else t for f, t in given.items()}, called)
+        raise ValueError(f"{argument_names['weight']}: expected shape {sizes}, got {tuple(given['weight'].shape)}")
+    check_fields(given, spiking, argument_names)
+    check_values({f: None if t is None or t.is_meta else t for f, t in given.items()}, argument_names)
     for field in ("decay", "recurrent_decay"):
         if given[field] is not None:
-            tensors[field] = _shared(called[field], given[field], full_shape(field, shapes), share)
+            tensors[field] = _shared(argument_names[field], given[field], full_shape(field, shapes), share)
     return {field: None if t is None else t.to(device) for field, t in tensors.items()}
 
 

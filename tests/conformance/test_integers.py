@@ -106,7 +106,7 @@ CORE = [
     Bug("no wrap", "hand-table", POINT, "wrapped(u, self.bits) if", "u if"),
     Bug("wrap in the synapse form at 24 bits", "overflow", POINT, "wrapped(u, self.bits)", "wrapped(u, 24)"),
     Bug("no clip", "overflow", POINT, "np.clip(v, -limit, limit) if", "v if"),
-    Bug("words off by one", "decay-words", POINT, "(ONE - word) >> 12", "(ONE - np.minimum(word + 1, ONE)) >> 12"),
+    Bug("words off by one", "decay-words", POINT, "(DECAY_ONE - word) >> 12", "(DECAY_ONE - np.minimum(word + 1, DECAY_ONE)) >> 12"),
     Bug("reset one step late", "hand-table", POINT, "total = total - reset", "total = total - s.reset"),
     Bug("no adaptation", "kinds", POINT, "total = total - adaptation", "total = total + 0"),
     Bug("bias in the readout only", "kinds", POINT, "if p.bias is None else", "if p.bias is None or p.spiking else"),

@@ -78,20 +78,20 @@ def case(kind: str, shared: tuple[int, ...] | None = None) -> tuple[HetSynParams
     x = rng.normal(size=(T, B, M))
     zero = reference.zero_state(params, B)
     state = HetSynState(*(None if s is None else rng.normal(size=s.shape) * 0.5 for s in zero))
-    owed = {
+    output_gradients = {
         "grad_spikes": rng.normal(size=(T, B, N)) if params.spiking else None,
         "grad_v": rng.normal(size=(T, B, N)),
         "grad_state": HetSynState(*(None if s is None else rng.normal(size=s.shape) for s in zero)),
     }
-    return params, x, state, owed
+    return params, x, state, output_gradients
 
 
-def loss(outcome: tuple[Any, Any, list[HetSynState]], owed: dict[str, Any]) -> float:
+def loss(outcome: tuple[Any, Any, list[HetSynState]], output_gradients: dict[str, Any]) -> float:
     spikes, v, states = outcome
-    total = (np.array(v) * owed["grad_v"]).sum()
-    if owed["grad_spikes"] is not None:
-        total += (np.array(spikes) * owed["grad_spikes"]).sum()
-    for part, gradient in zip(states[-1], owed["grad_state"], strict=True):
+    total = (np.array(v) * output_gradients["grad_v"]).sum()
+    if output_gradients["grad_spikes"] is not None:
+        total += (np.array(spikes) * output_gradients["grad_spikes"]).sum()
+    for part, gradient in zip(states[-1], output_gradients["grad_state"], strict=True):
         if part is not None:
             total += (part * gradient).sum()
     return float(total)
@@ -152,14 +152,14 @@ def judge(
     params: HetSynParams,
     x: Any,
     state: HetSynState,
-    owed: dict[str, Any],
+    output_gradients: dict[str, Any],
     surrogate: Surrogate,
     detach_reset: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     held = twin(params, x, state, surrogate)[0] if detach_reset else None
     smooth(monkeypatch, surrogate)
-    found = reference.gradients(params, x, state, surrogate=surrogate, detach_reset=detach_reset, **owed)
+    found = reference.gradients(params, x, state, surrogate=surrogate, detach_reset=detach_reset, **output_gradients)
     h, checked = 1e-5, 0
     for name, value in arguments(params, x, state):
         if detach_reset and name == "state.spikes":
@@ -170,7 +170,7 @@ def judge(
             for sign in (1, -1):
                 moved = np.array(value)
                 moved[index] += sign * h
-                sides.append(loss(twin(*replaced(params, x, state, name, moved), surrogate, held), owed))
+                sides.append(loss(twin(*replaced(params, x, state, name, moved), surrogate, held), output_gradients))
             numeric[index] = (sides[0] - sides[1]) / (2 * h)
         np.testing.assert_allclose(gradient_of(found, name), numeric, rtol=1e-6, atol=1e-7, err_msg=name)
         checked += value.size
@@ -179,13 +179,13 @@ def judge(
 
 def test_detached_reset_cuts_only_the_path_through_j(monkeypatch: pytest.MonkeyPatch) -> None:
     """z before the first step reaches L and A still; of a layer that has only a reset, nothing is left."""
-    params, x, state, owed = case("feed-forward")
+    params, x, state, output_gradients = case("feed-forward")
     smooth(monkeypatch, Arctan())
-    gone = reference.gradients(params, x, state, surrogate=Arctan(), detach_reset=True, **owed).state
+    gone = reference.gradients(params, x, state, surrogate=Arctan(), detach_reset=True, **output_gradients).state
     assert not gone.spikes.any() and gone.reset.any()
-    params, x, state, owed = case("everything")
-    kept = reference.gradients(params, x, state, surrogate=Arctan(), detach_reset=True, **owed).state
-    whole = reference.gradients(params, x, state, surrogate=Arctan(), detach_reset=False, **owed).state
+    params, x, state, output_gradients = case("everything")
+    kept = reference.gradients(params, x, state, surrogate=Arctan(), detach_reset=True, **output_gradients).state
+    whole = reference.gradients(params, x, state, surrogate=Arctan(), detach_reset=False, **output_gradients).state
     assert kept.spikes.any() and (kept.spikes != whole.spikes).any()
 
 
@@ -201,13 +201,13 @@ def test_the_triangular_width_is_a_constant_for_the_gradient() -> None:
 
 @pytest.mark.parametrize("kind", ["everything", "readout"])
 def test_no_steps_return_the_state_and_pass_its_gradient_on(kind: str) -> None:
-    params, x, state, owed = case(kind)
+    params, x, state, output_gradients = case(kind)
     spikes, v, end = reference.run(params, x[:0], state)
     assert v.shape == (0, B, N) and (spikes is None) == (not params.spiking)
     for before, after in zip(state, end, strict=True):
         np.testing.assert_array_equal(after, before)
-    found = reference.gradients(params, x[:0], state, grad_state=owed["grad_state"])
-    for given, back in zip(owed["grad_state"], found.state, strict=True):
+    found = reference.gradients(params, x[:0], state, grad_state=output_gradients["grad_state"])
+    for given, back in zip(output_gradients["grad_state"], found.state, strict=True):
         np.testing.assert_array_equal(back, given)
     assert found.inputs.shape == (0, B, M) and not np.any(found.params["weight"])
 

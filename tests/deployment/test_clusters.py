@@ -367,7 +367,7 @@ BUGS: list[tuple[str, str, str, Callable[..., None], tuple[Any, ...]]] = [
         test_places_are_as_far_apart_as_responses,
         (30,),
     ),
-    ("runs without end", "min(steps, ONE)", "ONE", test_places_are_as_far_apart_as_responses, (30,)),
+    ("runs without end", "min(steps, DECAY_ONE)", "DECAY_ONE", test_places_are_as_far_apart_as_responses, (30,)),
     (
         "k-means in r",
         "return np.interp(decay, self.decays, self.places)",
@@ -398,7 +398,7 @@ BUGS: list[tuple[str, str, str, Callable[..., None], tuple[Any, ...]]] = [
     ),
     (
         "words that are ends",
-        "np.clip(decay_to_word(centres), 1, ONE - 1)",
+        "np.clip(decay_to_word(centres), 1, DECAY_ONE - 1)",
         "decay_to_word(centres)",
         test_words_leave_nothing_to_round,
         (),

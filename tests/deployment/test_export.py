@@ -444,7 +444,7 @@ REPORT_BUGS = [
     ("decides by v where there are spikes", "run.spikes is None else run.spikes.sum(0)", "True else run.spikes.sum(0)"),
     ("decides by the smallest", "run.v[-1].argmax(1)", "run.v[-1].argmin(1)"),
     ("taus with the ends", "decays[(decays > 0) & (decays < 1)]", "np.clip(decays, 1e-9, 1 - 1e-9)"),
-    ("ends of r = 1 only", "(words % ONE == 0)", "(words == 0)"),
+    ("ends of r = 1 only", "(words % DECAY_ONE == 0)", "(words == 0)"),
     ("inputs not counted as traffic", "(fired + inputs) / steps", "fired / steps"),
     ("kept taus are the wanted ones", "_tau_range(kept)", "_tau_range(asked)"),
     ("always-on line forgotten", "signal.new_ones(", "signal.new_zeros("),

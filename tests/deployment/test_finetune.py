@@ -384,7 +384,7 @@ BUGS: list[tuple[str, str, str, Callable[..., None], tuple[Any, ...]]] = [
     ),
     (
         "words are not rounded",
-        "1.0 - decay_to_word(decay.double().cpu().numpy()) / ONE",
+        "1.0 - decay_to_word(decay.double().cpu().numpy()) / DECAY_ONE",
         "decay.double().cpu().numpy()",
         test_what_comes_back_is_words_of_the_codebook,
         (),

@@ -23,7 +23,7 @@ from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, Network
 from hetsyn_plugins.fixed_point import network as fixed_network
 
-ONE = 4096
+DECAY_ONE = 4096
 
 
 class Core(NamedTuple):
@@ -46,17 +46,17 @@ def lines(*steps: Any) -> Any:
 def layer(core: Core, seed: int = 0, n: int = 5, m: int = 4, **changes: Any) -> Any:
     """A layer with everything; its decay words come from a codebook of six with both ends in it."""
     rng = np.random.default_rng(seed)
-    words = np.array([0, 1, 40, 700, 2500, ONE])
+    words = np.array([0, 1, 40, 700, 2500, DECAY_ONE])
     fields: dict[str, Any] = {
         "weight": rng.integers(-60, 100, (n, m)),
         "decay": rng.choice(words, (n, m)),
         "weight_exp": 1,
-        "reset_decay": rng.integers(0, ONE + 1, n),
+        "reset_decay": rng.integers(0, DECAY_ONE + 1, n),
         "threshold": rng.integers(100, 300, n),
         "recurrent_weight": rng.integers(-100, 100, (n, n)),
         "recurrent_decay": rng.choice(words, (n, n)),
         "recurrent_exp": 0,
-        "adaptation_decay": rng.integers(1, ONE, n),
+        "adaptation_decay": rng.integers(1, DECAY_ONE, n),
         "adaptation_strength": rng.integers(-500, 3000, n),
         "bias": rng.integers(-500, 500, n),
         **changes,
@@ -90,16 +90,22 @@ def test_the_longest_tau_loses_one_last_bit_a_step(core: Core) -> None:
 @pytest.mark.parametrize("form", ["cluster", "synapse"])
 def test_the_two_ends_are_exact(core: Core, form: str) -> None:
     """Word 4096 forgets everything, word 0 nothing, however long."""
-    p = core.point.FixedParams([[7, 0], [0, -7]], [[ONE, 0], [0, 0]], spiking=False, form=form, fraction=6)
+    p = core.point.FixedParams([[7, 0], [0, -7]], [[DECAY_ONE, 0], [0, 0]], spiking=False, form=form, fraction=6)
     v = core.point.run(p, np.concatenate([lines([1, 1]), np.zeros((3000, 1, 2), int)])).v[:, 0]
     # not as lists: pytest would look for their difference for minutes
     assert v[0, 0] == 448 and not v[1:, 0].any()
     assert (v[:, 1] == -448).all() and len(v) == 3001
-    assert core.point.decay_to_word([0.0, 1.0, 0.75, 1 - 0.4 / ONE, 1 - 0.6 / ONE]).tolist() == [ONE, 0, 1024, 0, 1]
+    assert core.point.decay_to_word([0.0, 1.0, 0.75, 1 - 0.4 / DECAY_ONE, 1 - 0.6 / DECAY_ONE]).tolist() == [
+        DECAY_ONE,
+        0,
+        1024,
+        0,
+        1,
+    ]
 
 
 def test_the_threshold_itself_does_not_fire(core: Core) -> None:
-    p = core.point.FixedParams([[10], [11]], ONE, threshold=10)
+    p = core.point.FixedParams([[10], [11]], DECAY_ONE, threshold=10)
     found = core.point.run(p, lines(1, 0))
     assert found.v[0, 0].tolist() == [640, 704]
     assert found.spikes[:, 0].tolist() == [[0, 1], [0, 0]]
@@ -118,7 +124,7 @@ def test_recurrence_by_hand(core: Core) -> None:
     """Neuron 0 fires at step 1; neuron 1 hears it at step 2, with weight 3 << 1 and a memory of its own; not back."""
     p = core.point.FixedParams(
         [[5], [0]],
-        ONE,
+        DECAY_ONE,
         threshold=[4, 100],
         recurrent_weight=[[0, 0], [3, 0]],
         recurrent_decay=[[0, 0], [2048, 0]],
@@ -168,7 +174,7 @@ def by_hand(p: Any, x: Any, at: int = 0) -> tuple[Any, Any]:
     vs, zs = [], []
 
     def left(value: int, word: int) -> int:
-        return trunc(value * Fraction(ONE - word, ONE))
+        return trunc(value * Fraction(DECAY_ONE - word, DECAY_ONE))
 
     def around(value: int) -> int:
         value &= (1 << bits) - 1
@@ -189,8 +195,8 @@ def by_hand(p: Any, x: Any, at: int = 0) -> tuple[Any, Any]:
                 jump[i] = around(left(jump[i], reset_decay[i]) + threshold[i] * one * z[i])
                 total -= jump[i]
             if p.adaptation_decay is not None:
-                kick = int(p.adaptation_strength[i]) * z[i]
-                adapt[i] = around(left(adapt[i], int(p.adaptation_decay[i])) + kick)
+                reset_strength = int(p.adaptation_strength[i]) * z[i]
+                adapt[i] = around(left(adapt[i], int(p.adaptation_decay[i])) + reset_strength)
                 total -= adapt[i]
             total += 0 if p.bias is None else int(p.bias[i])
             limit = (1 << (bits - 1)) - 1
@@ -232,7 +238,7 @@ def test_equals_lavas_lif(core: Core, share: int) -> None:
         patch.setattr(multiprocessing, "set_start_method", lambda method: None)
         models = import_module("lava.proc.lif.models")
     rng = np.random.default_rng(4)
-    words = np.array([0, 1, 2, 100, 2000, 4095, ONE])
+    words = np.array([0, 1, 2, 100, 2000, 4095, DECAY_ONE])
     n, m = len(words), 3
     p = core.point.FixedParams(
         rng.integers(-128, 128, (n, m)),
@@ -246,7 +252,7 @@ def test_equals_lavas_lif(core: Core, share: int) -> None:
 
     lif = models.PyLifModelBitAcc({})
     lif.u, lif.v = np.zeros(n, np.int32), np.zeros(n, np.int32)
-    lif.du, lif.dv, lif.vth = words - 1, ONE, p.threshold
+    lif.du, lif.dv, lif.vth = words - 1, DECAY_ONE, p.threshold
     lif.bias_mant, lif.bias_exp = p.bias.astype(np.int16), np.zeros(n, np.int16)
     lif.scale_bias()
     lif.scale_threshold()
@@ -263,8 +269,8 @@ def test_the_forms_agree_where_they_must(core: Core) -> None:
     a word of its own, nothing is shared; where every word is 0 or 4096, nothing is rounded."""
     rng = np.random.default_rng(6)
     n, m = 5, 4
-    own = np.stack([rng.choice(np.arange(1, ONE), m + n, replace=False) for _ in range(n)])
-    ends = rng.choice([0, ONE], (n, m + n))
+    own = np.stack([rng.choice(np.arange(1, DECAY_ONE), m + n, replace=False) for _ in range(n)])
+    ends = rng.choice([0, DECAY_ONE], (n, m + n))
     few = rng.choice([3, 30], (n, m + n))
     same = []
     for words in (own, ends, few):
@@ -284,11 +290,11 @@ def test_currents_wrap_and_v_clips(core: Core) -> None:
     assert wrapped.tolist() == [half, 1 - half, half, half - 1, half - 1, half]
     assert core.point.wrapped(np.array([1 << 31, (1 << 31) + 1]), 32).tolist() == [1 << 31, 1 - (1 << 31)]
     p = core.point.FixedParams([[64, 0], [-64, -64], [64, 64]], [[0, 1], [0, 1], [0, 1]], spiking=False)
-    most = half // ONE - 1  # graded: 64 units of weight in 1 / 64 are 4096
+    most = half // DECAY_ONE - 1  # graded: 64 units of weight in 1 / 64 are 4096
     found = core.point.run(p, lines([most, most], [2, 2]), allow_overflow=True)
-    assert found.v[0, 0].tolist() == [most * ONE, 1 - half, half - 1]
-    assert found.v[1, 0, 0] == (most + 2) * ONE - 2 * half
-    assert core.point.run(p, lines([most, most]), allow_overflow=True).peak == 2 * most * ONE
+    assert found.v[0, 0].tolist() == [most * DECAY_ONE, 1 - half, half - 1]
+    assert found.v[1, 0, 0] == (most + 2) * DECAY_ONE - 2 * half
+    assert core.point.run(p, lines([most, most]), allow_overflow=True).peak == 2 * most * DECAY_ONE
 
 
 @pytest.mark.parametrize(("form", "graded"), [("cluster", 1040), ("synapse", 4200)])
@@ -314,12 +320,12 @@ def test_v_and_the_other_currents_overflow_too(core: Core) -> None:
         return str(error.value).partition(" left")[0]
 
     big = 1 << 22
-    base = {"weight": [[127]], "decay": ONE, "threshold": 100}
+    base = {"weight": [[127]], "decay": DECAY_ONE, "threshold": 100}
     make = core.point.FixedParams
     assert message(make(**base, bias=(1 << 23) - 1), 1) == "the v of neuron 0"
     adaptation = {"adaptation_decay": 0, "adaptation_strength": -big}
     assert message(make(**base, **adaptation), 1, 1, 1, 1) == "the adaptation current of neuron 0"
-    both = {"weight": [[1, 1]], "decay": [[0, ONE]], "threshold": 131071, "bias": 63, "reset_decay": 0}
+    both = {"weight": [[1, 1]], "decay": [[0, DECAY_ONE]], "threshold": 131071, "bias": 63, "reset_decay": 0}
     assert message(make(**both), [131071, 0], [0, 131071], [0, 131071]) == "the reset current of neuron 0"
     loop = {"recurrent_weight": [[127]], "recurrent_decay": 0, "recurrent_exp": 7, "form": "synapse", "fraction": 20}
     assert message(make(**base, **loop), 1, 1, 1) == "the recurrent synaptic current of neuron 0"
@@ -376,7 +382,7 @@ def test_the_finer_fraction_of_the_synapse_form_is_needed(core: Core) -> None:
         error = np.abs(core.point.run(p, x).v - float_v(p, x, None)).max((0, 1))
         lost[fraction] = error / (1 << p.fraction)
         assert (error <= core.point.truncation_bound(p, len(x))).all()
-    fine = core.point.truncation_bound(core.point.FixedParams(**fields, form="synapse"), len(x)) / ONE
+    fine = core.point.truncation_bound(core.point.FixedParams(**fields, form="synapse"), len(x)) / DECAY_ONE
     assert (lost[None] < fine).all() and (fine < 12).all() and (lost[6] > 5 * fine / 2).all()
     assert (lost[None] > fine / 4).all()
 
@@ -487,7 +493,7 @@ def test_to_params_are_the_same_numbers(core: Core) -> None:
     found = p.to_params()
     np.testing.assert_array_equal(found.weight, p.weight * 0.5)
     np.testing.assert_array_equal(found.recurrent_weight, p.recurrent_weight * 0.25)
-    np.testing.assert_array_equal(found.decay, (ONE - p.decay) / ONE)
+    np.testing.assert_array_equal(found.decay, (DECAY_ONE - p.decay) / DECAY_ONE)
     np.testing.assert_array_equal(found.threshold, p.threshold / 4)
     np.testing.assert_array_equal(found.bias, p.bias / 256)
     np.testing.assert_array_equal(found.adaptation_strength, p.adaptation_strength / 256)
@@ -555,7 +561,7 @@ def test_quantise_refuses_what_does_not_fit_or_clips_and_counts(core: Core) -> N
     with pytest.raises(ValueError, match="got 2 decays whose tau does not fit 12 bits"):
         core.point.quantise(floats(decay=decay))
     p, rounding = core.point.quantise(floats(decay=decay), clip=True)
-    assert p.decay[0, :4].tolist() == [ONE, 0, ONE, 0] and rounding.clipped_taus == 2
+    assert p.decay[0, :4].tolist() == [DECAY_ONE, 0, DECAY_ONE, 0] and rounding.clipped_taus == 2
 
 
 def test_quantise_rejects_wrong_options(core: Core) -> None:
@@ -580,7 +586,7 @@ def test_a_fine_unit_and_long_taus_give_the_float_neuron(core: Core) -> None:
 
 def stack(core: Core, delay: Any = None, always_on: bool = False) -> Any:
     hidden = core.network.FixedLayer("hidden", layer(core, m=4), always_on, delay)
-    out = core.point.FixedParams([[1, 2, 3, 4, 5]], ONE, spiking=False)
+    out = core.point.FixedParams([[1, 2, 3, 4, 5]], DECAY_ONE, spiking=False)
     return core.network.FixedNetwork((hidden, core.network.FixedLayer("out", out)))
 
 
@@ -703,25 +709,31 @@ class Bug(NamedTuple):
     module: str = "point"
 
 
-TRUNCATION = "np.sign(u) * (np.abs(u) * (ONE - word) >> 12)"
+TRUNCATION = "np.sign(u) * (np.abs(u) * (DECAY_ONE - word) >> 12)"
 BUGS = [
-    Bug("decay toward minus infinity", TRUNCATION, "u * (ONE - word) >> 12", test_decay_words_by_hand),
-    Bug("decay to the nearest", "(ONE - word) >> 12", "(ONE - word) + 2048 >> 12", test_decay_words_by_hand),
+    Bug("decay toward minus infinity", TRUNCATION, "u * (DECAY_ONE - word) >> 12", test_decay_words_by_hand),
+    Bug(
+        "decay to the nearest", "(DECAY_ONE - word) >> 12", "(DECAY_ONE - word) + 2048 >> 12", test_decay_words_by_hand
+    ),
     Bug(
         "decay of r = 1 - d / 4095",
-        "(ONE - word) >> 12",
-        "(ONE - 1 - word) >> 12",
+        "(DECAY_ONE - word) >> 12",
+        "(DECAY_ONE - 1 - word) >> 12",
         test_the_two_ends_are_exact,
         ("cluster",),
     ),
     Bug(
-        "word 4096 is 4095", "np.rint(ONE * (1.0", "np.rint((ONE - 1) * (1.0", test_the_two_ends_are_exact, ("cluster",)
+        "word 4096 is 4095",
+        "np.rint(DECAY_ONE * (1.0",
+        "np.rint((DECAY_ONE - 1) * (1.0",
+        test_the_two_ends_are_exact,
+        ("cluster",),
     ),
     Bug("fires at the threshold", "(v > (", "(v >= (", test_the_threshold_itself_does_not_fire),
     Bug(
         "the new reset is decayed too",
-        "decayed(s.reset, p.reset_decay) + kick",
-        "decayed(s.reset + kick, p.reset_decay)",
+        "decayed(s.reset, p.reset_decay) + reset_strength",
+        "decayed(s.reset + reset_strength, p.reset_decay)",
         test_reset_by_hand,
     ),
     Bug(

@@ -516,9 +516,9 @@ def test_wrong_arguments_of_a_step_are_named(changes: dict[str, Any], message: s
     ],
 )
 def test_messages_use_the_callers_names(changes: dict[str, Any], message: str) -> None:
-    called = {"inputs": "x", "decay": "alpha", "state.current": "state.syn"}
+    argument_names = {"inputs": "x", "decay": "alpha", "state.current": "state.syn"}
     with pytest.raises(ValueError, match=f"^{message}"):
-        ops.hetsyn_lif(**{"inputs": ZERO, **GOOD, **changes}, called=called)
+        ops.hetsyn_lif(**{"inputs": ZERO, **GOOD, **changes}, argument_names=argument_names)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])

@@ -251,7 +251,7 @@ def test_float32_backward_sees_the_spikes_of_the_integers(code: Code) -> None:
     leaves = [None if a is None else a.clone().requires_grad_() for a in terms]
     x = torch.tensor([[[1.0, 0.0]], [[0.0, 0.0]]])
     spikes, v, _ = code.quantised.straight_through(
-        p, x, quantised.Terms(*leaves), surrogate=quantised.resolve("triangular"), detach_reset=True
+        p, x, quantised.LayerTensors(*leaves), surrogate=quantised.resolve("triangular"), detach_reset=True
     )
     assert spikes[0] == 1 and v[0] == terms.threshold
     v[1].sum().backward()  # the reset current of that spike
@@ -262,7 +262,9 @@ def test_a_state_goes_on(code: Code) -> None:
     for form in FORMS:
         p, _ = fixed_point.quantise(layer("everything", 3), form=form, unit=UNIT, clip=True)
         x = torch.tensor(spikes_in())
-        terms = quantised.Terms(*(None if a is None else a.requires_grad_() for a in quantised._rounded_terms(p, x)))
+        terms = quantised.LayerTensors(
+            *(None if a is None else a.requires_grad_() for a in quantised._rounded_terms(p, x))
+        )
         options = {"surrogate": quantised.resolve(None), "keep_state": True}
         _, whole, _ = code.quantised.straight_through(p, x, terms, **options)
         _, _, state = code.quantised.straight_through(p, x[:15], terms, **options)

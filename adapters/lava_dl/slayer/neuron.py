@@ -18,7 +18,7 @@ from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import (
 )
 from hetsyn_plugins.core.fields import DECAYS
 from hetsyn_plugins.core.surrogate import resolve
-from hetsyn_plugins.fixed_point.neuron import ONE
+from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
 from hetsyn_plugins.fixed_point.rounding import decay_to_word
 from hetsyn_plugins.ops.trainable import (
     TrainableFields,
@@ -83,7 +83,7 @@ class Neuron(TrainableFields, BaseNeuron):
             threshold=1,
             tau_grad=tau_grad,
             scale_grad=scale_grad,
-            p_scale=ONE,
+            p_scale=DECAY_ONE,
             w_scale=scale,
             s_scale=scale << 6,
             dropout=dropout,
@@ -110,7 +110,7 @@ class Neuron(TrainableFields, BaseNeuron):
             sizes=(n, 1),
             spiking=True,
             share="layer",
-            called={},
+            argument_names={},
             dtype=dtype or torch.get_default_dtype(),
         )
         learn = dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"), requires_grad)
@@ -199,7 +199,9 @@ class Neuron(TrainableFields, BaseNeuron):
         field = field.reshape(-1, *[1] * (input.ndim - 3))
         if not self.arithmetic.quantised:
             return field
-        last_bit = 1 / ONE if name in DECAYS else 1 / self.scale if name == "threshold" else self.arithmetic.state_unit
+        last_bit = (
+            1 / DECAY_ONE if name in DECAYS else 1 / self.scale if name == "threshold" else self.arithmetic.state_unit
+        )
         return _through(field.double(), torch.round, last_bit)
 
     def _leak(self, decay: Tensor, current: Tensor) -> Tensor:
@@ -212,7 +214,7 @@ def _through(x: Tensor, rounding: Callable[[Tensor], Tensor], last_bit: float) -
     return x + (rounding(x / last_bit) * last_bit - x).detach()
 
 
-def neuron_params(device_params: Mapping[str, Any], scale: int = 1 << 6, p_scale: int = ONE) -> dict[str, Any]:
+def neuron_params(device_params: Mapping[str, Any], scale: int = 1 << 6, p_scale: int = DECAY_ONE) -> dict[str, Any]:
     """The arguments of a `Neuron` that has these `device_params`."""
     reset = device_params.get("resetDecay")
     return {

@@ -273,21 +273,21 @@ def spikes_of_now(z, n0, w, i, u, at):
 
 
 @kernel
-def fire_step(u, block, t, before, z, J0, A0, theta, kick, kappa, strength, rho, steps, N):
+def fire_step(u, block, t, before, z, J0, A0, theta, reset_strength, kappa, strength, rho, steps, N):
     """`cpu_common.fire` for step t of a block: `before` holds z[t-1], z gets z[t]."""
     L = lanes(u)
     for i in range(N):
         q = ((block * (N // 4) + i // 4) * steps + t) * 4 * L + i % 4 * L
         e, own = (block * N + i) * L, i * L
         last = load(before, e)
-        J = fma(load(kappa, own), load(J0, e), mul(load(kick, own), last))
+        J = fma(load(kappa, own), load(J0, e), mul(load(reset_strength, own), last))
         A = fma(load(rho, own), load(A0, e), mul(load(strength, own), last))
         v = sub(sub(load(u, q), J), A)
         store(u, q, v), store(J0, e, J), store(A0, e, A), store(z, e, above(v, load(theta, own)))
 
 
 @kernel
-def fire_recurrent(u, X, early, z0, J0, A0, theta, kick, kappa, strength, rho, p, w, steps, start, stop):
+def fire_recurrent(u, X, early, z0, J0, A0, theta, reset_strength, kappa, strength, rho, p, w, steps, start, stop):
     """As `cpu_common.fire`, with recurrent synapses p, w (N, N); X [block][i tile][k][4][lanes], zeros, becomes the
     last traces; `early` [block][N][lanes] is zeros. Units are blocks.
     """
@@ -299,16 +299,16 @@ def fire_recurrent(u, X, early, z0, J0, A0, theta, kick, kappa, strength, rho, p
             for i in range(0, N, 4):
                 q = ((block * (N // 4) + i // 4) * steps + t) * 4 * L
                 two_steps(X, x0 + i * N * L, early, z0, n0, p, w, i, u, q, u, q + 4 * L)
-            fire_step(u, block, t, z0, early, J0, A0, theta, kick, kappa, strength, rho, steps, N)
+            fire_step(u, block, t, z0, early, J0, A0, theta, reset_strength, kappa, strength, rho, steps, N)
             for i in range(0, N, 4):
                 q = ((block * (N // 4) + i // 4) * steps + t + 1) * 4 * L
                 spikes_of_now(early, n0, w, i, u, q)
-            fire_step(u, block, t + 1, early, z0, J0, A0, theta, kick, kappa, strength, rho, steps, N)
+            fire_step(u, block, t + 1, early, z0, J0, A0, theta, reset_strength, kappa, strength, rho, steps, N)
         if steps % 2:
             for i in range(0, N, 4):
                 q = ((block * (N // 4) + i // 4) * steps + steps - 1) * 4 * L
                 one_step(X, x0 + i * N * L, early, z0, n0, p, w, i, u, q)
-            fire_step(u, block, steps - 1, z0, z0, J0, A0, theta, kick, kappa, strength, rho, steps, N)
+            fire_step(u, block, steps - 1, z0, z0, J0, A0, theta, reset_strength, kappa, strength, rho, steps, N)
         else:
             for k in range(N):
                 z = load(early, n0 + k * L)
@@ -319,7 +319,9 @@ def fire_recurrent(u, X, early, z0, J0, A0, theta, kick, kappa, strength, rho, p
 
 
 @kernel
-def adjoint_step(g, gz, d, block, t, owed, before, now, aJ0, aA0, fired, kick, kappa, strength, rho, steps, N):
+def adjoint_step(
+    g, gz, d, block, t, owed, before, now, aJ0, aA0, fired, reset_strength, kappa, strength, rho, steps, N
+):
     """`cpu_common.adjoint` for step t of a block: `owed` is what later steps owe z[t], and is zeroed; `before` gets
     what J and A owe z[t-1]; `now` gets g[t].
     """
@@ -332,13 +334,32 @@ def adjoint_step(g, gz, d, block, t, owed, before, now, aJ0, aA0, fired, kick, k
         store(g, q, g_now), store(now, e, g_now), store(fired, e, sub(load(fired, e), through))
         store(owed, e, sub(through, through))
         aJ, aA = sub(load(aJ0, e), g_now), sub(load(aA0, e), g_now)
-        store(before, e, add(load(before, e), fma(load(kick, own), aJ, mul(load(strength, own), aA))))
+        store(before, e, add(load(before, e), fma(load(reset_strength, own), aJ, mul(load(strength, own), aA))))
         store(aJ0, e, mul(load(kappa, own), aJ)), store(aA0, e, mul(load(rho, own), aA))
 
 
 @kernel
 def adjoint_recurrent(
-    g, gz, d, a, early, late, other, gz0, aJ0, aA0, fired, kick, kappa, strength, rho, pT, wT, steps, start, stop
+    g,
+    gz,
+    d,
+    a,
+    early,
+    late,
+    other,
+    gz0,
+    aJ0,
+    aA0,
+    fired,
+    reset_strength,
+    kappa,
+    strength,
+    rho,
+    pT,
+    wT,
+    steps,
+    start,
+    stop,
 ):
     """As `cpu_common.adjoint`, with recurrent synapses pT, wT (k, i): the traces are a[t] = p a[t+1] + g[t], time runs
     backwards, and what step t owes to step t-1 is sum_i w a[t]. a [block][k tile][i][4][lanes], early, late, other and
@@ -348,7 +369,7 @@ def adjoint_recurrent(
     N = len(pT)
     for block in range(start, stop):
         n0, x0 = block * N * L, block * N * N * L
-        constants = (kick, kappa, strength, rho)
+        constants = (reset_strength, kappa, strength, rho)
         states = (aJ0, aA0, fired)
         adjoint_step(g, gz, d, block, steps - 1, other, gz0, late, *states, *constants, steps, N)
         for t in range(steps - 1, 0, -2):  # gz0 is owed to z[t-1], other to z[t-2]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hetsyn_plugins.core.validation import check_inputs_shape
 from hetsyn_plugins.fixed_point import neuron as fixed_point
-from hetsyn_plugins.fixed_point.neuron import MAX_INPUT, ONE, FixedParams, FixedRun, FixedState, Integers
+from hetsyn_plugins.fixed_point.neuron import DECAY_ONE, MAX_INPUT, FixedParams, FixedRun, FixedState, Integers
 from hetsyn_plugins.kernels.cpu.simd import (
     above,
     add,
@@ -176,7 +176,7 @@ def _up(n: int, multiple: int) -> int:
 
 def _factor(words: Any) -> Any:
     """What a step of decay multiplies by."""
-    return None if words is None else (ONE - words) / ONE
+    return None if words is None else (DECAY_ONE - words) / DECAY_ONE
 
 
 def _blocked(matrix: Any, multiple: int) -> Floats:
@@ -263,13 +263,13 @@ def scan(x, c, w, u, v, peaks, steps, lines, start, stop):
 
 
 @kernel
-def settle(v, q, z, J, A, row, bias, theta, c_reset, kick, c_adapt, strength, peak):
+def settle(v, q, z, J, A, row, bias, theta, c_reset, reset_strength, c_adapt, strength, peak):
     """One step of one row: v, the summed synaptic currents, becomes v; z, J, A move on; the peak is returned."""
     L = lanes(v)
     for i in range(0, len(theta), L):
         e = row + i
         before = load(z, e)
-        reset = fma(load(kick, i), before, trunc(mul(load(c_reset, i), load(J, e))))
+        reset = fma(load(reset_strength, i), before, trunc(mul(load(c_reset, i), load(J, e))))
         adapt = fma(load(strength, i), before, trunc(mul(load(c_adapt, i), load(A, e))))
         now = add(sub(sub(load(v, q + i), reset), adapt), load(bias, i))
         store(v, q + i, now), store(J, e, reset), store(A, e, adapt), store(z, e, above(now, load(theta, i)))
@@ -278,7 +278,7 @@ def settle(v, q, z, J, A, row, bias, theta, c_reset, kick, c_adapt, strength, pe
 
 
 @kernel
-def fire(v, c, w, u, z, J, A, bias, theta, c_reset, kick, c_adapt, strength, peaks, steps, start, stop):
+def fire(v, c, w, u, z, J, A, bias, theta, c_reset, reset_strength, c_adapt, strength, peaks, steps, start, stop):
     """v, the sums of the input currents, becomes v; recurrent synapses c, w, u are blocked or empty. Units: rows."""
     L = lanes(v)
     N = len(theta)
@@ -298,7 +298,7 @@ def fire(v, c, w, u, z, J, A, bias, theta, c_reset, kick, c_adapt, strength, pea
                         peak = larger(peak, larger(magnitude(u0), magnitude(u1)))
                         e, f = e + 2 * L, f + 2 * L
                     store(v, q + vector * L, add(even, odd))
-            peak = settle(v, q, z, J, A, b * N, bias, theta, c_reset, kick, c_adapt, strength, peak)
+            peak = settle(v, q, z, J, A, b * N, bias, theta, c_reset, reset_strength, c_adapt, strength, peak)
         store(peaks, b * L, peak)
 
 
@@ -312,7 +312,7 @@ def spread(u, row, where, adds, first, neurons, spike):
 
 @kernel
 def accumulate(
-    x, where, adds, loop_where, loop_adds, c, u, v, z, J, A, bias, theta, c_reset, kick, c_adapt, strength, peaks,
+    x, where, adds, loop_where, loop_adds, c, u, v, z, J, A, bias, theta, c_reset, reset_strength, c_adapt, strength, peaks,
     neurons, steps, start, stop
 ):  # fmt: skip
     """v (B, T, N) of clustered synapses, c (K,), u (B, K, N); x (B, T, M). Units are rows of the batch."""
@@ -341,5 +341,5 @@ def accumulate(
                     one = load(u, row + k * N + i)
                     total, peak = add(total, one), larger(peak, magnitude(one))
                 store(v, q + i, total)
-            peak = settle(v, q, z, J, A, b * N, bias, theta, c_reset, kick, c_adapt, strength, peak)
+            peak = settle(v, q, z, J, A, b * N, bias, theta, c_reset, reset_strength, c_adapt, strength, peak)
         store(peaks, b * L, peak)

@@ -151,7 +151,7 @@ def gradients(s, g, rT, gwT, grT, sources, steps, batch, start, stop):
 
 
 @kernel
-def fire_recurrent(u, X, z0, J0, A0, theta, kick, kappa, strength, rho, pT, wT, steps, start, stop):
+def fire_recurrent(u, X, z0, J0, A0, theta, reset_strength, kappa, strength, rho, pT, wT, steps, start, stop):
     """As `cpu_common.fire`, with recurrent synapses; X [b][k][N], zeros, becomes the last traces. Units: rows."""
     L = lanes(u)
     N = len(theta)
@@ -175,19 +175,21 @@ def fire_recurrent(u, X, z0, J0, A0, theta, kick, kappa, strength, rho, pT, wT, 
             for i in range(0, N, L):
                 q, e = ((b * (N // L) + i // L) * steps + t) * L, b * N + i
                 z = load(z0, e)
-                J = fma(load(kappa, i), load(J0, e), mul(load(kick, i), z))
+                J = fma(load(kappa, i), load(J0, e), mul(load(reset_strength, i), z))
                 A = fma(load(rho, i), load(A0, e), mul(load(strength, i), z))
                 v = sub(sub(load(u, q), J), A)
                 store(u, q, v), store(J0, e, J), store(A0, e, A), store(z0, e, above(v, load(theta, i)))
 
 
 @kernel
-def adjoint_recurrent(g, gz, d, a, gz0, aJ0, aA0, fired, kick, kappa, strength, rho, p, w, steps, start, stop):
+def adjoint_recurrent(
+    g, gz, d, a, gz0, aJ0, aA0, fired, reset_strength, kappa, strength, rho, p, w, steps, start, stop
+):
     """As `cpu_common.adjoint`, with recurrent synapses p, w (N neurons, N sources: here the lanes); a [b][i][k] is
     scratch, zeros. Units: rows.
     """
     L = lanes(g)
-    N = len(kick)
+    N = len(reset_strength)
     for b in range(start, stop):
         for t in range(steps - 1, -1, -1):
             for i in range(0, N, L):
@@ -196,7 +198,7 @@ def adjoint_recurrent(g, gz, d, a, gz0, aJ0, aA0, fired, kick, kappa, strength, 
                 now = add(load(g, q), through)
                 store(g, q, now), store(fired, e, sub(load(fired, e), through))
                 bJ, bA = sub(load(aJ0, e), now), sub(load(aA0, e), now)
-                store(gz0, e, fma(load(kick, i), bJ, mul(load(strength, i), bA)))
+                store(gz0, e, fma(load(reset_strength, i), bJ, mul(load(strength, i), bA)))
                 store(aJ0, e, mul(load(kappa, i), bJ)), store(aA0, e, mul(load(rho, i), bA))
             for k in range(0, N, L):
                 e, x = k, b * N * N + k

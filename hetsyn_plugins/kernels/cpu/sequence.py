@@ -23,7 +23,7 @@ from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu import soma as cpu_common
 from hetsyn_plugins.kernels.cpu.layout import Array, Layout, layout
 from hetsyn_plugins.kernels.cpu.threads import parallel
-from hetsyn_plugins.kernels.interface import Gradients, Terms
+from hetsyn_plugins.kernels.interface import Gradients, LayerTensors
 
 
 def cached() -> bool:
@@ -50,7 +50,7 @@ def add_free_decay(current: Tensor, state: Tensor, decay: Tensor, steps: int) ->
     current.numpy()[...] += decay.detach().numpy() ** steps * state.detach().numpy()
 
 
-def forward(inputs: Tensor, p: Terms, state: HetSynState, surrogate: Surrogate) -> tuple[Tensor, HetSynState]:
+def forward(inputs: Tensor, p: LayerTensors, state: HetSynState, surrogate: Surrogate) -> tuple[Tensor, HetSynState]:
     """As `eager.forward`: v (T, B, N) and the state after the last step."""
     if inputs.shape[1] == 0:
         return eager.forward(inputs, p, state, surrogate)
@@ -90,57 +90,57 @@ def fire(v: Tensor, threshold: Tensor) -> Tensor:
     return torch.from_numpy(spikes)
 
 
-def _own(at: Layout, p: Terms) -> tuple[Array, ...]:
-    """threshold, kick, kappa, strength, rho; a part that the layer lacks has coefficients 0."""
-    kick = at.own(None if p.reset_decay is None else p.threshold)
+def _own(at: Layout, p: LayerTensors) -> tuple[Array, ...]:
+    """threshold, reset_strength, kappa, strength, rho; a part that the layer lacks has coefficients 0."""
+    reset_strength = at.own(None if p.reset_decay is None else p.threshold)
     own = (p.reset_decay, p.adaptation_strength, p.adaptation_decay)
-    return (at.own(p.threshold, fill=1.0), kick, *map(at.own, own))
+    return (at.own(p.threshold, fill=1.0), reset_strength, *map(at.own, own))
 
 
 def backward(
     inputs: Tensor,
-    p: Terms,
+    p: LayerTensors,
     state: HetSynState,
     v: Tensor,
-    owed_spikes: Tensor | None,
-    owed_v: Tensor | None,
-    owed_state: HetSynState,
+    grad_spikes: Tensor | None,
+    grad_v: Tensor | None,
+    grad_state: HetSynState,
     surrogate: Surrogate,
     detach_reset: bool,
-    wanted: Gradients,
+    needs_grad: Gradients,
 ) -> Gradients:
     """As `eager.backward`."""
     if inputs.shape[1] == 0:
-        return eager.backward(inputs, p, state, v, owed_spikes, owed_v, owed_state, surrogate, detach_reset, wanted)
+        return eager.backward(inputs, p, state, v, grad_spikes, grad_v, grad_state, surrogate, detach_reset, needs_grad)
     at = layout(inputs, len(p.weight))
-    feed, loop = (_synapses(name, p, state, owed_state, wanted) for name in ("", "recurrent_"))
+    feed, loop = (_synapses(name, p, state, grad_state, needs_grad) for name in ("", "recurrent_"))
     first, found = dict[str, Any](), dict[str, Any]()
     packed = at.pack(v, at.n)
-    g = at.zeros(len(packed)) if owed_v is None else at.pack(owed_v, at.n)
+    g = at.zeros(len(packed)) if grad_v is None else at.pack(grad_v, at.n)
     if p.threshold is not None:
         late = None if loop is None or loop.owed is None else at.narrow().owed_to_sources(loop.owed, loop.pair)
         if late is not None:
-            owed_spikes = torch.zeros_like(v) if owed_spikes is None else owed_spikes.clone()
-            owed_spikes[:-1] += late[1:]
+            grad_spikes = torch.zeros_like(v) if grad_spikes is None else grad_spikes.clone()
+            grad_spikes[:-1] += late[1:]
         d = _derivative(at, p, v, packed, surrogate)
-        first, found["threshold"] = _adjoint(at, g, d, p, loop, owed_spikes, owed_state, detach_reset)
+        first, found["threshold"] = _adjoint(at, g, d, p, loop, grad_spikes, grad_state, detach_reset)
         if late is not None:
             first["spikes"] += late[0]
-    if any(getattr(wanted.terms, name) for name in OWN):
-        _own_gradients(at, g, p, state, packed, owed_state, found)
+    if any(getattr(needs_grad.terms, name) for name in OWN):
+        _own_gradients(at, g, p, state, packed, grad_state, found)
     g_v = at.unpack(g, at.n, at.neurons) if any(x is not None and x.through for x in (feed, loop)) else None
-    _synapse_gradients(at, feed, at.pack(inputs, at.m) if feed.wanted else None, g, inputs, g_v, first, found)
-    if loop is not None and (loop.wanted or loop.through):
+    _synapse_gradients(at, feed, at.pack(inputs, at.m) if feed.needs_grad else None, g, inputs, g_v, first, found)
+    if loop is not None and (loop.needs_grad or loop.through):
         before, theta = at.sequence(at.n), at.own(p.threshold, fill=1.0)
         parallel(cpu_common.previous, at.vectors, packed, at.rows(state.spikes), theta, before, at.steps, at.tile)
         sources = at.unpack(before, at.n, at.neurons) if loop.through else None
         _synapse_gradients(at, loop, before, g, sources, g_v, first, found)
     g_inputs = None
-    if wanted.inputs:
+    if needs_grad.inputs:
         g_inputs = at.unpack(at.scan_back(g, feed.pair), at.m, at.inputs)
         if feed.owed is not None:
             g_inputs += at.narrow().owed_to_sources(feed.owed, feed.pair)
-    terms = Terms(**{"weight": None, "decay": None, **found})
+    terms = LayerTensors(**{"weight": None, "decay": None, **found})
     return Gradients(g_inputs, terms, HetSynState(first.pop("current", None), **first))
 
 
@@ -152,7 +152,7 @@ class Synapses(NamedTuple):
 
     start    first currents (B, N, K), None where they are zero
     owed     dLoss/d(last currents) (B, N, K), or None
-    wanted   are gradients of weight or decay asked for?
+    needs_grad   are gradients of weight or decay asked for?
     through  are gradients of the first currents asked for, or any through the last?
     """
 
@@ -161,7 +161,7 @@ class Synapses(NamedTuple):
     weight: Tensor
     start: Tensor | None
     owed: Tensor | None
-    wanted: bool
+    needs_grad: bool
     through: bool
 
     @property
@@ -170,13 +170,13 @@ class Synapses(NamedTuple):
         return self.decay, self.weight
 
 
-def _synapses(name: str, p: Terms, state: HetSynState, owed_state: HetSynState, wanted: Gradients) -> Any:
+def _synapses(name: str, p: LayerTensors, state: HetSynState, grad_state: HetSynState, needs_grad: Gradients) -> Any:
     weight, start = getattr(p, f"{name}weight"), getattr(state, f"{name}current")
     if weight is None:
         return None
-    own = getattr(wanted.terms, f"{name}weight") or getattr(wanted.terms, f"{name}decay")
-    owed = getattr(owed_state, f"{name}current")
-    through = owed is not None or bool(getattr(wanted.state, f"{name}current"))
+    own = getattr(needs_grad.terms, f"{name}weight") or getattr(needs_grad.terms, f"{name}decay")
+    owed = getattr(grad_state, f"{name}current")
+    through = owed is not None or bool(getattr(needs_grad.state, f"{name}current"))
     start = None if known_zero(start) else start
     return Synapses(name, getattr(p, f"{name}decay"), weight, start, owed, bool(own), through)
 
@@ -198,7 +198,7 @@ def _synapse_gradients(
     """
     name = synapses.name
     g_weight = g_decay = None
-    if synapses.wanted and packed is not None:
+    if synapses.needs_grad and packed is not None:
         g_weight, g_decay, extra = at.gradients(packed, g, synapses.decay, synapses.start)
         np.multiply(g_decay.numpy(), synapses.weight.detach().numpy(), out=g_decay.numpy())
         g_decay = g_decay if extra is None else g_decay + extra
@@ -212,7 +212,7 @@ def _synapse_gradients(
     found[f"{name}weight"], found[f"{name}decay"] = g_weight, g_decay
 
 
-def _derivative(at: Layout, p: Terms, v: Tensor, packed: Array, surrogate: Surrogate) -> Array:
+def _derivative(at: Layout, p: LayerTensors, v: Tensor, packed: Array, surrogate: Surrogate) -> Array:
     """The surrogate's derivative at every v, packed; a foreign one is asked in torch."""
     constants = _constants(surrogate)
     if constants is None:
@@ -244,17 +244,17 @@ def _adjoint(
     at: Layout,
     g: Array,
     d: Array,
-    p: Terms,
+    p: LayerTensors,
     loop: Synapses | None,
-    owed_spikes: Tensor | None,
-    owed_state: HetSynState,
+    grad_spikes: Tensor | None,
+    grad_state: HetSynState,
     detach_reset: bool,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Turn g from what is owed to v into dLoss/dv; return the first state's gradients and the threshold's part."""
-    others = (at.zeros(len(g)) if owed_spikes is None else at.pack(owed_spikes, at.n), d)
-    _, kick, *rest = _own(at, p)
-    own = (kick * 0 if detach_reset else kick, *rest)
-    z, J, A, fired = at.rows(None), at.rows(owed_state.reset), at.rows(owed_state.adaptation), at.rows(None)
+    others = (at.zeros(len(g)) if grad_spikes is None else at.pack(grad_spikes, at.n), d)
+    _, reset_strength, *rest = _own(at, p)
+    own = (reset_strength * 0 if detach_reset else reset_strength, *rest)
+    z, J, A, fired = at.rows(None), at.rows(grad_state.reset), at.rows(grad_state.adaptation), at.rows(None)
     if loop is None:
         parallel(cpu_common.adjoint, at.vectors, g, *others, z, J, A, fired, *own, at.steps, at.tile)
     else:
@@ -268,7 +268,13 @@ def _adjoint(
 
 
 def _own_gradients(
-    at: Layout, g: Array, p: Terms, state: HetSynState, packed: Array, owed: HetSynState, found: dict[str, Tensor]
+    at: Layout,
+    g: Array,
+    p: LayerTensors,
+    state: HetSynState,
+    packed: Array,
+    owed: HetSynState,
+    found: dict[str, Tensor],
 ) -> None:
     """Gradients of everything that a neuron has once, into `found`."""
     start = (at.rows(state.spikes), at.rows(state.reset), at.rows(state.adaptation))

@@ -31,15 +31,21 @@ kernel = njit(nogil=True, cache=True)
 
 
 @kernel
-def fire(u, z0, J0, A0, theta, kick, kappa, strength, rho, steps, tile, start, stop):
+def fire(u, z0, J0, A0, theta, reset_strength, kappa, strength, rho, steps, tile, start, stop):
     """u becomes v, in place; z0, J0, A0 become the last ones; units are vectors.
 
-    `kick` is what a spike adds to the reset current: the threshold, or 0 where there is no reset.
+    `reset_strength` is what a spike adds to the reset current: the threshold, or 0 where there is no reset.
     """
     L = lanes(u)
     for unit in range(start, stop):
         own = unit * L % len(theta)
-        th, kk, kp, st, rh = load(theta, own), load(kick, own), load(kappa, own), load(strength, own), load(rho, own)
+        th, kk, kp, st, rh = (
+            load(theta, own),
+            load(reset_strength, own),
+            load(kappa, own),
+            load(strength, own),
+            load(rho, own),
+        )
         z, J, A = load(z0, unit * L), load(J0, unit * L), load(A0, unit * L)
         q = (unit // tile * steps * tile + unit % tile) * L
         for _ in range(steps):
@@ -110,16 +116,16 @@ def derivative(kind, c, v, theta, d, steps, tile, start, stop):
 
 
 @kernel
-def adjoint(g, gz, d, gz0, aJ0, aA0, fired, kick, kappa, strength, rho, steps, tile, start, stop):
-    """g becomes dLoss/dv, in place: g[t] += gz[t] d[t], gz[t-1] += kick aJ + strength aA; units are vectors.
+def adjoint(g, gz, d, gz0, aJ0, aA0, fired, reset_strength, kappa, strength, rho, steps, tile, start, stop):
+    """g becomes dLoss/dv, in place: g[t] += gz[t] d[t], gz[t-1] += reset_strength aJ + strength aA; units are vectors.
 
     gz0 gets the gradient of the spikes before the first step; aJ0, aA0 hold what is owed to the last J and A and become
     the gradients of the first; `fired` gets -sum_t gz d, the threshold's part.
     """
     L = lanes(g)
     for unit in range(start, stop):
-        own = unit * L % len(kick)
-        kk, kp, st, rh = load(kick, own), load(kappa, own), load(strength, own), load(rho, own)
+        own = unit * L % len(reset_strength)
+        kk, kp, st, rh = load(reset_strength, own), load(kappa, own), load(strength, own), load(rho, own)
         aJ, aA = load(aJ0, unit * L), load(aA0, unit * L)
         carry = lost = sub(kk, kk)
         q = (unit // tile * steps * tile + unit % tile + (steps - 1) * tile) * L
@@ -136,8 +142,8 @@ def adjoint(g, gz, d, gz0, aJ0, aA0, fired, kick, kappa, strength, rho, steps, t
 
 
 @kernel
-def own_gradients(v, g, z0, J0, A0, oJ, oA, theta, kick, kappa, strength, rho, out, steps, tile, start, stop):
-    """out [5][vector][lanes]: gradients of kick, kappa, strength, rho and bias, one a lane; units are vectors.
+def own_gradients(v, g, z0, J0, A0, oJ, oA, theta, reset_strength, kappa, strength, rho, out, steps, tile, start, stop):
+    """out [5][vector][lanes]: gradients of reset_strength, kappa, strength, rho and bias, one a lane; units are vectors.
 
     z0, J0, A0 are the first state, oJ, oA what is owed to the last J and A.
     """
@@ -145,7 +151,13 @@ def own_gradients(v, g, z0, J0, A0, oJ, oA, theta, kick, kappa, strength, rho, o
     size = len(z0)
     for unit in range(start, stop):
         own, e = unit * L % len(theta), unit * L
-        th, kk, kp, st, rh = load(theta, own), load(kick, own), load(kappa, own), load(strength, own), load(rho, own)
+        th, kk, kp, st, rh = (
+            load(theta, own),
+            load(reset_strength, own),
+            load(kappa, own),
+            load(strength, own),
+            load(rho, own),
+        )
         z, J, A = load(z0, e), load(J0, e), load(A0, e)
         zero = sub(th, th)
         g_kick = g_kappa = g_strength = g_rho = g_bias = XJ = XA = SJ = SA = zero

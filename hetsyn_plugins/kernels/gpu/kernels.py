@@ -125,14 +125,14 @@ def gradients(
 
 
 @triton.jit
-def fire(u, v, z0, J0, A0, z1, J1, A1, theta, kick, kappa, strength, rho, T, B, N, BI: tl.constexpr):
+def fire(u, v, z0, J0, A0, z1, J1, A1, theta, reset_strength, kappa, strength, rho, T, B, N, BI: tl.constexpr):
     """v (T, B, N) of u, from the first z0, J0, A0 (B, N) to the last z1, J1, A1.
 
-    `kick` is what a spike adds to the reset current: the threshold, or 0 where there is no reset.
+    `reset_strength` is what a spike adds to the reset current: the threshold, or 0 where there is no reset.
     """
     b, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BI + tl.arange(0, BI)
     inside, own = i < N, b * N + i
-    th, kk = tl.load(theta + i, mask=inside, other=1.0), tl.load(kick + i, mask=inside, other=0.0)
+    th, kk = tl.load(theta + i, mask=inside, other=1.0), tl.load(reset_strength + i, mask=inside, other=0.0)
     kp, st = tl.load(kappa + i, mask=inside, other=0.0), tl.load(strength + i, mask=inside, other=0.0)
     rh = tl.load(rho + i, mask=inside, other=0.0)
     z, J = tl.load(z0 + own, mask=inside, other=0.0), tl.load(J0 + own, mask=inside, other=0.0)
@@ -150,7 +150,7 @@ def fire(u, v, z0, J0, A0, z1, J1, A1, theta, kick, kappa, strength, rho, T, B, 
 
 @triton.jit
 def fire_recurrent(
-    u, v, z0, J0, A0, z1, J1, A1, theta, kick, kappa, strength, rho, L0, L1, pT, wT, T, B, N, NP: tl.constexpr
+    u, v, z0, J0, A0, z1, J1, A1, theta, reset_strength, kappa, strength, rho, L0, L1, pT, wT, T, B, N, NP: tl.constexpr
 ):
     """As `fire`, with recurrent synapses, all of them in one program, N padded to NP.
 
@@ -162,7 +162,7 @@ def fire_recurrent(
     inside, own = i < N, b * N + i
     at = tl.expand_dims(i, 1) * NP + tl.expand_dims(i, 0)
     decay, weight, current = tl.load(pT + at), tl.load(wT + at), tl.load(L0 + b * NP * NP + at)
-    th, kk, kp, st = tl.load(theta + i), tl.load(kick + i), tl.load(kappa + i), tl.load(strength + i)
+    th, kk, kp, st = tl.load(theta + i), tl.load(reset_strength + i), tl.load(kappa + i), tl.load(strength + i)
     rh = tl.load(rho + i)
     z, J = tl.load(z0 + own, mask=inside, other=0.0), tl.load(J0 + own, mask=inside, other=0.0)
     A = tl.load(A0 + own, mask=inside, other=0.0)
@@ -190,7 +190,7 @@ def fire_step(
     J1,
     A1,
     theta,
-    kick,
+    reset_strength,
     kappa,
     strength,
     rho,
@@ -219,7 +219,7 @@ def fire_step(
         total += tl.sum(current, 1)
     before = tl.load(z0 + own, mask=inside, other=0.0)
     J = tl.load(kappa + i, mask=inside, other=0.0) * tl.load(J0 + own, mask=inside, other=0.0)
-    J += tl.load(kick + i, mask=inside, other=0.0) * before
+    J += tl.load(reset_strength + i, mask=inside, other=0.0) * before
     A = tl.load(rho + i, mask=inside, other=0.0) * tl.load(A0 + own, mask=inside, other=0.0)
     A += tl.load(strength + i, mask=inside, other=0.0) * before
     now = tl.load(u + (t * B + b) * N + i, mask=inside, other=0.0) + total - J - A
@@ -230,15 +230,15 @@ def fire_step(
 
 
 @triton.jit
-def adjoint(ov, oz, d, g, z0, J1, A1, J0, A0, fired, kick, kappa, strength, rho, T, B, N, BI: tl.constexpr):
-    """g = dLoss/dv (T, B, N): g[t] = ov[t] + d[t] (oz[t] + kick aJ + strength aA), ov, oz what is owed to v and spikes.
+def adjoint(ov, oz, d, g, z0, J1, A1, J0, A0, fired, reset_strength, kappa, strength, rho, T, B, N, BI: tl.constexpr):
+    """g = dLoss/dv (T, B, N): g[t] = ov[t] + d[t] (oz[t] + reset_strength aJ + strength aA), ov, oz what is owed to v and spikes.
 
     J1, A1 (B, N) are owed to the last J and A; z0, J0, A0 get what is owed to the first, `fired` -sum_t d (...), the
     threshold's part.
     """
     b, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BI + tl.arange(0, BI)
     inside, own = i < N, b * N + i
-    kk, kp = tl.load(kick + i, mask=inside, other=0.0), tl.load(kappa + i, mask=inside, other=0.0)
+    kk, kp = tl.load(reset_strength + i, mask=inside, other=0.0), tl.load(kappa + i, mask=inside, other=0.0)
     st, rh = tl.load(strength + i, mask=inside, other=0.0), tl.load(rho + i, mask=inside, other=0.0)
     aJ, aA = tl.load(J1 + own, mask=inside, other=0.0), tl.load(A1 + own, mask=inside, other=0.0)
     carry, lost = tl.zeros((BI,), tl.float32), tl.zeros((BI,), tl.float32)
@@ -260,7 +260,7 @@ def adjoint(ov, oz, d, g, z0, J1, A1, J0, A0, fired, kick, kappa, strength, rho,
 
 @triton.jit
 def adjoint_recurrent(
-    ov, oz, d, g, z0, J1, A1, J0, A0, fired, kick, kappa, strength, rho, c1, p, w, T, B, N, NP: tl.constexpr
+    ov, oz, d, g, z0, J1, A1, J0, A0, fired, reset_strength, kappa, strength, rho, c1, p, w, T, B, N, NP: tl.constexpr
 ):
     """As `adjoint`, with recurrent synapses p, w (NP, NP), all in one program; what a neuron has once is (NP,).
 
@@ -271,7 +271,7 @@ def adjoint_recurrent(
     inside, own = i < N, b * N + i
     at = tl.expand_dims(i, 1) * NP + tl.expand_dims(i, 0)
     decay, weight, current = tl.load(p + at), tl.load(w + at), tl.load(c1 + b * NP * NP + at)
-    kk, kp, st, rh = tl.load(kick + i), tl.load(kappa + i), tl.load(strength + i), tl.load(rho + i)
+    kk, kp, st, rh = tl.load(reset_strength + i), tl.load(kappa + i), tl.load(strength + i), tl.load(rho + i)
     aJ, aA = tl.load(J1 + own, mask=inside, other=0.0), tl.load(A1 + own, mask=inside, other=0.0)
     carry, lost = tl.zeros((NP,), tl.float32), tl.zeros((NP,), tl.float32)
     for step in range(T):
@@ -305,7 +305,7 @@ def adjoint_step(
     A0,
     fired1,
     fired0,
-    kick,
+    reset_strength,
     kappa,
     strength,
     rho,
@@ -338,7 +338,9 @@ def adjoint_step(
     now = tl.load(g + (t * B + b) * N + k, mask=inside, other=0.0)
     aJ = tl.load(J1 + own, mask=inside, other=0.0) - now
     aA = tl.load(A1 + own, mask=inside, other=0.0) - now
-    total += tl.load(kick + k, mask=inside, other=0.0) * aJ + tl.load(strength + k, mask=inside, other=0.0) * aA
+    total += (
+        tl.load(reset_strength + k, mask=inside, other=0.0) * aJ + tl.load(strength + k, mask=inside, other=0.0) * aA
+    )
     tl.store(J0 + own, tl.load(kappa + k, mask=inside, other=0.0) * aJ, mask=inside)
     tl.store(A0 + own, tl.load(rho + k, mask=inside, other=0.0) * aA, mask=inside)
     lost = tl.load(fired1 + own, mask=inside, other=0.0)
@@ -353,14 +355,16 @@ def adjoint_step(
 
 
 @triton.jit
-def own_gradients(v, g, z0, J0, A0, oJ, oA, theta, kick, kappa, strength, rho, out, T, B, N, BI: tl.constexpr):
-    """out (5, B, N): gradients of kick, kappa, strength, rho and bias of every row.
+def own_gradients(
+    v, g, z0, J0, A0, oJ, oA, theta, reset_strength, kappa, strength, rho, out, T, B, N, BI: tl.constexpr
+):
+    """out (5, B, N): gradients of reset_strength, kappa, strength, rho and bias of every row.
 
     z0, J0, A0 are the first state, oJ, oA what is owed to the last J and A.
     """
     b, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * BI + tl.arange(0, BI)
     inside, own = i < N, tl.program_id(0).to(tl.int64) * N + i
-    th, kk = tl.load(theta + i, mask=inside, other=1.0), tl.load(kick + i, mask=inside, other=0.0)
+    th, kk = tl.load(theta + i, mask=inside, other=1.0), tl.load(reset_strength + i, mask=inside, other=0.0)
     kp, st = tl.load(kappa + i, mask=inside, other=0.0), tl.load(strength + i, mask=inside, other=0.0)
     rh = tl.load(rho + i, mask=inside, other=0.0)
     z, J = tl.load(z0 + own, mask=inside, other=0.0), tl.load(J0 + own, mask=inside, other=0.0)

@@ -19,7 +19,7 @@ from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.eager import fire
 from hetsyn_plugins.kernels.gpu import kernels as k
-from hetsyn_plugins.kernels.interface import Gradients, Terms
+from hetsyn_plugins.kernels.interface import Gradients, LayerTensors
 
 __all__ = ["backward", "fire", "forward", "interpreted", "trial"]
 
@@ -78,13 +78,13 @@ def _scan(
     return (u[0] if tiles == 1 else u.sum(0)), last
 
 
-def _own(p: Terms, size: int | None = None) -> tuple[Tensor, ...]:
-    """threshold, kick, kappa, strength, rho, each (N,), or padded to `size`; 0 for what the layer lacks."""
+def _own(p: LayerTensors, size: int | None = None) -> tuple[Tensor, ...]:
+    """threshold, reset_strength, kappa, strength, rho, each (N,), or padded to `size`; 0 for what the layer lacks."""
     nothing = p.weight.new_zeros(len(p.weight))
     theta = nothing + 1 if p.threshold is None else p.threshold
-    kick = nothing if p.reset_decay is None else theta
+    reset_strength = nothing if p.reset_decay is None else theta
     rest = (p.reset_decay, p.adaptation_strength, p.adaptation_decay)
-    own = (theta, kick, *(nothing if x is None else x for x in rest))
+    own = (theta, reset_strength, *(nothing if x is None else x for x in rest))
     return tuple(_padded(x.contiguous(), len(nothing) if size is None else size) for x in own)
 
 
@@ -105,7 +105,7 @@ def _whole(n: int) -> dict[str, int]:
     return {"NP": size, "num_warps": 8 if size > 64 else 4}
 
 
-def forward(inputs: Tensor, p: Terms, state: HetSynState, surrogate: Surrogate) -> tuple[Tensor, HetSynState]:
+def forward(inputs: Tensor, p: LayerTensors, state: HetSynState, surrogate: Surrogate) -> tuple[Tensor, HetSynState]:
     """As `eager.forward`: v (T, B, N) and the state after the last step."""
     if inputs.shape[1] == 0:  # no program to start
         return eager.forward(inputs, p, state, surrogate)
@@ -126,7 +126,7 @@ def _on(x: Tensor) -> Any:
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
-def _fire(u: Tensor, p: Terms, state: HetSynState) -> tuple[Tensor, Sequence[Tensor], Tensor | None]:
+def _fire(u: Tensor, p: LayerTensors, state: HetSynState) -> tuple[Tensor, Sequence[Tensor], Tensor | None]:
     """v of u, the last z, J, A, and the last recurrent currents."""
     steps, batch, n = u.shape
     v = torch.empty_like(u)
@@ -158,52 +158,52 @@ def _fire(u: Tensor, p: Terms, state: HetSynState) -> tuple[Tensor, Sequence[Ten
 
 def backward(
     inputs: Tensor,
-    p: Terms,
+    p: LayerTensors,
     state: HetSynState,
     v: Tensor,
-    owed_spikes: Tensor | None,
-    owed_v: Tensor | None,
-    owed_state: HetSynState,
+    grad_spikes: Tensor | None,
+    grad_v: Tensor | None,
+    grad_state: HetSynState,
     surrogate: Surrogate,
     detach_reset: bool,
-    wanted: Gradients,
+    needs_grad: Gradients,
 ) -> Gradients:
     """As `eager.backward`."""
     if inputs.shape[1] == 0:
-        return eager.backward(inputs, p, state, v, owed_spikes, owed_v, owed_state, surrogate, detach_reset, wanted)
-    w = wanted.terms
-    g = _dense(owed_v, v, v.shape)
+        return eager.backward(inputs, p, state, v, grad_spikes, grad_v, grad_state, surrogate, detach_reset, needs_grad)
+    w = needs_grad.terms
+    g = _dense(grad_v, v, v.shape)
     first, found = dict[str, Any](), dict[str, Any]()
     with _on(inputs):
         if p.threshold is not None:
-            g, first, found["threshold"] = _adjoint(g, p, v, owed_spikes, owed_state, surrogate, detach_reset)
+            g, first, found["threshold"] = _adjoint(g, p, v, grad_spikes, grad_state, surrogate, detach_reset)
         if any((w.threshold, w.reset_decay, w.adaptation_decay, w.adaptation_strength, w.bias)):
-            _own_gradients(g, p, state, v, owed_state, found)
-        if w.weight or w.decay or wanted.state.current:
-            feed = (inputs, p.decay, p.weight, state.current, owed_state.current)
-            found["weight"], found["decay"], first["current"] = _synapses(g, *feed, bool(wanted.state.current))
-        of_loop = w.recurrent_weight or w.recurrent_decay or wanted.state.recurrent_current
+            _own_gradients(g, p, state, v, grad_state, found)
+        if w.weight or w.decay or needs_grad.state.current:
+            feed = (inputs, p.decay, p.weight, state.current, grad_state.current)
+            found["weight"], found["decay"], first["current"] = _synapses(g, *feed, bool(needs_grad.state.current))
+        of_loop = w.recurrent_weight or w.recurrent_decay or needs_grad.state.recurrent_current
         if p.recurrent_weight is not None and p.threshold is not None and of_loop:
             before = torch.cat([state.spikes[None].to(v.dtype), fire(v[:-1], p.threshold)])
             loop = (before, p.recurrent_decay, p.recurrent_weight, state.recurrent_current)
             weight, decay, current = _synapses(
-                g, *loop, owed_state.recurrent_current, bool(wanted.state.recurrent_current)
+                g, *loop, grad_state.recurrent_current, bool(needs_grad.state.recurrent_current)
             )
             found["recurrent_weight"], found["recurrent_decay"], first["recurrent_current"] = weight, decay, current
         g_inputs = None
-        if wanted.inputs:
-            late = None if owed_state.current is None else (p.weight * owed_state.current).transpose(1, 2)
+        if needs_grad.inputs:
+            late = None if grad_state.current is None else (p.weight * grad_state.current).transpose(1, 2)
             g_inputs, _ = _scan(g, p.decay.T, p.weight.T, late, want_last=False, reverse=True)
-    terms = Terms(**{"weight": None, "decay": None, **found})
+    terms = LayerTensors(**{"weight": None, "decay": None, **found})
     return Gradients(g_inputs, terms, HetSynState(first.pop("current", None), **first))
 
 
 def _adjoint(
-    owed_v: Tensor,
-    p: Terms,
+    grad_v: Tensor,
+    p: LayerTensors,
     v: Tensor,
-    owed_spikes: Tensor | None,
-    owed_state: HetSynState,
+    grad_spikes: Tensor | None,
+    grad_state: HetSynState,
     surrogate: Surrogate,
     detach_reset: bool,
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -211,19 +211,19 @@ def _adjoint(
     steps, batch, n = v.shape
     d = surrogate.derivative(v - p.threshold, p.threshold).contiguous()
     g = torch.empty_like(d)
-    sequences = (owed_v, _dense(owed_spikes, v, v.shape), d, g)
-    last = [_dense(x, v, (batch, n)) for x in (owed_state.reset, owed_state.adaptation)]
+    sequences = (grad_v, _dense(grad_spikes, v, v.shape), d, g)
+    last = [_dense(x, v, (batch, n)) for x in (grad_state.reset, grad_state.adaptation)]
     z, J, A, fired = (torch.empty_like(last[0]) for _ in range(4))
 
     def own(size: int) -> tuple[Tensor, ...]:
-        _, kick, *rest = _own(p, size)
-        return (torch.zeros_like(kick) if detach_reset else kick, *rest)
+        _, reset_strength, *rest = _own(p, size)
+        return (torch.zeros_like(reset_strength) if detach_reset else reset_strength, *rest)
 
     if p.recurrent_weight is None or p.recurrent_decay is None:
         grid, states = (batch, _cells(n, TILE_OWN)), (z, *last, J, A, fired)
         k.adjoint[grid](*sequences, *states, *own(n), steps, batch, n, BI=TILE_OWN, num_warps=OWN_WARPS)
     else:
-        owed = owed_state.recurrent_current
+        owed = grad_state.recurrent_current
         c = v.new_zeros((batch, n, n)) if owed is None else p.recurrent_weight * owed
         synapses = [c, p.recurrent_decay, p.recurrent_weight]
         if n <= WHOLE:
@@ -245,10 +245,10 @@ def _adjoint_steps(
     sequences: tuple[Tensor, ...], z: Tensor, last: list[Tensor], own: tuple[Tensor, ...], synapses: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`adjoint_recurrent` for any N, a launch a step; returns the first J and A, and `fired`."""
-    owed_v, owed_spikes, d, g = sequences
+    grad_v, grad_spikes, d, g = sequences
     steps, batch, n = g.shape
-    through = owed_spikes[-1] * d[-1]  # nothing later owes the last spikes anything
-    torch.add(owed_v[-1], through, out=g[-1])
+    through = grad_spikes[-1] * d[-1]  # nothing later owes the last spikes anything
+    torch.add(grad_v[-1], through, out=g[-1])
     c, *matrices = synapses
     before = [*last, -through, c]
     after = [torch.empty_like(x) for x in before]
@@ -263,7 +263,7 @@ def _adjoint_steps(
 
 
 def _own_gradients(
-    g: Tensor, p: Terms, state: HetSynState, v: Tensor, owed: HetSynState, found: dict[str, Tensor]
+    g: Tensor, p: LayerTensors, state: HetSynState, v: Tensor, owed: HetSynState, found: dict[str, Tensor]
 ) -> None:
     """Gradients of everything that a neuron has once, into `found`."""
     steps, batch, n = v.shape
