@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hetsyn_plugins.cli import main as cli
+from hetsyn_plugins import cli
 from hetsyn_plugins.experiments import analysis, config
 from hetsyn_plugins.experiments import run_folder as runs
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from hetsyn_plugins.cli import main as cli
+from hetsyn_plugins import cli
 from hetsyn_plugins.experiments import config
 from hetsyn_plugins.experiments import run_folder as runs
 from hetsyn_plugins.experiments.analysis import reset_long_taus, taus
@@ -85,7 +85,7 @@ def test_patterns_need_every_seed_below(shift: float, holds: bool, monkeypatch: 
     def figure(evidence: Evidence, name: str, what: str) -> np.ndarray:
         return evidence.values(name) if what == "MSE" else np.full(5, 0.5 if "hetsyn" in name else 0.1)
 
-    monkeypatch.setattr("hetsyn_plugins.claims.patterns.figure", figure)
+    monkeypatch.setattr("hetsyn_plugins.experiments.claims.patterns.figure", figure)
     row = rows_of(own, values, monkeypatch)["F-HomNeuLIF: MSE"]
     assert row.holds is holds and f"below on {5 if holds else 4} of 5 seeds" in row.note
     assert row.ours == pytest.approx(0.28) and row.sd == pytest.approx(np.std([0.2, 0.3, 0.4, 0.3, 0.2], ddof=1))

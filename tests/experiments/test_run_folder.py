@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from hetsyn_plugins.cli import experiments
-from hetsyn_plugins.cli import main as cli
+from hetsyn_plugins import cli
 from hetsyn_plugins.experiments import config
 from hetsyn_plugins.experiments import run_folder as runs
 from hetsyn_plugins.experiments.training_log import LOG, read_log
