@@ -22,18 +22,20 @@ from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, Surrogate, resolve
 from hetsyn_plugins.core.validation import checked_size, describe_values
-from hetsyn_plugins.ops import arguments, dispatch
-from hetsyn_plugins.ops import lif as ops
-from hetsyn_plugins.ops.trainable import (
+from hetsyn_plugins.ops import lif
+from hetsyn_plugins.ops.arguments import (
     HALF,
-    TrainableFields,
-    all_finite,
-    check_tied,
-    decay_from_stored,
-    share_of,
-    start_values,
-    to_hetsyn_params,
+    ArgumentNames,
+    Caller,
+    checked_inputs,
+    checked_state,
+    compute_dtype,
+    output_dtype,
 )
+from hetsyn_plugins.ops.dispatch import check_backend
+from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
+from hetsyn_plugins.ops.lif import run_sequence, run_step
+from hetsyn_plugins.ops.trainable import TrainableFields, all_finite, decay_from_stored, start_values
 
 # what the core's fields are called as arguments here
 ARGUMENTS = {
@@ -78,7 +80,8 @@ class HetSynLIState(NamedTuple):
     i: Tensor
 
 
-FIELDS = {
+# the states' fields -> the core's
+STATE_FIELDS = {
     "z": "spikes",
     "v": "v",
     "i": "current",
@@ -86,12 +89,10 @@ FIELDS = {
     "i_reset": "reset",
     "i_adapt": "adaptation",
 }
-# whatever else the op's messages name
-ARGUMENT_NAMES = {
-    **ARGUMENTS,
-    "inputs": "input_tensor",
-    **{f"state.{core}": f"state.{own}" for own, core in FIELDS.items()},
-}
+STATE_NAMES = {f"state.{core}": f"state.{name}" for name, core in STATE_FIELDS.items()}
+ARGUMENT_NAMES = ArgumentNames({**ARGUMENTS, **STATE_NAMES, "inputs": "input_tensor"})
+CELL = Caller(ARGUMENT_NAMES, {2: "(B, {m}), one step"})
+SEQUENCE = Caller(ARGUMENT_NAMES, {3: "(T, B, {m}), a sequence"})
 
 
 class NorseThreshold:
@@ -282,19 +283,19 @@ def hetsyn_lif_step(
     input_weights (N, M); recurrent_weights (N, N) or None; state None: zeros. dt in seconds.
     """
     kind = HetSynLIFState if recurrent_weights is None else HetSynLIFRecurrentState
-    p = _checked_p(p, arguments.compute_dtype(input_weights) if isinstance(input_weights, Tensor) else None)
+    p = _checked_p(p, compute_dtype(input_weights) if isinstance(input_weights, Tensor) else None)
     if p.initialisers:
         names = ", ".join(ARGUMENTS[field] for field in p.initialisers)
         raise ValueError(f"p: expected values, got an initialiser for {names}, which only a layer can draw from")
     fields = {**p.tensors(), **p.decays(dt), "weight": input_weights, "recurrent_weight": recurrent_weights}
     if recurrent_weights is None:
         fields["recurrent_decay"] = None
-    core = None if state is None else _to_core(state, kind, fields)
-    after = ops.hetsyn_lif_step(
-        input_tensor, **fields, state=core, surrogate=p.surrogate, argument_names=ARGUMENT_NAMES
+    start = None if state is None else _to_core(state, kind, fields)
+    after = lif.hetsyn_lif_step(
+        input_tensor, **fields, state=start, surrogate=p.surrogate, argument_names=ARGUMENT_NAMES
     )
-    found = _from_core(after, kind)
-    return found.z.to(input_weights.dtype), found
+    result = _from_core(after, kind)
+    return result.z.to(input_weights.dtype), result
 
 
 def _checked_p(p: Any, dtype: torch.dtype | None) -> HetSynLIFParameters:
@@ -311,10 +312,10 @@ def _to_core(state: Any, kind: Any, fields: dict[str, Any]) -> HetSynState:
     if not isinstance(state, kind):
         want, got = kind.__name__, type(state).__name__
         raise ValueError(f"state: expected a {want} or None, got {got}; is it another layer's?")
-    values = {FIELDS[name]: value for name, value in state._asdict().items()}
+    values = {STATE_FIELDS[name]: value for name, value in state._asdict().items()}
     for name, owner in (("i_reset", "reset_decay"), ("i_adapt", "adaptation_decay")):
-        if fields.get(owner) is None and FIELDS[name] in values:
-            _check_unused(name, values.pop(FIELDS[name]))
+        if fields.get(owner) is None and STATE_FIELDS[name] in values:
+            _check_unused(name, values.pop(STATE_FIELDS[name]))
     return HetSynState(**values)
 
 
@@ -328,11 +329,11 @@ def _check_unused(name: str, current: Any) -> None:
 
 def _from_core(state: HetSynState, kind: Any) -> Any:
     nothing = torch.zeros_like(state.v)
-    values = {name: getattr(state, FIELDS[name]) for name in kind._fields}
+    values = {name: getattr(state, STATE_FIELDS[name]) for name in kind._fields}
     return kind(**{name: nothing if value is None else value for name, value in values.items()})
 
 
-class _HetSynModule(nn.Module):
+class _HetSynModule(HetSynModule, nn.Module):
     """What the six classes share; each says which kind of layer it is and whether it takes a step or a sequence."""
 
     recurrent, spiking, sequential = False, True, False
@@ -361,7 +362,7 @@ class _HetSynModule(nn.Module):
         super().__init__()
         if recurrent_weights is not None and not self.recurrent:
             raise ValueError("recurrent_weights: expected None for a layer without recurrence, got weights")
-        dispatch.check_backend(backend)
+        check_backend(backend)
         p = _checked_p(p, torch.float32 if dtype in HALF else dtype)
         self.input_size = checked_size("input_size", input_size)
         self.hidden_size = checked_size("hidden_size", hidden_size)
@@ -403,7 +404,7 @@ class _HetSynModule(nn.Module):
             sizes=(self.hidden_size, self.input_size),
             spiking=self.spiking,
             share=share,
-            argument_names=ARGUMENTS,
+            names=ARGUMENT_NAMES,
             dtype=wide,
             device=device,
         )
@@ -414,7 +415,7 @@ class _HetSynModule(nn.Module):
         self.p = p.copy_for(values, **options)
 
     @property
-    def surrogate(self) -> Surrogate:
+    def surrogate(self) -> Surrogate:  # type: ignore[override]  # p holds it
         """The surrogate derivative in use."""
         return self.p.surrogate
 
@@ -442,7 +443,7 @@ class _HetSynModule(nn.Module):
     def initial_state(self, input_tensor: Tensor) -> Any:
         """Zeros for the input's batch: the state before the first step."""
         batch, n, m = input_tensor.shape[-2], self.hidden_size, self.input_size
-        dtype = arguments.compute_dtype(self.input_weights)
+        dtype = compute_dtype(self.input_weights)
         shapes = {"i": (batch, n, m), "i_rec": (batch, n, n)}
         zeros = {
             name: self.input_weights.new_zeros(shapes.get(name, (batch, n)), dtype=dtype)
@@ -452,8 +453,9 @@ class _HetSynModule(nn.Module):
 
     def to_core(self, state: Any) -> HetSynState:
         """The state as the core has it."""
-        own = {field: self.p.stored(field) for field in ("reset_decay", "adaptation_decay")}
-        return _to_core(state, self.state_class, own)
+        return _to_core(
+            state, self.state_class, {name: self.p.stored(name) for name in ("reset_decay", "adaptation_decay")}
+        )
 
     def from_core(self, state: HetSynState) -> Any:
         """The core's state as this module has it."""
@@ -461,42 +463,25 @@ class _HetSynModule(nn.Module):
 
     def step(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step: z (or v) (B, N) and the state after it."""
-        _check_rank(input_tensor, 2, self.input_size)
-        after = ops.hetsyn_lif_step(
-            input_tensor,
-            **self.tensors(),
-            spiking=self.spiking,
-            state=None if state is None else self.to_core(state),
-            surrogate=self.surrogate,
-            detach_reset=self.detach_reset,
-            check=bool(self.check),
-            argument_names=ARGUMENT_NAMES,
-        )
+        x = checked_inputs(input_tensor, self.input_weights, bool(self.check), CELL)
+        layer = self.layer_tensors()
+        if self.check:
+            self.check_changed(layer, ARGUMENT_NAMES)
+        start = checked_state(None if state is None else self.to_core(state), layer, len(x), ARGUMENT_NAMES)
+        after = run_step(x, layer, start, self.way())
         out = after.spikes if self.spiking else after.v
-        return out.to(arguments.output_dtype(input_tensor, self.input_weights)), self.from_core(after)
+        return out.to(output_dtype(input_tensor, self.input_weights)), self.from_core(after)
 
+    @torch.compiler.disable  # as the op: a clean graph break
     def sequence(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor | None, Tensor, Any]:
         """The whole sequence, fused: z (None for a readout) and v of every step, (T, B, N), and the last state."""
-        _check_rank(input_tensor, 3, self.input_size)
-        core = None if state is None else self.to_core(state)
-        fields = self.tensors()
-        options: dict[str, Any] = {
-            "state": core,
-            "backend": self.backend,
-            "check": self.check,
-            "argument_names": ARGUMENT_NAMES,
-        }
-        if not self.spiking:
-            v, end = ops.hetsyn_li(input_tensor, fields["weight"], fields["decay"], bias=fields["bias"], **options)
-            return None, v, self.from_core(end)
-        z, v, end = ops.hetsyn_lif(
-            input_tensor, **fields, surrogate=self.surrogate, detach_reset=self.detach_reset, **options
-        )
-        return z, v, self.from_core(end)
-
-    def to_params(self) -> HetSynParams:
-        """The module's parameters as the core has them."""
-        return to_hetsyn_params(self.tensors(), self.spiking)
+        x = checked_inputs(input_tensor, self.input_weights, self.check, SEQUENCE)
+        layer = self.layer_tensors()
+        self.check_changed(layer, ARGUMENT_NAMES)
+        start = checked_state(None if state is None else self.to_core(state), layer, x.shape[1], ARGUMENT_NAMES)
+        z, v, end = run_sequence(x, layer, start, self.way())
+        out = output_dtype(input_tensor, self.input_weights)
+        return None if z is None else z.to(out), v.to(out), self.from_core(end)
 
     @classmethod
     def from_params(
@@ -515,33 +500,22 @@ class _HetSynModule(nn.Module):
         **options: Any,
     ) -> Any:
         """A module with these parameters and their dtype; share None keeps the shapes."""
-        right = (
-            "HetSynLI"
-            if not params.spiking
-            else "HetSynLIFRecurrent"
-            if params.recurrent_weight is not None
-            else "HetSynLIF"
-        )
         if (cls.spiking, cls.recurrent) != (params.spiking, params.recurrent_weight is not None):
+            right = _sequence_class(params).__name__
             raise ValueError(f"params: expected those of a {cls.__name__}, got others; use {right} or {right}Cell")
-        if tie_reset:
-            check_tied(params)
         n, m = params.weight.shape
-        dtype = getattr(torch, str(params.weight.dtype))
+        layout = options_from_params(params, share, tie_reset)
         p = HetSynLIFParameters(
             method=method,
             alpha=alpha,
             learn_reset=learn_reset,
             learn_threshold=learn_threshold,
             learn_adaptation=learn_adaptation,
-            dtype=dtype,
+            dtype=layout["dtype"],
         )
-        share = share_of(params) if share is None else share
-        module = cls(
-            m, n, p, dt, share=share, tie_reset=tie_reset, dtype=dtype, parametrization=parametrization, **options
-        )
-        given: dict[str, Any] = {f: getattr(params, f) for f in (*p.names, "weight", "recurrent_weight")}
-        module._build(p, given, share, parametrization, tie_reset, options.get("device"), dtype)
+        module = cls(m, n, p, dt, parametrization=parametrization, **layout, **options)
+        fields: dict[str, Any] = {f: getattr(params, f) for f in (*p.names, "weight", "recurrent_weight")}
+        module._build(p, fields, layout["share"], parametrization, tie_reset, options.get("device"), layout["dtype"])
         return module
 
     def extra_repr(self) -> str:
@@ -555,14 +529,6 @@ def _dtype_of(given: dict[str, Any]) -> torch.dtype:
     if torch.float64 in dtypes:
         return torch.float64
     return weights[0] if weights and weights[0].is_floating_point else torch.get_default_dtype()
-
-
-def _check_rank(input_tensor: Tensor, rank: int, width: int) -> None:
-    if not isinstance(input_tensor, Tensor):
-        raise ValueError(f"input_tensor: expected a torch tensor, got {type(input_tensor).__name__}")
-    if input_tensor.ndim != rank or input_tensor.shape[-1] != width:
-        want = f"(B, {width}), one step" if rank == 2 else f"(T, B, {width}), a sequence"
-        raise ValueError(f"input_tensor: expected shape {want}, got {tuple(input_tensor.shape)}")
 
 
 class _Cell(_HetSynModule):
@@ -585,15 +551,13 @@ class _Sequence(_HetSynModule):
         of synapses, i and i_rec, only with record_current (else they are the last ones).
         """
         if self.record_states:
-            _check_rank(input_tensor, 3, self.input_size)
-            if len(input_tensor) > 0:
+            x = checked_inputs(input_tensor, self.input_weights, self.check, SEQUENCE)
+            if len(x) > 0:
                 return self._recorded(input_tensor, state)
         z, v, end = self.sequence(input_tensor, state)
         return (v if z is None else z), end
 
     def _recorded(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
-        if self.check is None:  # as the fused sequence does; the steps look by themselves only where check=True
-            arguments.check_inputs(input_tensor, "input_tensor")
         outs, states = [], []
         for x in input_tensor.unbind(0):
             out, state = self.step(x, state)
@@ -696,27 +660,21 @@ def build_layer(layer: HetSynLayer) -> Any:
     """The sequence module for a layer of plain data; Norse speaks of seconds, so dt must be known."""
     if layer.dt is None:
         raise ValueError(f"dt: expected a step length in seconds for layer {layer.name!r}, which Norse needs, got None")
-    cls = (
-        HetSynLI
-        if not layer.params.spiking
-        else HetSynLIF
-        if layer.params.recurrent_weight is None
-        else HetSynLIFRecurrent
-    )
-    built = cls.from_params(
+    return _sequence_class(layer.params).from_params(
         layer.params,
-        layer.dt,
-        share=layer.share,
-        parametrization=layer.parametrization,
-        tie_reset=layer.tie_reset,
         method=layer.surrogate,
-        detach_reset=layer.detach_reset,
-        learn_reset="reset_decay" in layer.learned,
-        learn_threshold="threshold" in layer.learned,
-        learn_adaptation=not layer.learned.isdisjoint({"adaptation_decay", "adaptation_strength"}),
         autapses=layer.autapses,
+        learn_adaptation=not layer.learned.isdisjoint({"adaptation_decay", "adaptation_strength"}),
+        **learned_options(layer, learn_reset="reset_decay", learn_threshold="threshold"),
+        **layer.options,
     )
-    return built
+
+
+def _sequence_class(params: HetSynParams) -> Any:
+    """The sequence module for these parameters."""
+    if not params.spiking:
+        return HetSynLI
+    return HetSynLIF if params.recurrent_weight is None else HetSynLIFRecurrent
 
 
 def container(layers: list[tuple[str, nn.Module]]) -> Any:
@@ -726,9 +684,4 @@ def container(layers: list[tuple[str, nn.Module]]) -> Any:
 
 def merge_stock(linear: nn.Linear, neuron: nn.Module) -> tuple[HetSynParams, frozenset[str], Surrogate] | None:
     """None: Norse's own neurons step by Euler, no HetSyn layer is exactly one of them."""
-    return None
-
-
-def why_not_plain(module: nn.Module) -> str | None:
-    """None: whatever a layer of ours can do, `network.HetSynLayer` can say."""
     return None

@@ -22,9 +22,12 @@ from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Arctan, NoGradient, Surrogate, resolve
 from hetsyn_plugins.core.validation import checked_size, describe_values
-from hetsyn_plugins.ops import arguments, dispatch
-from hetsyn_plugins.ops import lif as ops
-from hetsyn_plugins.ops.trainable import HALF, TrainableFields, check_tied, share_of, start_values, to_hetsyn_params
+from hetsyn_plugins.kernels.interface import LayerTensors
+from hetsyn_plugins.ops.arguments import HALF, ArgumentNames, Caller, checked_inputs, checked_state, compute_dtype
+from hetsyn_plugins.ops.dispatch import check_backend
+from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
+from hetsyn_plugins.ops.lif import Way, run_sequence, run_step
+from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
 NAMES = {
     "weight": "weight",
@@ -37,10 +40,22 @@ NAMES = {
     "adaptation_decay": "adaptation_decay",
     "adaptation_strength": "adaptation_strength",
 }
-ARGUMENT_NAMES = {**NAMES, "inputs": "input_"}  # what the core's arguments are called here, for its messages
+STATES = {
+    "state.current": "syn",
+    "state.recurrent_current": "rec",
+    "state.reset": "rst",
+    "state.adaptation": "ada",
+    "state.v": "mem",
+}
 
 
-class HetSynLeaky(TrainableFields, SpikingNeuron):
+def caller_of(spikes: str) -> Caller:
+    """How a layer speaks of its arguments; `spikes` is the state that z[t-1] comes from."""
+    names = ArgumentNames({**NAMES, **STATES, "inputs": "input_", "state.spikes": spikes})
+    return Caller(names, {2: "(B, {m})", 3: "(T, B, {m})"}, dtype="{} like the layer,", owner="layer")
+
+
+class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     """A layer of HetSynLIF neurons with its own weights: every synapse has its own decay alpha (Deng et al. 2025).
 
     v[t] = sum_j I_ij[t] - rst_i[t] (- ada_i[t]) (+ b_i), I_ij[t] = alpha_ij I_ij[t-1] + w_ij x_j[t],
@@ -77,6 +92,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
 
     names = NAMES
     recurrent = False
+    _caller = caller_of("mem")
     _own_instances: ClassVar[WeakSet[HetSynLeaky]] = WeakSet()
 
     def __init__(
@@ -137,7 +153,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             "adaptation_strength": adaptation_strength,
         }
         start: dict[str, Any] = start_values(
-            given, sizes=(n, m), spiking=spiking, share=share, argument_names=NAMES, dtype=dtype, device=device
+            given, sizes=(n, m), spiking=spiking, share=share, names=self._caller.names, dtype=dtype, device=device
         )
         SpikingNeuron.__init__(
             self,
@@ -159,7 +175,7 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         self.in_features, self.out_features, self.spiking = m, n, spiking
         self.surrogate, self.surrogate_disable = self.spike_grad, surrogate_disable
         self.detach_reset, self.backend, self.check = detach_reset, backend, check
-        dispatch.check_backend(backend)
+        check_backend(backend)
         learn = {
             "decay": learn_alpha,
             "reset_decay": learn_beta,
@@ -169,14 +185,12 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             "adaptation_strength": learn_adaptation,
         }
         self.add_fields(start, learn)
+        spk, rec = (("spk",), ("rec",)) if self.recurrent else ((), ())
+        ada = () if start["adaptation_decay"] is None else ("ada",)
+        self._states: tuple[str, ...] = (*spk, "syn", *rec, "rst", *ada, "mem")
         self._clear()
 
     # ---- states: plain attributes, since buffers would be broadcast by DistributedDataParallel ----
-
-    @property
-    def _states(self) -> tuple[str, ...]:
-        spk, rec = (("spk",), ("rec",)) if self.recurrent else ((), ())
-        return (*spk, "syn", *rec, "rst", *(("ada",) if self.adaptation_decay is not None else ()), "mem")
 
     def _clear(self) -> None:
         for name in ("spk", "syn", "rec", "rst", "ada", "mem"):
@@ -252,38 +266,33 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         """See the class: one step or a whole sequence; states by position or by name."""
         if named:
             states = self._in_order(states, named)
-        if not isinstance(input_, Tensor):
-            hint = "; inside a Sequential every layer but the last needs init_hidden=True" * isinstance(input_, tuple)
-            raise ValueError(f"input_: expected a torch tensor, got {type(input_).__name__}{hint}")
-        if input_.ndim not in (2, 3) or input_.shape[-1] != self.in_features:
-            m = self.in_features
-            raise ValueError(f"input_: expected shape (B, {m}) or (T, B, {m}), got {tuple(input_.shape)}")
+        if isinstance(input_, tuple):
+            hint = "inside a Sequential every layer but the last needs init_hidden=True"
+            raise ValueError(f"input_: expected a torch tensor, got tuple; {hint}")
+        is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
+        x = checked_inputs(input_, self.weight, self.check if is_sequence else bool(self.check), self._caller)
+        batch = x.shape[-2]
         if self.init_hidden:
             if any(s is not None for s in states):
                 raise TypeError("states should not be passed as arguments while `init_hidden=True`")
-            states = self._hidden(input_)
-        x = self._cast(input_)
-        before = self._before(input_, states)
-        fields = self._fields()
-        stepwise = self.inhibition or self.state_quant
-        if input_.ndim == 2:
-            spk, after = self._step(x, before, fields)
+            states = self._hidden(batch)
+        if not is_sequence:
+            layer = self.layer_tensors()
+            if self.check:
+                self.check_changed(layer, self._caller.names)
+            spk, after = self._step(x, layer, self._start(states, layer, batch))
             mem = after["mem"]
-        elif stepwise or (input_.shape[0] == 0):
-            spk, mem, after = self._loop(x, before, fields)
+        elif self.inhibition or self.state_quant or len(x) == 0:
+            spk, mem, after = self._loop(x, states)
         else:
-            spk, mem, after = self._sequence(x, before, fields)
-        spk = spk.to(input_.dtype if input_.dtype.is_floating_point else self.weight.dtype)
-        if self.spiking:
-            spk = spk * self._factor(spk.dtype)
-        after["spk"] = spk if spk.ndim == 2 or len(spk) == 0 else spk[-1]
+            spk, mem, after = self._sequence(x, states)
+        spk = self._graded(spk.to(input_.dtype if input_.dtype.is_floating_point else self.weight.dtype))
+        if len(x) > 0:
+            after["spk"] = spk[-1] if is_sequence else spk
         if self.init_hidden:
-            last = mem if mem.ndim == 2 else mem[-1] if len(mem) else before["mem"]
-            self.__dict__.update({**{k: after[k] for k in self._states if k != "mem"}, "mem": last})
-            if self.recurrent and spk.ndim == 3 and len(spk) == 0:
-                self.__dict__["spk"] = before["spk"]
-        if self.init_hidden and not self.output:
-            return spk if self.spiking else mem
+            self.__dict__.update({name: after[name] for name in self._states})
+            if not self.output:
+                return spk if self.spiking else mem
         return (spk, *(after[name] for name in self._states if name not in ("spk", "mem")), mem)
 
     def _in_order(self, states: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
@@ -293,155 +302,114 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             raise TypeError(f"forward: expected states {', '.join(self._states)}, each once, got {', '.join(wrong)}")
         return tuple({**positional, **named}.get(name) for name in self._states)
 
-    def _hidden(self, input_: Tensor) -> tuple[Tensor | None, ...]:
+    def _hidden(self, batch: int) -> tuple[Tensor | None, ...]:
         """The states kept from the last call; none of them where batch size, device or dtype changed."""
         kept = tuple(self.__dict__[name] for name in self._states)
-        batch, device, dtype = input_.shape[-2], self.weight.device, arguments.compute_dtype(self.weight)
+        device, dtype = self.weight.device, compute_dtype(self.weight)
         fits = all(s.ndim > 0 and s.shape[0] == batch and s.device == device for s in kept)
         return kept if fits and kept[-1].dtype == dtype else ()
 
-    def _before(self, input_: Tensor, states: tuple[Tensor | None, ...]) -> dict[str, Tensor]:
-        """States by name, zeros where none are given; a mixture, or one that does not fit, raises ValueError."""
-        names, batch = self._states, input_.shape[-2]
-        for name, state in zip(names, states, strict=False):
-            if state is not None and not isinstance(state, Tensor):
-                raise ValueError(f"{name}: expected a torch tensor or None, got {type(state).__name__}")
-        given = [s for s in states if s is not None and s.numel() > 0]
-        if given and (len(given) != len(names) or len(states) != len(names)):
-            raise ValueError(f"states: expected all of {', '.join(names)} or none, got {len(given)}")
-        n, m = self.out_features, self.in_features
-        shapes = {"syn": (batch, n, m), "rec": (batch, n, n)}
-        dtype = arguments.compute_dtype(self.weight)
-        if not given:
-            zero = self.weight.new_zeros((), dtype=dtype)
-            return {name: zero.expand(shapes.get(name, (batch, n))) for name in names}
-        found = dict(zip(names, given, strict=True))
-        for name, state in found.items():
-            want = shapes.get(name, (batch, n))
-            if tuple(state.shape) != want:
-                raise ValueError(
-                    f"{name}: expected shape {want}, got {tuple(state.shape)}; another layer's or batch's?"
-                )
-            half_spikes = name == "spk" and state.dtype in HALF
-            if (state.dtype != dtype and not half_spikes) or state.device != self.weight.device:
-                want_kind = f"{dtype} on {self.weight.device}"
-                raise ValueError(f"{name}: expected {want_kind}, got {state.dtype} on {state.device}")
-        return found
+    def _start(self, states: tuple[Tensor | None, ...], layer: LayerTensors, batch: int) -> HetSynState:
+        """The core's state; zeros where none is given; a mixture, or one that does not fit, raises ValueError."""
+        names = self._states
+        values: dict[str, Any] = {n: s for n, s in zip(names, states, strict=False) if _is_state(n, s)}
+        if not values:
+            return checked_state(None, layer, batch, self._caller.names)
+        if len(values) != len(names) or len(states) != len(names):
+            raise ValueError(f"states: expected all of {', '.join(names)} or none, got {len(values)}")
+        mem, rst = values["mem"], values["rst"]
+        spk = values.get("spk", mem)  # z itself, or that from which it is fired
+        if spk.dtype in HALF:
+            spk = spk.to(layer.weight.dtype)
+        if layer.reset_decay is None:
+            if rst.shape != mem.shape:
+                want, came = tuple(mem.shape), tuple(rst.shape)
+                raise ValueError(f"rst: expected shape {want}, got {came}; is the state another layer's or batch's?")
+            rst = None
+        z = spk if self.spiking else None
+        state = HetSynState(values["syn"], values.get("rec"), rst, values.get("ada"), z, mem)
+        state = checked_state(state, layer, batch, self._caller.names)
+        return state._replace(spikes=self._last_spikes(spk, mem, layer)) if self.spiking else state
 
-    def _fields(self) -> dict[str, Any]:
-        """The op's fields; half ones become float32, so that mem keeps what it takes to go on from it."""
-        tensors = self.tensors()
-        if tensors["weight"] is not None and tensors["weight"].dtype in HALF:
-            return {name: None if t is None else t.float() for name, t in tensors.items()}
-        return tensors
-
-    def _cast(self, input_: Tensor) -> Tensor:
-        expected, device = self.weight.dtype, self.weight.device
-        if input_.device != device:
-            raise ValueError(f"input_: expected on the layer's device, {device}, got {input_.device}")
-        counts = input_.dtype in (torch.bool, torch.uint8)
-        if not counts and input_.dtype != expected and not arguments.autocast_enabled(input_.device):
-            raise ValueError(f"input_: expected {expected} like the layer, or bool or uint8, got {input_.dtype}")
-        if not counts and not input_.dtype.is_floating_point:
-            raise ValueError(f"input_: expected floating-point numbers, bool or uint8, got {input_.dtype}")
-        return input_.to(arguments.compute_dtype(self.weight))
-
-    def _core_state(self, before: dict[str, Tensor], fields: dict[str, Any]) -> HetSynState:
-        """The core's state: z[t-1] fired from mem, or as it came out where spk is a state (recurrent layers)."""
-        z = None
-        if self.spiking:
-            mem, theta = before["mem"], fields["threshold"]
-            z = self._ungraded(before["spk"], mem.dtype) if self.recurrent else self._fire_again(mem, theta)
-        reset = None if fields["reset_decay"] is None else before["rst"]
-        return HetSynState(before["syn"], before.get("rec"), reset, before.get("ada"), z, before["mem"])
+    def _last_spikes(self, spk: Tensor, mem: Tensor, layer: LayerTensors) -> Tensor:
+        """z[t-1], fired from mem, or as it came out where spk is a state (recurrent layers)."""
+        if self.recurrent:
+            return self._ungraded(spk)
+        d = mem - layer.threshold
+        if mem.requires_grad:
+            return self._used_surrogate(d, layer.threshold)
+        return (d.detach() > 0).to(
+            d.dtype
+        )  # mem is a plain value (zeros, detached), and so is z: no gradient for theta
 
     @property
     def _used_surrogate(self) -> Surrogate:
         return NoGradient() if self.surrogate_disable else self.surrogate
 
+    def way(self) -> Way:
+        return Way(self._used_surrogate, self.detach_reset, self.backend)
+
     def _factor(self, dtype: torch.dtype) -> Tensor:
         factor: Tensor = self.graded_spikes_factor
         return (factor if isinstance(factor, nn.Parameter) else factor.clone()).to(dtype)  # see TrainableFields.tensor
 
-    def _ungraded(self, spk: Tensor, dtype: torch.dtype) -> Tensor:
+    def _graded(self, spk: Tensor) -> Tensor:
+        return spk * self._factor(spk.dtype) if self.spiking else spk
+
+    def _ungraded(self, spk: Tensor) -> Tensor:
         """z[t-1] = 0 or 1 from the spk that came out, with the gradient of spk / factor, which half types round."""
-        z = spk.to(dtype) / self._factor(dtype)
-        return z + ((spk != 0).to(dtype) - z).detach()
+        z = spk / self._factor(spk.dtype)
+        return z + ((spk != 0).to(spk.dtype) - z).detach()
 
-    def _fire_again(self, mem: Tensor, theta: Tensor) -> Tensor:
-        """z[t-1], from mem; where mem is a plain value (zeros, detached) so is z, and theta gets nothing through it."""
-        spikes: Tensor = self._used_surrogate(mem - theta, theta)
-        return spikes if mem.requires_grad else spikes.detach()
-
-    def _step(self, x: Tensor, before: dict[str, Tensor], fields: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        state = ops.hetsyn_lif_step(
-            x,
-            **fields,
-            spiking=self.spiking,
-            state=self._core_state(before, fields),
-            surrogate=self._used_surrogate,
-            detach_reset=self.detach_reset,
-            check=bool(self.check),
-            quantise=self.state_quant or None,
-            argument_names=ARGUMENT_NAMES,
-        )
+    def _step(self, x: Tensor, layer: LayerTensors, start: HetSynState) -> tuple[Tensor, dict[str, Tensor]]:
+        """spk (B, N), ungraded, and the states after it, by name."""
+        state = run_step(x, layer, start, self.way(), self.state_quant or None)
         spk = torch.zeros_like(state.v) if state.spikes is None else state.spikes
         if self.spiking and spk.requires_grad and not state.v.requires_grad:
-            # only theta is trained: mem must not look like a plain value to the next step's _fire_again
-            state = state._replace(v=state.v + 0 * fields["threshold"])
+            # only theta is trained: mem must not look like a plain value to the next step's _last_spikes
+            state = state._replace(v=state.v + 0 * layer.threshold)  # type: ignore[operator]  # spiking: there is one
         if self.inhibition and self.spiking:
-            winner = torch.zeros_like(spk).scatter_(1, (state.v - fields["threshold"]).argmax(1, keepdim=True), 1.0)
+            winner = torch.zeros_like(spk).scatter_(1, (state.v - layer.threshold).argmax(1, keepdim=True), 1.0)
             spk = spk * winner
-        return spk, self._after(before, state)
+        return spk, self._after(state)
 
-    def _after(self, before: dict[str, Tensor], state: HetSynState) -> dict[str, Tensor]:
-        rst = torch.zeros_like(before["rst"]) if state.reset is None else state.reset
-        found = {
-            "syn": state.current,
-            "rec": state.recurrent_current,
-            "rst": rst,
-            "ada": state.adaptation,
-            "mem": state.v,
-        }
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+    def _after(self, state: HetSynState) -> dict[str, Tensor]:
+        """The states by name; `spk`, which is graded, joins them in `forward`."""
+        rst = torch.zeros_like(state.v) if state.reset is None else state.reset
+        parts = {"syn": state.current, "rec": state.recurrent_current, "rst": rst, "ada": state.adaptation}
+        return {name: t for name, t in (*parts.items(), ("mem", state.v)) if t is not None}
 
-    def _loop(
-        self, x: Tensor, before: dict[str, Tensor], fields: dict[str, Any]
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _loop(self, x: Tensor, states: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """A sequence step by step: what quantised or inhibited layers need, and T = 0."""
-        if self.check is None:
-            arguments.check_inputs(x, "input_")
-        spks, mems, after = [], [], dict(before)
+        layer = self.layer_tensors()
+        start = self._start(states, layer, x.shape[1])
+        spks, mems, after = [], [], self._after(start)
+        if self.recurrent:
+            after["spk"] = self._graded(start.spikes)
         for x_t in x.unbind(0):
-            spk, after = self._step(x_t, after, fields)
-            after["spk"] = spk * self._factor(spk.dtype)
+            spk, after = self._step(x_t, layer, start)
             spks.append(spk)
             mems.append(after["mem"])
-        empty = before["mem"].new_zeros((0, *before["mem"].shape))
+            parts = (
+                after["syn"],
+                after.get("rec"),
+                None if layer.reset_decay is None else after["rst"],
+                after.get("ada"),
+            )
+            z = self._last_spikes(self._graded(spk), after["mem"], layer) if self.spiking else None
+            start = HetSynState(*parts, z, after["mem"])
+        empty = start.v.new_zeros((0, *start.v.shape))
         return (torch.stack(spks), torch.stack(mems), after) if spks else (empty, empty.clone(), after)
 
-    def _sequence(
-        self, x: Tensor, before: dict[str, Tensor], fields: dict[str, Any]
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        state = self._core_state(before, fields)
-        options: dict[str, Any] = {
-            "state": state,
-            "backend": self.backend,
-            "check": self.check,
-            "argument_names": ARGUMENT_NAMES,
-        }
-        if not self.spiking:
-            v, end = ops.hetsyn_li(x, fields["weight"], fields["decay"], bias=fields["bias"], **options)
-            return torch.zeros_like(v), v, self._after(before, end)
-        options |= {"surrogate": self._used_surrogate, "detach_reset": self.detach_reset}
-        spk, v, end = ops.hetsyn_lif(x, **fields, **options)
-        return spk, v, self._after(before, end)
+    @torch.compiler.disable  # as the op: a clean graph break
+    def _sequence(self, x: Tensor, states: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """spk, ungraded, and mem of every step (T, B, N), and the states after the last, by name."""
+        layer = self.layer_tensors()
+        self.check_changed(layer, self._caller.names)
+        spk, v, end = run_sequence(x, layer, self._start(states, layer, x.shape[1]), self.way())
+        return (torch.zeros_like(v) if spk is None else spk), v, self._after(end)
 
     # ---- parameters in and out ----
-
-    def to_params(self) -> HetSynParams:
-        """The layer's parameters as the core has them: decays bounded to [0, 1], half types as float32."""
-        return to_hetsyn_params(self.tensors(), self.spiking)
 
     @classmethod
     def from_params(
@@ -459,30 +427,29 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
         if recurrent != cls.recurrent:
             other = "RHetSynLeaky" if recurrent else "HetSynLeaky"
             raise ValueError(f"params: expected {'' if cls.recurrent else 'no '}recurrent weights; use {other}")
-        if tie_reset:
-            check_tied(params)
         n, m = params.weight.shape
-        extra = {"rec_weight": params.recurrent_weight, "rec_alpha": params.recurrent_decay} if recurrent else {}
+        fields = {name: getattr(params, field) for field, name in NAMES.items()}
+        if not recurrent:
+            del fields["rec_weight"], fields["rec_alpha"]
+        if params.reset_decay is None:
+            fields["beta"] = 0.9
+        if params.bias is None:
+            fields["bias"] = False
         return cls(
             m,
             n,
-            alpha=params.decay,
-            beta=0.9 if params.reset_decay is None else params.reset_decay,
-            threshold=params.threshold,
             reset_mechanism="none" if params.reset_decay is None else "subtract",
-            bias=False if params.bias is None else params.bias,
-            adaptation_decay=params.adaptation_decay,
-            adaptation_strength=params.adaptation_strength,
             spiking=params.spiking,
-            weight=params.weight,
-            share=share_of(params) if share is None else share,
             parametrization=parametrization,
-            tie_reset=tie_reset,
             dt=dt,
-            dtype=getattr(torch, str(params.weight.dtype)),
-            **extra,
+            **fields,
+            **options_from_params(params, share, tie_reset),
             **options,
         )
+
+    def why_not_plain(self) -> str | None:
+        """What of this layer plain data has no place for; None where there is nothing."""
+        return _unplain(self)
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
@@ -492,6 +459,15 @@ class HetSynLeaky(TrainableFields, SpikingNeuron):
             f"{self.in_features}, {self.out_features}, share={self.share!r}{trained}, "
             f"reset_mechanism={self.reset_mechanism!r}, init_hidden={self.init_hidden}, output={self.output}{kind}"
         )
+
+
+def _is_state(name: str, state: Any) -> bool:
+    """Is this a state, and not None or the empty tensor that stands for none?"""
+    if state is None:
+        return False
+    if not isinstance(state, Tensor):
+        raise ValueError(f"{name}: expected a torch tensor or None, got {type(state).__name__}")
+    return state.numel() > 0
 
 
 def _start_factor(value: Any, weight: Tensor) -> Tensor:
@@ -518,6 +494,7 @@ class RHetSynLeaky(HetSynLeaky):
     """
 
     recurrent = True
+    _caller = caller_of("spk")
 
     def __init__(
         self, *args: Any, rec_alpha: Any = 0.9, learn_rec_alpha: bool = True, rec_weight: Any = None, **options: Any
@@ -588,22 +565,17 @@ def _final_layer_check(net: nn.Module) -> int:
 
 def build_layer(layer: HetSynLayer) -> HetSynLeaky:
     """The init_hidden layer for a layer of plain data."""
-    cls = HetSynLeaky if layer.params.recurrent_weight is None else RHetSynLeaky
-    recurrent = {"learn_rec_alpha": "recurrent_decay" in layer.learned} if cls.recurrent else {}
+    flags = {"learn_alpha": "decay", "learn_beta": "reset_decay", "learn_threshold": "threshold"}
+    cls = HetSynLeaky
+    if layer.params.recurrent_weight is not None:
+        cls, flags = RHetSynLeaky, {**flags, "learn_rec_alpha": "recurrent_decay"}
     built: HetSynLeaky = cls.from_params(
         layer.params,
-        share=layer.share,
-        parametrization=layer.parametrization,
-        tie_reset=layer.tie_reset,
-        dt=layer.dt,
         spike_grad=layer.surrogate,
-        detach_reset=layer.detach_reset,
         init_hidden=True,
-        learn_alpha="decay" in layer.learned,
-        learn_beta="reset_decay" in layer.learned,
-        learn_threshold="threshold" in layer.learned,
         learn_adaptation=not layer.learned.isdisjoint({"adaptation_decay", "adaptation_strength"}),
-        **recurrent,
+        **learned_options(layer, **flags),
+        **layer.options,
     )
     return built
 
@@ -613,17 +585,17 @@ def container(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-def why_not_plain(module: Any) -> str | None:
+def _unplain(neuron: Any) -> str | None:
     """What of a HetSyn layer, or of a stock neuron, plain data has no place for; None where there is nothing."""
-    factor = module.graded_spikes_factor
-    found = {
+    factor = neuron.graded_spikes_factor
+    options = {
         "graded_spikes_factor": bool((factor != 1).any()) and factor.tolist(),
         "learn_graded_spikes_factor": factor.requires_grad,
-        "inhibition": module.inhibition,
-        "state_quant": module.state_quant,
-        "surrogate_disable": module.surrogate_disable,
+        "inhibition": neuron.inhibition,
+        "state_quant": neuron.state_quant,
+        "surrogate_disable": neuron.surrogate_disable,
     }
-    return ", ".join(f"{name} {value}" for name, value in found.items() if value) or None
+    return ", ".join(f"{name} {value}" for name, value in options.items() if value) or None
 
 
 def merge_stock(linear: nn.Linear, neuron: nn.Module) -> tuple[HetSynParams, frozenset[str], Surrogate] | None:
@@ -634,7 +606,7 @@ def merge_stock(linear: nn.Linear, neuron: nn.Module) -> tuple[HetSynParams, fro
     """
     if type(neuron) is not snntorch.Leaky:
         return None
-    why_not = why_not_plain(neuron)
+    why_not = _unplain(neuron)
     if neuron.reset_mechanism == "zero":
         why_not = "reset_mechanism 'zero'"
     elif not neuron.reset_delay:

@@ -12,6 +12,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hetsyn_plugins._version import __version__ as __version__
 from hetsyn_plugins.core.fields import HetSynState, Taus
 from hetsyn_plugins.core.initialisers import ConstantDecay, ConstantTau, LogNormalTau, NormalTau, UniformTau
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau, tau_to_decay
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from hetsyn_plugins.ops.dispatch import choose_backend
     from hetsyn_plugins.ops.lif import hetsyn_li, hetsyn_lif, hetsyn_lif_step
     from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ConstantDecay",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -51,6 +52,15 @@ class HetSynLayer:
         """Lines in, lines out."""
         n, m = self.params.weight.shape
         return m, n
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of OPTIONS, by name."""
+        return {name: getattr(self, name) for name in OPTIONS}
+
+
+# the options that the layers of every adapter have, under these names, and a checkpoint keeps
+OPTIONS = ("dt", "share", "parametrization", "tie_reset", "detach_reset")
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-import hetsyn_plugins
+from hetsyn_plugins._version import __version__
 from hetsyn_plugins.core.fields import ARRAYS, Array
 from hetsyn_plugins.core.files import replacing
-from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Layer, Linear, Network
+from hetsyn_plugins.core.network import OPTIONS, AlwaysOn, Dropout, HetSynLayer, Layer, Linear, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, MultiGaussian, Surrogate
 
 FORMAT = "hetsyn_plugins network"
 FORMAT_VERSION = 1
-OPTIONS = ("dt", "share", "parametrization", "tie_reset", "detach_reset")
 
 
 def save(net: Any, path: str | os.PathLike[str]) -> None:
@@ -35,13 +34,13 @@ def save(net: Any, path: str | os.PathLike[str]) -> None:
     A spike function or surrogate that is not this package's is not written (it is code): a warning says so, and the
     default takes its place on load.
     """
-    network = net if isinstance(net, Network) else hetsyn_plugins.convert(net, to="reference")
+    network = net if isinstance(net, Network) else _convert(net, "reference")
     arrays: dict[str, Array] = {}
     architecture = [_describe(index, layer, arrays) for index, layer in enumerate(network.layers)]
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "hetsyn_plugins": hetsyn_plugins.__version__,
+        "hetsyn_plugins": __version__,
         "architecture": json.dumps(architecture),
     }
     path = Path(path)
@@ -80,7 +79,15 @@ def load(path: str | os.PathLike[str], to: str = "reference", dt: float | None =
         raise ValueError(f"path: expected an architecture in JSON, got {path}, where it is damaged: {error}") from error
     except (KeyError, TypeError) as error:
         raise ValueError(f"path: expected a complete checkpoint, got {path}, which lacks {error}") from error
-    return hetsyn_plugins.convert(network, to=to, dt=dt)
+    return _convert(network, to, dt)
+
+
+def _convert(net: Any, to: str, dt: float | None = None) -> Any:
+    if isinstance(net, Network) and to == "reference" and dt is None:
+        return net
+    from hetsyn_plugins.exchange.conversion import convert  # plain data need no torch
+
+    return convert(net, to=to, dt=dt)
 
 
 def _describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, Any]:

@@ -1,14 +1,11 @@
 """Carrying a network from one framework to another: framework -> plain data (`network.py`) -> framework.
 
-What an adapter adds to take part is four functions, `build_layer`, `container`, `merge_stock` and `why_not_plain`;
-everything that is plain torch (Linear, Dropout, nesting) is handled here, once.
+What an adapter adds to take part is three functions, `build_layer`, `container` and `merge_stock`, and a layer's method
+`why_not_plain`; everything that is plain torch (Linear, Dropout, nesting) is handled here, once.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from types import ModuleType
@@ -21,9 +18,11 @@ from torch import Tensor, nn
 from hetsyn_plugins.core import network
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array
 from hetsyn_plugins.core.network import Network
-from hetsyn_plugins.ops.trainable import HALF, TrainableFields
+from hetsyn_plugins.exchange.frameworks import CONVERTIBLE, adapter
+from hetsyn_plugins.ops.arguments import HALF
+from hetsyn_plugins.ops.trainable import TrainableFields
 
-TARGETS = ("reference", "snntorch", "norse")
+TARGETS = ("reference", *CONVERTIBLE)
 
 
 class AlwaysOn(nn.Module):
@@ -58,13 +57,6 @@ def convert(net: Any, to: str, dt: float | None = None) -> Any:
         return plain
     target = adapter(to)
     return target.container([(layer.name, _build(layer, target)) for layer in plain.layers])
-
-
-def adapter(framework: str) -> ModuleType:
-    """The adapter of an installed framework, or ImportError that names the extra."""
-    if importlib.util.find_spec(framework) is None:
-        raise ImportError(f"{framework} is not installed: pip install 'hetsyn_plugins[{framework}]'")
-    return importlib.import_module(f"hetsyn_plugins.adapters.{framework}")
 
 
 def read(net: nn.Module) -> Network:
@@ -111,10 +103,9 @@ def _plain(name: str, module: nn.Module) -> network.Layer | None:
 
 
 def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
-    for cls in type(module).__mro__:  # the layer may be a user's subclass of an adapter's
-        why_not = getattr(sys.modules.get(cls.__module__), "why_not_plain", None)
-        if why_not is not None and (reason := why_not(module)) is not None:
-            raise ValueError(f"net: module {name!r}, a {type(module).__name__}, cannot be carried over: {reason}")
+    why_not = getattr(module, "why_not_plain", None)
+    if why_not is not None and (reason := why_not()) is not None:
+        raise ValueError(f"net: module {name!r}, a {type(module).__name__}, cannot be carried over: {reason}")
     fields = _fields(module)
     stored = {field: module.stored(field) for field in ARRAYS if field not in fields.tied}
     learned = {field for field, tensor in stored.items() if tensor is not None and tensor.requires_grad}

@@ -1,16 +1,37 @@
-"""Adding our names to a framework's own modules, on request only, and taking them away again."""
+"""Which frameworks there are, which are installed, and their adapters: the one place that loads an adapter by name.
+
+An adapter is a module of `hetsyn_plugins.adapters` with `install` and `uninstall`, which add our names to the
+framework's own modules and take them away again: on request only.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import NamedTuple
 
-FRAMEWORKS = ("snntorch", "norse", "lava_dl")
-LAVA = (
-    "lava is not installed: pip install 'hetsyn_plugins[lava]' (Python 3.10 only); "
-    "training, clustering, the integer core and export work without it"
-)
+
+class Framework(NamedTuple):
+    """The adapter's module, what the framework is imported as, the extra that installs it, and what to know of it."""
+
+    adapter: str
+    imported_as: str
+    extra: str
+    note: str = ""
+
+
+FRAMEWORKS = {
+    "snntorch": Framework("snntorch", "snntorch", "snntorch"),
+    "norse": Framework("norse", "norse", "norse"),
+    "lava_dl": Framework(
+        "lava_dl.slayer",
+        "lava",
+        "lava",
+        " (Python 3.10 only); training, clustering, the integer core and export work without it",
+    ),
+}
+CONVERTIBLE = ("snntorch", "norse")  # whose networks `convert` reads and makes
 
 
 def register(framework: str | None = None) -> tuple[str, ...]:
@@ -20,7 +41,7 @@ def register(framework: str | None = None) -> tuple[str, ...]:
     """
     names = _names(framework)
     for name in names:
-        _adapter(name).install()
+        adapter(name).install()
     return names
 
 
@@ -28,25 +49,38 @@ def unregister(framework: str | None = None) -> tuple[str, ...]:
     """Undo `register`."""
     names = _names(framework)
     for name in names:
-        _adapter(name).uninstall()
+        adapter(name).uninstall()
     return names
+
+
+def is_installed(framework: str) -> bool:
+    """Can this framework be imported?"""
+    return importlib.util.find_spec(FRAMEWORKS[framework].imported_as) is not None
+
+
+def why_not_installed(framework: str) -> str | None:
+    """None for a framework that can be imported; else what to do about it."""
+    if is_installed(framework):
+        return None
+    _, imported_as, extra, note = FRAMEWORKS[framework]
+    return f"{imported_as} is not installed: pip install 'hetsyn_plugins[{extra}]'{note}"
+
+
+def require(framework: str) -> None:
+    """Raise ImportError, saying what to do, for a framework that is not installed."""
+    if reason := why_not_installed(framework):
+        raise ImportError(reason)
+
+
+def adapter(framework: str) -> ModuleType:
+    """The adapter of a framework; ImportError where it is not installed."""
+    require(framework)
+    return importlib.import_module(f"hetsyn_plugins.adapters.{FRAMEWORKS[framework].adapter}")
 
 
 def _names(framework: str | None) -> tuple[str, ...]:
     if framework is None:
-        return tuple(name for name in FRAMEWORKS if _installed(name))
+        return tuple(name for name in FRAMEWORKS if is_installed(name))
     if framework not in FRAMEWORKS:
         raise ValueError(f"framework: expected one of {', '.join(FRAMEWORKS)}, got {framework!r}")
     return (framework,)
-
-
-def _adapter(name: str) -> ModuleType:
-    if not _installed(name):
-        raise ImportError(
-            LAVA if name == "lava_dl" else f"{name} is not installed: pip install 'hetsyn_plugins[{name}]'"
-        )
-    return importlib.import_module(f"hetsyn_plugins.adapters.{'lava_dl.slayer' if name == 'lava_dl' else name}")
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec("lava" if name == "lava_dl" else name) is not None

@@ -1,36 +1,53 @@
-"""The one door for checks: what a call of the op was given becomes tensors that a kernel can take, or a ValueError."""
+"""The one door for checks: what a call was given becomes tensors that a kernel can take, or a ValueError.
+
+The op and every adapter come through here, each with the names of its own (`Caller`), so that a message speaks of the
+arguments that the user wrote. Nothing behind the door checks again.
+
+dtypes: everything float32 or everything float64. Half inputs and weights (float16, bfloat16) run in float32 on the
+rounded values, with decays and states in float32, and give half spikes and v. Under autocast any float is cast here.
+bool and uint8 inputs count as 0/1 or counts. Other mixtures raise ValueError, as do mixed devices.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.fields import DECAYS, HetSynState
-from hetsyn_plugins.core.validation import (
-    check_fields,
-    check_inputs_shape,
-    check_state,
-    check_values,
-    expand,
-    full_shape,
-    state_shapes,
-)
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, STATE, HetSynState
+from hetsyn_plugins.core.validation import check_fields, check_state, check_values, expand, full_shape, state_shapes
 from hetsyn_plugins.kernels.interface import LayerTensors
 
 HALF = (torch.float16, torch.bfloat16)
+COUNTS = (torch.bool, torch.uint8)
 
 
-def output_dtype(inputs: Tensor, weight: Tensor) -> torch.dtype:
-    """The dtype of spikes and v: half for half inputs (for bool and uint8 inputs: half weights), else the weight's."""
-    if inputs.dtype.is_floating_point and inputs.dtype in HALF:
-        return inputs.dtype
-    if inputs.dtype.is_floating_point and weight.dtype in HALF:  # under autocast
-        return compute_dtype(weight)
-    return weight.dtype
+class ArgumentNames(dict[str, str]):
+    """What a caller's arguments are called, ours -> its own ("inputs", "decay", "state.reset", ...), else as ours."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+class Caller(NamedTuple):
+    """How the one who calls speaks of its arguments.
+
+    shapes   rank of the inputs that it takes -> what it says of their shape, with {m} for the number of lines
+    dtype    what it says of their dtype, with {} for it
+    owner    whose device they must be on
+    """
+
+    names: ArgumentNames = ArgumentNames()
+    shapes: Mapping[int, str] = {3: "(T, B, {m}), time first"}
+    dtype: str = "the weight's dtype, {},"
+    owner: str = "weight"
+
+
+OP = Caller()
+OP_STEP = Caller(shapes={2: "(B, {m}), one step"})
 
 
 def compute_dtype(weight: Tensor) -> torch.dtype:
@@ -38,65 +55,126 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def prepare(
-    inputs: Tensor,
-    given: dict[str, Any],
-    spiking: bool,
-    state: HetSynState | None,
-    check: bool | None,
-    argument_names: Mapping[str, str] | None = None,
-    one_step: bool = False,
-) -> tuple[Tensor, LayerTensors, HetSynState]:
-    """Check all arguments of a call; return inputs (T, B, M), expanded terms and first state in one dtype.
+def output_dtype(inputs: Tensor, weight: Tensor) -> torch.dtype:
+    """The dtype of spikes and v: half for half inputs (for bool and uint8 inputs: half weights), else the weight's."""
+    if inputs.dtype in HALF:
+        return inputs.dtype
+    if inputs.dtype.is_floating_point and weight.dtype in HALF:  # under autocast
+        return compute_dtype(weight)
+    return weight.dtype
 
-    one_step  the inputs given are (B, M): T = 1;  `argument_names` as in `hetsyn_lif`
+
+def checked_layer(fields: Mapping[str, Any], spiking: bool, check: bool | None, names: ArgumentNames) -> LayerTensors:
+    """A layer's fields, tensors or numbers, as kernels take them: one dtype, full shapes.
+
+    check  look for values out of range; None: on the CPU
     """
-    try:
-        return _prepare(inputs, given, spiking, state, check, one_step)
-    except ValueError as error:
-        name, colon, rest = str(error).partition(":")
-        if argument_names is None or name not in argument_names:
-            raise
-        raise ValueError(f"{argument_names[name]}{colon}{rest}") from None
-
-
-def _prepare(
-    inputs: Tensor,
-    given: dict[str, Any],
-    spiking: bool,
-    state: HetSynState | None,
-    check: bool | None,
-    one_step: bool,
-) -> tuple[Tensor, LayerTensors, HetSynState]:
-    weight = given["weight"]
-    for name, value in (("inputs", inputs), ("weight", weight)):
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{name}: expected a torch tensor, got {type(value).__name__}")
+    weight = fields["weight"]
+    if not isinstance(weight, Tensor):
+        raise ValueError(f"{names['weight']}: expected a torch tensor, got {type(weight).__name__}")
     if not weight.dtype.is_floating_point:
-        raise ValueError(f"weight: expected a floating dtype, got {weight.dtype}")
-    dtype, autocast = compute_dtype(weight), autocast_enabled(weight.device)
-    tensors = {name: _as_tensor(name, value, weight, dtype, autocast) for name, value in given.items()}
-    check_fields(tensors, spiking)
-    if one_step:
-        if inputs.ndim != 2 or inputs.shape[1] != weight.shape[1]:
-            raise ValueError(f"inputs: expected shape (B, {weight.shape[1]}), one step, got {tuple(inputs.shape)}")
-        inputs = inputs[None]
-    check_inputs_shape(inputs, weight)
-    x = _cast_inputs(inputs, weight, dtype, autocast)
-    shapes = state_shapes(tensors, spiking, inputs.shape[1])
-    if state is None:
-        state = HetSynState(
-            **{k: None if s is None else weight.new_zeros((), dtype=dtype).expand(s) for k, s in shapes.items()}
-        )
-    else:
-        _check_state_tensors(state, shapes, weight, dtype)
+        raise ValueError(f"{names['weight']}: expected a floating dtype, got {weight.dtype}")
+    autocast = autocast_enabled(weight.device)
+    tensors = {name: _as_tensor(name, fields[name], weight, autocast, names) for name in ARRAYS}
+    check_fields(tensors, spiking, names)
     if check or (check is None and weight.device.type == "cpu"):
-        check_values({name: None if t is None else _plain(t) for name, t in tensors.items()})
-        _check_finite(x, "inputs")
+        check_ranges(tensors, names)
+    return in_full(tensors, spiking)
+
+
+def in_full(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
+    """Tensors that fit each other, written out to their full shapes in the dtype of the arithmetic."""
+    weight = tensors["weight"]
+    dtype = compute_dtype(weight)
+    full: dict[str, Any] = {}
+    for name in ARRAYS:
+        t = tensors[name]
+        if t is not None:
+            shape = full_shape(name, weight)
+            t = t if t.shape == shape else expand(t, shape)
+            t = t if t.dtype == dtype else t.to(dtype)
+        full[name] = t
     if not spiking:
-        tensors["threshold"] = None
-    full = {k: None if t is None else expand(t, full_shape(k, weight)).to(dtype) for k, t in tensors.items()}
-    return x, LayerTensors(**full), state  # type: ignore[arg-type]  # weight and decay are never None
+        full["threshold"] = None
+    return LayerTensors(**full)
+
+
+def check_ranges(tensors: Mapping[str, Tensor | None], names: ArgumentNames) -> None:
+    """Raise ValueError where a field's values are out of range, NaN among them."""
+    check_values({name: None if t is None else _plain(t) for name, t in tensors.items()}, names)
+
+
+def checked_inputs(inputs: Any, weight: Tensor, check: bool | None, caller: Caller) -> Tensor:
+    """Inputs (T, B, M), or (B, M) where the caller takes single steps, in the dtype of the arithmetic.
+
+    weight  (N, M), as the user has it: half weights want half inputs
+    check   look for NaN and infinity; None: on the CPU
+    """
+    name = caller.names["inputs"]
+    if not isinstance(inputs, Tensor):
+        raise ValueError(f"{name}: expected a torch tensor, got {type(inputs).__name__}")
+    m = weight.shape[1]
+    if inputs.ndim not in caller.shapes or inputs.shape[-1] != m:
+        shapes = " or ".join(shape.format(m=m) for shape in caller.shapes.values())
+        raise ValueError(f"{name}: expected shape {shapes}, got {tuple(inputs.shape)}")
+    if inputs.device != weight.device:
+        raise ValueError(f"{name}: expected on the {caller.owner}'s device, {weight.device}, got {inputs.device}")
+    if inputs.dtype != weight.dtype and inputs.dtype not in COUNTS:
+        if not (inputs.dtype.is_floating_point and autocast_enabled(weight.device)):
+            dtype = caller.dtype.format(weight.dtype)
+            raise ValueError(f"{name}: expected {dtype} or bool or uint8, got {inputs.dtype}")
+    x = inputs.to(compute_dtype(weight))
+    if check:
+        _check_finite(x, name)
+    elif check is None:
+        check_inputs(x, name)
+    return x
+
+
+def check_inputs(x: Tensor, name: str = "inputs") -> None:
+    """Raise ValueError for NaN or infinity on the CPU; elsewhere, and under torch.compile, nothing is looked at."""
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        _check_finite(x.detach(), name)
+
+
+def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNames) -> HetSynState:
+    """The state before the first step, in the dtype and on the device of the layer; None: zeros."""
+    weight = layer.weight
+    shapes = state_shapes(layer._asdict(), layer.threshold is not None, batch)
+    if state is None:
+        zero = weight.new_zeros(())
+        return HetSynState(**{name: None if shape is None else zero.expand(shape) for name, shape in shapes.items()})
+    if isinstance(state, HetSynState):
+        for part, value in zip(STATE, state, strict=True):
+            if value is not None and not isinstance(value, Tensor):
+                raise ValueError(f"{names[f'state.{part}']}: expected a torch tensor, got {type(value).__name__}")
+    check_state(state, shapes, names)
+    for part, value in zip(STATE, state, strict=True):
+        if value is not None and (value.dtype != weight.dtype or value.device != weight.device):
+            came = f"{value.dtype} on {value.device}"
+            raise ValueError(f"{names[f'state.{part}']}: expected {weight.dtype} on {weight.device}, got {came}")
+    return state
+
+
+def _as_tensor(name: str, value: Any, weight: Tensor, autocast: bool, names: ArgumentNames) -> Tensor | None:
+    """A field as a tensor beside this weight; numbers take its device and the dtype of the arithmetic."""
+    if value is None:
+        return None
+    dtype = compute_dtype(weight)
+    if not isinstance(value, Tensor):
+        try:
+            return torch.tensor(value, dtype=dtype, device=weight.device)
+        except (TypeError, ValueError, RuntimeError):
+            hint = ": draw from an initialiser once, with its shape" if callable(value) else ""
+            came = f"{type(value).__name__}{hint}"
+            raise ValueError(f"{names[name]}: expected a number or a torch tensor, got {came}") from None
+    if value.device != weight.device:
+        raise ValueError(f"{names[name]}: expected on the weight's device, {weight.device}, got {value.device}")
+    allowed = {dtype} if name in DECAYS else {dtype, weight.dtype}
+    if value.dtype not in allowed and not (autocast and value.dtype.is_floating_point and name not in DECAYS):
+        dtypes = " or ".join(sorted(str(d) for d in allowed))
+        raise ValueError(f"{names[name]}: expected {dtypes} beside a weight of {weight.dtype}, got {value.dtype}")
+    return value
 
 
 def _plain(t: Tensor) -> Any:
@@ -105,17 +183,8 @@ def _plain(t: Tensor) -> Any:
     return t if t.device.type != "cpu" else (t.float() if t.dtype in HALF else t).numpy()
 
 
-def check_inputs(x: Tensor, name: str = "inputs") -> None:
-    """Raise ValueError for NaN or infinity in a whole sequence on the CPU: for layers that then go step by step.
-
-    As for a sequence with check=None, nothing is looked at on other devices, nor under torch.compile.
-    """
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        _check_finite(x.detach(), name)
-
-
 def _check_finite(x: Tensor, name: str) -> None:
-    """Raise ValueError for NaN or infinity: one of them makes the sum so, which is one pass and no copy."""
+    """One NaN or infinity makes the sum so, which is one pass and no copy."""
     plain = _plain(x)
     with np.errstate(all="ignore"):
         if np.isfinite(float(plain.sum())):
@@ -145,42 +214,3 @@ def autocast_enabled(device: torch.device) -> bool:
         enabled: bool = ask(device.type)
         return enabled
     return torch.is_autocast_cpu_enabled() if device.type == "cpu" else torch.is_autocast_enabled()
-
-
-def _as_tensor(name: str, value: Any, weight: Tensor, dtype: torch.dtype, autocast: bool) -> Tensor | None:
-    if value is None:
-        return None
-    if not isinstance(value, Tensor):
-        try:
-            return torch.tensor(value, dtype=dtype, device=weight.device)
-        except (TypeError, ValueError, RuntimeError):
-            hint = ": draw from an initialiser once, with its shape" if callable(value) else ""
-            raise ValueError(f"{name}: expected a number or a torch tensor, got {type(value).__name__}{hint}") from None
-    if value.device != weight.device:
-        raise ValueError(f"{name}: expected on the weight's device, {weight.device}, got {value.device}")
-    allowed = {dtype} if name in DECAYS else {dtype, weight.dtype}
-    if value.dtype not in allowed and not (autocast and value.dtype.is_floating_point and name not in DECAYS):
-        names = " or ".join(sorted(str(d) for d in allowed))
-        raise ValueError(f"{name}: expected {names} beside a weight of {weight.dtype}, got {value.dtype}")
-    return value
-
-
-def _cast_inputs(inputs: Tensor, weight: Tensor, dtype: torch.dtype, autocast: bool) -> Tensor:
-    if inputs.device != weight.device:
-        raise ValueError(f"inputs: expected on the weight's device, {weight.device}, got {inputs.device}")
-    counts = inputs.dtype in (torch.bool, torch.uint8)
-    if not counts and inputs.dtype != weight.dtype and not (autocast and inputs.dtype.is_floating_point):
-        raise ValueError(f"inputs: expected the weight's dtype, {weight.dtype}, or bool or uint8, got {inputs.dtype}")
-    return inputs.to(dtype)
-
-
-def _check_state_tensors(state: Any, shapes: dict[str, Any], weight: Tensor, dtype: torch.dtype) -> None:
-    if isinstance(state, HetSynState):
-        for name, value in state._asdict().items():
-            if value is not None and not isinstance(value, Tensor):
-                raise ValueError(f"state.{name}: expected a torch tensor, got {type(value).__name__}")
-    check_state(state, shapes)
-    for name, value in state._asdict().items():
-        if value is not None and (value.dtype != dtype or value.device != weight.device):
-            came = f"{value.dtype} on {value.device}"
-            raise ValueError(f"state.{name}: expected {dtype} on {weight.device}, got {came}")

@@ -66,7 +66,7 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend: expected 'auto', 'eager', 'cpu' or 'gpu', got {backend!r}")
 
 
-def _kernel(backend: str, inputs: Tensor, weight: Tensor) -> ModuleType:
+def kernel_for(backend: str, inputs: Tensor, weight: Tensor) -> ModuleType:
     """The module that computes a backend, or ValueError where it cannot run what it is given."""
     check_backend(backend)
     if backend == "auto":

@@ -1,18 +1,18 @@
-"""The neuron as a torch op over a whole sequence: checks, autograd, choice of kernel.
+"""The neuron as a torch op over a whole sequence: autograd around the kernel that was chosen.
 
 `hetsyn_lif` mirrors `reference.run` argument by argument, `hetsyn_li` is the leaky readout, `hetsyn_lif_step` the
 one-step form. Nothing of shape (T, B, N, M) is kept between forward and backward: memory is O(B T (N + M) + B N M).
 
-dtypes: everything float32 or everything float64. Half inputs and weights (float16, bfloat16) run in float32 on the
-rounded values, with decays and states in float32, and give half spikes and v. Under autocast any float is cast here.
-bool and uint8 inputs count as 0/1 or counts. Other mixtures raise ValueError, as do mixed devices.
+Each comes in through the one door for checks (`arguments.py`, which also says what dtypes go together) and then runs;
+adapters, whose layers hold tensors that fit each other, go through the door themselves and call `run_sequence` and
+`run_step`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +23,17 @@ from hetsyn_plugins.core.surrogate import Surrogate, resolve
 from hetsyn_plugins.kernels import eager, interface
 from hetsyn_plugins.kernels.cpu.threads import check_fork
 from hetsyn_plugins.kernels.interface import LayerTensors
-from hetsyn_plugins.ops.arguments import output_dtype, prepare
-from hetsyn_plugins.ops.dispatch import _kernel
+from hetsyn_plugins.ops.arguments import (
+    OP,
+    OP_STEP,
+    ArgumentNames,
+    autocast_enabled,
+    checked_inputs,
+    checked_layer,
+    checked_state,
+    output_dtype,
+)
+from hetsyn_plugins.ops.dispatch import kernel_for
 
 
 @torch.compiler.disable  # a clean graph break: the loop over time is the kernel's, not the compiler's
@@ -57,27 +66,20 @@ def hetsyn_lif(
     backend       "auto", "eager", "cpu" or "gpu" (`choose_backend` tells what "auto" takes, and why)
     check         look for NaN and infinity in inputs and for values out of range in parameters;
                   None: on the CPU
-    argument_names        what the caller's own arguments are called, for messages: "inputs", "state.reset", ... -> name
+    argument_names   what the caller's own arguments are called, for messages: "inputs", "state.reset", ... -> name
 
     Returns spikes (T, B, N), v (T, B, N) and the state after the last step, all differentiable once.
     Raises ValueError naming the argument, what was expected and what came.
     """
-    given = {
-        "weight": weight,
-        "decay": decay,
-        "reset_decay": reset_decay,
-        "threshold": threshold,
-        "recurrent_weight": recurrent_weight,
-        "recurrent_decay": recurrent_decay,
-        "adaptation_decay": adaptation_decay,
-        "adaptation_strength": adaptation_strength,
-        "bias": bias,
-    }
-    spikes, v, state = _run(
-        inputs, given, True, state, resolve(surrogate), detach_reset, backend, check, argument_names
-    )
+    fields = fields_of(locals())
+    names = ArgumentNames(argument_names or {})
+    layer = checked_layer(fields, True, check, names)
+    x = checked_inputs(inputs, weight, check, OP._replace(names=names))
+    start = checked_state(state, layer, x.shape[1], names)
+    spikes, v, end = run_sequence(x, layer, start, Way(resolve(surrogate), detach_reset, backend))
+    out = output_dtype(inputs, weight)
     assert spikes is not None  # only the readout has none
-    return spikes, v, state
+    return spikes.to(out), v.to(out), end
 
 
 @torch.compiler.disable
@@ -96,9 +98,13 @@ def hetsyn_li(
 
     Arguments as in `hetsyn_lif`. Returns v (T, B, N) and the state after the last step.
     """
-    given = {**dict.fromkeys(ARRAYS), "weight": weight, "decay": decay, "threshold": 1.0, "bias": bias}
-    _, v, state = _run(inputs, given, False, state, resolve(None), False, backend, check, argument_names)
-    return v, state
+    names = ArgumentNames(argument_names or {})
+    fields = {**dict.fromkeys(ARRAYS), "weight": weight, "decay": decay, "threshold": 1.0, "bias": bias}
+    layer = checked_layer(fields, False, check, names)
+    x = checked_inputs(inputs, weight, check, OP._replace(names=names))
+    start = checked_state(state, layer, x.shape[1], names)
+    _, v, end = run_sequence(x, layer, start, Way(resolve(None), False, backend))
+    return v.to(output_dtype(inputs, weight)), end
 
 
 def hetsyn_lif_step(
@@ -124,43 +130,52 @@ def hetsyn_lif_step(
     """One step in native torch: inputs (B, M) and the state before it (None: zeros) give the state after it.
 
     Arguments as in `hetsyn_lif`; `spiking=False` is the readout; `quantise` is applied to every state. The state
-    returned holds the output: `.spikes` and
-    `.v`, (B, N), in the states' dtype. Autograd keeps the currents, (B, N, M), of every step: where the whole
-    sequence is known, `hetsyn_lif` needs T times less.
+    returned holds the output: `.spikes` and `.v`, (B, N), in the states' dtype. Autograd keeps the currents, (B, N, M),
+    of every step: where the whole sequence is known, `hetsyn_lif` needs T times less.
     """
-    given = {
-        "weight": weight,
-        "decay": decay,
-        "reset_decay": reset_decay,
-        "threshold": threshold,
-        "recurrent_weight": recurrent_weight,
-        "recurrent_decay": recurrent_decay,
-        "adaptation_decay": adaptation_decay,
-        "adaptation_strength": adaptation_strength,
-        "bias": bias,
-    }
-    x, terms, start = prepare(inputs, given, spiking, state, check, argument_names, one_step=True)
-    with torch.autocast(x.device.type, enabled=False):
-        return eager.step(x[0], start, terms, resolve(surrogate), detach_reset, quantise)
+    fields = fields_of(locals())
+    names = ArgumentNames(argument_names or {})
+    layer = checked_layer(fields, spiking, bool(check), names)
+    x = checked_inputs(inputs, weight, bool(check), OP_STEP._replace(names=names))
+    start = checked_state(state, layer, len(x), names)
+    return run_step(x, layer, start, Way(resolve(surrogate), detach_reset), quantise)
 
 
-def _run(
-    inputs: Tensor,
-    given: dict[str, Any],
-    spiking: bool,
-    state: HetSynState | None,
-    surrogate: Surrogate,
-    detach_reset: bool,
-    backend: str,
-    check: bool | None,
-    argument_names: Mapping[str, str] | None,
+def fields_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a layer among the arguments of a function."""
+    return {name: arguments[name] for name in ARRAYS}
+
+
+class Way(NamedTuple):
+    """How a layer is run, beside its tensors."""
+
+    surrogate: Surrogate
+    detach_reset: bool = False
+    backend: str = "auto"
+
+
+@torch.compiler.disable
+def run_sequence(
+    x: Tensor, layer: LayerTensors, state: HetSynState, way: Way
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
+    """Spikes (None for a readout) and v, (T, B, N), and the last state, of what came through the door."""
     check_fork()
-    x, terms, start = prepare(inputs, given, spiking, state, check, argument_names)
-    kernel = _kernel(backend, inputs, given["weight"])
-    spikes, v, end = _sequence(kernel, x, terms, start, surrogate, detach_reset)
-    out = output_dtype(inputs, given["weight"])
-    return (None if spikes is None else spikes.to(out)), v.to(out), end
+    kernel = kernel_for(way.backend, x, layer.weight)
+    return _sequence(kernel, x, layer, state, way.surrogate, way.detach_reset)
+
+
+def run_step(
+    x: Tensor,
+    layer: LayerTensors,
+    state: HetSynState,
+    way: Way,
+    quantise: Callable[[Tensor], Tensor] | None = None,
+) -> HetSynState:
+    """The state after one step, of what came through the door: inputs (B, M)."""
+    if not autocast_enabled(x.device):
+        return eager.step(x, state, layer, way.surrogate, way.detach_reset, quantise)
+    with torch.autocast(x.device.type, enabled=False):
+        return eager.step(x, state, layer, way.surrogate, way.detach_reset, quantise)
 
 
 def _sequence(

@@ -24,6 +24,7 @@ from hetsyn_plugins.fixed_point.rounding import quantise
 from hetsyn_plugins.kernels.cpu.threads import check_fork
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors
 from hetsyn_plugins.ops import arguments, dispatch
+from hetsyn_plugins.ops.lif import fields_of
 from hetsyn_plugins.ops.trainable import Bounded, to_hetsyn_params
 
 
@@ -63,27 +64,22 @@ def hetsyn_lif_quantised(
     Returns spikes (T, B, N), None for a readout, and v (T, B, N) in float units, both equal to `fixed_point.run` of the
     rounded layer; differentiable once. Raises ValueError, and FixedPointOverflow where a state leaves its bits.
     """
-    given = {
-        "weight": weight,
-        "decay": decay,
-        "reset_decay": reset_decay,
-        "threshold": threshold,
-        "recurrent_weight": recurrent_weight,
-        "recurrent_decay": recurrent_decay,
-        "adaptation_decay": adaptation_decay,
-        "adaptation_strength": adaptation_strength,
-        "bias": bias,
-    }
-    x, terms, _ = arguments.prepare(inputs, given, spiking, None, None)
-    params = to_hetsyn_params(terms._asdict(), spiking)
+    fields = fields_of(locals())
+    layer = arguments.checked_layer(fields, spiking, None, arguments.OP.names)
+    x = arguments.checked_inputs(inputs, weight, None, arguments.OP)
+    params = to_hetsyn_params(layer._asdict(), spiking)
     fixed, _ = quantise(params, form=form, fraction=fraction, unit=unit, clip=True)
     # where rounding would give more than 8 bits and the exponent can grow no more
     low, high = ((m + half) * unit * (1 << MAX_EXP) for m, half in zip(MANTISSA, (-0.5, 0.5), strict=True))
-    loop = None if terms.recurrent_weight is None else Bounded.apply(terms.recurrent_weight, low, high)
+    bounded = {
+        name: Bounded.apply(getattr(layer, name), low, high)
+        for name in ("weight", "recurrent_weight")
+        if getattr(layer, name) is not None
+    }
     spikes, v, _ = straight_through(
         fixed,
         x,
-        terms._replace(weight=Bounded.apply(terms.weight, low, high), recurrent_weight=loop),
+        layer._replace(**bounded),
         surrogate=resolve(surrogate),
         detach_reset=detach_reset,
         allow_overflow=allow_overflow,

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.core.autograd import differentiable_once
-from hetsyn_plugins.core.fields import ARRAYS, DECAYS, NAMES
+from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, FIELDS, MATRICES, POSITIVE
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import check_fields, check_values, checked_dt, describe_values, expand, full_shape
+from hetsyn_plugins.ops.arguments import HALF, OP, ArgumentNames
 
-HALF = (torch.float16, torch.bfloat16)
+SYNAPTIC = tuple(name for name in MATRICES if name in DECAYS)  # the decays that `share` is about
 PARAMETRIZATIONS = ("decay", "tau", "log_tau")
 SHARES = ("synapse", "neuron", "layer")
 
@@ -49,6 +50,14 @@ class Bounded(torch.autograd.Function):
         (p,) = ctx.saved_tensors
         leads_away = ((p < ctx.low) & (gradient > 0)) | ((p > ctx.high) & (gradient < 0))
         return gradient.masked_fill(leads_away, 0.0), None, None
+
+
+def bounded(p: Tensor, low: float, high: float) -> Tensor:
+    """p clamped to [low, high] out of place, by `Bounded` where it has a gradient."""
+    if not (p.requires_grad and torch.is_grad_enabled()):
+        return p.clamp(low, high)
+    result: Tensor = Bounded.apply(p, low, high)
+    return result
 
 
 class DecayFromTau(torch.autograd.Function):
@@ -80,9 +89,8 @@ def check_share(share: str) -> None:
 def decay_from_stored(stored: Tensor, parametrization: str, dt: float | None) -> Tensor:
     """The decay r in [0, 1] that a stored tensor stands for, differentiable, in the stored dtype."""
     if parametrization == "decay":
-        decay: Tensor = Bounded.apply(stored, 0.0, 1.0)
-    else:
-        decay = DecayFromTau.apply(stored, checked_dt(dt), parametrization == "log_tau")
+        return bounded(stored, DECAY.least, DECAY.most)
+    decay: Tensor = DecayFromTau.apply(stored, checked_dt(dt), parametrization == "log_tau")
     return decay
 
 
@@ -160,8 +168,9 @@ class TrainableFields(nn.Module):
 
     def stored(self, field: str) -> Tensor | None:
         """The tensor that is registered for a field, None where the layer has no such field."""
-        tensor: Tensor | None = getattr(self, self.stored_name(field))
-        return tensor
+        name = self.stored_name(field)
+        tensor: Tensor | None = self._parameters.get(name)  # at once: looking through a module takes ten times as long
+        return getattr(self, name) if tensor is None else tensor
 
     def tensor(self, field: str) -> Tensor | None:
         """A field as the op takes it: decays as r in [0, 1], the threshold kept above 0, the rest as stored."""
@@ -170,9 +179,8 @@ class TrainableFields(nn.Module):
             return None
         if field in DECAYS:
             return decay_from_stored(stored, self.parametrization, self.dt)
-        if field == "threshold":
-            bounded: Tensor = Bounded.apply(stored, torch.finfo(stored.dtype).tiny, inf)
-            return bounded
+        if FIELDS[field].range is POSITIVE:
+            return bounded(stored, torch.finfo(stored.dtype).tiny, inf)
         # DistributedDataParallel writes to the buffers at every forward, also between two steps of one graph
         return stored if isinstance(stored, nn.Parameter) else stored.clone()
 
@@ -185,11 +193,11 @@ class TrainableFields(nn.Module):
         """Project what an optimiser pushed out of range back onto it, as the paper does after every step."""
         for field in self.names:
             stored = self.stored(field)
-            if stored is not None and field == "threshold":
+            if stored is None:
+                continue
+            if FIELDS[field].range is POSITIVE:
                 stored.clamp_(min=torch.finfo(stored.dtype).tiny)
-            elif (
-                stored is not None and field in DECAYS and self.parametrization != "log_tau"
-            ):  # any log tau is in range
+            elif field in DECAYS and self.parametrization != "log_tau":  # any log tau is in range
                 stored.clamp_(0.0, 1.0 if self.parametrization == "decay" else inf)
 
     def __getattr__(self, name: str) -> Any:
@@ -220,7 +228,7 @@ class TrainableFields(nn.Module):
                 continue
             unbounded = field in DECAYS and self.parametrization != "decay"
             good = ~value.isnan() if unbounded else value.isfinite()
-            if field == "threshold":
+            if FIELDS[field].range is POSITIVE:
                 good = good & (value > 0)
             if not good.all():
                 errors.append(
@@ -246,7 +254,7 @@ def start_values(
     sizes: tuple[int, int],
     spiking: bool,
     share: str,
-    argument_names: Mapping[str, str],
+    names: ArgumentNames = OP.names,
     dtype: torch.dtype | None = None,
     device: Any = None,
 ) -> dict[str, Tensor | None]:
@@ -255,43 +263,55 @@ def start_values(
     values   core field -> number, array, tensor, initialiser or None; `weight` may be None: N(0, 1 / fan_in), and
              `recurrent_weight` may be True: likewise
     sizes    (N, M)
-    argument_names   what the layer's arguments are called, for messages: core field -> name
+    names    what the layer's arguments are called, for messages
     dtype    None: the widest of the tensors given, else torch's default; decays stay float32 beside half types
 
     Numbers, lists and NumPy arrays are rounded to that dtype; a tensor of another dtype raises ValueError.
     """
     check_share(share)
-    argument_names = {**NAMES, **argument_names}
-    for field in ("weight", "recurrent_weight"):
+    dtype = _start_dtype(values, dtype, names)
+    shapes = torch.empty(sizes, device="meta")
+    tensors: dict[str, Tensor | None] = {}
+    for field, value in values.items():
+        full = full_shape(field, shapes)
+        if field in WEIGHTS and (value is True or (value is None and field == "weight")):
+            tensors[field] = _drawn_weight(full, dtype)
+        elif value is None:
+            tensors[field] = None
+        else:
+            kept = torch.float32 if field in DECAYS and dtype in HALF else dtype
+            trained = _trained_shape(field, full, share)
+            tensors[field] = _start_value(names[field], value, trained, kept)
+    layer: dict[str, Any] = {**dict.fromkeys(ARRAYS), **tensors}
+    if tuple(layer["weight"].shape) != sizes:
+        raise ValueError(f"{names['weight']}: expected shape {sizes}, got {tuple(layer['weight'].shape)}")
+    check_fields(layer, spiking, names)
+    check_values({f: None if t is None or t.is_meta else t for f, t in layer.items()}, names)
+    for field in SYNAPTIC:
+        if layer[field] is not None:
+            tensors[field] = _shared(names[field], layer[field], full_shape(field, shapes), share)
+    return {field: None if t is None else t.to(device) for field, t in tensors.items()}
+
+
+WEIGHTS = ("weight", "recurrent_weight")
+
+
+def _start_dtype(values: Mapping[str, Any], dtype: torch.dtype | None, names: ArgumentNames) -> torch.dtype:
+    """The dtype of a layer with these start values: the one asked for, or the widest of the tensors given."""
+    for field in WEIGHTS:
         weight = values.get(field)
         if isinstance(weight, Tensor) and not weight.dtype.is_floating_point:
-            raise ValueError(f"{argument_names[field]}: expected a floating dtype, got {weight.dtype}")
+            raise ValueError(f"{names[field]}: expected a floating dtype, got {weight.dtype}")
     dtype = dtype or _widest(values)
     if not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating dtype, got {dtype}")
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    n, m = sizes
-    shapes = torch.empty((n, m), device="meta")
-    tensors: dict[str, Tensor | None] = {}
-    for field, value in values.items():
-        shape = full_shape(field, shapes)
-        own = wide if field in DECAYS else dtype
-        if field in ("weight", "recurrent_weight") and (value is True or (value is None and field == "weight")):
-            tensors[field] = (
-                torch.randn(shape, dtype=torch.float32 if own in HALF else own).div(shape[1] ** 0.5).to(own)
-            )
-        else:
-            trained = _trained_shape(field, shape, share)
-            tensors[field] = None if value is None else _start_value(argument_names[field], value, trained, own)
-    given: dict[str, Any] = {**dict.fromkeys(ARRAYS), **tensors}
-    if tuple(given["weight"].shape) != sizes:
-        raise ValueError(f"{argument_names['weight']}: expected shape {sizes}, got {tuple(given['weight'].shape)}")
-    check_fields(given, spiking, argument_names)
-    check_values({f: None if t is None or t.is_meta else t for f, t in given.items()}, argument_names)
-    for field in ("decay", "recurrent_decay"):
-        if given[field] is not None:
-            tensors[field] = _shared(argument_names[field], given[field], full_shape(field, shapes), share)
-    return {field: None if t is None else t.to(device) for field, t in tensors.items()}
+    return dtype
+
+
+def _drawn_weight(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """N(0, 1 / fan_in), as in the paper; half types are rounded from float32."""
+    drawn = torch.randn(shape, dtype=torch.float32 if dtype in HALF else dtype)
+    return drawn.div(shape[1] ** 0.5).to(dtype)
 
 
 def to_hetsyn_params(tensors: Mapping[str, Tensor | None], spiking: bool) -> HetSynParams:
@@ -309,7 +329,8 @@ def to_hetsyn_params(tensors: Mapping[str, Tensor | None], spiking: bool) -> Het
 
 def share_of(params: HetSynParams) -> str:
     """The share that keeps the number of decays of these parameters; one a presynaptic line becomes one a synapse."""
-    shapes = {np.shape(d) for d in (params.decay, params.recurrent_decay) if d is not None}
+    decays = [getattr(params, field) for field in SYNAPTIC]
+    shapes = {np.shape(decay) for decay in decays if decay is not None}
     n = len(params.weight)
     if shapes == {()}:
         return "layer"
@@ -319,8 +340,8 @@ def share_of(params: HetSynParams) -> str:
 def check_tied(params: HetSynParams) -> None:
     """Raise ValueError unless every neuron's synapses decay as its reset does: what tie_reset would keep true."""
     full = params.expanded()
-    synapses = [d for d in (full.decay, full.recurrent_decay) if d is not None]
-    if full.reset_decay is None or not all((d == full.reset_decay[:, None]).all() for d in synapses):
+    decays = [decay for decay in (getattr(full, field) for field in SYNAPTIC) if decay is not None]
+    if full.reset_decay is None or not all((decay == full.reset_decay[:, None]).all() for decay in decays):
         raise ValueError("tie_reset: expected one decay a neuron for synapses and reset, got different ones")
 
 
@@ -336,7 +357,7 @@ def _widest(values: Mapping[str, Any]) -> torch.dtype:
 
 def _trained_shape(field: str, full: tuple[int, ...], share: str) -> tuple[int, ...]:
     """The shape in which a field is trained, and so drawn by an initialiser."""
-    if field not in ("decay", "recurrent_decay"):
+    if field not in SYNAPTIC:
         return full
     return {"synapse": full, "neuron": full[:1], "layer": ()}[share]
 

@@ -387,14 +387,14 @@ def test_auto_takes_the_compiled_kernel_for_cpu_tensors_and_says_why() -> None:
 
 def test_without_numba_auto_takes_eager_and_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     params, x = fields(), train(T, B, M)
-    real = ops.importlib.import_module
+    real = dispatch.importlib.import_module
 
     def broken(name: str) -> Any:
         if name == "hetsyn_plugins.kernels.cpu.sequence":
             raise ImportError("no numba here")
         return real(name)
 
-    monkeypatch.setattr(ops.importlib, "import_module", broken)
+    monkeypatch.setattr(dispatch.importlib, "import_module", broken)
     dispatch.why_no_cpu_kernel.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="no numba here; backend='eager' is used instead"):

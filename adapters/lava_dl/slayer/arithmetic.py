@@ -104,12 +104,12 @@ def run_layer(
     """Spikes and v (T, B, N) of inputs (T, B, M), and the state after them: in integers or in float."""
     surrogate = resolve(surrogate)
     if arithmetic.quantised:
-        cast, terms, _ = arguments.prepare(x, dict(fields), spiking, None, None)
-        fixed = arithmetic.fixed(to_hetsyn_params(terms._asdict(), spiking))
+        layer = arguments.checked_layer(fields, spiking, None, arguments.OP.names)
+        fixed = arithmetic.fixed(to_hetsyn_params(layer._asdict(), spiking))
         return straight_through(
             fixed,
-            cast,
-            terms,
+            arguments.checked_inputs(x, fields["weight"], None, arguments.OP),
+            layer,
             surrogate=surrogate,
             detach_reset=detach_reset,
             state=state,

@@ -110,7 +110,6 @@ class Neuron(TrainableFields, BaseNeuron):
             sizes=(n, 1),
             spiking=True,
             share="layer",
-            argument_names={},
             dtype=dtype or torch.get_default_dtype(),
         )
         learn = dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"), requires_grad)

@@ -1,0 +1,93 @@
+"""What the layers of all adapters share: their tensors as kernels take them, and the way to plain data and back.
+
+An adapter's layer is a torch module with `HetSynModule` among its bases. What it adds is its framework's idiom: names,
+layout, what a state is, when one is kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hetsyn_plugins.core.fields import ARRAYS
+from hetsyn_plugins.core.network import HetSynLayer
+from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.surrogate import Surrogate
+from hetsyn_plugins.kernels.interface import LayerTensors
+from hetsyn_plugins.ops.arguments import ArgumentNames, check_ranges, in_full
+from hetsyn_plugins.ops.lif import Way
+from hetsyn_plugins.ops.trainable import check_tied, share_of, to_hetsyn_params
+
+
+class HetSynModule:
+    """A layer of HetSynLIF neurons, or a leaky readout, in some framework.
+
+    A subclass gives `tensors()`, every field as the op takes it, and `stored(field)`, the tensor that is trained.
+
+    spiking, recurrent   which kind of layer it is
+    surrogate, detach_reset, backend, check   as in `hetsyn_plugins.ops.hetsyn_lif`
+    """
+
+    spiking: bool
+    recurrent: bool
+    surrogate: Surrogate
+    detach_reset: bool
+    backend: str
+    check: bool | None
+
+    def tensors(self) -> dict[str, Any]:
+        """Every field as the op takes it, in the shape that is trained; None where the layer has no such field."""
+        raise NotImplementedError
+
+    def stored(self, field: str) -> Tensor | None:
+        """The tensor that is registered for a field, None where the layer has no such field."""
+        raise NotImplementedError
+
+    def layer_tensors(self) -> LayerTensors:
+        """Every field as a kernel takes it: in full, half types as float32."""
+        return in_full(self.tensors(), self.spiking)
+
+    def way(self) -> Way:
+        """How the op runs this layer."""
+        return Way(self.surrogate, self.detach_reset, self.backend)
+
+    def check_changed(self, layer: LayerTensors, names: ArgumentNames) -> None:
+        """Raise ValueError for parameters out of range, looked at where they have changed since they were last.
+
+        As all values, on the CPU, elsewhere with check=True only. Torch counts what is written to a tensor, so that an
+        unchanged layer costs a look at the counts; what goes around them (`.data`) is seen with the next change.
+        """
+        if self.check is False or (self.check is None and layer.weight.device.type != "cpu"):
+            return
+        stored = [t for t in (self.stored(field) for field in ARRAYS) if t is not None]
+        # tensors made in inference mode have no such count
+        counts = None if any(t.is_inference() for t in stored) else [(id(t), t._version) for t in stored]
+        if counts is None or counts != self.__dict__.get("_counts_seen"):
+            check_ranges(layer._asdict(), names)
+            self.__dict__["_counts_seen"] = counts
+
+    def to_params(self) -> HetSynParams:
+        """The layer's parameters as the core has them: decays bounded to [0, 1], half types as float32."""
+        return to_hetsyn_params(self.tensors(), self.spiking)
+
+    def why_not_plain(self) -> str | None:
+        """What of this layer plain data (`core.network.HetSynLayer`) has no place for; None where there is nothing."""
+        return None
+
+
+def options_from_params(params: HetSynParams, share: str | None, tie_reset: bool) -> dict[str, Any]:
+    """What `from_params` of every adapter derives: share (None: the one that keeps the shapes), tie_reset, dtype.
+
+    Raises ValueError where tie_reset is asked for and does not hold.
+    """
+    if tie_reset:
+        check_tied(params)
+    share = share_of(params) if share is None else share
+    return {"share": share, "tie_reset": tie_reset, "dtype": getattr(torch, str(params.weight.dtype))}
+
+
+def learned_options(layer: HetSynLayer, **flags: str) -> dict[str, Any]:
+    """The learn_... options of a layer of plain data: option=field -> is that field learned?"""
+    return {option: field in layer.learned for option, field in flags.items()}
