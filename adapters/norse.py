@@ -9,6 +9,7 @@ A cell's autograd graph keeps the currents, B * N * M numbers, of every step; a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import norse.torch
@@ -22,6 +23,7 @@ from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, Surrogate, resolve
 from hetsyn_plugins.core.validation import checked_size, describe_values
+from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops import lif
 from hetsyn_plugins.ops.arguments import (
     HALF,
@@ -307,16 +309,22 @@ def _checked_p(p: Any, dtype: torch.dtype | None) -> HetSynLIFParameters:
     return p
 
 
-def _to_core(state: Any, kind: Any, fields: dict[str, Any]) -> HetSynState:
+# currents that every state has, also of a layer that lacks them -> the field that the layer then lacks
+UNUSED = {"i_reset": "reset_decay", "i_adapt": "adaptation_decay"}
+
+
+def _to_core(state: Any, kind: Any, fields: Mapping[str, Any]) -> HetSynState:
     """The state as the core has it; `fields` says which currents the layer has."""
     if not isinstance(state, kind):
         want, got = kind.__name__, type(state).__name__
         raise ValueError(f"state: expected a {want} or None, got {got}; is it another layer's?")
-    values = {STATE_FIELDS[name]: value for name, value in state._asdict().items()}
-    for name, owner in (("i_reset", "reset_decay"), ("i_adapt", "adaptation_decay")):
-        if fields.get(owner) is None and STATE_FIELDS[name] in values:
-            _check_unused(name, values.pop(STATE_FIELDS[name]))
-    return HetSynState(**values)
+    parts: dict[str, Any] = {}
+    for name, value in zip(kind._fields, state, strict=True):
+        if name in UNUSED and fields[UNUSED[name]] is None:
+            _check_unused(name, value)
+        else:
+            parts[STATE_FIELDS[name]] = value
+    return HetSynState(**parts)
 
 
 def _check_unused(name: str, current: Any) -> None:
@@ -328,9 +336,9 @@ def _check_unused(name: str, current: Any) -> None:
 
 
 def _from_core(state: HetSynState, kind: Any) -> Any:
-    nothing = torch.zeros_like(state.v)
-    values = {name: getattr(state, STATE_FIELDS[name]) for name in kind._fields}
-    return kind(**{name: nothing if value is None else value for name, value in values.items()})
+    """The core's state as this kind has it; currents that the layer lacks are zero."""
+    parts = [getattr(state, STATE_FIELDS[name]) for name in kind._fields]
+    return kind(*(torch.zeros_like(state.v) if part is None else part for part in parts))
 
 
 class _HetSynModule(HetSynModule, nn.Module):
@@ -428,8 +436,13 @@ class _HetSynModule(HetSynModule, nn.Module):
 
     def stored(self, field: str) -> Tensor | None:
         """The tensor that is trained for a field of HetSynParams."""
-        own = {"weight": self.input_weights, "recurrent_weight": self.recurrent_weights}
-        return own[field] if field in own else self.p.stored(field)
+        if field == "weight":
+            return self.input_weights
+        return self.recurrent_weights if field == "recurrent_weight" else self.p.stored(field)
+
+    def stored_tensors(self) -> list[Tensor | None]:
+        p = self.p
+        return [self.input_weights, self.recurrent_weights, *(p.stored(field) for field in p.names)]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """As nn.Module's; weights with NaN or infinity are reported and not loaded (p does so for its own)."""
@@ -451,37 +464,32 @@ class _HetSynModule(HetSynModule, nn.Module):
         }
         return self.state_class(**zeros)
 
-    def to_core(self, state: Any) -> HetSynState:
-        """The state as the core has it."""
-        return _to_core(
-            state, self.state_class, {name: self.p.stored(name) for name in ("reset_decay", "adaptation_decay")}
-        )
-
-    def from_core(self, state: HetSynState) -> Any:
-        """The core's state as this module has it."""
-        return _from_core(state, self.state_class)
+    def start(self, state: Any, layer: LayerTensors, batch: int) -> HetSynState:
+        """The state before the first step as the core has it; None: zeros."""
+        core = None if state is None else _to_core(state, self.state_class, layer._asdict())
+        return checked_state(core, layer, batch, ARGUMENT_NAMES)
 
     def step(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step: z (or v) (B, N) and the state after it."""
-        x = checked_inputs(input_tensor, self.input_weights, bool(self.check), CELL)
-        layer = self.layer_tensors()
+        weight = self.input_weights
+        x = checked_inputs(input_tensor, weight, bool(self.check), CELL)
+        layer = self.step_tensors()
         if self.check:
             self.check_changed(layer, ARGUMENT_NAMES)
-        start = checked_state(None if state is None else self.to_core(state), layer, len(x), ARGUMENT_NAMES)
-        after = run_step(x, layer, start, self.way())
+        after = run_step(x, layer, self.start(state, layer, x.shape[0]), self.way())
         out = after.spikes if self.spiking else after.v
-        return out.to(output_dtype(input_tensor, self.input_weights)), self.from_core(after)
+        return out.to(output_dtype(input_tensor, weight)), _from_core(after, self.state_class)
 
     @torch.compiler.disable  # as the op: a clean graph break
     def sequence(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor | None, Tensor, Any]:
         """The whole sequence, fused: z (None for a readout) and v of every step, (T, B, N), and the last state."""
-        x = checked_inputs(input_tensor, self.input_weights, self.check, SEQUENCE)
+        weight = self.input_weights
+        x = checked_inputs(input_tensor, weight, self.check, SEQUENCE)
         layer = self.layer_tensors()
         self.check_changed(layer, ARGUMENT_NAMES)
-        start = checked_state(None if state is None else self.to_core(state), layer, x.shape[1], ARGUMENT_NAMES)
-        z, v, end = run_sequence(x, layer, start, self.way())
-        out = output_dtype(input_tensor, self.input_weights)
-        return None if z is None else z.to(out), v.to(out), self.from_core(end)
+        z, v, end = run_sequence(x, layer, self.start(state, layer, x.shape[1]), self.way())
+        out = output_dtype(input_tensor, weight)
+        return None if z is None else z.to(out), v.to(out), _from_core(end, self.state_class)
 
     @classmethod
     def from_params(

@@ -55,6 +55,9 @@ def caller_of(spikes: str) -> Caller:
     return Caller(names, {2: "(B, {m})", 3: "(T, B, {m})"}, dtype="{} like the layer,", owner="layer")
 
 
+Run = tuple[Tensor, Tensor, HetSynState]  # spk, ungraded, and mem of every step, and the state after the last
+
+
 class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     """A layer of HetSynLIF neurons with its own weights: every synapse has its own decay alpha (Deng et al. 2025).
 
@@ -270,30 +273,29 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             hint = "inside a Sequential every layer but the last needs init_hidden=True"
             raise ValueError(f"input_: expected a torch tensor, got tuple; {hint}")
         is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
-        x = checked_inputs(input_, self.weight, self.check if is_sequence else bool(self.check), self._caller)
-        batch = x.shape[-2]
+        weight: Any = self.stored("weight")
+        x = checked_inputs(input_, weight, self.check if is_sequence else bool(self.check), self._caller)
         if self.init_hidden:
             if any(s is not None for s in states):
                 raise TypeError("states should not be passed as arguments while `init_hidden=True`")
-            states = self._hidden(batch)
+            states = self._hidden(x.shape[-2], weight)
         if not is_sequence:
-            layer = self.layer_tensors()
-            if self.check:
-                self.check_changed(layer, self._caller.names)
-            spk, after = self._step(x, layer, self._start(states, layer, batch))
-            mem = after["mem"]
+            spk, mem, end = self._one_step(x, states)
         elif self.inhibition or self.state_quant or len(x) == 0:
-            spk, mem, after = self._loop(x, states)
+            spk, mem, end = self._loop(x, states)
         else:
-            spk, mem, after = self._sequence(x, states)
-        spk = self._graded(spk.to(input_.dtype if input_.dtype.is_floating_point else self.weight.dtype))
-        if len(x) > 0:
-            after["spk"] = spk[-1] if is_sequence else spk
-        if self.init_hidden:
-            self.__dict__.update({name: after[name] for name in self._states})
-            if not self.output:
-                return spk if self.spiking else mem
-        return (spk, *(after[name] for name in self._states if name not in ("spk", "mem")), mem)
+            spk, mem, end = self._sequence(x, states)
+        spk = self._graded(spk.to(input_.dtype if input_.dtype.is_floating_point else weight.dtype))
+        rst = torch.zeros_like(end.v) if end.reset is None else end.reset
+        after = [s for s in (end.current, end.recurrent_current, rst, end.adaptation) if s is not None]
+        if not self.init_hidden:
+            return (spk, *after, mem)
+        if self.recurrent:
+            self.__dict__["spk"] = self._last_output(spk, end, is_sequence)
+        self.__dict__.update(zip(self._states[self.recurrent :], (*after, end.v), strict=True))
+        if self.output:
+            return (spk, *after, mem)
+        return spk if self.spiking else mem
 
     def _in_order(self, states: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         positional = dict(zip(self._states, states, strict=False))
@@ -302,12 +304,11 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             raise TypeError(f"forward: expected states {', '.join(self._states)}, each once, got {', '.join(wrong)}")
         return tuple({**positional, **named}.get(name) for name in self._states)
 
-    def _hidden(self, batch: int) -> tuple[Tensor | None, ...]:
+    def _hidden(self, batch: int, weight: Tensor) -> tuple[Tensor | None, ...]:
         """The states kept from the last call; none of them where batch size, device or dtype changed."""
-        kept = tuple(self.__dict__[name] for name in self._states)
-        device, dtype = self.weight.device, compute_dtype(self.weight)
-        fits = all(s.ndim > 0 and s.shape[0] == batch and s.device == device for s in kept)
-        return kept if fits and kept[-1].dtype == dtype else ()
+        mem: Tensor = self.__dict__["mem"]
+        fits = mem.ndim == 2 and mem.shape[0] == batch and mem.device == weight.device
+        return tuple(map(self.__dict__.get, self._states)) if fits and mem.dtype == compute_dtype(weight) else ()
 
     def _start(self, states: tuple[Tensor | None, ...], layer: LayerTensors, batch: int) -> HetSynState:
         """The core's state; zeros where none is given; a mixture, or one that does not fit, raises ValueError."""
@@ -335,12 +336,9 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         """z[t-1], fired from mem, or as it came out where spk is a state (recurrent layers)."""
         if self.recurrent:
             return self._ungraded(spk)
-        d = mem - layer.threshold
-        if mem.requires_grad:
-            return self._used_surrogate(d, layer.threshold)
-        return (d.detach() > 0).to(
-            d.dtype
-        )  # mem is a plain value (zeros, detached), and so is z: no gradient for theta
+        if mem.requires_grad and torch.is_grad_enabled():
+            return self._used_surrogate(mem - layer.threshold, layer.threshold)
+        return (mem > layer.threshold).to(mem.dtype)  # mem is a plain value (zeros, detached): nothing for theta
 
     @property
     def _used_surrogate(self) -> Surrogate:
@@ -350,64 +348,70 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         return Way(self._used_surrogate, self.detach_reset, self.backend)
 
     def _factor(self, dtype: torch.dtype) -> Tensor:
-        factor: Tensor = self.graded_spikes_factor
+        factor: Any = self._buffers.get("graded_spikes_factor")  # where getattr ends too, ten times as slowly
+        factor = self.graded_spikes_factor if factor is None else factor
         return (factor if isinstance(factor, nn.Parameter) else factor.clone()).to(dtype)  # see TrainableFields.tensor
 
     def _graded(self, spk: Tensor) -> Tensor:
-        return spk * self._factor(spk.dtype) if self.spiking else spk
+        """What comes out for spikes of 0 and 1."""
+        factor = self._buffers.get("graded_spikes_factor")
+        if not self.spiking or (factor is not None and _is_one(factor)):
+            return spk
+        return spk * self._factor(spk.dtype)
 
     def _ungraded(self, spk: Tensor) -> Tensor:
         """z[t-1] = 0 or 1 from the spk that came out, with the gradient of spk / factor, which half types round."""
         z = spk / self._factor(spk.dtype)
         return z + ((spk != 0).to(spk.dtype) - z).detach()
 
-    def _step(self, x: Tensor, layer: LayerTensors, start: HetSynState) -> tuple[Tensor, dict[str, Tensor]]:
-        """spk (B, N), ungraded, and the states after it, by name."""
-        state = run_step(x, layer, start, self.way(), self.state_quant or None)
-        spk = torch.zeros_like(state.v) if state.spikes is None else state.spikes
-        if self.spiking and spk.requires_grad and not state.v.requires_grad:
+    def _last_output(self, spk: Tensor, end: HetSynState, is_sequence: bool) -> Tensor:
+        """The spk of the last step, or, after no step at all, the one before."""
+        if is_sequence:
+            return spk[-1] if len(spk) > 0 else self._graded(end.spikes)
+        return spk
+
+    def _one_step(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
+        layer = self.step_tensors()
+        if self.check:
+            self.check_changed(layer, self._caller.names)
+        spk, end = self._step(x, layer, self._start(states, layer, x.shape[0]))
+        return spk, end.v, end
+
+    def _step(self, x: Tensor, layer: LayerTensors, start: HetSynState) -> tuple[Tensor, HetSynState]:
+        """spk (B, N), ungraded, and the state after it."""
+        end = run_step(x, layer, start, self.way(), self.state_quant or None)
+        if not self.spiking:
+            return torch.zeros_like(end.v), end
+        spk: Tensor = end.spikes
+        if spk.requires_grad and not end.v.requires_grad:
             # only theta is trained: mem must not look like a plain value to the next step's _last_spikes
-            state = state._replace(v=state.v + 0 * layer.threshold)  # type: ignore[operator]  # spiking: there is one
-        if self.inhibition and self.spiking:
-            winner = torch.zeros_like(spk).scatter_(1, (state.v - layer.threshold).argmax(1, keepdim=True), 1.0)
-            spk = spk * winner
-        return spk, self._after(state)
+            end = end._replace(v=end.v + 0 * layer.threshold)  # type: ignore[operator]  # spiking: there is one
+        if self.inhibition:
+            winner = (end.v - layer.threshold).argmax(1, keepdim=True)
+            spk = spk * torch.zeros_like(spk).scatter_(1, winner, 1.0)
+        return spk, end
 
-    def _after(self, state: HetSynState) -> dict[str, Tensor]:
-        """The states by name; `spk`, which is graded, joins them in `forward`."""
-        rst = torch.zeros_like(state.v) if state.reset is None else state.reset
-        parts = {"syn": state.current, "rec": state.recurrent_current, "rst": rst, "ada": state.adaptation}
-        return {name: t for name, t in (*parts.items(), ("mem", state.v)) if t is not None}
-
-    def _loop(self, x: Tensor, states: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _loop(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
         """A sequence step by step: what quantised or inhibited layers need, and T = 0."""
-        layer = self.layer_tensors()
-        start = self._start(states, layer, x.shape[1])
-        spks, mems, after = [], [], self._after(start)
-        if self.recurrent:
-            after["spk"] = self._graded(start.spikes)
+        layer = self.step_tensors()
+        end = self._start(states, layer, x.shape[1])
+        spks: list[Tensor] = []
+        mems: list[Tensor] = []
         for x_t in x.unbind(0):
-            spk, after = self._step(x_t, layer, start)
+            if spks and self.spiking:
+                end = end._replace(spikes=self._last_spikes(self._graded(spks[-1]), end.v, layer))
+            spk, end = self._step(x_t, layer, end)
             spks.append(spk)
-            mems.append(after["mem"])
-            parts = (
-                after["syn"],
-                after.get("rec"),
-                None if layer.reset_decay is None else after["rst"],
-                after.get("ada"),
-            )
-            z = self._last_spikes(self._graded(spk), after["mem"], layer) if self.spiking else None
-            start = HetSynState(*parts, z, after["mem"])
-        empty = start.v.new_zeros((0, *start.v.shape))
-        return (torch.stack(spks), torch.stack(mems), after) if spks else (empty, empty.clone(), after)
+            mems.append(end.v)
+        empty = end.v.new_zeros((0, *end.v.shape))
+        return (torch.stack(spks), torch.stack(mems), end) if spks else (empty, empty.clone(), end)
 
     @torch.compiler.disable  # as the op: a clean graph break
-    def _sequence(self, x: Tensor, states: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """spk, ungraded, and mem of every step (T, B, N), and the states after the last, by name."""
+    def _sequence(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
         layer = self.layer_tensors()
         self.check_changed(layer, self._caller.names)
         spk, v, end = run_sequence(x, layer, self._start(states, layer, x.shape[1]), self.way())
-        return (torch.zeros_like(v) if spk is None else spk), v, self._after(end)
+        return (torch.zeros_like(v) if spk is None else spk), v, end
 
     # ---- parameters in and out ----
 
@@ -449,7 +453,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
 
     def why_not_plain(self) -> str | None:
         """What of this layer plain data has no place for; None where there is nothing."""
-        return _unplain(self)
+        return why_not_plain(self)
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
@@ -468,6 +472,12 @@ def _is_state(name: str, state: Any) -> bool:
     if not isinstance(state, Tensor):
         raise ValueError(f"{name}: expected a torch tensor or None, got {type(state).__name__}")
     return state.numel() > 0
+
+
+def _is_one(factor: Tensor) -> bool:
+    """Is this the number 1? Looked at on the CPU only, where it costs nothing."""
+    looked_at = factor.device.type == "cpu" and factor.numel() == 1 and not torch.compiler.is_compiling()
+    return looked_at and factor.item() == 1
 
 
 def _start_factor(value: Any, weight: Tensor) -> Tensor:
@@ -585,7 +595,7 @@ def container(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 
-def _unplain(neuron: Any) -> str | None:
+def why_not_plain(neuron: Any) -> str | None:
     """What of a HetSyn layer, or of a stock neuron, plain data has no place for; None where there is nothing."""
     factor = neuron.graded_spikes_factor
     options = {
@@ -606,7 +616,7 @@ def merge_stock(linear: nn.Linear, neuron: nn.Module) -> tuple[HetSynParams, fro
     """
     if type(neuron) is not snntorch.Leaky:
         return None
-    why_not = _unplain(neuron)
+    why_not = why_not_plain(neuron)
     if neuron.reset_mechanism == "zero":
         why_not = "reset_mechanism 'zero'"
     elif not neuron.reset_delay:

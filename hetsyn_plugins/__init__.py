@@ -48,7 +48,7 @@ __all__ = [
 # names whose module is imported at first use: most of them need torch
 _LAZY = {
     "convert": "exchange.conversion",
-    "choose_backend": "ops.lif",
+    "choose_backend": "ops.dispatch",
     "hetsyn_li": "ops.lif",
     "hetsyn_lif": "ops.lif",
     "hetsyn_lif_quantised": "ops.straight_through",

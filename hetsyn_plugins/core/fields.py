@@ -68,9 +68,10 @@ class Field(NamedTuple):
     beside: str | None = None
     reads_spikes: bool = False
 
-    def full_shape(self, n: int, m: int) -> tuple[int, ...]:
-        """The shape when nothing is shared."""
-        return tuple({"N": n, "M": m}[axis] for axis in self.axes)
+
+def full_shapes(n: int, m: int) -> dict[str, tuple[int, ...]]:
+    """The shape that axes stand for, of N neurons with M inputs."""
+    return {"NM": (n, m), "NN": (n, n), "N": (n,)}
 
 
 THRESHOLDS, PER_STEP = "threshold's", "exp(-dt / tau)"

@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hetsyn_plugins.core.fields import FIELDS, NAMES, POSITIVE, STATE, Array, HetSynState
-
-NO_NAMES: dict[str, str] = {}  # whoever calls things as we do
+from hetsyn_plugins.core.fields import FIELDS, NAMES, POSITIVE, STATE, Array, HetSynState, full_shapes
 
 
 def checked_dt(dt: float | None) -> float:
@@ -27,7 +25,7 @@ def checked_dt(dt: float | None) -> float:
 
 def full_shape(name: str, weight: Any) -> tuple[int, ...]:
     """The shape of a field when nothing is shared, for a weight of shape (N, M)."""
-    return FIELDS[name].full_shape(*weight.shape)
+    return full_shapes(*weight.shape)[FIELDS[name].axes]
 
 
 def expand(value: Any, shape: tuple[int, ...]) -> Any:
@@ -64,6 +62,7 @@ def check_fields(given: Mapping[str, Any], spiking: bool, argument_names: Mappin
     weight = given["weight"]
     if weight.ndim != 2 or 0 in weight.shape:
         raise ValueError(f"{argument_names['weight']}: expected shape (N, M), got {tuple(weight.shape)}")
+    shapes = full_shapes(*weight.shape)
     for name, field in FIELDS.items():
         value = given[name]
         if value is None:
@@ -72,7 +71,7 @@ def check_fields(given: Mapping[str, Any], spiking: bool, argument_names: Mappin
         if field.reads_spikes and not spiking:
             why = "expected None where spiking=False (the readout has no spikes), got a value"
             raise ValueError(f"{argument_names[name]}: {why}")
-        if tuple(value.shape) != field.full_shape(*weight.shape):
+        if value.shape != shapes[field.axes]:
             _check_shape(name, value, weight, argument_names)
 
 
@@ -120,29 +119,27 @@ def as_plain(value: Any) -> Array:
 
 def state_shapes(given: Mapping[str, Any], spiking: bool, batch: int) -> dict[str, tuple[int, ...] | None]:
     """The shape of every part of a HetSynState for these fields; None where the layer has no such part."""
-    n, m = given["weight"].shape
-    sizes = {"N": n, "M": m}
-    shapes: dict[str, tuple[int, ...] | None] = {}
-    for name, (axes, field) in STATE.items():
-        has = spiking if name == "spikes" else given[field] is not None
-        shapes[name] = (batch, *(sizes[axis] for axis in axes)) if has else None
-    return shapes
+    full = {axes: (batch, *shape) for axes, shape in full_shapes(*given["weight"].shape).items()}
+    shapes = {name: full[axes] if given[field] is not None else None for name, (axes, field) in STATE.items()}
+    return shapes if spiking else {**shapes, "spikes": None}
 
 
-def check_state(
-    state: Any, shapes: Mapping[str, tuple[int, ...] | None], argument_names: Mapping[str, str] = NO_NAMES
-) -> None:
+def check_state(state: Any, shapes: Mapping[str, tuple[int, ...] | None]) -> None:
     """Raise ValueError unless the state is a HetSynState of this layer and of the inputs' batch."""
     if not isinstance(state, HetSynState):
-        raise ValueError(
-            f"{argument_names.get('state', 'state')}: expected a HetSynState or None, got {type(state).__name__}"
-        )
-    for name, shape in shapes.items():
-        value = getattr(state, name)
-        got = None if value is None else tuple(value.shape)
-        if got != shape:
-            own = argument_names.get(f"state.{name}", f"state.{name}")
-            raise ValueError(f"{own}: expected shape {shape}, got {got}; is the state another layer's or batch's?")
+        raise ValueError(f"state: expected a HetSynState or None, got {type(state).__name__}")
+    for part, shape in shapes.items():
+        check_part(None, part, getattr(state, part), shape)
+
+
+def check_part(
+    argument_names: Mapping[str, str] | None, part: str, value: Any, shape: tuple[int, ...] | None
+) -> None:
+    """Raise ValueError unless a part of a state has the shape that the layer's has; None: it has none."""
+    if (None if value is None else value.shape) != shape:
+        name = f"state.{part}" if argument_names is None else argument_names[f"state.{part}"]
+        came = None if value is None else tuple(value.shape)
+        raise ValueError(f"{name}: expected shape {shape}, got {came}; is the state another layer's or batch's?")
 
 
 def check_inputs_shape(inputs: Any, weight: Any) -> None:

@@ -11,14 +11,15 @@ bool and uint8 inputs count as 0/1 or counts. Other mixtures raise ValueError, a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.fields import ARRAYS, DECAYS, STATE, HetSynState
-from hetsyn_plugins.core.validation import check_fields, check_state, check_values, expand, full_shape, state_shapes
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, FIELDS, MATRICES, STATE, HetSynState, full_shapes
+from hetsyn_plugins.core.validation import check_fields, check_part, check_values, state_shapes
 from hetsyn_plugins.kernels.interface import LayerTensors
 
 HALF = (torch.float16, torch.bfloat16)
@@ -83,20 +84,28 @@ def checked_layer(fields: Mapping[str, Any], spiking: bool, check: bool | None, 
 
 
 def in_full(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
-    """Tensors that fit each other, written out to their full shapes in the dtype of the arithmetic."""
-    weight = tensors["weight"]
-    dtype = compute_dtype(weight)
-    full: dict[str, Any] = {}
-    for name in ARRAYS:
-        t = tensors[name]
+    """Tensors that fit each other, written out to their full shapes in the dtype of the arithmetic: for kernels."""
+    shapes = full_shapes(*tensors["weight"].shape)
+    layer = broadcast(tensors, spiking)._asdict()
+    for name, t in layer.items():
+        if t is not None and t.shape != shapes[FIELDS[name].axes]:
+            layer[name] = t.expand(shapes[FIELDS[name].axes])
+    return LayerTensors(**layer)
+
+
+def broadcast(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
+    """The same, not written out but so that torch broadcasts them: for a step, which needs no more."""
+    dtype = compute_dtype(tensors["weight"])
+    layer = dict(tensors)
+    for name, t in tensors.items():
         if t is not None:
-            shape = full_shape(name, weight)
-            t = t if t.shape == shape else expand(t, shape)
-            t = t if t.dtype == dtype else t.to(dtype)
-        full[name] = t
+            if t.ndim == 1 and name in MATRICES:  # one a neuron
+                layer[name] = t = t[:, None]
+            if t.dtype != dtype:
+                layer[name] = t.to(dtype)
     if not spiking:
-        full["threshold"] = None
-    return LayerTensors(**full)
+        layer["threshold"] = None
+    return LayerTensors(**layer)
 
 
 def check_ranges(tensors: Mapping[str, Tensor | None], names: ArgumentNames) -> None:
@@ -144,12 +153,12 @@ def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNa
     if state is None:
         zero = weight.new_zeros(())
         return HetSynState(**{name: None if shape is None else zero.expand(shape) for name, shape in shapes.items()})
-    if isinstance(state, HetSynState):
-        for part, value in zip(STATE, state, strict=True):
-            if value is not None and not isinstance(value, Tensor):
-                raise ValueError(f"{names[f'state.{part}']}: expected a torch tensor, got {type(value).__name__}")
-    check_state(state, shapes, names)
-    for part, value in zip(STATE, state, strict=True):
+    if not isinstance(state, HetSynState):
+        raise ValueError(f"{names['state']}: expected a HetSynState or None, got {type(state).__name__}")
+    for part, value, shape in zip(STATE, state, shapes.values(), strict=True):
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(f"{names[f'state.{part}']}: expected a torch tensor, got {type(value).__name__}")
+        check_part(names, part, value, shape)
         if value is not None and (value.dtype != weight.dtype or value.device != weight.device):
             came = f"{value.dtype} on {value.device}"
             raise ValueError(f"{names[f'state.{part}']}: expected {weight.dtype} on {weight.device}, got {came}")
@@ -187,7 +196,7 @@ def _check_finite(x: Tensor, name: str) -> None:
     """One NaN or infinity makes the sum so, which is one pass and no copy."""
     plain = _plain(x)
     with np.errstate(all="ignore"):
-        if np.isfinite(float(plain.sum())):
+        if isfinite(np.add.reduce(plain, axis=None) if isinstance(plain, np.ndarray) else plain.sum()):
             return
     wrong = int((~torch.isfinite(x)).sum())
     if wrong:

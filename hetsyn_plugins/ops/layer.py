@@ -16,7 +16,7 @@ from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels.interface import LayerTensors
-from hetsyn_plugins.ops.arguments import ArgumentNames, check_ranges, in_full
+from hetsyn_plugins.ops.arguments import ArgumentNames, broadcast, check_ranges, in_full
 from hetsyn_plugins.ops.lif import Way
 from hetsyn_plugins.ops.trainable import check_tied, share_of, to_hetsyn_params
 
@@ -45,9 +45,17 @@ class HetSynModule:
         """The tensor that is registered for a field, None where the layer has no such field."""
         raise NotImplementedError
 
+    def stored_tensors(self) -> list[Tensor | None]:
+        """`stored` of all fields."""
+        return [self.stored(field) for field in ARRAYS]
+
     def layer_tensors(self) -> LayerTensors:
         """Every field as a kernel takes it: in full, half types as float32."""
         return in_full(self.tensors(), self.spiking)
+
+    def step_tensors(self) -> LayerTensors:
+        """Every field as a step takes it: so that it broadcasts."""
+        return broadcast(self.tensors(), self.spiking)
 
     def way(self) -> Way:
         """How the op runs this layer."""
@@ -61,9 +69,10 @@ class HetSynModule:
         """
         if self.check is False or (self.check is None and layer.weight.device.type != "cpu"):
             return
-        stored = [t for t in (self.stored(field) for field in ARRAYS) if t is not None]
-        # tensors made in inference mode have no such count
-        counts = None if any(t.is_inference() for t in stored) else [(id(t), t._version) for t in stored]
+        try:
+            counts = [(id(t), t._version) for t in self.stored_tensors() if t is not None]
+        except RuntimeError:  # tensors made in inference mode have no such count
+            counts = None
         if counts is None or counts != self.__dict__.get("_counts_seen"):
             check_ranges(layer._asdict(), names)
             self.__dict__["_counts_seen"] = counts

@@ -154,7 +154,6 @@ class Way(NamedTuple):
     backend: str = "auto"
 
 
-@torch.compiler.disable
 def run_sequence(
     x: Tensor, layer: LayerTensors, state: HetSynState, way: Way
 ) -> tuple[Tensor | None, Tensor, HetSynState]:

@@ -27,6 +27,7 @@ from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import check_fields, check_values, checked_dt, describe_values, expand, full_shape
 from hetsyn_plugins.ops.arguments import HALF, OP, ArgumentNames
 
+POSITIVES = tuple(name for name, field in FIELDS.items() if field.range is POSITIVE)
 SYNAPTIC = tuple(name for name in MATRICES if name in DECAYS)  # the decays that `share` is about
 PARAMETRIZATIONS = ("decay", "tau", "log_tau")
 SHARES = ("synapse", "neuron", "layer")
@@ -53,9 +54,16 @@ class Bounded(torch.autograd.Function):
 
 
 def bounded(p: Tensor, low: float, high: float) -> Tensor:
-    """p clamped to [low, high] out of place, by `Bounded` where it has a gradient."""
+    """p clamped to [low, high] out of place, by `Bounded` where it has a gradient; p itself where all of it is inside.
+
+    Inside, `Bounded` is the identity; to look at the least and largest value costs a fraction of a node of the graph.
+    """
     if not (p.requires_grad and torch.is_grad_enabled()):
         return p.clamp(low, high)
+    if p.device.type == "cpu" and not torch.compiler.is_compiling():
+        least, most = torch.aminmax(p.detach())
+        if least.item() >= low and most.item() <= high:
+            return p
     result: Tensor = Bounded.apply(p, low, high)
     return result
 
@@ -144,6 +152,7 @@ class TrainableFields(nn.Module):
         if parametrization != "decay" and dt is None:
             raise ValueError(f"dt: expected a step length in seconds for parametrization={parametrization!r}, got None")
         self.share, self.parametrization, self.tie_reset = share, parametrization, tie_reset
+        self._name_fields()
         self.dt = None if dt is None else checked_dt(dt)
 
     def add_fields(self, values: Mapping[str, Tensor | None], learn: Mapping[str, bool]) -> None:
@@ -151,6 +160,7 @@ class TrainableFields(nn.Module):
         self.tied = tuple(
             name for name in ("reset_decay", "recurrent_decay") if self.tie_reset and values.get(name) is not None
         )
+        self._name_fields()
         for field, value in values.items():
             if field in self.tied:
                 continue
@@ -161,32 +171,44 @@ class TrainableFields(nn.Module):
             else:
                 self.register_buffer(self.stored_name(field), value)
 
+    def _name_fields(self) -> None:
+        """Fix the attribute under which each field is registered."""
+        suffix = "" if self.parametrization == "decay" else f"_{self.parametrization}"
+        plain = {field: self.names["decay" if field in self.tied else field] for field in self.names}
+        self._stored_names = {f: name + suffix if f in DECAYS else name for f, name in plain.items()}
+
     def stored_name(self, field: str) -> str:
         """The attribute under which a field is registered."""
-        name = self.names["decay" if field in self.tied else field]
-        return name if field not in DECAYS or self.parametrization == "decay" else f"{name}_{self.parametrization}"
+        return self._stored_names[field]
 
     def stored(self, field: str) -> Tensor | None:
         """The tensor that is registered for a field, None where the layer has no such field."""
-        name = self.stored_name(field)
-        tensor: Tensor | None = self._parameters.get(name)  # at once: looking through a module takes ten times as long
-        return getattr(self, name) if tensor is None else tensor
+        name = self._stored_names[field]
+        tensor: Tensor | None = self._parameters.get(name)
+        if tensor is None:  # looked up where getattr ends too, which takes ten times as long
+            tensor = self._buffers[name] if name in self._buffers else getattr(self, name)
+        return tensor
 
     def tensor(self, field: str) -> Tensor | None:
         """A field as the op takes it: decays as r in [0, 1], the threshold kept above 0, the rest as stored."""
         stored = self.stored(field)
-        if stored is None:
-            return None
+        return None if stored is None else self._usable(field, stored)
+
+    def _usable(self, field: str, stored: Tensor) -> Tensor:
         if field in DECAYS:
             return decay_from_stored(stored, self.parametrization, self.dt)
-        if FIELDS[field].range is POSITIVE:
+        if field in POSITIVES:
             return bounded(stored, torch.finfo(stored.dtype).tiny, inf)
         # DistributedDataParallel writes to the buffers at every forward, also between two steps of one graph
-        return stored if isinstance(stored, nn.Parameter) else stored.clone()
+        return stored if self._stored_names[field] in self._parameters else stored.clone()
 
     def tensors(self) -> dict[str, Any]:
         """All fields that this module holds, as the op takes them."""
-        return {field: self.tensor(field) for field in self.names}
+        tensors: dict[str, Any] = {}
+        for field in self._stored_names:
+            stored = self.stored(field)
+            tensors[field] = None if stored is None else self._usable(field, stored)
+        return tensors
 
     @torch.no_grad()
     def clamp_(self) -> None:
@@ -195,7 +217,7 @@ class TrainableFields(nn.Module):
             stored = self.stored(field)
             if stored is None:
                 continue
-            if FIELDS[field].range is POSITIVE:
+            if field in POSITIVES:
                 stored.clamp_(min=torch.finfo(stored.dtype).tiny)
             elif field in DECAYS and self.parametrization != "log_tau":  # any log tau is in range
                 stored.clamp_(0.0, 1.0 if self.parametrization == "decay" else inf)
@@ -228,7 +250,7 @@ class TrainableFields(nn.Module):
                 continue
             unbounded = field in DECAYS and self.parametrization != "decay"
             good = ~value.isnan() if unbounded else value.isfinite()
-            if FIELDS[field].range is POSITIVE:
+            if field in POSITIVES:
                 good = good & (value > 0)
             if not good.all():
                 errors.append(
