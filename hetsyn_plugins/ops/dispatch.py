@@ -6,12 +6,13 @@ import functools
 import importlib
 import warnings
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-MODULES = {"eager": "eager", "cpu": "cpu.sequence", "gpu": "gpu.sequence"}  # backend -> module in kernels/
+# backend -> module in kernels/; "integers" is no backend of the op but the forward of `straight_through`
+MODULES = {"eager": "eager", "cpu": "cpu.sequence", "gpu": "gpu.sequence", "integers": "cpu.fixed_point"}
 
 
 class Choice(NamedTuple):
@@ -49,7 +50,7 @@ def why_no_gpu_kernel() -> str | None:
 
 def _why_not(backend: str, library: str) -> str | None:
     try:
-        kernel = importlib.import_module(f"hetsyn_plugins.kernels.{MODULES[backend]}")
+        kernel: Any = load(backend)
         if backend == "gpu" and torch.cuda.is_available():
             kernel.trial()  # Triton imports where nothing can be compiled, or on a card that it does not know
     except Exception as error:  # many kinds: missing, broken, no place for a cache
@@ -78,6 +79,11 @@ def kernel_for(backend: str, inputs: Tensor, weight: Tensor) -> ModuleType:
             raise ValueError(f"backend: 'cpu' cannot run, {missing}; use 'auto' or 'eager'")
     elif backend == "gpu":
         _check_gpu(weight)
+    return load(backend)
+
+
+def load(backend: str) -> ModuleType:
+    """The kernel's module: numba and Triton are imported when they are asked for, and looked up at each call."""
     return importlib.import_module(f"hetsyn_plugins.kernels.{MODULES[backend]}")
 
 
@@ -86,7 +92,7 @@ def _check_gpu(weight: Tensor) -> None:
         raise ValueError("backend: expected float32 or half tensors for 'gpu', got float64; use 'auto' or 'eager'")
     if missing := why_no_gpu_kernel():
         raise ValueError(f"backend: 'gpu' cannot run, {missing}; use 'auto' or 'eager'")
-    interpreted = importlib.import_module("hetsyn_plugins.kernels.gpu.sequence").interpreted()
+    interpreted = load("gpu").interpreted()
     if weight.device.type != ("cpu" if interpreted else "cuda"):
         kind = "CPU tensors for 'gpu' in Triton's interpreter" if interpreted else "CUDA tensors for 'gpu'"
         raise ValueError(f"backend: expected {kind}, got {weight.device}; use 'auto' or 'eager'")

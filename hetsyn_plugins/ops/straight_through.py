@@ -8,7 +8,6 @@ integers gave. So the decays get the gradient of the neuron, not one of the roun
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -118,8 +117,7 @@ def straight_through(
     if dispatch.why_no_cpu_kernel():
         result = fixed_point.run(fixed, x.numpy(), state, **options)
     else:
-        kernel = importlib.import_module("hetsyn_plugins.kernels.cpu.fixed_point")
-        result = kernel.run(fixed, x, state, keep_state=keep_state, **options)
+        result = dispatch.load("integers").run(fixed, x, state, keep_state=keep_state, **options)
     spikes, v = Rounded.apply(fixed, result, state, surrogate, detach_reset, inputs, *terms)
     return spikes, v, result.state
 
@@ -156,7 +154,7 @@ class Rounded(torch.autograd.Function):
         _, _, _, _, _, needs_inputs, *needs = ctx.needs_input_grad
         needs_grad = Gradients(needs_inputs, LayerTensors(*needs), HetSynState(*[False] * 6))
         backend = dispatch.choose_backend(inputs, terms.weight).backend
-        kernel = importlib.import_module(f"hetsyn_plugins.kernels.{dispatch.MODULES[backend]}")
+        kernel = dispatch.load(backend)
         start = _float_state(ctx.fixed, ctx.state, inputs)
         g = kernel.backward(
             inputs, terms, start, v, grad_spikes, grad_v, HetSynState(None), ctx.surrogate, ctx.detach_reset, needs_grad
