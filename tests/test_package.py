@@ -60,7 +60,7 @@ PUBLIC = {
     "adapters.snntorch": ("HetSynLeaky", "RHetSynLeaky", "install", "reset", "uninstall"),
     "adapters.norse": ("HetSynLIF", "HetSynLIFCell", "HetSynLI", "HetSynLICell", "HetSynLIFParameters"),
     "adapters.lava_dl.slayer": ("Affine", "Dense", "Flatten", "Input", "Neuron", "Recurrent", "Synapse", "install"),
-    "adapters.lava_dl.runtime": ("run", "run_file", "running", "isolated"),
+    "adapters.lava_dl.runtime": ("LavaError", "isolated", "run_file", "run_network", "running"),
     "cli": ("main",),
 }
 

@@ -357,6 +357,22 @@ def test_p_is_copied_never_shared_or_changed() -> None:
     assert other.p.syn_decay.shape == (N, 2 * M)
 
 
+LEARNED = {"learn_reset": "reset_decay", "learn_threshold": "threshold", "learn_adaptation": "adaptation_decay"}
+
+
+@pytest.mark.parametrize("chosen", [(), *((option,) for option in LEARNED), tuple(LEARNED)])
+@pytest.mark.parametrize("cls", [HetSynLIFCell, HetSynLIFRecurrentCell, HetSynLIF, HetSynLIFRecurrent])
+def test_what_is_learned_survives_constructors_and_copies(cls: Any, chosen: tuple[str, ...]) -> None:
+    values = {"tau_adapt_inv": 5.0, "adapt_strength": 0.1}
+    p = HetSynLIFParameters(**values, **dict.fromkeys(chosen, True))
+    module = cls(M, N, p, DT)
+    again = cls.from_params(module.to_params(), DT, **dict.fromkeys(chosen, True))
+    for layer in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module)), again):
+        trained = {field for field in (*LEARNED.values(), "adaptation_strength") if layer.stored(field).requires_grad}
+        want = {LEARNED[option] for option in chosen}
+        assert trained == (want | {"adaptation_strength"} if "learn_adaptation" in chosen else want)
+
+
 def test_autapses_can_be_masked() -> None:
     layer = HetSynLIFRecurrent(M, N, parameters(), DT, autapses=False)
     assert not np.diag(layer.to_params().recurrent_weight).any()

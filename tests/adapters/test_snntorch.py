@@ -421,6 +421,27 @@ def test_graded_spikes_scale_the_output_and_not_the_dynamics() -> None:
         assert torch.equal(out[0], graded(x)[0][-1])
 
 
+@pytest.mark.parametrize("factor", [-1.0, -2.5, 2.0**-10, 1024.0])
+@pytest.mark.parametrize("way", ["sequence", "steps", "loop"])
+def test_odd_graded_factors_are_ones_to_the_recurrence(factor: float, way: str) -> None:
+    """A negative factor's spikes are spikes all the same."""
+    torch.manual_seed(0)
+    plain = lively(RHetSynLeaky(M, N, dtype=torch.float64), 0.7)
+    options: dict[str, Any] = {"state_quant": lambda s: s} if way == "loop" else {}
+    graded = RHetSynLeaky.from_params(plain.to_params(), graded_spikes_factor=factor, **options)
+    x = spike_trains(T, B, M, dtype=torch.float64)
+    want, states = plain(x), ()
+    if way == "steps":
+        spikes = []
+        for x_t in x:
+            states = graded(x_t, *states)
+            spikes.append(states[0])
+        got = torch.stack(spikes)
+    else:
+        got = graded(x)[0]
+    assert 0.1 < want[0].mean() < 0.9 and torch.equal(got, want[0] * factor)
+
+
 def test_inhibition_lets_the_neuron_furthest_above_its_threshold_fire() -> None:
     theta = torch.tensor([0.3, 0.6, 0.9, 1.2, 1.5])
     with pytest.warns(UserWarning, match="Inhibition"):

@@ -5,11 +5,7 @@ Every check takes the code under test, so that the bugs planted at the end run t
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Callable
-from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -19,6 +19,7 @@ from hetsyn_plugins.ops.trainable import (
     PARAMETRIZATIONS,
     Bounded,
     DecayFromTau,
+    bounded,
     check_tied,
     decay_from_stored,
     share_of,
@@ -78,6 +79,31 @@ def test_bounded_lets_only_the_way_back_through() -> None:
     assert r.tolist() == [0, 0, 0.5, 0.5, 1, 1]
     (gradient,) = torch.autograd.grad((r * push).sum(), p)
     assert gradient.tolist() == [0, -1, 1, -1, 1, 0]
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_values_on_the_bounds_are_free_in_both_directions(outside: bool) -> None:
+    """r = 0 and r = 1 are allowed values: no gradient is taken from them, whether others are out of range or not."""
+    p = torch.tensor([0.0, 0.0, 1.0, 1.0, 2.0 if outside else 0.5], requires_grad=True)
+    push = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
+    (gradient,) = torch.autograd.grad((bounded(p, 0.0, 1.0) * push).sum(), p)
+    assert torch.equal(gradient, push)
+    assert bounded(p, 0.0, 1.0).tolist() == [0, 0, 1, 1, 1 if outside else 0.5]
+
+
+def test_nan_is_not_inside() -> None:
+    p = torch.tensor([0.5, torch.nan, 1.5], requires_grad=True)
+    assert bounded(p, 0.0, 1.0)[::2].tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_decay_of_a_float32_tau_is_rounded_once(log: bool) -> None:
+    """exp(-dt / tau) in float64, then float32: in float32 throughout, long taus lose their last bits."""
+    tau = torch.logspace(-4, 2, 601, dtype=torch.float64)
+    stored = (tau.log() if log else tau).float()
+    exact = np.exp(-DT / (np.exp(stored.double().numpy()) if log else stored.double().numpy()))
+    got = DecayFromTau.apply(stored, DT, log).numpy()
+    np.testing.assert_array_equal(got, exact.astype(np.float32))
 
 
 # ---- layers
