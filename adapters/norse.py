@@ -205,19 +205,19 @@ class HetSynLIFParameters(TrainableFields):
 
     def decays(self, dt: float) -> dict[str, Any]:
         """The decays for a step of dt seconds, exp(-dt * tau_inv); initialisers as they are."""
-        found: dict[str, Any] = {}
+        decays: dict[str, Any] = {}
         for field in DECAYS:
             stored = self.stored(field)
             if field in self.initialisers:
-                found[field] = self.initialisers[field]
+                decays[field] = self.initialisers[field]
             elif stored is None:
-                found[field] = None
+                decays[field] = None
             elif self.parametrization == "decay":
                 decay = decay_from_stored(stored, "decay", None)
-                found[field] = decay if dt == self.dt else decay ** (dt / float(self.dt or dt))
+                decays[field] = decay if dt == self.dt else decay ** (dt / float(self.dt or dt))
             else:
-                found[field] = decay_from_stored(stored, self.parametrization, dt)
-        return found
+                decays[field] = decay_from_stored(stored, self.parametrization, dt)
+        return decays
 
     def copy_for(self, values: dict[str, Tensor | None], **options: Any) -> HetSynLIFParameters:
         """The same surrogate and flags with these fields, expanded, decays as r, for a cell with these options."""
@@ -375,17 +375,17 @@ class _HetSynModule(HetSynModule, nn.Module):
         self.input_size = checked_size("input_size", input_size)
         self.hidden_size = checked_size("hidden_size", hidden_size)
         self.dt, self.detach_reset, self.backend, self.check = float(dt), detach_reset, backend, check
-        given: dict[str, Any] = {
+        fields: dict[str, Any] = {
             **{f: p.stored(f) for f in p.names if f not in DECAYS},
             **p.decays(dt),
             "weight": input_weights,
-            "recurrent_weight": (True if recurrent_weights is None else recurrent_weights) if self.recurrent else None,
+            "recurrent_weight": True if recurrent_weights is None else recurrent_weights,
         }
         if not self.recurrent:
-            given["recurrent_decay"] = None
+            fields |= dict.fromkeys(("recurrent_weight", "recurrent_decay"))
         if not self.spiking:
-            given |= dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"))
-        self._build(p, given, share, parametrization, tie_reset, device, dtype)
+            fields |= dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"))
+        self._build(p, fields, share, parametrization, tie_reset, device, dtype)
         self.autapses = autapses
         mask = None if autapses or not self.recurrent else 1.0 - torch.eye(self.hidden_size, device=device)
         self.register_buffer("recurrent_mask", mask, persistent=False)
@@ -393,22 +393,22 @@ class _HetSynModule(HetSynModule, nn.Module):
     def _build(
         self,
         p: HetSynLIFParameters,
-        given: dict[str, Any],
+        fields: dict[str, Any],
         share: str,
         parametrization: str,
         tie: bool,
         device: Any,
         dtype: Any,
     ) -> None:
-        wide = dtype or _dtype_of(given)
+        wide = dtype or _dtype_of(fields)
         kept = torch.float32 if wide in HALF else wide
-        for field, value in given.items():  # p's own tensors follow the layer's dtype: they are start values
+        for field, value in fields.items():  # p's own tensors follow the layer's dtype: they are start values
             if isinstance(value, Tensor) and field not in ("weight", "recurrent_weight"):
                 if value.dtype == torch.float64 != wide:
                     raise ValueError(f"{ARGUMENTS[field]}: expected {kept} like the layer, got {value.dtype} in p")
-                given[field] = value.detach().to(kept if field in DECAYS else wide)
+                fields[field] = value.detach().to(kept if field in DECAYS else wide)
         values: dict[str, Any] = start_values(
-            given,
+            fields,
             sizes=(self.hidden_size, self.input_size),
             spiking=self.spiking,
             share=share,
@@ -531,9 +531,9 @@ class _HetSynModule(HetSynModule, nn.Module):
         return f"{self.input_size}, {self.hidden_size}, dt={self.dt}, share={self.p.share!r}"
 
 
-def _dtype_of(given: dict[str, Any]) -> torch.dtype:
-    dtypes = [v.dtype for v in given.values() if isinstance(v, Tensor)]
-    weights = [v.dtype for v in (given["weight"], given["recurrent_weight"]) if isinstance(v, Tensor)]
+def _dtype_of(fields: dict[str, Any]) -> torch.dtype:
+    dtypes = [v.dtype for v in fields.values() if isinstance(v, Tensor)]
+    weights = [v.dtype for v in (fields["weight"], fields["recurrent_weight"]) if isinstance(v, Tensor)]
     if torch.float64 in dtypes:
         return torch.float64
     return weights[0] if weights and weights[0].is_floating_point else torch.get_default_dtype()

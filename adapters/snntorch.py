@@ -98,7 +98,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     _caller = caller_of("mem")
     _own_instances: ClassVar[WeakSet[HetSynLeaky]] = WeakSet()
 
-    def __init__(
+    def __init__(  # long for its arguments, which are the host's idiom: every one is seen in a signature
         self,
         in_features: int,
         out_features: int,
@@ -136,27 +136,25 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         dtype: torch.dtype | None = None,
         _recurrent: tuple[Any, Any, bool] | None = None,  # RHetSynLeaky's: rec_weight, rec_alpha, learn_rec_alpha
     ) -> None:
-        if reset_mechanism == "zero":
-            raise ValueError(
-                "reset_mechanism: expected 'subtract' or 'none', got 'zero': synaptic currents have no zero"
-            )
-        if not reset_delay:
-            raise ValueError("reset_delay: expected True, the neuron resets one step after its spike, got False")
+        _check_reset(reset_mechanism, reset_delay)
+        check_backend(backend)
         rec_weight, rec_alpha, learn_rec_alpha = _recurrent or (None, None, False)
         n, m = checked_size("out_features", out_features), checked_size("in_features", in_features)
-        given = {
+        fields = {
             "weight": weight,
             "decay": alpha,
             "reset_decay": beta if spiking and reset_mechanism == "subtract" else None,
             "threshold": threshold,
-            "bias": None if bias is False else [0.0] * n if bias is True else bias,
+            "bias": [0.0] * n if bias is True else bias,
             "recurrent_weight": rec_weight,
             "recurrent_decay": rec_alpha,
             "adaptation_decay": adaptation_decay,
             "adaptation_strength": adaptation_strength,
         }
+        if bias is False:
+            fields["bias"] = None
         start: dict[str, Any] = start_values(
-            given, sizes=(n, m), spiking=spiking, share=share, names=self._caller.names, dtype=dtype, device=device
+            fields, sizes=(n, m), spiking=spiking, share=share, names=self._caller.names, dtype=dtype, device=device
         )
         SpikingNeuron.__init__(
             self,
@@ -178,7 +176,6 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         self.in_features, self.out_features, self.spiking = m, n, spiking
         self.surrogate, self.surrogate_disable = self.spike_grad, surrogate_disable
         self.detach_reset, self.backend, self.check = detach_reset, backend, check
-        check_backend(backend)
         learn = {
             "decay": learn_alpha,
             "reset_decay": learn_beta,
@@ -474,6 +471,14 @@ def _is_state(name: str, state: Any) -> bool:
     return state.numel() > 0
 
 
+def _check_reset(reset_mechanism: str, reset_delay: bool) -> None:
+    """Raise ValueError for a reset that the neuron does not have."""
+    if reset_mechanism == "zero":
+        raise ValueError("reset_mechanism: expected 'subtract' or 'none', got 'zero': synaptic currents have no zero")
+    if not reset_delay:
+        raise ValueError("reset_delay: expected True, the neuron resets one step after its spike, got False")
+
+
 def _is_one(factor: Tensor) -> bool:
     """Is this the number 1? Looked at on the CPU only, where it costs nothing."""
     looked_at = factor.device.type == "cpu" and factor.numel() == 1 and not torch.compiler.is_compiling()
@@ -558,8 +563,8 @@ def _final_layer_check(net: nn.Module) -> int:
     while last._modules and not isinstance(last, SpikingNeuron):
         last = list(last.children())[-1]
     if not isinstance(last, HetSynLeaky):
-        found: int = _originals["final"](net)
-        return found
+        count_of_stock: int = _originals["final"](net)
+        return count_of_stock
     for option in ("init_hidden", "output"):
         if not getattr(last, option):
             expected = f"a last layer with {option}=True for snntorch.backprop"

@@ -94,8 +94,8 @@ def _describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, A
     """The layer's entry in the architecture; its arrays go to `arrays`."""
     entry: dict[str, Any] = {"type": type(layer).__name__, "name": layer.name}
     if isinstance(layer, HetSynLayer):
-        found = {name: getattr(layer.params, name) for name in ARRAYS}
-        arrays |= {f"{index}.{name}": array for name, array in found.items() if array is not None}
+        fields = {name: getattr(layer.params, name) for name in ARRAYS}
+        arrays |= {f"{index}.{name}": array for name, array in fields.items() if array is not None}
         arrays |= {f"{index}.stored.{name}": array for name, array in layer.stored.items()}
         entry |= {name: getattr(layer, name) for name in OPTIONS}
         entry |= {"learned": sorted(layer.learned), "autapses": layer.autapses}

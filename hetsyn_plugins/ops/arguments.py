@@ -189,7 +189,9 @@ def _as_tensor(name: str, value: Any, weight: Tensor, autocast: bool, names: Arg
 def _plain(t: Tensor) -> Any:
     """What a check reads: NumPy for CPU tensors, since torch's threads would spin on into the kernel's first part."""
     t = t.detach()
-    return t if t.device.type != "cpu" else (t.float() if t.dtype in HALF else t).numpy()
+    if t.device.type != "cpu":
+        return t
+    return (t.float() if t.dtype in HALF else t).numpy()
 
 
 def _check_finite(x: Tensor, name: str) -> None:

@@ -89,7 +89,7 @@ class HetSynModule:
 def options_from_params(params: HetSynParams, share: str | None, tie_reset: bool) -> dict[str, Any]:
     """What `from_params` of every adapter derives: share (None: the one that keeps the shapes), tie_reset, dtype.
 
-    Raises ValueError where tie_reset is asked for and does not hold.
+    Raises ValueError where tie_reset is True and does not hold.
     """
     if tie_reset:
         check_tied(params)

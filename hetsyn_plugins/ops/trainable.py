@@ -224,8 +224,8 @@ class TrainableFields(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         # only reached where no such attribute is registered: the decay of a tied or a tau-trained field
-        for field, own in type(self).names.items():
-            if own == name and field in DECAYS and "parametrization" in self.__dict__:
+        for field, attribute in type(self).names.items():
+            if attribute == name and field in DECAYS and "parametrization" in self.__dict__:
                 if field in self.tied or self.parametrization != "decay":
                     return self.tensor(field)
         return super().__getattr__(name)
