@@ -2,18 +2,20 @@
 
 Notation of the paper (Deng et al., "HetSyn", NeurIPS 2025), N neurons with M inputs each, B rows of a batch, step dt:
 
-    field                  symbol     shape                            unit
-    weight                 w_ij       (N, M)                           threshold's
-    decay                  r_ij       (N, M), or shared (below)        exp(-dt / tau), in [0, 1]
-    reset_decay            kappa_i    () or (N,); None: no reset       exp(-dt / tau), in [0, 1]
-    threshold              theta_i    () or (N,)                       > 0
-    recurrent_weight       u_ik       (N, N)                           threshold's
-    recurrent_decay        p_ik       (N, N), or shared                exp(-dt / tau), in [0, 1]
-    adaptation_decay       rho_i      () or (N,)                       exp(-dt / tau), in [0, 1]
-    adaptation_strength    a_i        () or (N,)                       threshold's
-    bias                   b_i        (N,)                             threshold's, added to v every step, unfiltered
+    field                symbol   shape                       range    unit
+    weight               w_ij     (N, M)                      finite   threshold's
+    decay                r_ij     (N, M), or shared           [0, 1]   exp(-dt / tau)
+    reset_decay          kappa_i  (N,) or (), or None         [0, 1]   exp(-dt / tau)
+    threshold            theta_i  (N,) or ()                  > 0      threshold's
+    recurrent_weight     u_ik     (N, N), or None             finite   threshold's
+    recurrent_decay      p_ik     (N, N), or shared, or None  [0, 1]   exp(-dt / tau)
+    adaptation_decay     rho_i    (N,) or (), or None         [0, 1]   exp(-dt / tau)
+    adaptation_strength  a_i      (N,) or (), or None         finite   threshold's
+    bias                 b_i      (N,), or None               finite   threshold's
 
 A decay of synapses is shared by its shape: () for the whole layer, (N,) or (N, 1) a neuron, (1, M) a presynaptic line.
+None says that the layer has no such part; `Field.beside` names the field that must then be None too. The bias is added
+to v at every step, unfiltered.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ Array = NDArray[np.floating[Any]]
 
 
 class Range(NamedTuple):
-    """The values that a field may have: from least to most, these two among them where `closed`; no NaN."""
+    """The values that a field may have: from least to most, these two among them where `closed`; no NaN.
+
+    expected  the same in the words of a message
+    """
 
     least: float
     most: float
@@ -50,13 +55,13 @@ DECAY = Range(0.0, 1.0, True, "decays in [0, 1]")
 class Field(NamedTuple):
     """A row of the table.
 
-    symbol       in the equations (`reference.py`)
-    axes         of the full shape: N neurons, M inputs
-    shared       may one value serve several entries: () for all, and for synapses one a row or a column
-    range, unit  what values it may have, and of what
-    required     every layer has it; else None says that the layer has no such part
-    beside       the field that it comes together with
-    reads_spikes it works on spikes of the layer itself, so that a readout, which has none, cannot have it
+    symbol        in the equations (`reference.py`)
+    axes          of the full shape: N neurons, M inputs
+    shared        may one value serve several entries: () for all, and for synapses one a row or a column
+    range, unit   what values it may have, and of what
+    required      every layer has it; else None says that the layer has no such part
+    beside        the field that it comes together with
+    reads_spikes  it works on spikes of the layer itself, so that a readout, which has none, cannot have it
     """
 
     symbol: str
@@ -70,27 +75,31 @@ class Field(NamedTuple):
 
 
 def full_shapes(n: int, m: int) -> dict[str, tuple[int, ...]]:
-    """The shape that axes stand for, of N neurons with M inputs."""
+    """The shape that axes stand for, of N neurons with M inputs: of a field when nothing is shared."""
     return {"NM": (n, m), "NN": (n, n), "N": (n,)}
 
 
-THRESHOLDS, PER_STEP = "threshold's", "exp(-dt / tau)"
+OF_THRESHOLD, PER_STEP = "threshold's", "exp(-dt / tau)"  # units
 
 FIELDS: dict[str, Field] = {
-    "weight": Field("w_ij", "NM", False, FINITE, THRESHOLDS, required=True),
+    "weight": Field("w_ij", "NM", False, FINITE, OF_THRESHOLD, required=True),
     "decay": Field("r_ij", "NM", True, DECAY, PER_STEP, required=True),
     "reset_decay": Field("kappa_i", "N", True, DECAY, PER_STEP, reads_spikes=True),
-    "threshold": Field("theta_i", "N", True, POSITIVE, THRESHOLDS, required=True),
-    "recurrent_weight": Field("u_ik", "NN", False, FINITE, THRESHOLDS, beside="recurrent_decay", reads_spikes=True),
-    "recurrent_decay": Field("p_ik", "NN", True, DECAY, PER_STEP, beside="recurrent_weight"),
+    "threshold": Field("theta_i", "N", True, POSITIVE, OF_THRESHOLD, required=True),
+    "recurrent_weight": Field("u_ik", "NN", False, FINITE, OF_THRESHOLD, beside="recurrent_decay", reads_spikes=True),
+    "recurrent_decay": Field("p_ik", "NN", True, DECAY, PER_STEP, beside="recurrent_weight", reads_spikes=True),
     "adaptation_decay": Field("rho_i", "N", True, DECAY, PER_STEP, beside="adaptation_strength", reads_spikes=True),
-    "adaptation_strength": Field("a_i", "N", True, FINITE, THRESHOLDS, beside="adaptation_decay"),
-    "bias": Field("b_i", "N", False, FINITE, THRESHOLDS),
+    "adaptation_strength": Field("a_i", "N", True, FINITE, OF_THRESHOLD, beside="adaptation_decay", reads_spikes=True),
+    "bias": Field("b_i", "N", False, FINITE, OF_THRESHOLD),
 }
 ARRAYS = tuple(FIELDS)
-DECAYS = tuple(name for name, field in FIELDS.items() if field.range is DECAY)
-MATRICES = tuple(name for name, field in FIELDS.items() if len(field.axes) == 2)
 NAMES = {name: name for name in FIELDS}  # what arguments are called where nobody calls them otherwise
+# the fields that come together, each pair once
+PAIRS = tuple(
+    (name, field.beside)
+    for at, (name, field) in enumerate(FIELDS.items())
+    if field.beside is not None and field.beside not in ARRAYS[:at]
+)
 
 
 class Taus(NamedTuple):
@@ -102,6 +111,9 @@ class Taus(NamedTuple):
     adaptation_decay: Array | None
 
 
+DECAYS = Taus._fields  # the fields whose range is DECAY, in the order in which they are shown
+
+
 class HetSynState(NamedTuple):
     """The state of a layer between two steps; NumPy arrays or torch tensors; None where the layer has no such part.
 
@@ -109,8 +121,8 @@ class HetSynState(NamedTuple):
     recurrent_current   L  (B, N, N)   recurrent synaptic currents
     reset               J  (B, N)      reset current
     adaptation          A  (B, N)      adaptation current
-    spikes              z  (B, N)      spikes of the last step: what recurrence, reset and adaptation see next
-    v                      (B, N)      membrane of the last step: the next step does not depend on it
+    spikes              z  (B, N)      spikes of the step before: what recurrence, reset and adaptation see next
+    v                   v  (B, N)      membrane of the step before: the next step does not depend on it
     """
 
     current: Any
@@ -121,12 +133,22 @@ class HetSynState(NamedTuple):
     v: Any = None
 
 
-# part of the state -> its axes behind the batch, and the field without which a layer does not have it
-STATE = {
-    "current": ("NM", "weight"),
-    "recurrent_current": ("NN", "recurrent_weight"),
-    "reset": ("N", "reset_decay"),
-    "adaptation": ("N", "adaptation_decay"),
-    "spikes": ("N", "threshold"),
-    "v": ("N", "weight"),
+class StatePart(NamedTuple):
+    """A part of the state: its symbol, its axes behind the batch, and what a layer without it lacks.
+
+    needs  a field, or "spiking": a readout has no spikes
+    """
+
+    symbol: str
+    axes: str
+    needs: str
+
+
+STATE: dict[str, StatePart] = {
+    "current": StatePart("I", "NM", "weight"),
+    "recurrent_current": StatePart("L", "NN", "recurrent_weight"),
+    "reset": StatePart("J", "N", "reset_decay"),
+    "adaptation": StatePart("A", "N", "adaptation_decay"),
+    "spikes": StatePart("z", "N", "spiking"),
+    "v": StatePart("v", "N", "weight"),
 }

@@ -78,7 +78,7 @@ class NormalTau:
     generator: Any = None
 
     def __post_init__(self) -> None:
-        _check_spread("mean", self.mean, "sd", self.sd)
+        _check_moments("mean", self.mean, "sd", self.sd)
         checked_dt(self.dt)
 
     def __call__(self, shape: tuple[int, ...], generator: Any = None) -> Array:
@@ -99,7 +99,7 @@ class LogNormalTau:
     generator: Any = None
 
     def __post_init__(self) -> None:
-        _check_spread("median", self.median, "sigma", self.sigma)
+        _check_moments("median", self.median, "sigma", self.sigma)
         checked_dt(self.dt)
 
     def __call__(self, shape: tuple[int, ...], generator: Any = None) -> Array:
@@ -107,11 +107,11 @@ class LogNormalTau:
         return tau_to_decay(self.median * np.exp(self.sigma * normal), self.dt)
 
 
-def _check_spread(centre_name: str, centre: float, spread_name: str, spread: float) -> None:
+def _check_moments(centre_name: str, centre: float, width_name: str, width: float) -> None:
     if not 0 < centre < inf:
         raise ValueError(f"{centre_name}: expected a finite value > 0, got {describe_values(np.float64(centre))}")
-    if not 0 <= spread < inf:
-        raise ValueError(f"{spread_name}: expected a finite value >= 0, got {describe_values(np.float64(spread))}")
+    if not 0 <= width < inf:
+        raise ValueError(f"{width_name}: expected a finite value >= 0, got {describe_values(np.float64(width))}")
 
 
 def _draw(kind: str, shape: tuple[int, ...], generator: Any) -> Array:

@@ -6,9 +6,9 @@ go on training it; the others are what stands between such layers: Linear, Dropo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +17,9 @@ from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate
+from hetsyn_plugins.core.validation import check_inputs_shape
+
+CHUNK = 1 << 22  # numbers of synaptic currents kept at a time
 
 
 @dataclass(frozen=True)
@@ -127,20 +130,54 @@ class Network:
                 width = lines_out
 
     def run(self, inputs: ArrayLike) -> dict[str, tuple[Array | None, Array]]:
-        """Run every HetSyn layer in float64 through `reference.run` on inputs (T, B, M) of the first layer.
+        """Run every HetSyn layer in float64 through the reference on inputs (T, B, M) of the first layer.
 
         Returns name -> (spikes, v), each (T, B, N), spikes None for a readout, in the order of the layers.
         """
+        passes = self.walk(inputs)
+        return {p.layer.name: (p.spikes, p.v) for p in passes if isinstance(p.layer, HetSynLayer)}
+
+    def walk(self, inputs: ArrayLike) -> Iterator[Pass]:
+        """Go through the layers from input to output, in float64 through the reference; inputs (T, B, M)."""
         x = np.asarray(inputs, np.float64)
-        results: dict[str, tuple[Array | None, Array]] = {}
         for layer in self.layers:
+            spikes = None
             if isinstance(layer, HetSynLayer):
-                spikes, v, _ = reference.run(layer.params, x)
-                results[layer.name] = (spikes, v)
-                x = v if spikes is None else spikes
+                spikes, v = outputs(layer.params, x)
             elif isinstance(layer, Linear):
-                x = x @ layer.weight.astype(np.float64).T
-                x = x if layer.bias is None else x + layer.bias
+                v = x @ layer.weight.astype(np.float64).T
+                v = v if layer.bias is None else v + layer.bias
             elif isinstance(layer, AlwaysOn):
-                x = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2)
-        return results
+                v = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2)
+            else:
+                v = x
+            yield Pass(layer, x, spikes, v)
+            x = v if spikes is None else spikes
+
+
+class Pass(NamedTuple):
+    """A layer in a walk: what comes in, (T, B, M), and what goes out: its spikes if it has any, else v, (T, B, N)."""
+
+    layer: Layer
+    inputs: Array
+    spikes: Array | None
+    v: Array
+
+
+def outputs(params: HetSynParams, inputs: ArrayLike) -> tuple[Array | None, Array]:
+    """Spikes (T, B, N), None for a readout, and v (T, B, N) of a layer on inputs (T, B, M), from zeros.
+
+    They are those of `reference.run`, made a piece of time after another: it keeps every state of its steps.
+    """
+    x = np.asarray(inputs)
+    check_inputs_shape(x, params.weight)
+    n, m = params.weight.shape
+    at_once = max(1, CHUNK // (x.shape[1] * (n + m) * n or 1))
+    state = None
+    spikes: list[Any] = []
+    v: list[Array] = []
+    for t in range(0, max(len(x), 1), at_once):
+        z, piece, state = reference.run(params, x[t : t + at_once], state)
+        spikes.append(z)
+        v.append(piece)
+    return (np.concatenate(spikes) if params.spiking else None), np.concatenate(v)

@@ -11,16 +11,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, Array, Taus
+from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, NAMES, Array, HetSynState, Taus
 from hetsyn_plugins.core.validation import (
+    allowed_shapes,
     as_array,
+    as_plain,
     check_fields,
+    check_inputs_shape,
+    check_state,
     check_values,
     checked_dt,
     describe_values,
     expand,
     full_shape,
+    state_shapes,
 )
+
+__all__ = [  # also what stood here once (`hetsyn_plugins.params`): imports of that time go on
+    "ARRAYS",
+    "DECAYS",
+    "NAMES",
+    "Array",
+    "HetSynParams",
+    "HetSynState",
+    "Taus",
+    "allowed_shapes",
+    "as_array",
+    "as_plain",
+    "check_fields",
+    "check_inputs_shape",
+    "check_state",
+    "check_values",
+    "checked_dt",
+    "decay_to_tau",
+    "describe_values",
+    "expand",
+    "full_shape",
+    "state_shapes",
+    "tau_to_decay",
+]
 
 
 def tau_to_decay(tau: ArrayLike, dt: float) -> Array:
@@ -69,15 +98,15 @@ class HetSynParams:
 
     def __post_init__(self) -> None:
         weight = as_array("weight", self.weight, None)
-        given: dict[str, Any] = {"weight": weight}
+        arrays: dict[str, Any] = {"weight": weight}
         for name in ARRAYS[1:]:
             value = getattr(self, name)
             if callable(value):
                 value = value(full_shape(name, weight)).astype(weight.dtype)
-            given[name] = None if value is None else as_array(name, value, weight.dtype)
-        check_fields(given, self.spiking)
-        check_values(given)
-        for name, array in given.items():
+            arrays[name] = None if value is None else as_array(name, value, weight.dtype)
+        check_fields(arrays, self.spiking)
+        check_values(arrays)
+        for name, array in arrays.items():
             if array is not None:
                 array.flags.writeable = False
             object.__setattr__(self, name, array)
@@ -185,9 +214,9 @@ class HetSynParams:
 
     def tau(self, dt: float) -> Taus:
         """The time constants in seconds for a step of dt seconds, in float64 and in the decays' shapes."""
-        taus = {name: getattr(self, name) for name in DECAYS}
-        found: dict[str, Any] = {name: None if r is None else decay_to_tau(r, dt) for name, r in taus.items()}
-        return Taus(**found)
+        decays = {name: getattr(self, name) for name in DECAYS}
+        taus: dict[str, Any] = {name: None if r is None else decay_to_tau(r, dt) for name, r in decays.items()}
+        return Taus(**taus)
 
     def expanded(self) -> HetSynParams:
         """The same layer with every shared field written out: (N, M), (N, N) and (N,)."""

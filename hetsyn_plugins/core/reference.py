@@ -1,6 +1,6 @@
 """What the neuron is: HetSynLIF and its gradients in NumPy float64, to be read and believed, not to be fast.
 
-For neuron i, presynaptic line j, recurrent line k (Deng et al. 2025, Eqs. 2 to 5; `params.py` has the legend):
+For neuron i, presynaptic line j, recurrent line k (Deng et al. 2025, Eqs. 2 to 5; `fields.py` has the legend):
 
     I_ij[t] = r_ij I_ij[t-1] + w_ij x_j[t]            synaptic currents
     L_ik[t] = p_ik L_ik[t-1] + u_ik z_k[t-1]          recurrent synaptic currents
@@ -39,8 +39,8 @@ def step(params: HetSynParams, inputs: ArrayLike, state: HetSynState | None = No
     x = np.asarray(inputs)
     if x.ndim != 2:
         raise ValueError(f"inputs: expected shape (B, {params.weight.shape[1]}), got {x.shape}")
-    start = _checked_state(params, state, len(x))
-    return advance(params.astype(np.float64).expanded(), _checked_inputs(params, x[None])[0], start)
+    initial_state = _checked_state(params, state, len(x))
+    return advance(params.astype(np.float64).expanded(), _checked_inputs(params, x[None])[0], initial_state)
 
 
 def advance(p: HetSynParams, x: Array, state: HetSynState) -> HetSynState:
@@ -97,6 +97,7 @@ def trajectory(
     return v, states
 
 
+# longer than a screen: these are the equations of backpropagation, and they are read as one
 def gradients(
     params: HetSynParams,
     inputs: ArrayLike,
@@ -131,19 +132,21 @@ def gradients(
     g_spikes = np.zeros(v.shape) if grad_spikes is None else np.asarray(grad_spikes, np.float64)
     g_v = np.zeros(v.shape) if grad_v is None else np.asarray(grad_v, np.float64)
 
-    # what the state after step t still owes to the loss; at first: through the returned state
-    zero = [None if s is None else np.zeros(s.shape) for s in states[-1]]
-    given = zero if grad_state is None else grad_state
-    gI, gL, gJ, gA, z, v_last = (n if o is None else np.array(o, np.float64) for o, n in zip(given, zero, strict=True))
+    # dLoss/d(state after step t) by what comes later; to begin with: through the returned state
+    zeros = [None if s is None else np.zeros(s.shape) for s in states[-1]]
+    final = zeros if grad_state is None else grad_state
+    gI, gL, gJ, gA, g_z, g_v_state = (
+        zero if g is None else np.array(g, np.float64) for g, zero in zip(final, zeros, strict=True)
+    )
     for t in reversed(range(len(x))):
         before = states[t]
-        gv = g_v[t] + v_last
+        gv = g_v[t] + g_v_state
         if p.spiking:
-            gz = g_spikes[t] + z
+            gz = g_spikes[t] + g_z
             gd = gz * surrogate.derivative(v[t] - p.threshold, p.threshold)
             gv = gv + gd
             g["threshold"] -= gd.sum(0)
-        z, v_last = np.zeros_like(gv), np.zeros_like(gv)  # v[t-1] itself has no influence on step t
+        g_z, g_v_state = np.zeros_like(gv), np.zeros_like(gv)  # v[t-1] itself has no influence on step t
 
         gI = gI + gv[:, :, None]
         g["weight"] += np.einsum("bnm,bm->nm", gI, x[t])
@@ -154,23 +157,23 @@ def gradients(
             gL = gL + gv[:, :, None]
             g["recurrent_weight"] += np.einsum("bnk,bk->nk", gL, before.spikes)
             g["recurrent_decay"] += (gL * before.recurrent_current).sum(0)
-            z = z + np.einsum("bnk,nk->bk", gL, p.recurrent_weight)
+            g_z = g_z + np.einsum("bnk,nk->bk", gL, p.recurrent_weight)
             gL = p.recurrent_decay * gL
         if p.reset_decay is not None:
             gJ = gJ - gv
             g["threshold"] += (gJ * before.spikes).sum(0)
             g["reset_decay"] += (gJ * before.reset).sum(0)
-            z = z + (0 if detach_reset else p.threshold * gJ)
+            g_z = g_z + (0 if detach_reset else p.threshold * gJ)
             gJ = p.reset_decay * gJ
         if p.adaptation_decay is not None:
             gA = gA - gv
             g["adaptation_strength"] += (gA * before.spikes).sum(0)
             g["adaptation_decay"] += (gA * before.adaptation).sum(0)
-            z = z + p.adaptation_strength * gA
+            g_z = g_z + p.adaptation_strength * gA
             gA = p.adaptation_decay * gA
         if p.bias is not None:
             g["bias"] += gv.sum(0)
-    state_gradient = HetSynState(gI, gL, gJ, gA, z if p.spiking else None, v_last)
+    state_gradient = HetSynState(gI, gL, gJ, gA, g_z if p.spiking else None, g_v_state)
     return Gradients(g_inputs, {name: _to_shape(g.get(name), getattr(params, name)) for name in ARRAYS}, state_gradient)
 
 

@@ -1,7 +1,7 @@
 """What may be given for a field, a state or inputs, and what is said where it does not fit.
 
 The checks take NumPy arrays and torch tensors alike, because they use attributes and operators only. Every message is
-"name: expected X, got Y"; the names are the caller's own (`argument_names`: ours -> the caller's).
+"name: expected X, got Y"; `argument_names` says what the caller calls a thing, ours -> the caller's, where that differs.
 """
 
 from __future__ import annotations
@@ -57,48 +57,52 @@ def allowed_shapes(name: str, weight: Any) -> list[tuple[int, ...]]:
     return [full, (), (n,), (n, 1), (1, full[1])] if len(full) == 2 else [full, ()]
 
 
-def check_fields(given: Mapping[str, Any], spiking: bool, argument_names: Mapping[str, str] = NAMES) -> None:
-    """Raise ValueError unless the fields belong together and have shapes that fit the weight's (N, M)."""
-    weight = given["weight"]
+def check_fields(fields: Mapping[str, Any], spiking: bool, argument_names: Mapping[str, str] = NAMES) -> None:
+    """Raise ValueError unless the fields, None where there is none, belong together and fit the weight's (N, M)."""
+    weight = fields["weight"]
     if weight.ndim != 2 or 0 in weight.shape:
-        raise ValueError(f"{argument_names['weight']}: expected shape (N, M), got {tuple(weight.shape)}")
+        called = argument_names.get("weight", "weight")
+        raise ValueError(f"{called}: expected shape (N, M), got {tuple(weight.shape)}")
     shapes = full_shapes(*weight.shape)
     for name, field in FIELDS.items():
-        value = given[name]
+        value = fields[name]
         if value is None:
-            _check_absent(name, given, argument_names)
-            continue
-        if field.reads_spikes and not spiking:
+            _check_absent(name, fields, argument_names)
+        elif field.reads_spikes and not spiking:
             why = "expected None where spiking=False (the readout has no spikes), got a value"
-            raise ValueError(f"{argument_names[name]}: {why}")
-        if value.shape != shapes[field.axes]:
+            raise ValueError(f"{argument_names.get(name, name)}: {why}")
+        elif value.shape != shapes[field.axes]:
             _check_shape(name, value, weight, argument_names)
 
 
-def _check_absent(name: str, given: Mapping[str, Any], argument_names: Mapping[str, str]) -> None:
+def _check_absent(name: str, fields: Mapping[str, Any], argument_names: Mapping[str, str]) -> None:
     """Raise ValueError where a field that the layer needs is None."""
-    field = FIELDS[name]
+    field, called = FIELDS[name], argument_names.get(name, name)
     if field.required:
         what = "a number > 0" if field.range is POSITIVE else "a number, an array or an initialiser"
-        raise ValueError(f"{argument_names[name]}: expected {what}, got None")
-    if field.beside is not None and given[field.beside] is not None:
-        raise ValueError(f"{argument_names[name]}: expected together with {argument_names[field.beside]}, got None")
+        raise ValueError(f"{called}: expected {what}, got None")
+    if field.beside is not None and fields[field.beside] is not None:
+        beside = argument_names.get(field.beside, field.beside)
+        raise ValueError(f"{called}: expected together with {beside}, got None")
 
 
 def _check_shape(name: str, value: Any, weight: Any, argument_names: Mapping[str, str]) -> None:
+    """Raise ValueError where a field has a shape that it may not have."""
     allowed = allowed_shapes(name, weight)
     if tuple(value.shape) not in allowed:
         shapes = " or ".join(dict.fromkeys(str(shape) for shape in allowed))
         beside = f"beside a weight of {tuple(weight.shape)}"
-        raise ValueError(f"{argument_names[name]}: expected shape {shapes} {beside}, got {tuple(value.shape)}")
+        called = argument_names.get(name, name)
+        raise ValueError(f"{called}: expected shape {shapes} {beside}, got {tuple(value.shape)}")
 
 
-def check_values(given: Mapping[str, Any], argument_names: Mapping[str, str] = NAMES) -> None:
+def check_values(fields: Mapping[str, Any], argument_names: Mapping[str, str] = NAMES) -> None:
     """Raise ValueError unless every field's values lie in its range."""
     for name, field in FIELDS.items():
-        value = given[name]
+        value = fields[name]
         if value is not None and not field.range.holds(value).all():
-            raise ValueError(f"{argument_names[name]}: expected {field.range.expected}, got {describe_values(value)}")
+            called = argument_names.get(name, name)
+            raise ValueError(f"{called}: expected {field.range.expected}, got {describe_values(value)}")
 
 
 def describe_values(value: Any) -> str:
@@ -108,8 +112,8 @@ def describe_values(value: Any) -> str:
         return str(array.item())
     nan = int(np.isnan(array).sum())
     rest = array[~np.isnan(array)]
-    spread = f"values from {rest.min():.6g} to {rest.max():.6g}" if rest.size else "no number"
-    return f"{spread} and {nan} NaN" if nan else spread
+    limits = f"values from {rest.min():.6g} to {rest.max():.6g}" if rest.size else "no number"
+    return f"{limits} and {nan} NaN" if nan else limits
 
 
 def as_plain(value: Any) -> Array:
@@ -117,11 +121,14 @@ def as_plain(value: Any) -> Array:
     return np.asarray(value.detach().double().cpu() if hasattr(value, "detach") else value, np.float64)
 
 
-def state_shapes(given: Mapping[str, Any], spiking: bool, batch: int) -> dict[str, tuple[int, ...] | None]:
+def state_shapes(fields: Mapping[str, Any], spiking: bool, batch: int) -> dict[str, tuple[int, ...] | None]:
     """The shape of every part of a HetSynState for these fields; None where the layer has no such part."""
-    full = {axes: (batch, *shape) for axes, shape in full_shapes(*given["weight"].shape).items()}
-    shapes = {name: full[axes] if given[field] is not None else None for name, (axes, field) in STATE.items()}
-    return shapes if spiking else {**shapes, "spikes": None}
+    full = {axes: (batch, *shape) for axes, shape in full_shapes(*fields["weight"].shape).items()}
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    for name, part in STATE.items():
+        has = spiking if part.needs == "spiking" else fields[part.needs] is not None
+        shapes[name] = full[part.axes] if has else None
+    return shapes
 
 
 def check_state(state: Any, shapes: Mapping[str, tuple[int, ...] | None]) -> None:
@@ -132,14 +139,15 @@ def check_state(state: Any, shapes: Mapping[str, tuple[int, ...] | None]) -> Non
         check_part(None, part, getattr(state, part), shape)
 
 
-def check_part(
-    argument_names: Mapping[str, str] | None, part: str, value: Any, shape: tuple[int, ...] | None
-) -> None:
-    """Raise ValueError unless a part of a state has the shape that the layer's has; None: it has none."""
+def check_part(argument_names: Mapping[str, str] | None, part: str, value: Any, shape: tuple[int, ...] | None) -> None:
+    """Raise ValueError unless a part of a state has the shape that the layer's has; None: it has none.
+
+    argument_names  has "state.reset", ... where the caller calls them otherwise
+    """
     if (None if value is None else value.shape) != shape:
-        name = f"state.{part}" if argument_names is None else argument_names[f"state.{part}"]
+        argument = (argument_names or NAMES).get(f"state.{part}", f"state.{part}")
         came = None if value is None else tuple(value.shape)
-        raise ValueError(f"{name}: expected shape {shape}, got {came}; is the state another layer's or batch's?")
+        raise ValueError(f"{argument}: expected shape {shape}, got {came}; is the state another layer's or batch's?")
 
 
 def check_inputs_shape(inputs: Any, weight: Any) -> None:

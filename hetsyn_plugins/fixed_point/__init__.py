@@ -1,4 +1,8 @@
-"""What the neuron is in integers: the judge of deployment. NumPy only."""
+"""What the neuron is in integers: the judge of deployment. NumPy only.
+
+The words: *fixed* is what holds integers (FixedParams, FixedNetwork, FixedRun), to *quantise* is to make integers of a
+float layer or network, and a *Rounding* says what that lost.
+"""
 
 from hetsyn_plugins.fixed_point.neuron import (
     CHUNK,

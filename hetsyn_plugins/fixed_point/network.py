@@ -1,6 +1,6 @@
-"""A stack of integer layers: what is exported, simulated and run in Lava. `network.py` is the same in float.
+"""A stack of integer layers: what is exported, simulated and run in Lava. `core/network.py` is the same in float.
 
-Each layer is a `fixed_point.FixedParams` with what belongs to its place in a stack: an always-on input line, delays of
+Each layer is a `FixedParams` with what belongs to its place in a stack: an always-on input line, delays of
 its outgoing spikes, and the step that a chip takes from layer to layer.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Network
-from hetsyn_plugins.fixed_point import neuron as fixed_point
-from hetsyn_plugins.fixed_point.neuron import FixedParams, FixedRun, Integers
+from hetsyn_plugins.fixed_point import neuron
+from hetsyn_plugins.fixed_point.neuron import FixedParams, FixedRun, Integers, checked_integers
 from hetsyn_plugins.fixed_point.rounding import Rounding
 from hetsyn_plugins.fixed_point.rounding import quantise as quantise_neuron
 
@@ -40,7 +40,7 @@ class FixedLayer:
             if not self.params.spiking:
                 raise ValueError(f"layer {self.name!r}: delay: expected None for a readout, got a value")
             n = len(self.params.weight)
-            delay = fixed_point._within(f"layer {self.name!r}: delay", self.delay, (0, MAX_DELAY), (n,))
+            delay = checked_integers(f"layer {self.name!r}: delay", self.delay, (0, MAX_DELAY), (n,))
             object.__setattr__(self, "delay", delay)
 
     @property
@@ -76,23 +76,23 @@ class FixedNetwork:
                  on a chip and in slayer's blocks (`delay_shift`), where every layer's spikes and v come one step later
         """
         x = np.asarray(inputs)
-        found: dict[str, FixedRun] = {}
+        runs: dict[str, FixedRun] = {}
         for layer in self.layers:
             if layer.always_on:
                 x = np.concatenate([x, np.ones((*x.shape[:2], 1), x.dtype)], axis=2)
-            result = fixed_point.run(layer.params, x, name=layer.name, allow_overflow=allow_overflow)
+            result = neuron.run(layer.params, x, name=layer.name, allow_overflow=allow_overflow)
             spikes, v = result.spikes, shifted(result.v, latency)
             if spikes is not None:
                 delay = 0 if layer.delay is None else layer.delay
                 spikes = shifted(spikes, latency + delay)
-            found[layer.name] = result._replace(spikes=spikes, v=v)
+            runs[layer.name] = result._replace(spikes=spikes, v=v)
             x = v if spikes is None else spikes
-        return found
+        return runs
 
     def output(self, inputs: ArrayLike, **options: Any) -> Integers:
         """What the last layer gives, (T, B, N): v of a readout, else spikes."""
-        last = list(self.run(inputs, **options).values())[-1]
-        return last.v if last.spikes is None else last.spikes
+        *_, readout = self.run(inputs, **options).values()
+        return readout.v if readout.spikes is None else readout.spikes
 
 
 def shifted(x: Integers, steps: Any) -> Integers:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hetsyn_plugins.core.fields import DECAYS, FIELDS, PAIRS, full_shapes
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import check_inputs_shape
 
@@ -36,6 +37,18 @@ MAX_THRESHOLD = (1 << 17) - 1  # weight units, as Lava's 17-bit vth
 FORMS = {"cluster": (24, 6), "synapse": (32, 12)}  # state bits, fractional bits
 MAX_INPUT = (1 << 23) - 1  # a graded spike's payload; sums of 2^15 lines stay exact in float64
 CHUNK = 1 << 22  # numbers of input sums made at a time
+
+# what the integers of a field count; the fields' shapes and pairs are those of `core.fields`
+MANTISSAS, WEIGHT_UNITS, STATE_UNITS, DECAY_WORDS = "mantissas", "weight units", "state units", "decay words"
+COUNTS = {
+    **dict.fromkeys(DECAYS, DECAY_WORDS),
+    "weight": MANTISSAS,
+    "threshold": WEIGHT_UNITS,
+    "recurrent_weight": MANTISSAS,
+    "adaptation_strength": STATE_UNITS,
+    "bias": STATE_UNITS,
+}
+EXPONENTS = {"weight": "weight_exp", "recurrent_weight": "recurrent_exp"}  # matrix of mantissas -> its exponent
 
 
 class FixedPointOverflow(OverflowError):
@@ -81,35 +94,31 @@ class FixedParams:
             raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {self.form!r}")
         bits, fraction = FORMS[self.form]
         fraction = fraction if self.fraction is None else self.fraction
-        object.__setattr__(self, "fraction", int(_within("fraction", fraction, (0, bits - 9), ())))
-        object.__setattr__(self, "unit", _checked_unit(self.unit))
+        object.__setattr__(self, "fraction", int(checked_integers("fraction", fraction, (0, bits - 9), ())))
+        object.__setattr__(self, "unit", checked_unit(self.unit))
         n, m = np.shape(self.weight) if np.ndim(self.weight) == 2 else (0, 0)
         if not n or not m:
             raise ValueError(f"weight: expected shape (N, M), got {np.shape(self.weight)}")
-        words, state = (0, DECAY_ONE), (-(1 << (bits - 1)) + 1, (1 << (bits - 1)) - 1)
-        allowed: dict[str, tuple[tuple[int, int], tuple[int, ...]]] = {
-            "weight": (MANTISSA, (n, m)),
-            "decay": (words, (n, m)),
-            "weight_exp": ((0, MAX_EXP), ()),
-            "reset_decay": (words, (n,)),
-            "threshold": ((1, MAX_THRESHOLD), (n,)),
-            "recurrent_weight": (MANTISSA, (n, n)),
-            "recurrent_decay": (words, (n, n)),
-            "recurrent_exp": ((0, MAX_EXP), ()),
-            "adaptation_decay": (words, (n,)),
-            "adaptation_strength": (state, (n,)),
-            "bias": (state, (n,)),
+        limit = (1 << (bits - 1)) - 1
+        bounds = {
+            MANTISSAS: MANTISSA,
+            DECAY_WORDS: (0, DECAY_ONE),
+            WEIGHT_UNITS: (1, MAX_THRESHOLD),
+            STATE_UNITS: (-limit, limit),
         }
-        for name, (bounds, shape) in allowed.items():
-            value = getattr(self, name)
-            if value is not None:
-                value = _within(name, value, bounds, shape)
-                object.__setattr__(self, name, int(value) if shape == () else value)
-        for one, other in (("recurrent_weight", "recurrent_decay"), ("adaptation_decay", "adaptation_strength")):
+        shapes = full_shapes(n, m)
+        for name, field in FIELDS.items():
+            if getattr(self, name) is not None:
+                value = checked_integers(name, getattr(self, name), bounds[COUNTS[name]], shapes[field.axes])
+                object.__setattr__(self, name, value)
+            if name in EXPONENTS:
+                exponent = checked_integers(EXPONENTS[name], getattr(self, EXPONENTS[name]), (0, MAX_EXP), ())
+                object.__setattr__(self, EXPONENTS[name], int(exponent))
+        for one, other in PAIRS:
             if (getattr(self, one) is None) != (getattr(self, other) is None):
                 raise ValueError(f"{other}: expected together with {one}, got one of them")
-        for name in ("reset_decay", "recurrent_weight", "adaptation_decay"):
-            if not self.spiking and getattr(self, name) is not None:
+        for name, field in FIELDS.items():
+            if field.reads_spikes and not self.spiking and getattr(self, name) is not None:
                 raise ValueError(f"{name}: expected None where spiking=False (the readout has no spikes), got a value")
 
     @property
@@ -129,41 +138,39 @@ class FixedParams:
 
     def to_params(self) -> HetSynParams:
         """The float neuron with these very numbers, in float64: what the integers would compute without rounding."""
-        state_unit = self.unit / (1 << self.fraction)
+        return HetSynParams(**{name: self._in_float(name) for name in FIELDS}, spiking=self.spiking)
 
-        def weights(mantissas: Any, exponent: int) -> Any:
-            return None if mantissas is None else mantissas * (float(1 << exponent) * self.unit)
+    def _in_float(self, name: str) -> Any:
+        """A field in the float model's units."""
+        value, counts = getattr(self, name), COUNTS[name]
+        if value is None:
+            return None
+        if counts == DECAY_WORDS:
+            return 1.0 - value / DECAY_ONE
+        if counts == MANTISSAS:
+            return value * (float(1 << getattr(self, EXPONENTS[name])) * self.unit)
+        return value * (self.unit if counts == WEIGHT_UNITS else self.state_unit)
 
-        def decays(words: Any) -> Any:
-            return None if words is None else 1.0 - words / DECAY_ONE
-
-        return HetSynParams(
-            weights(self.weight, self.weight_exp),
-            decays(self.decay),
-            reset_decay=decays(self.reset_decay),
-            threshold=self.threshold * self.unit,
-            recurrent_weight=weights(self.recurrent_weight, self.recurrent_exp),
-            recurrent_decay=decays(self.recurrent_decay),
-            adaptation_decay=decays(self.adaptation_decay),
-            adaptation_strength=None if self.adaptation_strength is None else self.adaptation_strength * state_unit,
-            bias=None if self.bias is None else self.bias * state_unit,
-            spiking=self.spiking,
-        )
+    @property
+    def state_unit(self) -> float:
+        """What the last bit of a state is in the float model."""
+        return self.unit / (1 << self.fraction)
 
     def __repr__(self) -> str:
         n, m = self.weight.shape
         kind = "" if self.spiking else ", readout"
-        loop = "" if self.recurrent_weight is None else ", recurrent"
-        return f"FixedParams({m} -> {n}{loop}{kind}, {self.form} form, {len(self.codebook)} decay words)"
+        recurrent = "" if self.recurrent_weight is None else ", recurrent"
+        return f"FixedParams({m} -> {n}{recurrent}{kind}, {self.form} form, {len(self.codebook)} decay words)"
 
 
-def _checked_unit(unit: Any) -> float:
+def checked_unit(unit: Any) -> float:
+    """The unit as a float, or ValueError where it is no scale."""
     if not isinstance(unit, (int, float, np.number)) or not 0 < unit < np.inf:
         raise ValueError(f"unit: expected a finite number > 0, got {unit!r}")
     return float(unit)
 
 
-def _within(name: str, value: Any, bounds: tuple[int, int], shape: tuple[int, ...]) -> Any:
+def checked_integers(name: str, value: Any, bounds: tuple[int, int], shape: tuple[int, ...]) -> Any:
     """A read-only int64 copy of whole numbers within bounds, in this shape (or one number for all)."""
     array = np.asarray(value)
     if array.dtype.kind not in "iu" and not (array.dtype.kind == "f" and (array == np.round(array)).all()):
@@ -177,9 +184,6 @@ def _within(name: str, value: Any, bounds: tuple[int, int], shape: tuple[int, ..
     out = np.broadcast_to(array, shape).astype(np.int64)
     out.flags.writeable = False
     return out
-
-
-# ---- from float to integers -------------------------------------------------------------------------------------
 
 
 # ---- running ----------------------------------------------------------------------------------------------------
@@ -202,8 +206,11 @@ class FixedState(NamedTuple):
 
 
 class FixedRun(NamedTuple):
-    """spikes (T, B, N) of 0 and 1 (None for a readout), v (T, B, N) in state units, the last state;
+    """What a run gave.
 
+    spikes     (T, B, N) of 0 and 1, None for a readout
+    v          (T, B, N) in state units
+    state      after the last step
     overflows  how many times a state left its bits (an error unless allowed)
     peak       the largest |state| before any wrap or clip: what is left of the bits is the headroom
     """
@@ -233,10 +240,10 @@ def zero_state(p: FixedParams, batch: int) -> FixedState:
     n, m = p.weight.shape
     zeros = np.zeros((batch, n), np.int64)
     columns = len(p.codebook) if p.form == "cluster" else m
-    loop = p.form == "synapse" and p.recurrent_weight is not None
+    recurrent = p.form == "synapse" and p.recurrent_weight is not None
     return FixedState(
         np.zeros((batch, n, columns), np.int64),
-        np.zeros((batch, n, n), np.int64) if loop else None,
+        np.zeros((batch, n, n), np.int64) if recurrent else None,
         None if p.reset_decay is None else zeros,
         None if p.adaptation_decay is None else zeros,
         zeros if p.spiking else None,
@@ -288,12 +295,12 @@ class Neurons:
         total = current.sum(-1) if recurrent is None else current.sum(-1) + recurrent.sum(-1)
         reset = adaptation = None
         if p.reset_decay is not None:
-            kick = (p.threshold << p.fraction) * s.spikes
-            reset = watch.wrap(decayed(s.reset, p.reset_decay) + kick, "reset current", t)
+            jump = (p.threshold << p.fraction) * s.spikes
+            reset = watch.wrap(decayed(s.reset, p.reset_decay) + jump, "reset current", t)
             total = total - reset
         if p.adaptation_decay is not None:
-            kick = p.adaptation_strength * s.spikes
-            adaptation = watch.wrap(decayed(s.adaptation, p.adaptation_decay) + kick, "adaptation current", t)
+            jump = p.adaptation_strength * s.spikes
+            adaptation = watch.wrap(decayed(s.adaptation, p.adaptation_decay) + jump, "adaptation current", t)
             total = total - adaptation
         v = watch.clip(total if p.bias is None else total + p.bias, t)
         spikes = (v > (p.threshold << p.fraction)).astype(np.int64) if p.spiking else None
@@ -307,9 +314,9 @@ class Accumulators:
         self.words = p.codebook
         self.fraction = p.fraction
         self.weight = self._by_word(p.weight << p.weight_exp, p.decay)
-        self.loop = None
+        self.recurrent_weight = None
         if p.recurrent_weight is not None:
-            self.loop = self._by_word(p.recurrent_weight << p.recurrent_exp, p.recurrent_decay)
+            self.recurrent_weight = self._by_word(p.recurrent_weight << p.recurrent_exp, p.recurrent_decay)
 
     def _by_word(self, weight: Integers, decay: Integers) -> NDArray[np.float64]:
         """(lines, N * K): the weight where the synapse has the word k, else 0. Sums of whole numbers below 2^53 are
@@ -341,8 +348,8 @@ class Accumulators:
 
     def step(self, s: FixedState, drive: Integers, watch: Watch, t: int) -> tuple[Integers, None]:
         u = decayed(s.current, self.words) + drive
-        if self.loop is not None:
-            u += self._sums(s.spikes, self.loop)
+        if self.recurrent_weight is not None:
+            u += self._sums(s.spikes, self.recurrent_weight)
         return watch.wrap(u, "synaptic current", t), None
 
 
@@ -352,7 +359,9 @@ class Synapses:
     def __init__(self, p: FixedParams) -> None:
         self.p = p
         self.weight = p.weight << (p.weight_exp + p.fraction)
-        self.loop = None if p.recurrent_weight is None else p.recurrent_weight << (p.recurrent_exp + p.fraction)
+        self.recurrent_weight = None
+        if p.recurrent_weight is not None:
+            self.recurrent_weight = p.recurrent_weight << (p.recurrent_exp + p.fraction)
 
     def drive(self, x: Integers) -> Integers:
         """What inputs (B, M) of one step add, (B, N, M)."""
@@ -365,10 +374,11 @@ class Synapses:
 
     def step(self, s: FixedState, drive: Integers, watch: Watch, t: int) -> tuple[Integers, Integers | None]:
         current = watch.wrap(decayed(s.current, self.p.decay) + drive, "synaptic current", t)
-        if self.loop is None:
+        if self.recurrent_weight is None:
             return current, None
-        fed_back = decayed(s.recurrent_current, self.p.recurrent_decay) + self.loop * s.spikes[:, None, :]
-        return current, watch.wrap(fed_back, "recurrent synaptic current", t)
+        added = self.recurrent_weight * s.spikes[:, None, :]
+        recurrent = decayed(s.recurrent_current, self.p.recurrent_decay) + added
+        return current, watch.wrap(recurrent, "recurrent synaptic current", t)
 
 
 class Watch:
@@ -419,10 +429,10 @@ def fitting_state(p: FixedParams, state: FixedState, batch: int) -> FixedState:
     """The state as int64, or ValueError where it is another layer's or batch's."""
     if not isinstance(state, FixedState):
         raise ValueError(f"state: expected a FixedState or None, got {type(state).__name__}")
-    for name, want, got in zip(FixedState._fields, zero_state(p, batch), state, strict=True):
-        shapes = tuple(None if a is None else np.shape(a) for a in (want, got))
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"state.{name}: expected shape {shapes[0]}, got {shapes[1]}; another layer's or batch's?")
+    for name, zero, value in zip(FixedState._fields, zero_state(p, batch), state, strict=True):
+        expected, got = (None if a is None else np.shape(a) for a in (zero, value))
+        if expected != got:
+            raise ValueError(f"state.{name}: expected shape {expected}, got {got}; another layer's or batch's?")
     return FixedState(*(None if a is None else np.asarray(a, np.int64) for a in state))
 
 
@@ -435,17 +445,22 @@ def truncation_bound(params: FixedParams, steps: int) -> NDArray[np.float64]:
     """
     p = params
 
-    def lost(words: Any) -> NDArray[np.float64]:
+    def largest_loss(words: Any) -> NDArray[np.float64]:
         r = 1.0 - np.asarray(words) / DECAY_ONE
         inside = (r > 0) & (r < 1)
         return np.where(inside, (1 - r**steps) / np.where(inside, 1 - r, 1.0), 0.0)
 
     if p.form == "cluster":
         used = Accumulators(p)
-        present = used.weight.any(0) if used.loop is None else used.weight.any(0) | used.loop.any(0)
-        total = (present.reshape(len(p.weight), -1) * lost(used.words)).sum(1)
+        present = used.weight.any(0)
+        if used.recurrent_weight is not None:
+            present = present | used.recurrent_weight.any(0)
+        total = (present.reshape(len(p.weight), -1) * largest_loss(used.words)).sum(1)
     else:
-        total = lost(p.decay).sum(1) + (0 if p.recurrent_decay is None else lost(p.recurrent_decay).sum(1))
+        total = largest_loss(p.decay).sum(1)
+        if p.recurrent_decay is not None:
+            total = total + largest_loss(p.recurrent_decay).sum(1)
     for words in (p.reset_decay, p.adaptation_decay):
-        total = total + (0 if words is None else lost(words))
+        if words is not None:
+            total = total + largest_loss(words)
     return np.asarray(total)

@@ -7,17 +7,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from hetsyn_plugins.core.fields import DECAYS, FIELDS
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.fixed_point.neuron import (
+    COUNTS,
     DECAY_ONE,
+    DECAY_WORDS,
+    EXPONENTS,
     FORMS,
     MANTISSA,
+    MANTISSAS,
     MAX_EXP,
     MAX_THRESHOLD,
+    WEIGHT_UNITS,
     FixedParams,
     Integers,
-    _checked_unit,
-    _within,
+    checked_integers,
+    checked_unit,
 )
 
 
@@ -58,46 +64,37 @@ def quantise(
     In the cluster form every distinct decay word is an accumulator: cluster the decays first (`clusters.py`).
     """
     p = params.astype(np.float64).expanded()
-    matrices = [w for w in (p.weight, p.recurrent_weight) if w is not None]
-    unit = _largest_unit(p, matrices) if unit is None else _checked_unit(unit)
-    (weight, weight_exp), *loop = (_mantissas(w, unit) for w in matrices)
-    recurrent_weight, recurrent_exp = loop[0] if loop else (None, 0)
+    unit = _largest_unit(p) if unit is None else checked_unit(unit)
     if form not in FORMS:
         raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
-    bits, own_fraction = FORMS[form]
-    fraction = int(_within("fraction", own_fraction if fraction is None else fraction, (0, bits - 9), ()))
-    state_unit = unit / (1 << fraction)
-
-    def constant(value: Any, scale: float) -> Any:
-        return None if value is None else np.rint(value / scale)
-
-    fixed = FixedParams(
-        np.clip(weight, *MANTISSA),
-        decay_to_word(p.decay),
-        weight_exp=weight_exp,
-        reset_decay=None if p.reset_decay is None else decay_to_word(p.reset_decay),
-        threshold=np.rint(p.threshold / unit) if p.spiking else 1,
-        recurrent_weight=None if recurrent_weight is None else np.clip(recurrent_weight, *MANTISSA),
-        recurrent_decay=None if p.recurrent_decay is None else decay_to_word(p.recurrent_decay),
-        recurrent_exp=recurrent_exp,
-        adaptation_decay=None if p.adaptation_decay is None else decay_to_word(p.adaptation_decay),
-        adaptation_strength=constant(p.adaptation_strength, state_unit),
-        bias=constant(p.bias, state_unit),
-        spiking=p.spiking,
-        form=form,
-        fraction=fraction,
-        unit=unit,
-    )
-    found = rounding(params, fixed)
+    bits, form_fraction = FORMS[form]
+    fraction = form_fraction if fraction is None else fraction
+    fraction = int(checked_integers("fraction", fraction, (0, bits - 9), ()))
+    integers: dict[str, Any] = {}
+    for name in FIELDS:
+        value = getattr(p, name)
+        if value is None:
+            continue
+        if COUNTS[name] == MANTISSAS:
+            mantissas, integers[EXPONENTS[name]] = _mantissas(value, unit)
+            integers[name] = np.clip(mantissas, *MANTISSA)
+        elif COUNTS[name] == DECAY_WORDS:
+            integers[name] = decay_to_word(value)
+        else:
+            integers[name] = np.rint(value / (unit if COUNTS[name] == WEIGHT_UNITS else unit / (1 << fraction)))
+    if not p.spiking:
+        integers["threshold"] = 1  # a readout's is never compared
+    fixed = FixedParams(**integers, spiking=p.spiking, form=form, fraction=fraction, unit=unit)
+    report = rounding(params, fixed)
     if not clip:
-        refuse_clipped(found)
-    return fixed, found
+        refuse_clipped(report)
+    return fixed, report
 
 
-def refuse_clipped(found: Rounding) -> None:
+def refuse_clipped(report: Rounding) -> None:
     """Raise ValueError where rounding had to clip."""
     weights, taus = "weights that do not fit 8 bits", "decays whose tau does not fit 12 bits"
-    for count, what in ((found.clipped_weights, weights), (found.clipped_taus, taus)):
+    for count, what in ((report.clipped_weights, weights), (report.clipped_taus, taus)):
         if count:
             raise ValueError(
                 f"params: expected values that a chip holds, got {count} {what}; clip=True takes the nearest"
@@ -107,22 +104,32 @@ def refuse_clipped(found: Rounding) -> None:
 def rounding(params: HetSynParams, fixed: FixedParams) -> Rounding:
     """What became of a layer's numbers in integers made of it. A weight further than half its last bit was clipped."""
     p, rounded = params.astype(np.float64).expanded(), fixed.to_params()
-    matrices = [(p.weight, rounded.weight, fixed.weight_exp)]
-    if p.recurrent_weight is not None:
-        matrices.append((p.recurrent_weight, rounded.recurrent_weight, fixed.recurrent_exp))
-    decays = [d for d in (p.decay, p.recurrent_decay, p.reset_decay, p.adaptation_decay) if d is not None]
-    off = [np.abs(before - after) for before, after, _ in matrices]
-    half = [0.5 * fixed.unit * (1 << exponent) * (1 + 1e-9) for _, _, exponent in matrices]
+    clipped_weights, weight_error, largest = 0, 0.0, 0.0
+    for name, exponent in EXPONENTS.items():
+        weight = getattr(p, name)
+        if weight is not None:
+            error = np.abs(weight - getattr(rounded, name))
+            half = 0.5 * fixed.unit * (1 << getattr(fixed, exponent)) * (1 + 1e-9)
+            clipped_weights += int((error > half).sum())
+            weight_error = max(weight_error, float(error.max()))
+            largest = max(largest, float(np.abs(weight).max()))
+    decays = [getattr(p, name) for name in DECAYS if getattr(p, name) is not None]
     return Rounding(
-        sum(int((o > h).sum()) for o, h in zip(off, half, strict=True)),
-        sum(int(((decay_to_word(d) % DECAY_ONE == 0) & (d > 0) & (d < 1)).sum()) for d in decays),
-        max(float(o.max()) for o in off) / (max(float(np.abs(w).max()) for w, _, _ in matrices) or 1.0),
+        clipped_weights,
+        sum(int(beyond_words(d).sum()) for d in decays),
+        weight_error / (largest or 1.0),
         max(float(np.abs(d - (1 - decay_to_word(d) / DECAY_ONE)).max()) for d in decays),
     )
 
 
-def _largest_unit(p: HetSynParams, matrices: list[Any]) -> float:
+def beyond_words(decay: Any) -> Any:
+    """Where the tau of a decay is neither 0 nor infinite, and 12 bits make it so."""
+    return (decay_to_word(decay) % DECAY_ONE == 0) & (decay > 0) & (decay < 1)
+
+
+def _largest_unit(p: HetSynParams) -> float:
     """The unit in which the smaller matrix fills 8 bits and the larger one 8 bits with an exponent of at most 7."""
+    matrices = [w for w in (p.weight, p.recurrent_weight) if w is not None]
     largest = [float(np.abs(w).max()) for w in matrices if np.abs(w).max() > 0]
     if not largest:
         return 1.0 / 64
