@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-import hetsyn_plugins
 from hetsyn_plugins.fixed_point.network import FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import Integers, whole_numbers
 
@@ -143,8 +142,8 @@ def _checked(inputs: ArrayLike, precision: str, lines: int | None = None) -> Int
     return x
 
 
-def _arrays(found: Any) -> dict[str, NDArray[Any]]:
-    return dict(found)
+def _arrays(outputs: Any) -> dict[str, NDArray[Any]]:
+    return dict(outputs)
 
 
 class Tap(NamedTuple):
@@ -176,11 +175,11 @@ def simulate(
         tap.port.flatten().connect(sink.inp)
     with running(source, precision, timeout) as run:
         run(total)
-    found = {}
+    outputs = {}
     for tap, sink in zip(taps, sinks, strict=True):
         data = sink.data[tap.latency :][: samples * steps].reshape(samples, steps, -1).transpose(1, 0, 2)
-        found[tap.name] = data.astype(np.int64 if precision == "fixed_pt" else np.float64)
-    return found
+        outputs[tap.name] = data.astype(np.int64 if precision == "fixed_pt" else np.float64)
+    return outputs
 
 
 def _direct(network: Any, period: int, allow_overflow: bool) -> tuple[Any, list[Tap], bool]:
@@ -189,8 +188,8 @@ def _direct(network: Any, period: int, allow_overflow: bool) -> tuple[Any, list[
 
     layers = []
     for index, layer in enumerate(network.layers):
-        options = {"always_on": layer.always_on, "delay": layer.delay, "name": layer.name}
-        reset = {"reset_interval": period, "reset_offset": 1 + index}
+        options: dict[str, Any] = {"always_on": layer.always_on, "delay": layer.delay, "name": layer.name}
+        reset: dict[str, Any] = {"reset_interval": period, "reset_offset": 1 + index}
         layers.append(HetSyn(layer.params, allow_overflow=allow_overflow, **options, **reset))
     for before, after in itertools.pairwise(layers):
         before.out.connect(after.inp)
@@ -294,22 +293,22 @@ def isolated(function: Callable[..., Any], *arguments: Any, timeout: float) -> A
     with tempfile.TemporaryDirectory(prefix="hetsyn_lava_") as folder:
         job, answer = Path(folder, "job"), Path(folder, "answer")
         job.write_bytes(pickle.dumps((function, arguments)))
-        command = [sys.executable, "-c", CHILD, folder, str(os.getpid()), *hetsyn_plugins.__path__]
-        printed, status, late = _in_own_group(command, timeout)
-        found = pickle.loads(answer.read_bytes()) if answer.exists() else None
-    if found is not None:
-        value, error, text = found
+        command = [sys.executable, "-c", CHILD, folder, str(os.getpid()), *sys.modules["hetsyn_plugins"].__path__]
+        printed, status, timed_out = _in_own_group(command, timeout)
+        answered = pickle.loads(answer.read_bytes()) if answer.exists() else None
+    if answered is not None:
+        value, error, text = answered
         if error is not None:
             raise error from LavaError(f"in the child process that ran Lava:\n{text}")
         return value
     tail = "\n".join(printed.splitlines()[-15:])
-    said = f"; it printed:\n{tail}" if tail else ""
-    if late:
+    output = f"; it printed:\n{tail}" if tail else ""
+    if timed_out:
         raise LavaTimeout(
             f"no result within {timeout:g} s, so the run was killed: too many steps for the time, or a Lava worker "
-            f"hangs{said}"
+            f"hangs{output}"
         )
-    raise LavaError(f"the child process that ran Lava died with exit status {status}{said}")
+    raise LavaError(f"the child process that ran Lava died with exit status {status}{output}")
 
 
 def _in_own_group(command: list[str], timeout: float) -> tuple[str, int | None, bool]:
@@ -329,11 +328,11 @@ def _in_own_group(command: list[str], timeout: float) -> tuple[str, int | None, 
         errors="replace",
         start_new_session=True,
     ) as child:
-        late = False
+        timed_out = False
         try:
             printed, _ = child.communicate(timeout=timeout - grace)
         except subprocess.TimeoutExpired:
-            late = child.poll() is None  # else it died, and what it had started hangs
+            timed_out = child.poll() is None  # else it died, and what it had started hangs
             # first politely: Python's resource tracker ignores SIGTERM and outlives the others to free shared memory
             _signal(child.pid, signal.SIGTERM)
             _signal(child.pid, signal.SIGCONT)  # the stopped do not hear the first before they hear this
@@ -345,7 +344,7 @@ def _in_own_group(command: list[str], timeout: float) -> tuple[str, int | None, 
         except BaseException:  # this process is interrupted
             _signal(child.pid, signal.SIGKILL)
             raise
-    return printed, child.returncode, late
+    return printed, child.returncode, timed_out
 
 
 def _signal(group: int, number: int) -> None:
@@ -354,7 +353,7 @@ def _signal(group: int, number: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process group once the process that asked for it is gone, however it went."""
+    """End this process group once the process that started it is gone, however it went."""
     while os.getppid() == parent:
         time.sleep(1)
     os.killpg(0, signal.SIGTERM)

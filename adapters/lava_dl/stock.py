@@ -47,51 +47,79 @@ def lower(params: HetSynParams, *, nearest: bool = False) -> Lowered:
     """
     runtime.require_lava()
     from lava.proc.dense.process import Dense
-    from lava.proc.lif.process import LIF
     from lava.proc.s4d.process import S4d
     from lava.proc.sparse.process import Sparse
 
     p = representable(params, nearest)
-    neurons, every = len(p.weight), np.eye(len(p.weight))
-    used = [d.ravel() for d in (p.decay, p.recurrent_decay) if d is not None]
-    words = np.unique(np.concatenate(used))
-    own = np.repeat(every, len(words), axis=1)  # (N, N * K): which accumulators are whose
-    decays, relay = [np.tile(words, neurons)], [own]
-    direct, spread = np.zeros((neurons, neurons)), [np.zeros((own.shape[1], neurons))]  # from the soma's spikes
-    if p.recurrent_weight is not None:
-        direct, spread = p.recurrent_weight.copy(), [_by_word(p.recurrent_weight, p.recurrent_decay, words)]
-    for decay, reset_strength in ((p.reset_decay, p.threshold), (p.adaptation_decay, p.adaptation_strength)):
-        if decay is not None:
-            direct = direct - every * reset_strength
-            decays, relay, spread = [*decays, decay], [*relay, -every], [*spread, every * reset_strength]
-    decay = np.concatenate(decays)
-
+    wiring = _wiring(p)
+    decay = wiring.decay
     # S4d sends twice its c times the state
     accumulators = S4d(shape=decay.shape, a=decay, b=np.ones_like(decay), c=np.full_like(decay, 0.5))
-    if p.spiking:
-        bias = np.zeros(neurons) if p.bias is None else p.bias
-        soma = LIF(shape=(neurons,), du=1.0, dv=1.0, vth=p.threshold, bias_mant=bias)
-    else:
-        soma = S4d(shape=(neurons,), a=np.zeros(neurons), b=np.ones(neurons), c=np.full(neurons, 0.5))
-    relayed = Sparse(weights=np.hstack(relay) * decay, num_message_bits=BITS)
-    accumulators.s_out.connect(relayed.s_in)
-    relayed.a_out.connect(soma.a_in)
+    soma = _soma(p)
+    relay = Sparse(weights=wiring.relay * decay, num_message_bits=BITS)
+    accumulators.s_out.connect(relay.s_in)
+    relay.a_out.connect(soma.a_in)
 
     def two_ways(to_soma: Array, to_accumulators: Array) -> tuple[Any, Any]:
-        one, other = (
-            Dense(weights=to_soma, num_message_bits=BITS),
-            Sparse(weights=to_accumulators, num_message_bits=BITS),
-        )
-        one.a_out.connect(soma.a_in)
-        other.a_out.connect(accumulators.a_in)
-        return one.s_in, other.s_in
+        direct = Dense(weights=to_soma, num_message_bits=BITS)
+        spread = Sparse(weights=to_accumulators, num_message_bits=BITS)
+        direct.a_out.connect(soma.a_in)
+        spread.a_out.connect(accumulators.a_in)
+        return direct.s_in, spread.s_in
 
-    silent = np.zeros((len(decay) - own.shape[1], p.weight.shape[1]))  # inputs do not reach reset and adaptation
-    inputs = two_ways(p.weight, np.vstack([_by_word(p.weight, p.decay, words), silent]))
-    if direct.any():
-        for port in two_ways(direct, np.vstack(spread)):
+    inputs = two_ways(p.weight, wiring.input_spread)
+    if wiring.direct.any():
+        for port in two_ways(wiring.direct, wiring.spread):
             soma.s_out.connect(port)
     return Lowered(inputs, soma.s_out)
+
+
+class _Wiring(NamedTuple):
+    """What connects a layer's A accumulators, K a neuron and then those of reset and adaptation, with its N somas.
+
+    decay         (A,)    of the accumulators
+    relay         (N, A)  accumulators into their soma, before they are multiplied by their decay
+    input_spread  (A, M)  weights of the inputs into the accumulators
+    direct        (N, N)  of the soma's spikes into somas
+    spread        (A, N)  of the soma's spikes into accumulators
+    """
+
+    decay: Array
+    relay: Array
+    input_spread: Array
+    direct: Array
+    spread: Array
+
+
+def _wiring(p: HetSynParams) -> _Wiring:
+    neurons, every = len(p.weight), np.eye(len(p.weight))
+    decays_used = [d.ravel() for d in (p.decay, p.recurrent_decay) if d is not None]
+    words = np.unique(np.concatenate(decays_used))
+    synaptic = np.repeat(every, len(words), axis=1)  # (N, N * K): which accumulators belong to which soma
+    decays, relay = [np.tile(words, neurons)], [synaptic]
+    direct, spread = np.zeros((neurons, neurons)), [np.zeros((synaptic.shape[1], neurons))]
+    if p.recurrent_weight is not None:
+        direct, spread = p.recurrent_weight.copy(), [_by_word(p.recurrent_weight, p.recurrent_decay, words)]
+    for decay, strength in ((p.reset_decay, p.threshold), (p.adaptation_decay, p.adaptation_strength)):
+        if decay is not None:
+            direct = direct - every * strength
+            decays, relay, spread = [*decays, decay], [*relay, -every], [*spread, every * strength]
+    decay = np.concatenate(decays)
+    silent = np.zeros((len(decay) - synaptic.shape[1], p.weight.shape[1]))  # inputs do not reach reset and adaptation
+    input_spread = np.vstack([_by_word(p.weight, p.decay, words), silent])
+    return _Wiring(decay, np.hstack(relay), input_spread, direct, np.vstack(spread))
+
+
+def _soma(p: HetSynParams) -> Any:
+    """A memoryless neuron: a LIF whose v is what arrives in this step, plus the bias; of a readout an S4d."""
+    from lava.proc.lif.process import LIF
+    from lava.proc.s4d.process import S4d
+
+    neurons = len(p.weight)
+    if not p.spiking:
+        return S4d(shape=(neurons,), a=np.zeros(neurons), b=np.ones(neurons), c=np.full(neurons, 0.5))
+    bias = np.zeros(neurons) if p.bias is None else p.bias
+    return LIF(shape=(neurons,), du=1.0, dv=1.0, vth=p.threshold, bias_mant=bias)
 
 
 def representable(params: HetSynParams, nearest: bool = False) -> HetSynParams:
@@ -135,8 +163,8 @@ def run(
     if x.shape[1] != 1 or not len(x):
         raise ValueError(f"inputs: expected one sample, (T, 1, M), got {x.shape}")
     runtime.require_lava()
-    found: list[NDArray[np.float64]] = runtime.isolated(simulate, list(layers), x, nearest, timeout, timeout=timeout)
-    return found
+    outputs: list[NDArray[np.float64]] = runtime.isolated(simulate, list(layers), x, nearest, timeout, timeout=timeout)
+    return outputs
 
 
 def simulate(layers: list[HetSynParams], x: Array, nearest: bool, timeout: float) -> list[Array]:
@@ -153,6 +181,6 @@ def simulate(layers: list[HetSynParams], x: Array, nearest: bool, timeout: float
         port = lowered.out
         sinks.append(Sink(len(params.weight), steps))
         port.connect(sinks[-1].inp)
-    with runtime.running(source, "floating_pt", timeout) as go:
-        go(steps)
+    with runtime.running(source, "floating_pt", timeout) as run_steps:
+        run_steps(steps)
     return [sink.data[1 + index :][: len(x), None].copy() for index, sink in enumerate(sinks)]

@@ -22,7 +22,7 @@ from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.deployment import chip_file as loihi
 from hetsyn_plugins.deployment.clusters import cluster_network
-from hetsyn_plugins.deployment.export import FEW, export
+from hetsyn_plugins.deployment.export import REPORT_SAMPLES, export
 from hetsyn_plugins.deployment.finetune import as_before, fine_tune
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import plots
@@ -159,7 +159,7 @@ def deploy(network: Network, data: digits.Digits, out: Path, epochs: int) -> tup
     Returns the accuracy on the test digits, clustered and in integers, and in how many bins Lava and the core differ.
     """
     x, labels = data.test_spikes, data.test_labels
-    calibration = data.train_spikes[:, :FEW]
+    calibration = data.train_spikes[:, :REPORT_SAMPLES]
     clustered, reports = cluster_network(network, CLUSTERS, inputs=calibration)
     moved = ", ".join(f"{name}: v moved by {r.error:.1%}" for name, r in reports.items())
     before = accuracy(readout(clustered, x), labels)

@@ -1,7 +1,7 @@
 """What may be given for a field, a state or inputs, and what is said where it does not fit.
 
 The checks take NumPy arrays and torch tensors alike, because they use attributes and operators only. Every message is
-"name: expected X, got Y"; `argument_names` says what the caller calls a thing, ours -> the caller's, where that differs.
+"name: expected X, got Y"; `argument_names` says what the caller calls a thing, ours -> the caller's, where it differs.
 """
 
 from __future__ import annotations

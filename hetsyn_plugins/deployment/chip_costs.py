@@ -20,8 +20,8 @@ from typing import NamedTuple
 from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer, FixedNetwork
 
 
-class Mapping(NamedTuple):
-    """One way to map a network.
+class ChipCost(NamedTuple):
+    """What a network costs, mapped in one way.
 
     neurons, synapses   how many are to be placed
     state_bits          of the states, without the synapses' weights
@@ -37,7 +37,7 @@ class Mapping(NamedTuple):
     graded: int
 
 
-class Sizes(NamedTuple):
+class LayerSizes(NamedTuple):
     """A layer in numbers: N neurons, M lines in, recurrent lines, synapses, K decays, states a neuron beside those."""
 
     neurons: int
@@ -49,34 +49,34 @@ class Sizes(NamedTuple):
     bits: int
 
 
-def sizes(layer: FixedLayer) -> Sizes:
+def layer_sizes(layer: FixedLayer) -> LayerSizes:
     """The numbers that the costs of a layer follow from; `feedback` counts its reset and its adaptation."""
     p = layer.params
     n, m = p.weight.shape
     recurrent = 0 if p.recurrent_weight is None else n
     feedback = (p.reset_decay is not None) + (p.adaptation_decay is not None)
-    return Sizes(n, m, recurrent, n * (m + recurrent), len(p.codebook), feedback, p.state_bits)
+    return LayerSizes(n, m, recurrent, n * (m + recurrent), len(p.codebook), feedback, p.state_bits)
 
 
 def state_bits(layer: FixedLayer) -> int:
     """Bits of state of a layer as its form has it: accumulators, v, reset and adaptation currents."""
-    s = sizes(layer)
+    s = layer_sizes(layer)
     accumulators = s.neurons * s.clusters if layer.params.form == "cluster" else s.synapses
     return (accumulators + s.neurons * (1 + s.feedback)) * s.bits
 
 
 def weight_bits(layer: FixedLayer) -> int:
     """Bits of the synapses: 8 for the weight, and the index of its decay in the codebook (or 12, the decay word)."""
-    s = sizes(layer)
+    s = layer_sizes(layer)
     index = math.ceil(math.log2(s.clusters)) if layer.params.form == "cluster" else 12
     return s.synapses * (8 + index)
 
 
-def mappings(network: FixedNetwork, spikes: float | None = None) -> list[Mapping]:
-    """The costs of the five mappings; `spikes` is how many a step come in and are fired, measured."""
-    layers = [sizes(layer) for layer in network.layers]
+def chip_costs(network: FixedNetwork, spikes: float | None = None) -> list[ChipCost]:
+    """The costs of the five mappings; spikes: how many a step come in or are sent by a layer, as measured."""
+    layers = [layer_sizes(layer) for layer in network.layers]
 
-    def total(count: Callable[[Sizes], int]) -> int:
+    def total(count: Callable[[LayerSizes], int]) -> int:
         return sum(count(s) for s in layers)
 
     neurons, synapses = total(lambda s: s.neurons), total(lambda s: s.synapses)
@@ -90,9 +90,9 @@ def mappings(network: FixedNetwork, spikes: float | None = None) -> list[Mapping
     every = total(lambda s: s.synapses * s.bits)
     stock = synapses + 2 * accumulators + 4 * feedback + doubled
     return [
-        Mapping("a stock", neurons + accumulators + feedback, stock, somas + held, spikes, accumulators + feedback),
-        Mapping("b traces", neurons + traces, synapses, somas + traced, spikes, traces),
-        Mapping("c microcode", neurons, synapses, somas + held, spikes, 0),
-        Mapping("d synapse", neurons, synapses, somas + every, spikes, 0),
-        Mapping("e taps", neurons, synapses * MAX_DELAY, somas, spikes, 0),
+        ChipCost("a stock", neurons + accumulators + feedback, stock, somas + held, spikes, accumulators + feedback),
+        ChipCost("b traces", neurons + traces, synapses, somas + traced, spikes, traces),
+        ChipCost("c microcode", neurons, synapses, somas + held, spikes, 0),
+        ChipCost("d synapse", neurons, synapses, somas + every, spikes, 0),
+        ChipCost("e taps", neurons, synapses * MAX_DELAY, somas, spikes, 0),
     ]

@@ -26,10 +26,11 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from hetsyn_plugins.core import fields
 from hetsyn_plugins.core.files import replacing
 from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
-from hetsyn_plugins.fixed_point.neuron import MANTISSA, MAX_EXP, FixedParams
+from hetsyn_plugins.fixed_point.neuron import EXPONENTS, MANTISSA, MAX_EXP, FixedParams
 
 NEURON = "HETSYN"
 VERSION = 1
@@ -37,30 +38,29 @@ TYPES = ("dense", "dense_rec")
 PASSING = ("input", "flatten")  # group types that may stand in front
 
 
-class Field(NamedTuple):
-    """Where a field of FixedParams stands: its dataset, dtype, and axes ("" one number, n neurons, m lines)."""
+class Dataset(NamedTuple):
+    """Where a field of FixedParams stands and in what dtype; its shape is that of the field, or () of one number."""
 
-    dataset: str
+    path: str
     dtype: str
-    axes: str
 
 
 FIELDS = {
-    "decay": Field("synapse/decay", "int16", "nm"),
-    "weight_exp": Field("synapse/exponent", "int64", ""),
-    "recurrent_decay": Field("synapse/decay_rec", "int16", "nn"),
-    "recurrent_exp": Field("synapse/exponent_rec", "int64", ""),
-    "threshold": Field("neuron/vThMant", "int64", "n"),
-    "reset_decay": Field("neuron/resetDecay", "int16", "n"),
-    "adaptation_decay": Field("neuron/adaptationDecay", "int16", "n"),
-    "adaptation_strength": Field("neuron/adaptationStrength", "int64", "n"),
-    "bias": Field("neuron/bias", "int64", "n"),
-    "spiking": Field("neuron/spiking", "bool", ""),
-    "fraction": Field("neuron/fraction", "int64", ""),
-    "unit": Field("neuron/unit", "float64", ""),
+    "decay": Dataset("synapse/decay", "int16"),
+    "weight_exp": Dataset("synapse/exponent", "int64"),
+    "recurrent_decay": Dataset("synapse/decay_rec", "int16"),
+    "recurrent_exp": Dataset("synapse/exponent_rec", "int64"),
+    "threshold": Dataset("neuron/vThMant", "int64"),
+    "reset_decay": Dataset("neuron/resetDecay", "int16"),
+    "adaptation_decay": Dataset("neuron/adaptationDecay", "int16"),
+    "adaptation_strength": Dataset("neuron/adaptationStrength", "int64"),
+    "bias": Dataset("neuron/bias", "int64"),
+    "spiking": Dataset("neuron/spiking", "bool"),
+    "fraction": Dataset("neuron/fraction", "int64"),
+    "unit": Dataset("neuron/unit", "float64"),
 }
-OPTIONAL = {"recurrent_decay", "reset_decay", "adaptation_decay", "adaptation_strength", "bias"}
-WEIGHTS = {"weight": Field("weight", "float32", "nm"), "recurrent_weight": Field("weight_rec", "float32", "nn")}
+WEIGHTS = {"weight": Dataset("weight", "float32"), "recurrent_weight": Dataset("weight_rec", "float32")}  # as in netx
+OPTIONAL = {name for name in FIELDS if name in fields.FIELDS and not fields.FIELDS[name].required}
 TEXTS = ("type", "name", "neuron/type", "neuron/form")
 
 
@@ -89,9 +89,9 @@ def write_layer(group: h5py.Group, layer: FixedLayer) -> None:
     for dataset, value in _stated(*p.weight.shape).items():
         group[dataset] = value
     group["alwaysOn"] = bool(layer.always_on)
-    for name, field in FIELDS.items():
+    for name, at in FIELDS.items():
         value = getattr(p, name)
-        group[field.dataset] = h5py.Empty(field.dtype) if value is None else np.asarray(value, field.dtype)
+        group[at.path] = h5py.Empty(at.dtype) if value is None else np.asarray(value, at.dtype)
     group["weight"] = (p.weight << p.weight_exp).astype(np.float32)
     if p.recurrent_weight is not None:
         group["weight_rec"] = (p.recurrent_weight << p.recurrent_exp).astype(np.float32)
@@ -103,9 +103,9 @@ def read(path: str | os.PathLike[str]) -> FixedNetwork:
     """Read a network. Raises FileNotFoundError, or ValueError where the file is no such network or damaged."""
 
     def network(file: h5py.File) -> FixedNetwork:
-        groups = list(_groups(file))
+        groups = list(layer_groups(file))
         passing = []
-        while groups and _text(groups[0], "type") in PASSING:
+        while groups and read_text(groups[0], "type") in PASSING:
             passing.append(groups.pop(0))
         built = FixedNetwork(tuple(read_layer(group) for group in groups))
         for group in passing:
@@ -131,7 +131,7 @@ def read_layer(group: h5py.Group) -> FixedLayer:
 
 
 def _layer(group: h5py.Group) -> FixedLayer:
-    kind, neuron = _text(group, "type"), _text(group, "neuron/type") if "neuron/type" in group else "none"
+    kind, neuron = read_text(group, "type"), read_text(group, "neuron/type") if "neuron/type" in group else "none"
     if kind not in TYPES:
         raise ValueError(f"type: expected {' or '.join(TYPES)} (input and flatten in front of them), got {kind!r}")
     if neuron != NEURON:
@@ -145,21 +145,21 @@ def _layer(group: h5py.Group) -> FixedLayer:
         if not np.array_equal(there, stated):
             raise ValueError(f"{dataset}: expected {stated} beside a weight of {weight.shape}, got {there}")
     _check_known(group, kind)
-
-    def value(field: Field, optional: bool = False) -> Any:
-        shape = tuple({"n": n, "m": m}[axis] for axis in field.axes)
-        found = _array(group, field.dataset, np.dtype(field.dtype), shape, optional)
-        return found.item() if found is not None and shape == () else found
-
-    found = {name: value(field, name in OPTIONAL) for name, field in FIELDS.items()}
-    found["weight"] = _mantissas("weight", value(WEIGHTS["weight"]), found["weight_exp"])
-    if kind == "dense_rec":
-        loop = value(WEIGHTS["recurrent_weight"])
-        found["recurrent_weight"] = _mantissas("weight_rec", loop, found["recurrent_exp"])
+    values = {name: _value(group, name, at, n, m) for name, at in FIELDS.items()}
+    for name in ("weight", "recurrent_weight") if kind == "dense_rec" else ("weight",):
+        shifted = _value(group, name, WEIGHTS[name], n, m)
+        values[name] = _mantissas(WEIGHTS[name].path, shifted, values[EXPONENTS[name]])
     delay = _array(group, "delay", np.dtype("float32"), (n,)) if "delay" in group else None
-    params = FixedParams(**found, form=_text(group, "neuron/form"))
+    params = FixedParams(**values, form=read_text(group, "neuron/form"))
     always_on = bool(_array(group, "alwaysOn", np.dtype(bool), ()))
-    return FixedLayer(_text(group, "name"), params, always_on, delay)
+    return FixedLayer(read_text(group, "name"), params, always_on, delay)
+
+
+def _value(group: h5py.Group, name: str, at: Dataset, n: int, m: int) -> Any:
+    """A field of FixedParams, in its own shape; None where the layer does not have it."""
+    shape = fields.FIELDS[name].full_shape(n, m) if name in fields.FIELDS else ()
+    value = _array(group, at.path, np.dtype(at.dtype), shape, name in OPTIONAL)
+    return value.item() if value is not None and shape == () else value
 
 
 def _stated(n: int, m: int) -> dict[str, Any]:
@@ -183,8 +183,8 @@ def _mantissas(name: str, weight: Any, exponent: int) -> Any:
     good = (mantissa == np.rint(mantissa)) & (mantissa >= low) & (mantissa <= high)
     if not good.all():
         wrong = int((~good).sum())
-        first = weight[~good][0]
-        raise ValueError(f"{name}: expected mantissas {low}..{high} << {exponent}, got {wrong} others, first {first}")
+        one = weight[~good][0]
+        raise ValueError(f"{name}: expected mantissas {low}..{high} << {exponent}, got {wrong} others, first {one}")
     return mantissa.astype(np.int64)
 
 
@@ -192,14 +192,14 @@ def _by_dataset(error: Exception) -> str:
     """The message of FixedParams, which begins with its own name of a field, with the dataset's name instead."""
     message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     name, colon, rest = message.partition(": ")
-    datasets = {"form": "neuron/form", **{field: at.dataset for field, at in FIELDS.items()}}
+    datasets = {"form": "neuron/form", **{field: at.path for field, at in FIELDS.items()}}
     return f"{datasets[name]}{colon}{rest}" if name in datasets else message
 
 
 # ---- groups and datasets ----------------------------------------------------------------------------------------
 
 
-def _groups(file: h5py.File) -> Iterator[h5py.Group]:
+def layer_groups(file: h5py.File) -> Iterator[h5py.Group]:
     """The groups layer/0, layer/1, ... in order."""
     layers = file.get("layer")
     if not isinstance(layers, h5py.Group) or not len(layers):
@@ -216,7 +216,7 @@ def _check_passes(group: h5py.Group, lines: int) -> None:
     where = f"{group.name.strip('/')}: "
     for name in group:
         if name not in ("type", "shape"):
-            kind = _text(group, "type")
+            kind = read_text(group, "type")
             raise ValueError(
                 f"{where}{name}: expected an {kind} that only passes spikes on (type and shape), got one that "
                 "computes: give the integer core what comes out of it"
@@ -228,40 +228,40 @@ def _check_passes(group: h5py.Group, lines: int) -> None:
 
 def _check_known(group: h5py.Group, kind: str) -> None:
     """Raise ValueError for a dataset that nobody here would read: it says something of another network."""
-    known = {*TEXTS, *_stated(1, 1), "alwaysOn", "weight", "delay", *(field.dataset for field in FIELDS.values())}
+    known = {*TEXTS, *_stated(1, 1), "alwaysOn", "weight", "delay", *(at.path for at in FIELDS.values())}
     known |= {"weight_rec"} if kind == "dense_rec" else set()
-    found: list[str] = []
-    group.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-    for name in found:
+    datasets: list[str] = []
+    group.visititems(lambda name, item: datasets.append(name) if isinstance(item, h5py.Dataset) else None)
+    for name in datasets:
         if name not in known:
             raise ValueError(f"{name}: expected no such dataset in a {kind} layer of {NEURON} neurons, got one")
 
 
 def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
-    found = group.get(name)
-    if not isinstance(found, h5py.Dataset):
-        raise ValueError(f"{name}: expected a dataset, got {'nothing' if found is None else 'a group'}")
-    return found
+    dataset = group.get(name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise ValueError(f"{name}: expected a dataset, got {'nothing' if dataset is None else 'a group'}")
+    return dataset
 
 
 def _array(group: h5py.Group, name: str, dtype: Any, shape: tuple[int, ...], optional: bool = False) -> Any:
     """A dataset of just this dtype (in any byte order) and shape; None where it is optional and empty."""
-    found = _dataset(group, name)
-    if found.dtype.newbyteorder("=") != dtype:
-        raise ValueError(f"{name}: expected {dtype}, got {found.dtype}")
-    if found.shape is None and optional:
+    dataset = _dataset(group, name)
+    if dataset.dtype.newbyteorder("=") != dtype:
+        raise ValueError(f"{name}: expected {dtype}, got {dataset.dtype}")
+    if dataset.shape is None and optional:
         return None
-    if found.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {found.shape}")
-    return np.asarray(found[()])
+    if dataset.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {dataset.shape}")
+    return np.asarray(dataset[()])
 
 
-def _text(group: h5py.Group, name: str) -> str:
+def read_text(group: h5py.Group, name: str) -> str:
     """A dataset of one string, () or (1,), as text."""
-    found = _dataset(group, name)
-    if h5py.check_string_dtype(found.dtype) is None or found.size != 1:
-        raise ValueError(f"{name}: expected one string, got {found.dtype} of shape {found.shape}")
-    raw = bytes(np.ravel(found[()])[0])
+    dataset = _dataset(group, name)
+    if h5py.check_string_dtype(dataset.dtype) is None or dataset.size != 1:
+        raise ValueError(f"{name}: expected one string, got {dataset.dtype} of shape {dataset.shape}")
+    raw = bytes(np.ravel(dataset[()])[0])
     try:
         return raw.decode()
     except UnicodeDecodeError as error:

@@ -17,22 +17,21 @@ smaller (both layers of the digits network, a drawn 700-64 with taus of 2 to 100
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.fields import Array
-from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Layer, Linear, Network
+from hetsyn_plugins.core.network import HetSynLayer, Layer, Network, outputs
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
 from hetsyn_plugins.core.validation import check_inputs_shape
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
 from hetsyn_plugins.fixed_point.rounding import decay_to_word
 
-MOST = 64  # decays that a tolerance may ask for
-POINTS = 1024  # places on the line of f that the dynamic programme tells apart
+MAX_DECAYS = 64  # decays that a tolerance may ask for
+MAX_POINTS = 1024  # places on the line of f that the dynamic programme tells apart
 CALIBRATION = (256, 2, 0.05)  # steps, samples, spikes a step of the Poisson inputs where none are given
 CHUNK = 1 << 22  # numbers of synaptic currents kept at a time
 
@@ -80,19 +79,19 @@ def cluster(
     if x is not None:
         check_inputs_shape(x, params.weight)
     scale = Scale(CALIBRATION[0] if x is None else len(x))
-    books = _codebooks(params, MOST if k is None else k, scale, words)
-    before = None if x is None else _run(params, x)[0]
-    measure = _OpenLoop(params, x, before)
+    books = _codebooks(params, MAX_DECAYS if k is None else k, scale, words)
+    before = None if x is None else outputs(params, x)[0]
+    open_loop = _OpenLoop(params, x, before)
     for book in books if tolerance is not None else books[-1:]:
         clustered = with_codebook(params, book, scale)
-        error = measure.error(clustered)
+        error = open_loop.error(clustered)
         if tolerance is None or error <= tolerance:
             break
     else:
-        raise ValueError(f"tolerance: expected at least {error:.3g}, which {MOST} decays reach, got {tolerance}")
+        raise ValueError(f"tolerance: expected at least {error:.3g}, which {MAX_DECAYS} decays reach, got {tolerance}")
     report = ClusterReport(codebook := synaptic_decays(clustered), decay_to_tau(codebook, 1.0), error)
-    if before is not None:
-        after = _run(clustered, x)[0]
+    if x is not None and before is not None:
+        after: Any = outputs(clustered, x)[0]
         counts = (int(before.sum()), int(after.sum()))
         report = report._replace(changed=float((before != after).mean()), spikes=counts)
     return clustered, report
@@ -113,17 +112,16 @@ def cluster_network(
 
     Decays that were tied to the reset are so no more (`tie_reset` False), and taus that were stored for training go.
     """
-    x = None if inputs is None else np.asarray(inputs, np.float64)
+    reaching = repeat(None) if inputs is None else (each.inputs for each in network.walk(inputs))
     layers: list[Layer] = []
     reports: dict[str, ClusterReport] = {}
-    for layer in network.layers:
+    for layer, x in zip(network.layers, reaching, strict=False):
         if isinstance(layer, HetSynLayer):
             params, reports[layer.name] = cluster(layer.params, k, tolerance=tolerance, inputs=x, words=words)
             stored = {f: a for f, a in layer.stored.items() if f not in ("decay", "recurrent_decay")}
             layers.append(replace(layer, params=params, stored=stored, tie_reset=False))
         else:
             layers.append(layer)
-        x = None if x is None else _through(layer, x)
     return Network(tuple(layers)), reports
 
 
@@ -174,11 +172,9 @@ def with_codebook(params: HetSynParams, codebook: Array, scale: Scale) -> HetSyn
 def _codebooks(params: HetSynParams, most: int, scale: Scale, words: bool) -> list[Array]:
     """The best codebooks of as few decays as there can be, of one more, ... and of `most` (or all there are)."""
     p = params.astype(np.float64).expanded()
-    pairs = (
-        [(p.decay, p.weight)]
-        if p.recurrent_decay is None
-        else [(p.decay, p.weight), (p.recurrent_decay, p.recurrent_weight)]
-    )
+    pairs = [(p.decay, p.weight)]
+    if p.recurrent_decay is not None:
+        pairs.append((p.recurrent_decay, p.recurrent_weight))
     decay = np.concatenate([d.ravel() for d, _ in pairs])
     weight = np.concatenate([w.ravel() for _, w in pairs]) ** 2
     ends = [end for end in (0.0, 1.0) if (decay == end).any()]
@@ -207,14 +203,14 @@ def kmeans(x: Array, weight: Array, most: int) -> list[Array]:
     weight = weight + (weight.max() or 1.0) * 1e-9  # also what has no weight has a nearest centre
     x, weight = _merged(x, weight)
     n = len(x)
-    mass, first, second = (np.append(0.0, np.cumsum(weight * x**power)) for power in range(3))
+    mass, sums, squares = (np.append(0.0, np.cumsum(weight * x**power)) for power in range(3))
     with np.errstate(divide="ignore", invalid="ignore"):  # [a, b) of nothing, set to infinity below
         between = mass - mass[:, None]
-        cost = (second - second[:, None]) - (first - first[:, None]) ** 2 / between
+        cost = (squares - squares[:, None]) - (sums - sums[:, None]) ** 2 / between
     cost = np.where(np.tri(n + 1, dtype=bool), np.inf, np.maximum(cost, 0.0))
     best = np.append(0.0, np.full(n, np.inf))  # of the first b points, in no cluster yet
-    starts: list[Any] = []  # of the last cluster, for every b
-    found: list[Array] = []
+    starts: list[Any] = []  # where the cluster that ends at b begins, for every b
+    centres: list[Array] = []
     for _ in range(min(most, n)):
         total = best[:, None] + cost
         starts.append(total.argmin(0))
@@ -222,17 +218,17 @@ def kmeans(x: Array, weight: Array, most: int) -> list[Array]:
         cuts = [n]
         for start in reversed(starts):
             cuts.append(int(start[cuts[-1]]))
-        found.append(np.array([(first[b] - first[a]) / (mass[b] - mass[a]) for a, b in pairwise(reversed(cuts))]))
-    return found
+        centres.append(np.array([(sums[b] - sums[a]) / (mass[b] - mass[a]) for a, b in pairwise(reversed(cuts))]))
+    return centres
 
 
 def _merged(x: Array, weight: Array) -> tuple[Array, Array]:
-    """The different x in ascending order with their weights, at most POINTS of them."""
+    """The different x in ascending order with their weights, at most MAX_POINTS of them."""
     x, index = np.unique(x, return_inverse=True)
     mass: Array = np.bincount(index.ravel(), weight).astype(np.float64)
-    if len(x) <= POINTS:
+    if len(x) <= MAX_POINTS:
         return x, mass
-    bins = np.minimum(((x - x[0]) / (x[-1] - x[0]) * POINTS).astype(np.intp), POINTS - 1)
+    bins = np.minimum(((x - x[0]) / (x[-1] - x[0]) * MAX_POINTS).astype(np.intp), MAX_POINTS - 1)
     total: Array = np.bincount(bins, mass).astype(np.float64)
     moment = np.bincount(bins, mass * x)
     return moment[total > 0] / total[total > 0], total[total > 0]
@@ -242,15 +238,19 @@ def _merged(x: Array, weight: Array) -> tuple[Array, Array]:
 
 
 class _OpenLoop:
-    """v of a layer's synapses alone, its recurrent lines fed with given spikes, before and after."""
+    """v of a layer's synapses alone, before and after: every line brings the same spikes, recurrent ones too.
+
+    inputs   (T, B, M), or None: Poisson spikes on every line
+    spikes   (T, B, N), what the recurrent lines bring one step later; None without inputs or recurrent lines
+    """
 
     def __init__(self, params: HetSynParams, inputs: Any, spikes: Any) -> None:
-        self.loop = params.recurrent_weight is not None
+        self.recurrent = params.recurrent_weight is not None
         if inputs is None:
             steps, batch, rate = CALIBRATION
-            width = sum(params.weight.shape) if self.loop else params.weight.shape[1]
+            width = sum(params.weight.shape) if self.recurrent else params.weight.shape[1]
             x = np.random.default_rng(0).random((steps, batch, width)) < rate
-        elif self.loop:
+        elif self.recurrent:
             x = np.concatenate([inputs, np.concatenate([0 * spikes[:1], spikes[:-1]])], axis=2)
         else:
             x = inputs
@@ -265,7 +265,7 @@ class _OpenLoop:
 
     def _synapses(self, params: HetSynParams) -> tuple[Array, Array]:
         p = params.astype(np.float64).expanded()
-        if not self.loop:
+        if not self.recurrent:
             return p.weight, p.decay
         return np.hstack([p.weight, p.recurrent_weight]), np.hstack([p.decay, p.recurrent_decay])
 
@@ -287,26 +287,3 @@ class _OpenLoop:
                 change += float(((u.sum(-1) - v_t) ** 2).sum())
         deviation = float(self.v.std())
         return float(np.sqrt(change / max(self.v.size, 1))) / deviation if deviation else 0.0
-
-
-def _run(params: HetSynParams, inputs: Any) -> tuple[Any, Array]:
-    """Spikes (None for a readout) and v, a piece of time after another: the reference keeps every step of a piece."""
-    at_once = max(1, CHUNK // (inputs.shape[1] * sum(params.weight.shape) * len(params.weight) or 1))
-    state, v = None, []
-    spikes: list[Any] = []
-    for t in range(0, max(len(inputs), 1), at_once):
-        z, part, state = reference.run(params, inputs[t : t + at_once], state)
-        spikes.append(z)
-        v.append(part)
-    return (np.concatenate(spikes) if params.spiking else None), np.concatenate(v)
-
-
-def _through(layer: Layer, x: Array) -> Array:
-    """What a layer of the float network gives."""
-    if isinstance(layer, HetSynLayer):
-        spikes, v = _run(layer.params, x)
-        return v if spikes is None else spikes
-    if isinstance(layer, Linear):
-        x = x @ layer.weight.astype(np.float64).T
-        return x if layer.bias is None else x + layer.bias
-    return np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2) if isinstance(layer, AlwaysOn) else x

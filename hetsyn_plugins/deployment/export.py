@@ -1,7 +1,7 @@
 """From a trained network to a file for a Loihi-style chip: cluster, quantise, try out, write, and say what it took.
 
 `export` writes nothing unless all of it held. The report tells, layer by layer, what was lost (time constants, weights,
-spikes, accuracy) and what it costs (memory, messages; `mappings.py`).
+spikes, accuracy) and what it costs (memory, messages; `chip_costs.py`).
 """
 
 from __future__ import annotations
@@ -15,19 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hetsyn_plugins.core.fields import ARRAYS
-from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Network
-from hetsyn_plugins.deployment import chip_costs as mappings
-from hetsyn_plugins.deployment import chip_file as loihi
+from hetsyn_plugins.core.network import HetSynLayer, Network
+from hetsyn_plugins.deployment import chip_file
+from hetsyn_plugins.deployment.chip_costs import chip_costs
 from hetsyn_plugins.deployment.clusters import ClusterReport, cluster_network
-from hetsyn_plugins.deployment.report import Report, _layer_report, _with_rates
+from hetsyn_plugins.deployment.report import Report, layer_report, with_rates
 from hetsyn_plugins.exchange import checkpoint
-from hetsyn_plugins.fixed_point import network as fixed_network
-from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
+from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork, quantise
 from hetsyn_plugins.fixed_point.neuron import FixedRun, whole_numbers
 from hetsyn_plugins.fixed_point.rounding import Rounding, refuse_clipped, rounding
 
-FEW = 64  # samples that the report on clustering is measured on
+REPORT_SAMPLES = 64  # samples that the report on clustering is measured on
 
 
 class Source(NamedTuple):
@@ -37,6 +35,7 @@ class Source(NamedTuple):
     fixed: FixedNetwork | None = None
 
 
+# longer than a screen: half of it says what the arguments are
 def export(
     net: Any,
     path: str | os.PathLike[str],
@@ -50,7 +49,7 @@ def export(
     labels: ArrayLike | None = None,
     allow_overflow: bool = False,
 ) -> Report:
-    """Bring a trained network to integers, write them to `path` (`loihi.py`) and report.
+    """Bring a trained network to integers, write them to `path` (`chip_file.py`) and report.
 
     net          a Network, a net that `convert` reads (snnTorch, Norse), the path of a checkpoint, or slayer's HetSyn
                  blocks: a list, Sequential or a module with `.blocks`. Blocks are integers already and are written as
@@ -72,27 +71,21 @@ def export(
     x, truth = _checked_data(calibration, labels)
     network, reports = source.network, dict[str, ClusterReport]()
     if clusters is not None or tolerance is not None:
-        few = None if x is None else x[:, :FEW]
-        network, reports = cluster_network(network, clusters, tolerance=tolerance, inputs=few)
+        samples = None if x is None else x[:, :REPORT_SAMPLES]
+        network, reports = cluster_network(network, clusters, tolerance=tolerance, inputs=samples)
     fixed, roundings = _fixed(source, network, form, units, clip)
     runs = {} if x is None else fixed.run(x, allow_overflow=allow_overflow)
-    accuracy: dict[str, float] = {}
-    if x is not None and truth is not None:
-        accuracy["float"] = _accuracy(source.network, x, truth)
-        if reports:
-            accuracy["clustered"] = _accuracy(network, x, truth)
-        accuracy["quantised"] = float((decisions(list(runs.values())[-1]) == truth).mean())
-    wanted = [layer for layer in source.network.layers if isinstance(layer, HetSynLayer)]
-    dts = {layer.dt for layer in wanted}
-    dt = dts.pop() if len(dts) == 1 else None
-    layers = [
-        _layer_report(layer, was.params, roundings.get(layer.name), reports.get(layer.name), runs.get(layer.name))
-        for layer, was in zip(fixed.layers, wanted, strict=True)
-    ]
-    loihi.write(fixed, path, dt=dt)
-    form = fixed.layers[0].params.form
-    report = Report(path, form, dt, tuple(layers), tuple(mappings.mappings(fixed)), accuracy)
-    return report if x is None else _with_rates(report, fixed, x)
+    networks = {"float": source.network, **({"clustered": network} if reports else {})}
+    accuracy = {} if truth is None else _accuracies(networks, runs, x, truth)
+    trained = [layer for layer in source.network.layers if isinstance(layer, HetSynLayer)]
+    dt = _common_dt(trained)
+    layers = tuple(
+        layer_report(layer, was.params, roundings.get(layer.name), reports.get(layer.name), runs.get(layer.name))
+        for layer, was in zip(fixed.layers, trained, strict=True)
+    )
+    chip_file.write(fixed, path, dt=dt)
+    report = Report(path, fixed.layers[0].params.form, dt, layers, tuple(chip_costs(fixed)), accuracy)
+    return report if x is None else with_rates(report, fixed, x)
 
 
 def decisions(run: FixedRun) -> NDArray[np.int64]:
@@ -145,26 +138,26 @@ def _fixed(
         if form is None or forms == {form}:
             return source.fixed, _roundings(source.network, made, clip)
     if form is None:
-        kept = None if network is not source.network else next((layer.params.form for layer in made.values()), None)
-        form = kept or "cluster"  # what was clustered is to share accumulators
+        forms_made = [layer.params.form for layer in made.values()] if network is source.network else []
+        form = next(iter(forms_made), "cluster")  # what was clustered is to share accumulators
     known = {name: layer.params.unit for name, layer in made.items()} | dict(units or {})
-    stack, roundings = fixed_network.quantise(network, form=form, clip=clip, units=known)
+    stack, roundings = quantise(network, form=form, clip=clip, units=known)
     delays = {name: layer.delay for name, layer in made.items()}
     return FixedNetwork(tuple(replace(layer, delay=delays.get(layer.name)) for layer in stack.layers)), roundings
 
 
 def _roundings(network: Network, made: Mapping[str, FixedLayer], clip: bool) -> dict[str, Rounding]:
     """What blocks lost that brought their own integers."""
-    found = {}
+    roundings = {}
     for layer in network.layers:
         assert isinstance(layer, HetSynLayer)  # blocks are nothing else
-        found[layer.name] = rounding(layer.params, made[layer.name].params)
+        roundings[layer.name] = rounding(layer.params, made[layer.name].params)
         try:
             if not clip:
-                refuse_clipped(found[layer.name])
+                refuse_clipped(roundings[layer.name])
         except ValueError as error:
             raise ValueError(f"layer {layer.name!r}: {error}") from error
-    return found
+    return roundings
 
 
 def _checked_data(calibration: ArrayLike | None, labels: ArrayLike | None) -> tuple[Any, Any]:
@@ -186,29 +179,24 @@ def _checked_data(calibration: ArrayLike | None, labels: ArrayLike | None) -> tu
 # ---- measuring ---------------------------------------------------------------------------------------------------
 
 
-def _accuracy(network: Network, x: Any, labels: Any) -> float:
-    """Share of samples that the float network decides as labelled, through the kernels (the reference is slow)."""
+def _common_dt(layers: list[HetSynLayer]) -> float | None:
+    """Seconds a step, where all layers say the same."""
+    dts = {layer.dt for layer in layers}
+    return dts.pop() if len(dts) == 1 else None
+
+
+def _accuracies(networks: Mapping[str, Network], runs: Mapping[str, FixedRun], x: Any, labels: Any) -> dict[str, float]:
+    """Shares of samples decided as labelled: by float networks, through the kernels (the reference is slow), and by
+    the integers, whose runs these are."""
     import torch
 
-    from hetsyn_plugins.ops.lif import hetsyn_li, hetsyn_lif
+    from hetsyn_plugins.ops import stack
 
-    signal = torch.tensor(x)
-    decided = None
-    for layer in network.layers:
-        if isinstance(layer, AlwaysOn):
-            signal = torch.cat([signal, signal.new_ones((*signal.shape[:2], 1))], dim=2)
-        elif isinstance(layer, HetSynLayer):
-            found = {name: getattr(layer.params, name) for name in ARRAYS}
-            fields: dict[str, Any] = {k: None if a is None else torch.tensor(np.array(a)) for k, a in found.items()}
-            signal = signal.to(fields["weight"].dtype)
-            if layer.params.spiking:
-                signal, _, _ = hetsyn_lif(signal, **fields)
-                decided = signal.sum(0).argmax(1)
-            else:
-                signal, _ = hetsyn_li(signal, fields["weight"], fields["decay"], bias=fields["bias"])
-                decided = signal[-1].argmax(1)
-    assert decided is not None  # quantise found HetSyn layers
-    return float((decided.numpy() == labels).mean())
-
-
-# ---- the report as text ------------------------------------------------------------------------------------------
+    accuracy = {}
+    for name, network in networks.items():
+        *_, (spikes, v) = stack.run(network, torch.tensor(x)).values()
+        decided = v[-1].argmax(1) if spikes is None else spikes.sum(0).argmax(1)
+        accuracy[name] = float((decided.numpy() == labels).mean())
+    *_, output = runs.values()
+    accuracy["quantised"] = float((decisions(output) == labels).mean())
+    return accuracy

@@ -5,9 +5,10 @@ into it: the gradient of a shared decay is the sum over its synapses. The indice
 has latent decays (one a synapse, trained straight through the codebook), `reassign_` moves every synapse to the decay
 that is nearest to its latent one.
 
-With a `unit` the forward pass is the chip's arithmetic (`quantised.py`), in that unit and no other: quantise with the
-same one afterwards, or the weights are rounded otherwise than in training. Decays are trained as numbers in [0, 1], not
-as decay words, whose steps would swallow small changes; `to_network` rounds them, as the integer forward pass does.
+With a `unit` the forward pass is the chip's arithmetic (`straight_through.py`), in that unit and no other: quantise
+with the same one afterwards, or the weights are rounded otherwise than in training. Decays are trained as numbers in
+[0, 1], not as decay words, whose steps would swallow small changes; `to_network` rounds them, as the integer forward
+pass does.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from hetsyn_plugins.deployment.clusters import Scale, synaptic_decays
 from hetsyn_plugins.exchange.conversion import AlwaysOn
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
 from hetsyn_plugins.fixed_point.rounding import decay_to_word, quantise
-from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops import stack
 from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
 from hetsyn_plugins.ops.trainable import Bounded, to_hetsyn_params
 
@@ -74,29 +75,28 @@ class CodebookHetSyn(nn.Module):
 
     def fields(self) -> dict[str, Tensor | None]:
         """All fields of the core, decays bounded to [0, 1] and the threshold kept above 0, differentiable."""
-        found: dict[str, Any] = {field: getattr(self, field) for field in ARRAYS if field not in SYNAPTIC}
+        fields: dict[str, Any] = {field: getattr(self, field) for field in ARRAYS if field not in SYNAPTIC}
         codebook = Bounded.apply(self.codebook, 0.0, 1.0)
         for field, name in SYNAPTIC.items():
             index, latent = getattr(self, name), getattr(self, f"latent_{field}")
             decay = None if index is None else codebook[index]
-            found[field] = decay if decay is None or latent is None else decay + (latent - latent.detach())
-        for field in ("reset_decay", "adaptation_decay"):
-            if found[field] is not None:
-                found[field] = Bounded.apply(found[field], 0.0, 1.0)
-        tiny = torch.finfo(found["threshold"].dtype).tiny
-        return {**found, "threshold": Bounded.apply(found["threshold"], tiny, torch.inf)}
+            fields[field] = decay if decay is None or latent is None else decay + (latent - latent.detach())
+        for field in DECAYS:
+            if field not in SYNAPTIC and fields[field] is not None:
+                fields[field] = Bounded.apply(fields[field], 0.0, 1.0)
+        tiny = torch.finfo(fields["threshold"].dtype).tiny
+        return {**fields, "threshold": Bounded.apply(fields["threshold"], tiny, torch.inf)}
 
     def forward(self, inputs: Tensor) -> Tensor:
         fields: dict[str, Any] = self.fields()
-        options = {"surrogate": self.layer.surrogate, "detach_reset": self.layer.detach_reset}
+        options: dict[str, Any] = {"surrogate": self.layer.surrogate, "detach_reset": self.layer.detach_reset}
         spiking = self.layer.params.spiking
-        if self.unit is not None:
+        if self.unit is None:
+            spikes, v, _ = stack.run_layer(inputs, fields, spiking, **options)
+        else:
             name = self.layer.name
             spikes, v = hetsyn_lif_quantised(inputs, **fields, spiking=spiking, unit=self.unit, name=name, **options)
-            return v if spikes is None else spikes
-        if spiking:
-            return ops.hetsyn_lif(inputs, **fields, **options)[0]
-        return ops.hetsyn_li(inputs, fields["weight"], fields["decay"], bias=fields["bias"])[0]
+        return v if spikes is None else spikes
 
     @torch.no_grad()
     def clamp_(self) -> None:
@@ -145,7 +145,7 @@ def from_network(
     """A clustered network as torch modules, CodebookHetSyn for its HetSyn layers, in their dtype.
 
     units   layer name -> unit, for layers that run in integers (`units_of`); None: all in float
-    latent  the same network before it was clustered, where `reassign_` is wanted
+    latent  the same network before it was clustered, for `reassign_`
 
     Raises ValueError for a Linear, which a chip does not hold.
     """
@@ -153,9 +153,9 @@ def from_network(
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for layer in network.layers:
         if isinstance(layer, HetSynLayer):
-            own = before.get(layer.name)
-            decays = own.params if isinstance(own, HetSynLayer) else None
-            module: nn.Module = CodebookHetSyn(layer, unit=(units or {}).get(layer.name), latent=decays)
+            unclustered = before.get(layer.name)
+            params = unclustered.params if isinstance(unclustered, HetSynLayer) else None
+            module: nn.Module = CodebookHetSyn(layer, unit=(units or {}).get(layer.name), latent=params)
         elif isinstance(layer, PlainAlwaysOn):
             module = AlwaysOn()
         elif isinstance(layer, Dropout):
@@ -173,8 +173,10 @@ def to_network(net: nn.Sequential, *, words: bool = True) -> Network:
     for name, module in net.named_children():
         if isinstance(module, CodebookHetSyn):
             layers.append(module.to_layer(words))
+        elif isinstance(module, nn.Dropout):
+            layers.append(Dropout(name, module.p))
         else:
-            layers.append(Dropout(name, module.p) if isinstance(module, nn.Dropout) else PlainAlwaysOn(name))
+            layers.append(PlainAlwaysOn(name))
     return Network(tuple(layers))
 
 
@@ -203,8 +205,8 @@ def as_before(output: Tensor, wanted: Tensor) -> Tensor:
     The Kullback-Leibler divergence of their softmaxes. With the float network's own v wanted ("distillation"), training
     brings back what clustering and rounding moved, and does not fit the labels once more.
     """
-    given, aim = output[-1].log_softmax(1), wanted.log_softmax(1)
-    return nn.functional.kl_div(given, aim, log_target=True, reduction="batchmean")
+    log_shares, wanted_shares = output[-1].log_softmax(1), wanted.log_softmax(1)
+    return nn.functional.kl_div(log_shares, wanted_shares, log_target=True, reduction="batchmean")
 
 
 def fine_tune(
@@ -233,10 +235,7 @@ def fine_tune(
     units = units_of(network) if quantised else {}
     net = from_network(network, units=units, latent=latent).float().train(not quantised)
     layers = [module for module in net if isinstance(module, CodebookHetSyn)]
-    decays = [p for name, p in net.named_parameters() if name.endswith("codebook") or name.endswith(DECAYS)]
-    known = {id(p) for p in decays}
-    others = [p for p in net.parameters() if id(p) not in known]
-    optimiser = torch.optim.Adam([{"params": others, "lr": lr}, {"params": decays, "lr": decay_lr}])
+    optimiser = _optimiser(net, lr, decay_lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     losses = []
     for _ in range(epochs):
@@ -255,3 +254,11 @@ def fine_tune(
             for layer in layers:
                 layer.reassign_(len(inputs))
     return FineTuned(to_network(net), units, losses)
+
+
+def _optimiser(net: nn.Sequential, lr: float, decay_lr: float) -> torch.optim.Optimizer:
+    """Adam, with a rate of their own for decays: codebooks, latent ones, those of reset and adaptation."""
+    parameters = list(net.named_parameters())
+    decays = [p for name, p in parameters if name.endswith(("codebook", *DECAYS))]
+    others = [p for name, p in parameters if not name.endswith(("codebook", *DECAYS))]
+    return torch.optim.Adam([{"params": others, "lr": lr}, {"params": decays, "lr": decay_lr}])

@@ -12,13 +12,13 @@ import numpy as np
 
 from hetsyn_plugins.core.fields import DECAYS, Array
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
-from hetsyn_plugins.deployment import chip_costs as mappings
+from hetsyn_plugins.deployment.chip_costs import ChipCost, chip_costs, layer_sizes, state_bits, weight_bits
 from hetsyn_plugins.deployment.clusters import ClusterReport
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE, FixedRun
-from hetsyn_plugins.fixed_point.rounding import Rounding, decay_to_word
+from hetsyn_plugins.fixed_point.rounding import Rounding, beyond_words, decay_to_word
 
-OWN = (1 / DECAY_ONE, 1 - 1 / DECAY_ONE)  # the decays of a chip's own field: words 4095 to 1
+DECAY_RANGE = (1 / DECAY_ONE, 1 - 1 / DECAY_ONE)  # the decays of Loihi's own field: words 4095 to 1
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class LayerReport:
     """A layer of the deployment.
 
     synapses        all pairs, recurrent ones too; clusters: how many different decay words they have
-    state_bits, weight_bits   what is to be stored, as `mappings.py` counts
+    state_bits, weight_bits   what is to be stored, as `chip_costs.py` counts
     tau_wanted      the smallest and largest time constant of the trained layer, in steps, 0 and infinity left out; None
                     where there is none. tau_kept: the same of the integers
     beyond          trained decays between 0 and 1 whose tau 12 bits cannot hold (clustering may have brought them in)
     ends            decay words of 4096 and 0 (r = 0, r = 1), which our format has and Loihi's own field, 1..4095, lacks
     rounding        what rounding to integers clipped and moved
-    clustering      what clustering did; None where it was not asked for
+    clustering      what clustering did; None where there was none
     spikes          a sample, on average; None for a readout or without calibration data
     peak, headroom  the largest |state|, and how often it could double before it leaves its bits; None without data
     overflows       states that left their bits (then `peak` is the largest of them, and headroom negative)
@@ -62,7 +62,7 @@ class Report:
 
     accuracy   "float", "clustered" (where it was), "quantised": shares of the calibration samples; empty without labels
     spikes     of all layers a sample; inputs: what came in a sample; None without calibration data
-    mappings   `mappings.mappings` of the network
+    mappings   what the network costs in each of five mappings, `chip_costs.chip_costs`
     dt         seconds a step, or None
     """
 
@@ -70,7 +70,7 @@ class Report:
     form: str
     dt: float | None
     layers: tuple[LayerReport, ...]
-    mappings: tuple[mappings.Mapping, ...]
+    mappings: tuple[ChipCost, ...]
     accuracy: Mapping[str, float]
     samples: int = 0
     steps: int = 0
@@ -81,27 +81,30 @@ class Report:
         return "\n".join([*_layer_lines(self), *_loss_lines(self), *_data_lines(self), *_mapping_lines(self)])
 
 
-def _layer_report(
+def layer_report(
     layer: FixedLayer,
-    wanted: HetSynParams,
+    trained: HetSynParams,
     rounding: Rounding | None,
     clustering: ClusterReport | None,
     run: FixedRun | None,
 ) -> LayerReport:
-    s, p = mappings.sizes(layer), layer.params
-    asked = _decays(wanted)
-    words = decay_to_word(kept := _decays(p.to_params()))
+    """The report of one layer: the integers that are deployed beside the layer as it was trained.
+
+    run  what the integers did on the calibration data; None without them
+    """
+    size, p = layer_sizes(layer), layer.params
+    trained_decays, kept_decays = _decays(trained), _decays(p.to_params())
     report = LayerReport(
         name=layer.name,
-        neurons=s.neurons,
-        synapses=s.synapses,
-        clusters=s.clusters,
-        state_bits=mappings.state_bits(layer),
-        weight_bits=mappings.weight_bits(layer),
-        tau_wanted=_tau_range(asked),
-        tau_kept=_tau_range(kept),
-        beyond=int(((decay_to_word(asked) % DECAY_ONE == 0) & (asked > 0) & (asked < 1)).sum()),
-        ends=int((words % DECAY_ONE == 0).sum()),
+        neurons=size.neurons,
+        synapses=size.synapses,
+        clusters=size.clusters,
+        state_bits=state_bits(layer),
+        weight_bits=weight_bits(layer),
+        tau_wanted=_tau_range(trained_decays),
+        tau_kept=_tau_range(kept_decays),
+        beyond=int(beyond_words(trained_decays).sum()),
+        ends=int((decay_to_word(kept_decays) % DECAY_ONE == 0).sum()),
         rounding=rounding,
         clustering=clustering,
     )
@@ -112,13 +115,13 @@ def _layer_report(
     return replace(report, spikes=spikes, peak=run.peak, headroom=headroom, overflows=run.overflows)
 
 
-def _with_rates(report: Report, fixed: FixedNetwork, x: Any) -> Report:
-    """The report with what the calibration data tell of traffic."""
+def with_rates(report: Report, fixed: FixedNetwork, x: Any) -> Report:
+    """The report with what the calibration data x, (T, B, M), tell of traffic."""
     steps, samples, _ = x.shape
-    fired = sum(layer.spikes or 0.0 for layer in report.layers)
+    spikes = sum(layer.spikes or 0.0 for layer in report.layers)
     inputs = float(np.count_nonzero(x) / samples)
-    costs = tuple(mappings.mappings(fixed, (fired + inputs) / steps))
-    return replace(report, mappings=costs, samples=samples, steps=steps, spikes=fired, inputs=inputs)
+    costs = tuple(chip_costs(fixed, (spikes + inputs) / steps))
+    return replace(report, mappings=costs, samples=samples, steps=steps, spikes=spikes, inputs=inputs)
 
 
 def _decays(params: HetSynParams) -> Array:
@@ -128,8 +131,12 @@ def _decays(params: HetSynParams) -> Array:
 
 
 def _tau_range(decays: Array) -> tuple[float, float] | None:
+    """The smallest and the largest time constant in steps, 0 and infinity left out."""
     inside = decays[(decays > 0) & (decays < 1)]
     return tuple(decay_to_tau([inside.min(), inside.max()], 1.0).tolist()) if inside.size else None
+
+
+# ---- the report as text ------------------------------------------------------------------------------------------
 
 
 def _layer_lines(r: Report) -> list[str]:
@@ -142,7 +149,7 @@ def _layer_lines(r: Report) -> list[str]:
         rows.append(
             [at.name, f"{at.neurons:,}", f"{at.synapses:,}", f"{at.clusters:,}", *memory, *taus, spikes, headroom]
         )
-    low, high = decay_to_tau(OWN, 1.0)
+    low, high = decay_to_tau(DECAY_RANGE, 1.0)
     unit = "" if r.dt is None else f", a step is {r.dt * 1e3:g} ms"
     held = f"tau in steps{unit}; 12 bits hold {low:.2g} to {high:.0f} steps"
     if r.dt is not None:
@@ -153,22 +160,22 @@ def _layer_lines(r: Report) -> list[str]:
 def _loss_lines(r: Report) -> list[str]:
     lines = []
     for at in r.layers:
-        said = []
+        losses = []
         if at.clustering is not None:
-            said.append(f"clustering moved v by {at.clustering.error:.1%} of its deviation")
+            losses.append(f"clustering moved v by {at.clustering.error:.1%} of its deviation")
             if at.clustering.changed is not None:
-                said.append(f"{at.clustering.changed:.2%} of spikes changed")
+                losses.append(f"{at.clustering.changed:.2%} of spikes changed")
         if at.rounding is not None and at.rounding.clipped_weights:
-            said.append(f"{at.rounding.clipped_weights:,} weights clipped to 8 bits")
+            losses.append(f"{at.rounding.clipped_weights:,} weights clipped to 8 bits")
         if at.rounding is not None and at.rounding.clipped_taus:
-            said.append(f"{at.rounding.clipped_taus:,} taus clipped to 12 bits")
+            losses.append(f"{at.rounding.clipped_taus:,} taus clipped to 12 bits")
         if at.beyond:
-            said.append(f"{at.beyond:,} trained taus beyond 12 bits")
+            losses.append(f"{at.beyond:,} trained taus beyond 12 bits")
         if at.ends:
-            said.append(f"{at.ends:,} decays of exactly 0 or 1, outside Loihi's own field")
+            losses.append(f"{at.ends:,} decays of exactly 0 or 1, outside Loihi's own field")
         if at.overflows:
-            said.append(f"{at.overflows:,} OVERFLOWS, peak {at.peak:,}")
-        lines += [f"{at.name}: {', '.join(said)}"] if said else []
+            losses.append(f"{at.overflows:,} OVERFLOWS, peak {at.peak:,}")
+        lines += [f"{at.name}: {', '.join(losses)}"] if losses else []
     return lines
 
 
@@ -200,8 +207,11 @@ def _table(rows: list[list[str]]) -> list[str]:
 
 def _bytes(bits: int) -> str:
     size = bits / 8
-    return f"{size:,.0f} B" if size < 1e4 else f"{size / 1e3:,.0f} kB" if size < 1e7 else f"{size / 1e6:,.0f} MB"
+    for limit, factor, unit in ((1e4, 1.0, "B"), (1e7, 1e3, "kB")):
+        if size < limit:
+            return f"{size / factor:,.0f} {unit}"
+    return f"{size / 1e6:,.0f} MB"
 
 
-def _taus(found: tuple[float, float] | None) -> str:
-    return "-" if found is None else f"{found[0]:.3g}..{found[1]:.4g}"
+def _taus(limits: tuple[float, float] | None) -> str:
+    return "-" if limits is None else f"{limits[0]:.3g}..{limits[1]:.4g}"

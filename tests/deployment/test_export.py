@@ -474,7 +474,7 @@ def test_planted_bugs_in_the_report_are_caught(
 
 
 def test_planting_breaks_nothing_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plant("nothing", "FEW = 64", "FEW = 64", tmp_path, monkeypatch)
+    plant("nothing", "REPORT_SAMPLES = 64", "REPORT_SAMPLES = 64", tmp_path, monkeypatch)
 
 
 def test_the_always_on_line_decides(tmp_path: Path) -> None:

@@ -12,17 +12,13 @@ from torch import Tensor
 
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate, resolve
-from hetsyn_plugins.fixed_point.neuron import FORMS, MANTISSA, FixedParams
+from hetsyn_plugins.fixed_point.neuron import EXPONENTS, FORMS, MANTISSA, FixedParams
 from hetsyn_plugins.fixed_point.rounding import quantise
-from hetsyn_plugins.ops import arguments
-from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops import arguments, stack
 from hetsyn_plugins.ops.straight_through import straight_through
-from hetsyn_plugins.ops.trainable import (
-    Bounded,
-    to_hetsyn_params,
-)
+from hetsyn_plugins.ops.trainable import Bounded, to_hetsyn_params
 
-STEP = 2  # weight units: slayer's 8-bit weights are even, a mantissa with exponent 1
+WEIGHT_STEP = 2  # weight units: slayer's 8-bit weights are even, a mantissa with exponent 1
 
 
 @dataclass(frozen=True)
@@ -47,16 +43,17 @@ class Arithmetic:
         """A layer in integers, weights as slayer rounds them; what does not fit takes the nearest value that does."""
         unit = 1 / self.scale
         fixed, _ = quantise(params, form=self.form, fraction=self.fraction, unit=unit, clip=True)
-        weights = {"weight": params.weight, "recurrent_weight": params.recurrent_weight}
-        found = {
-            name: None if w is None else np.clip(np.rint(w.astype(np.float64) / (STEP * unit)), *MANTISSA)
-            for name, w in weights.items()
-        }
-        return fixed.replace(**found, weight_exp=1, recurrent_exp=0 if found["recurrent_weight"] is None else 1)
+        mantissas: dict[str, Any] = {}
+        for name, exponent in EXPONENTS.items():
+            weight = getattr(params, name)
+            if weight is not None:
+                even = np.rint(weight.astype(np.float64) / (WEIGHT_STEP * unit))
+                mantissas |= {name: np.clip(even, *MANTISSA), exponent: 1}
+        return fixed.replace(**mantissas)
 
     def bounded(self, weight: Tensor) -> Tensor:
         """Weights kept to 8 bits; beyond them only gradient that leads back."""
-        low, high = (STEP * m / self.scale for m in MANTISSA)
+        low, high = (WEIGHT_STEP * m / self.scale for m in MANTISSA)
         kept: Tensor = Bounded.apply(weight, low, high)
         return kept
 
@@ -116,9 +113,6 @@ def run_layer(
             keep_state=keep_state,
             allow_overflow=allow_overflow,
         )
-    if spiking:
-        spikes, v, end = ops.hetsyn_lif(x, **fields, state=state, surrogate=surrogate, detach_reset=detach_reset)
-    else:
-        own = {name: fields[name] for name in ("weight", "decay", "bias")}
-        spikes, (v, end) = None, ops.hetsyn_li(x, **own, state=state)
-    return spikes, v, type(end)(*(None if part is None else part.detach() for part in end))
+    options = {"state": state, "surrogate": surrogate, "detach_reset": detach_reset}
+    spikes, v, final_state = stack.run_layer(x, dict(fields), spiking, **options)
+    return spikes, v, type(final_state)(*(None if part is None else part.detach() for part in final_state))

@@ -1,4 +1,7 @@
-"""The blocks: `slayer.block.hetsyn.Input`, `Flatten`, `Dense`, `Recurrent`, `Affine`."""
+"""The blocks: `slayer.block.hetsyn.Input`, `Flatten`, `Dense`, `Recurrent`, `Affine`.
+
+Their lists of arguments are slayer's, place by place, and so are written out in each.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,14 @@ import torch
 from lava.lib.dl.slayer.block import base as blocks
 from torch import Tensor, nn
 
-from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import (
-    like_input,
-    run_layer,
-    time_first,
-)
+from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import like_input, run_layer, time_first
 from hetsyn_plugins.adapters.lava_dl.slayer.neuron import Neuron
 from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer
 from hetsyn_plugins.fixed_point.rounding import rounding
-from hetsyn_plugins.ops.trainable import (
-    check_tied,
-    share_of,
-    to_hetsyn_params,
-)
+from hetsyn_plugins.ops.trainable import check_tied, share_of, to_hetsyn_params
 
 
 class Layer(nn.Module):
@@ -52,7 +47,7 @@ class Layer(nn.Module):
     words: list[int] | None  # the codebook of a kept state
     mask: Tensor | None
 
-    def __init__(
+    def __init__(  # longer than a screen: half of it is the list of arguments
         self,
         neuron_params: Mapping[str, Any],
         in_neurons: Any,
@@ -82,16 +77,16 @@ class Layer(nn.Module):
         if tie_reset and share == "synapse":
             raise ValueError("tie_reset: expected share='neuron' or 'layer' with it, got share='synapse'")
         dtype = dtype or torch.get_default_dtype()
-        both: dict[str, Any] = {"parametrization": parametrization, "dt": dt, "dtype": dtype}
-        both.update(quantised=quantised, form=form, fraction=fraction)
-        self.neuron = Neuron(**{**neuron_params, **both})
-        self._check_per_neuron(int(out_neurons))
+        options: dict[str, Any] = {"parametrization": parametrization, "dt": dt, "dtype": dtype}
+        options.update(quantised=quantised, form=form, fraction=fraction)
+        self.neuron = Neuron(**{**neuron_params, **options})
+        self._check_neuron_fields(int(out_neurons))
         self.neuron.shape = torch.Size([int(out_neurons)])
         hook = self.neuron.quantize_8bit if pre_hook_fx is None and quantised else pre_hook_fx
-        for name in self.synapses:
-            sources, start = (in_neurons, decay) if name == self.synapses[0] else (out_neurons, recurrent_decay)
-            own: dict[str, Any] = {"decay": start, "learn_decay": learn_decay, "share": share, **both}
-            synapse = Synapse(sources, out_neurons, weight_scale, weight_norm, hook, scale=self.neuron.scale, **own)
+        options.update(learn_decay=learn_decay, share=share, scale=self.neuron.scale)
+        lines = zip((in_neurons, out_neurons), (decay, recurrent_decay), self.synapses, strict=False)
+        for sources, start, name in lines:
+            synapse = Synapse(sources, out_neurons, weight_scale, weight_norm, hook, decay=start, **options)
             setattr(self, name, synapse)
         self.tie_reset = tie_reset
         if tie_reset:
@@ -104,7 +99,8 @@ class Layer(nn.Module):
         self.register_buffer("mask", None if mask is None else mask.to(dtype).reshape(shape))
         self.reset()
 
-    def _check_per_neuron(self, n: int) -> None:
+    def _check_neuron_fields(self, n: int) -> None:
+        """Raise ValueError where a field that a neuron has once has another number of neurons."""
         for field, name in self.neuron.names.items():
             stored = self.neuron.stored(field)
             if stored is not None and tuple(stored.shape) not in ((), (n,)):
@@ -155,19 +151,19 @@ class Layer(nn.Module):
 
     def fields(self, hook: bool = True) -> dict[str, Any]:
         """All fields of the layer as the op takes them, differentiable; hook=False: weights before pre_hook_fx."""
-        own = self.neuron.tensors()
+        fields = self.neuron.tensors()
         if not self.spiking:
-            own = {**dict.fromkeys(own), "threshold": 1.0, "bias": own["bias"]}
-        found = {**own, "weight": self._input.matrix(self.mask, hook), "decay": self._input.tensor("decay")}
-        loop = self._others[0] if self._others else None
-        found["recurrent_weight"] = None if loop is None else loop.matrix(hook=hook)
-        found["recurrent_decay"] = None if loop is None else loop.tensor("decay")
-        return found
+            fields = {**dict.fromkeys(fields), "threshold": 1.0, "bias": fields["bias"]}
+        fields.update(weight=self._input.matrix(self.mask, hook), decay=self._input.tensor("decay"))
+        fields.update(recurrent_weight=None, recurrent_decay=None)
+        for synapse in self._others:
+            fields.update(recurrent_weight=synapse.matrix(hook=hook), recurrent_decay=synapse.tensor("decay"))
+        return fields
 
     def forward(self, x: Tensor) -> Any:
         """(B, in, T) -> (B, out, T), or NCHWT -> (B, out, 1, 1, T); with count_log also the mean spike rate."""
         fields, persistent = self.fields(), self.neuron.persistent_state
-        codebook, kept = self._codebook(), self._kept(x)
+        codebook, kept_state = self._codebook(), self._kept_state(x)
         spikes, v, state = run_layer(
             time_first(x, fields["weight"]),
             fields,
@@ -175,12 +171,12 @@ class Layer(nn.Module):
             self.neuron.arithmetic,
             surrogate=self.surrogate,
             detach_reset=self.neuron.detach_reset,
-            state=kept,
+            state=kept_state,
             keep_state=persistent,
             allow_overflow=self.allow_overflow,
         )
         out = v.permute(1, 2, 0) if spikes is None else self.neuron.drop_out(spikes.permute(1, 2, 0))
-        before = None if kept is None else self.last_output
+        before = None if kept_state is None else self.last_output
         if persistent:
             self.state, self.last_output, self.words = state, out[..., -1:].detach(), codebook
         if self.delay_shift:
@@ -190,7 +186,7 @@ class Layer(nn.Module):
             return out
         return out, (out > 0).to(out).mean() if self.spiking else None
 
-    def _kept(self, x: Tensor) -> Any:
+    def _kept_state(self, x: Tensor) -> Any:
         """The state to go on from, None where none is to be kept or the batch, device, dtype or codebook changed."""
         last = self.last_output
         if last is None or not self.neuron.persistent_state:
@@ -228,14 +224,14 @@ class Layer(nn.Module):
         Weights that do not fit 8 bits and taus that do not fit 12 become the nearest that do, as in the quantised
         forward pass, with a warning that counts them (`deployment.export` refuses them, or reports).
         """
-        from hetsyn_plugins.deployment import chip_file as loihi
+        from hetsyn_plugins.deployment import chip_file  # h5py is not needed before a file is written
 
         layer = self.to_fixed(handle.name.strip("/").replace("/", "_") or "layer")
-        lost = rounding(self.to_params(hook=False), layer.params)
-        if lost.clipped_weights or lost.clipped_taus:
-            what = f"{lost.clipped_weights} weights to 8 bits and {lost.clipped_taus} taus to 12 bits"
+        report = rounding(self.to_params(hook=False), layer.params)
+        if report.clipped_weights or report.clipped_taus:
+            what = f"{report.clipped_weights} weights to 8 bits and {report.clipped_taus} taus to 12 bits"
             warnings.warn(f"{layer.name}: clipped {what}", stacklevel=2)
-        loihi.write_layer(handle, layer)
+        chip_file.write_layer(handle, layer)
 
     @classmethod
     def from_params(
@@ -248,24 +244,28 @@ class Layer(nn.Module):
 
         With quantised=False, `to_params` gives the same numbers back.
         """
-        if params.spiking != cls.spiking or (params.recurrent_weight is not None) != (len(cls.synapses) > 1):
-            kind = (
-                "recurrent neurons" if len(cls.synapses) > 1 else "feed-forward neurons" if cls.spiking else "a readout"
-            )
+        recurrent = len(cls.synapses) > 1
+        if params.spiking != cls.spiking or (params.recurrent_weight is not None) != recurrent:
+            neurons = "recurrent neurons" if recurrent else "feed-forward neurons"
+            kind = neurons if cls.spiking else "a readout"
             raise ValueError(f"params: expected {kind} for {cls.__name__}, got {params}")
         if options.get("tie_reset"):
             check_tied(params)
         n, m = params.weight.shape
-        own = {name: getattr(params, name) for name in Neuron.names}
-        decays = {"decay": params.decay}
+        fields = {name: getattr(params, name) for name in Neuron.names}
+        start = {"share": share_of(params), "dtype": getattr(torch, str(params.weight.dtype)), "decay": params.decay}
         if params.recurrent_weight is not None:
-            decays["recurrent_decay"] = params.recurrent_decay
-        given = {"share": share_of(params), "dtype": getattr(torch, str(params.weight.dtype)), **decays, **options}
-        block = cls({**own, **(neuron_params or {})}, m, n, **given)
+            start["recurrent_decay"] = params.recurrent_decay
+        block = cls({**fields, **(neuron_params or {})}, m, n, **{**start, **options})
         weights = (params.weight, params.recurrent_weight)
         for synapse, weight in zip((block._input, *block._others), weights, strict=False):
             synapse.set_weight(weight)
         return block
+
+    def why_not_plain(self) -> str | None:
+        """Why `convert` does not read a block: it is NCT, has delays, and a step between layers that others lack."""
+        to_others = "for another framework take from_params(block.to_params())"
+        return f"slayer's blocks go to a chip (deployment.export); {to_others}"
 
 
 class Dense(Layer):
@@ -291,10 +291,8 @@ class Dense(Layer):
         count_log: bool = False,
         **options: Any,
     ) -> None:
-        given: dict[str, Any] = {"delay": delay, "delay_shift": delay_shift, "mask": mask, "count_log": count_log}
-        super().__init__(
-            neuron_params, in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx, **given, **options
-        )
+        options.update(delay=delay, delay_shift=delay_shift, mask=mask, count_log=count_log)
+        super().__init__(neuron_params, in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx, **options)
 
 
 class Recurrent(Layer):
@@ -320,10 +318,8 @@ class Recurrent(Layer):
         count_log: bool = False,
         **options: Any,
     ) -> None:
-        given: dict[str, Any] = {"delay": delay, "delay_shift": delay_shift, "count_log": count_log}
-        super().__init__(
-            neuron_params, in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx, **given, **options
-        )
+        options.update(delay=delay, delay_shift=delay_shift, count_log=count_log)
+        super().__init__(neuron_params, in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx, **options)
         self._others[0].requires_grad_(requires_grad)
 
 
@@ -350,13 +346,11 @@ class Affine(Layer):
         count_log: bool = False,
         **options: Any,
     ) -> None:
+        options.update(mask=mask, count_log=count_log)
         if not dynamics:
-            options = {**options, "decay": 0.0, "learn_decay": False, "share": "layer", "parametrization": "decay"}
+            options.update(decay=0.0, learn_decay=False, share="layer", parametrization="decay")
         self.dynamics = dynamics
-        super().__init__(
-            neuron_params, in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx,
-            mask=mask, count_log=count_log, **options,
-        )  # fmt: skip
+        super().__init__(neuron_params, in_neurons, out_neurons, weight_scale, weight_norm, pre_hook_fx, **options)
 
 
 class Input(blocks.AbstractInput):
@@ -405,8 +399,3 @@ def _delays(n: int) -> Any:
     delays.delay = nn.Parameter(torch.rand(n))
     delays.init = True
     return delays
-
-
-def why_not_plain(module: nn.Module) -> str:
-    """Why `convert` does not read a block: it is NCT, has delays, and a step between layers that others lack."""
-    return "slayer's blocks go to a chip (deployment.export); for another framework take from_params(block.to_params())"

@@ -11,19 +11,11 @@ import torch
 from lava.lib.dl.slayer.neuron.base import Neuron as BaseNeuron
 from torch import Tensor
 
-from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import (
-    STEP,
-    Arithmetic,
-    Scaled,
-)
-from hetsyn_plugins.core.fields import DECAYS
+from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import WEIGHT_STEP, Arithmetic, Scaled
 from hetsyn_plugins.core.surrogate import resolve
-from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
+from hetsyn_plugins.fixed_point.neuron import COUNTS, DECAY_ONE, DECAY_WORDS, STATE_UNITS, WEIGHT_UNITS
 from hetsyn_plugins.fixed_point.rounding import decay_to_word
-from hetsyn_plugins.ops.trainable import (
-    TrainableFields,
-    start_values,
-)
+from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
 
 class Neuron(TrainableFields, BaseNeuron):
@@ -92,28 +84,26 @@ class Neuron(TrainableFields, BaseNeuron):
         )
         self.set_options(share="synapse", parametrization=parametrization, tie_reset=False, dt=dt)
         self.arithmetic = Arithmetic(quantised, form, fraction, int(scale))
-        found = resolve(surrogate)
-        self.surrogate = found if tau_grad == scale_grad == 1 else Scaled(found, tau_grad, scale_grad)
+        unscaled = resolve(surrogate)
+        self.surrogate = unscaled if tau_grad == scale_grad == 1 else Scaled(unscaled, tau_grad, scale_grad)
         self.detach_reset = detach_reset
-        own = {
+        values = {
             "threshold": threshold,
             "reset_decay": reset_decay,
             "adaptation_decay": adaptation_decay,
             "adaptation_strength": adaptation_strength,
             "bias": bias,
         }
-        sizes = [len(value) for value in own.values() if np.ndim(value) == 1]
+        self._add_values(values, requires_grad, dtype or torch.get_default_dtype())
+
+    def _add_values(self, values: Mapping[str, Any], requires_grad: bool, dtype: torch.dtype) -> None:
+        """Check and register the fields that a neuron has once, beside one synapse, which others hold."""
+        sizes = [len(value) for value in values.values() if np.ndim(value) == 1]
         n = sizes[0] if sizes else 1
-        values = {"weight": np.zeros((n, 1)), "decay": 0.0, **own}
-        start = start_values(
-            values,
-            sizes=(n, 1),
-            spiking=True,
-            share="layer",
-            dtype=dtype or torch.get_default_dtype(),
-        )
+        layer = {"weight": np.zeros((n, 1)), "decay": 0.0, **values}
+        start = start_values(layer, sizes=(n, 1), spiking=True, share="layer", dtype=dtype)
         learn = dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"), requires_grad)
-        self.add_fields({name: start[name] for name in own}, {**learn, "threshold": False})
+        self.add_fields({name: start[name] for name in values}, {**learn, "threshold": False})
 
     @property
     def threshold(self) -> Any:
@@ -146,13 +136,13 @@ class Neuron(TrainableFields, BaseNeuron):
     @property
     def device_params(self) -> dict[str, Any]:
         """Threshold and reset as the chip has them; `neuron_params` is the inverse."""
-        found = {"type": "HETSYN", "vThMant": self.v_th_mant, "refDelay": 1, "gradedSpike": False}
+        params = {"type": "HETSYN", "vThMant": self.v_th_mant, "refDelay": 1, "gradedSpike": False}
         reset = self.cx_reset_decay
-        return found if reset is None else {**found, "resetDecay": reset}
+        return params if reset is None else {**params, "resetDecay": reset}
 
     def quantize_8bit(self, weight: Tensor, descale: bool = False) -> Tensor:
         """As slayer's, but a weight beyond 8 bits still gets the gradient that leads back."""
-        step = STEP / self.scale
+        step = WEIGHT_STEP / self.scale
         rounded: Tensor = slayer.utils.quantize(self.arithmetic.bounded(weight), step=step)
         return rounded * self.scale if descale else rounded
 
@@ -198,9 +188,8 @@ class Neuron(TrainableFields, BaseNeuron):
         field = field.reshape(-1, *[1] * (input.ndim - 3))
         if not self.arithmetic.quantised:
             return field
-        last_bit = (
-            1 / DECAY_ONE if name in DECAYS else 1 / self.scale if name == "threshold" else self.arithmetic.state_unit
-        )
+        last_bits = {DECAY_WORDS: 1 / DECAY_ONE, WEIGHT_UNITS: 1 / self.scale, STATE_UNITS: self.arithmetic.state_unit}
+        last_bit = last_bits[COUNTS[name]]
         return _through(field.double(), torch.round, last_bit)
 
     def _leak(self, decay: Tensor, current: Tensor) -> Tensor:

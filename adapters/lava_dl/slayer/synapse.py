@@ -11,17 +11,9 @@ from lava.lib.dl.slayer.synapse.layer import Dense as BaseSynapse
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import (
-    Arithmetic,
-    like_input,
-    run_layer,
-    time_first,
-)
+from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import Arithmetic, like_input, run_layer, time_first
 from hetsyn_plugins.core.fields import ARRAYS
-from hetsyn_plugins.ops.trainable import (
-    TrainableFields,
-    start_values,
-)
+from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
 
 class Synapse(TrainableFields, BaseSynapse):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.fixed_point import neuron as fixed_point
+from hetsyn_plugins.fixed_point import neuron
 from hetsyn_plugins.fixed_point.neuron import FixedParams, Integers
 
 
@@ -31,10 +31,10 @@ class AbstractPyHetSyn(PyLoihiProcessModel):
         super().__init__(proc_params)
         self.layer = proc_params["layer"]
         self.interval = proc_params["reset_interval"]
-        self.neurons = np.arange(self.layer.widths[1])
-        self.delay = np.zeros_like(self.neurons) if self.layer.delay is None else self.layer.delay
-        # what is on its way: row t % rows leaves at step t
-        self.leaving: NDArray[Any] = np.zeros((1 + int(self.delay.max()), len(self.neurons)), self.message)
+        self.indices = np.arange(self.layer.widths[1])
+        self.delay = np.zeros_like(self.indices) if self.layer.delay is None else self.layer.delay
+        # what is on its way: row t % (number of rows) leaves at step t
+        self.leaving: NDArray[Any] = np.zeros((1 + int(self.delay.max()), len(self.indices)), self.message)
         self.zero()
 
     def zero(self) -> None:
@@ -54,7 +54,7 @@ class AbstractPyHetSyn(PyLoihiProcessModel):
         x = self.inp.recv()
         spikes, v = self.advance(np.append(x, 1) if self.layer.always_on else x)
         self.v[:] = v
-        self.leaving[(t + 1 + self.delay) % rows, self.neurons] = v if spikes is None else spikes
+        self.leaving[(t + 1 + self.delay) % rows, self.indices] = v if spikes is None else spikes
 
 
 @implements(proc=HetSyn, protocol=LoihiProtocol)
@@ -71,11 +71,11 @@ class PyHetSynFixed(AbstractPyHetSyn):
         p = proc_params["layer"].params
         if not isinstance(p, FixedParams):
             raise ValueError(f"params: expected FixedParams for fixed_pt, got {type(p).__name__}; floating_pt takes it")
-        self.core = fixed_point.Neurons(p, proc_params["layer"].name, proc_params["allow_overflow"])
+        self.core = neuron.Neurons(p, proc_params["layer"].name, proc_params["allow_overflow"])
         super().__init__(proc_params)
 
     def zero(self) -> None:
-        self.state = fixed_point.zero_state(self.layer.params, batch=1)
+        self.state = neuron.zero_state(self.layer.params, batch=1)
 
     def advance(self, x: Integers) -> tuple[Any, Any]:
         drive = self.core.synapses.drive(x[None].astype(np.int64))

@@ -10,8 +10,6 @@ from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
 from numpy.typing import NDArray
 
-from hetsyn_plugins.fixed_point.neuron import Integers
-
 
 class Source(AbstractProcess):
     """Sends row t - 1 of `data` (steps, M) at step t = 1, 2, ...; zeros once the rows are over.
@@ -21,7 +19,7 @@ class Source(AbstractProcess):
 
     _runtime: Any = None  # Lava's destructor looks for it, also where the rows were refused
 
-    def __init__(self, data: Integers) -> None:
+    def __init__(self, data: NDArray[Any]) -> None:
         if data.ndim != 2:
             raise ValueError(f"data: expected shape (steps, M), got {data.shape}")
         super().__init__(data=data)

@@ -9,10 +9,10 @@ from lava.lib.dl.netx import hdf5
 from lava.lib.dl.netx.blocks.process import Input, RecurrentDense
 
 from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
-from hetsyn_plugins.deployment import chip_file as loihi
+from hetsyn_plugins.deployment import chip_file
 
 LAYERS = ("input", "flatten", "dense", "dense_rec", "conv")  # what stock netx builds, of what it says it knows
-NEURONS = (loihi.NEURON, "CUBA", "LOIHI", "SDNN", "RF")
+NEURONS = (chip_file.NEURON, "CUBA", "LOIHI", "SDNN", "RF")
 
 
 class Network(hdf5.Network):
@@ -34,7 +34,7 @@ class Network(hdf5.Network):
     _runtime: Any = None  # Lava's destructor looks for it, also where the file was refused
 
     def __init__(self, net_config: str, *arguments: Any, allow_overflow: bool = False, **options: Any) -> None:
-        loihi.opened(net_config, _check)
+        chip_file.opened(net_config, _check)
         self.allow_overflow = allow_overflow
         self.built: dict[int, str] = {}  # process id -> name
         self.at_once = False  # an input block stands in front, which sends in the step in which it receives
@@ -63,11 +63,11 @@ class Network(hdf5.Network):
     def create_dense(self, layer_config: Any, **options: Any) -> Any:
         group = layer_config.f
         options["reset_offset"] -= self.at_once  # netx counts an input block as a step
-        if _neuron(group) != loihi.NEURON:
+        if _neuron(group) != chip_file.NEURON:
             # the synapses of a stock layer send a step late: its neurons then still get the last of a sample
             options["reset_offset"] += 1
             return self._stock(layer_config, super().create_dense(layer_config, **options))
-        layer = loihi.read_layer(group)
+        layer = chip_file.read_layer(group)
         process = HetSyn(
             layer.params,
             always_on=layer.always_on,
@@ -91,15 +91,15 @@ class Network(hdf5.Network):
 
 def _check(file: h5py.File) -> None:
     """Raise ValueError where a layer is of a kind that netx would leave out or fail in."""
-    for group in loihi._groups(file):
-        where, kind, neuron = group.name.strip("/"), loihi._text(group, "type"), _neuron(group)
+    for group in chip_file.layer_groups(file):
+        where, kind, neuron = group.name.strip("/"), chip_file.read_text(group, "type"), _neuron(group)
         if kind not in LAYERS:
             raise ValueError(f"{where}: type: expected one of {', '.join(LAYERS)}, got {kind!r}")
         if neuron is not None and not any(known in neuron for known in NEURONS):
             raise ValueError(f"{where}: neuron/type: expected one of {', '.join(NEURONS)}, got {neuron!r}")
-        if neuron == loihi.NEURON:
-            loihi.read_layer(group)
+        if neuron == chip_file.NEURON:
+            chip_file.read_layer(group)
 
 
 def _neuron(group: h5py.Group) -> str | None:
-    return loihi._text(group, "neuron/type") if "neuron/type" in group else None
+    return chip_file.read_text(group, "neuron/type") if "neuron/type" in group else None
