@@ -75,12 +75,20 @@ def caught(says: str, error: type[BaseException] = AssertionError) -> Any:
 
 @contextmanager
 def _restored(names: Any) -> Iterator[None]:
-    kept = {name: import_module(name) for name in names}
+    """At the end these names are what they were: in a package a module may stand behind a function of its name."""
+    kept = {name: (import_module(name), _attribute(name)) for name in names}
     try:
         yield
     finally:
-        for name, module in kept.items():
+        for name, (module, attribute) in kept.items():
             _put(name, module)
+            package, _, last = name.rpartition(".")
+            setattr(sys.modules[package], last, attribute)
+
+
+def _attribute(name: str) -> Any:
+    package, _, last = name.rpartition(".")
+    return getattr(sys.modules[package], last)
 
 
 def _put(name: str, module: types.ModuleType) -> None:
