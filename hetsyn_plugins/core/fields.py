@@ -93,6 +93,7 @@ FIELDS: dict[str, Field] = {
     "bias": Field("b_i", "N", False, FINITE, OF_THRESHOLD),
 }
 ARRAYS = tuple(FIELDS)
+MATRICES = tuple(name for name, field in FIELDS.items() if len(field.axes) == 2)  # the synapses'
 NAMES = {name: name for name in FIELDS}  # what arguments are called where nobody calls them otherwise
 # the fields that come together, each pair once
 PAIRS = tuple(
