@@ -21,7 +21,8 @@ from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer
 from hetsyn_plugins.fixed_point.rounding import rounding
-from hetsyn_plugins.ops.trainable import check_tied, share_of, to_hetsyn_params
+from hetsyn_plugins.ops.layer import options_from_params
+from hetsyn_plugins.ops.trainable import to_hetsyn_params
 
 
 class Layer(nn.Module):
@@ -249,14 +250,13 @@ class Layer(nn.Module):
             neurons = "recurrent neurons" if recurrent else "feed-forward neurons"
             kind = neurons if cls.spiking else "a readout"
             raise ValueError(f"params: expected {kind} for {cls.__name__}, got {params}")
-        if options.get("tie_reset"):
-            check_tied(params)
         n, m = params.weight.shape
         fields = {name: getattr(params, name) for name in Neuron.names}
-        start = {"share": share_of(params), "dtype": getattr(torch, str(params.weight.dtype)), "decay": params.decay}
+        derived = options_from_params(params, options.get("share"), options.get("tie_reset", False))
+        derived["decay"] = params.decay
         if params.recurrent_weight is not None:
-            start["recurrent_decay"] = params.recurrent_decay
-        block = cls({**fields, **(neuron_params or {})}, m, n, **{**start, **options})
+            derived["recurrent_decay"] = params.recurrent_decay
+        block = cls({**fields, **(neuron_params or {})}, m, n, **{**derived, **options})
         weights = (params.weight, params.recurrent_weight)
         for synapse, weight in zip((block._input, *block._others), weights, strict=False):
             synapse.set_weight(weight)
