@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from planting import caught, planted
 
 from hetsyn_plugins import HetSynParams, fixed_point
-from hetsyn_plugins.core import reference
+from hetsyn_plugins.core import network, reference
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, Network
 from hetsyn_plugins.deployment import clusters
 
@@ -66,8 +65,7 @@ def test_no_assignment_is_better(module: Any) -> None:
         rng = np.random.default_rng(seed)
         x, weight = rng.normal(size=7) * 10, rng.uniform(0.1, 3, 7)
         x[3] = x[5]
-        found = module.kmeans(x, weight, 3)
-        for k, centres in enumerate(found, 1):
+        for k, centres in enumerate(module.kmeans(x, weight, 3), 1):
             best = np.inf
             for labels in product(range(k), repeat=7):
                 at = np.array(labels)
@@ -76,15 +74,16 @@ def test_no_assignment_is_better(module: Any) -> None:
                 ]
                 best = min(best, loss(x, weight, means))
             assert len(centres) == k and (np.diff(centres) > 0).all()
-            np.testing.assert_allclose(loss(x, weight, centres), best, rtol=1e-6, atol=1e-12)
+            ours = loss(x, weight, centres)
+            np.testing.assert_allclose(ours, best, rtol=1e-6, atol=1e-12, err_msg="as good as the best assignment")
 
 
 def test_as_many_clusters_as_points_lose_nothing(module: Any) -> None:
     x = np.array([3.0, 1.0, 2.0, 3.0])
-    found = module.kmeans(x, np.array([1.0, 0.0, 2.0, 1.0]), 10)
-    assert [len(c) for c in found] == [1, 2, 3]
-    np.testing.assert_allclose(found[-1], [1, 2, 3], rtol=1e-12)
-    np.testing.assert_allclose(found[0], [2.5], rtol=1e-8)  # what has no weight does not pull
+    centres = module.kmeans(x, np.array([1.0, 0.0, 2.0, 1.0]), 10)
+    assert [len(c) for c in centres] == [1, 2, 3]
+    np.testing.assert_allclose(centres[-1], [1, 2, 3], rtol=1e-12)
+    np.testing.assert_allclose(centres[0], [2.5], rtol=1e-8)  # what has no weight does not pull
 
 
 def test_many_points_are_clustered_as_well_as_many_starts_find(module: Any) -> None:
@@ -98,7 +97,7 @@ def test_many_points_are_clustered_as_well_as_many_starts_find(module: Any) -> N
             at = np.searchsorted((centres[1:] + centres[:-1]) / 2, x)
             centres = np.bincount(at, weight * x) / np.bincount(at, weight)
         best = min(best, loss(x, weight, centres))
-    assert loss(x, weight, module.kmeans(x, weight, 6)[-1]) < 1.001 * best
+    assert loss(x, weight, module.kmeans(x, weight, 6)[-1]) < 1.001 * best, "as good as many starts"
 
 
 @pytest.mark.parametrize("steps", [2, 30, 250])
@@ -108,7 +107,7 @@ def test_places_are_as_far_apart_as_responses(module: Any, steps: int) -> None:
     for r in (0.05, 0.5, 0.9, 0.97, 0.995, 0.9999):
         c = r - (1 - r) / 50
         energy = sum((r**s - c**s) ** 2 for s in range(steps))
-        np.testing.assert_allclose((scale.place(r) - scale.place(c)) ** 2, energy, rtol=0.04)
+        np.testing.assert_allclose((scale.place(r) - scale.place(c)) ** 2, energy, rtol=0.04, err_msg="energy")
         np.testing.assert_allclose(scale.decay(scale.place(r)), r, rtol=1e-12)
     assert scale.place(0.0) == 0 and scale.decay(scale.place(1.0)) == 1
 
@@ -125,7 +124,21 @@ def test_better_than_k_means_in_log_one_minus_r(module: Any) -> None:
         centres = module.kmeans(x.ravel(), np.abs(p.weight).ravel(), k)[-1]
         other = p.replace(decay=1 - np.exp(centres[np.abs(x[..., None] - centres).argmin(-1)]))
         measure = clusters._OpenLoop(p, None, None)
-        assert report.error == measure.error(ours) < 0.9 * measure.error(other)
+        assert report.error == measure.error(ours)
+        assert report.error < 0.9 * measure.error(other), "better than in log(1 - r)"
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_codebook_is_weighted_by_the_square_of_the_weight(module: Any, recurrent: bool) -> None:
+    """One decay for two synapses of weights 1 and -2: the mean of their places, weighted 1 to 4 (|w|: 1 to 2)."""
+    fields: dict[str, Any] = {"weight": [[1.0, -2.0]], "decay": np.array([[0.5, 0.9]])}
+    if recurrent:
+        fields = {"weight": [[1.0]], "decay": [[0.5]], "recurrent_weight": [[-2.0]], "recurrent_decay": [[0.9]]}
+    _, report = module.cluster(HetSynParams(**fields, reset_decay=0.8), 1, words=False)
+    scale = module.Scale(clusters.CALIBRATION[0])
+    place = (1 * scale.place(0.5) + 4 * scale.place(0.9)) / 5
+    # what has no weight has one of 1e-9 of the largest: it moves the mean by less than 1e-8 of the distance
+    np.testing.assert_allclose(report.codebook, [scale.decay(place)], rtol=1e-7, err_msg="weighted 1 to 4")
 
 
 # ---- what is kept ------------------------------------------------------------------------------------------------
@@ -145,9 +158,10 @@ def test_only_synaptic_decays_change_and_the_ends_stay(module: Any, dtype: Any) 
         "adaptation_strength",
     ):
         np.testing.assert_array_equal(getattr(clustered, name), getattr(p, name), err_msg=name)
-    found = np.unique(np.concatenate([clustered.decay.ravel(), clustered.recurrent_decay.ravel()]))
-    assert clustered.decay.dtype == dtype and len(found) == 7
-    np.testing.assert_array_equal(report.codebook, found)
+    used = np.unique(np.concatenate([clustered.decay.ravel(), clustered.recurrent_decay.ravel()]))
+    assert clustered.decay.dtype == dtype
+    assert len(used) == 7, "as many decays as were allowed"
+    np.testing.assert_array_equal(report.codebook, used)
     for end in (0.0, 1.0):
         np.testing.assert_array_equal(clustered.decay == end, p.decay == end)
     np.testing.assert_allclose(report.tau[1:-1], -1 / np.log(report.codebook[1:-1]))
@@ -155,15 +169,16 @@ def test_only_synaptic_decays_change_and_the_ends_stay(module: Any, dtype: Any) 
     # every synapse has the decay of the codebook whose response is nearest to its own
     scale = module.Scale(clusters.CALIBRATION[0])
     inside = report.codebook[1:-1]
-    for own, given in zip(p.decay.ravel(), clustered.decay.ravel(), strict=True):
-        if 0 < own < 1:
-            assert given == inside[np.abs(scale.place(inside) - scale.place(own)).argmin()]
+    for before, after in zip(p.decay.ravel(), clustered.decay.ravel(), strict=True):
+        if 0 < before < 1:
+            assert after == inside[np.abs(scale.place(inside) - scale.place(before)).argmin()]
 
 
 def test_one_codebook_for_inputs_and_recurrent_synapses(module: Any) -> None:
     clustered, report = module.cluster(params(), 5)
     both = set(np.unique(clustered.decay)) | set(np.unique(clustered.recurrent_decay))
-    assert both == set(report.codebook) and len(both) == 5
+    assert len(both) == 5, "one codebook for both"
+    assert both == set(report.codebook)
     assert fixed_point.quantise(clustered)[0].codebook.size == 5
 
 
@@ -180,7 +195,8 @@ def test_words_leave_nothing_to_round(module: Any) -> None:
     with pytest.raises(ValueError, match="whose tau does not fit 12 bits"):
         fixed_point.quantise(p)
     clustered, report = module.cluster(p.replace(reset_decay=0.75), 4)
-    assert ((report.codebook * 4096) % 1 == 0).all() and report.codebook[[0, -1]].tolist() == [1 / 4096, 4095 / 4096]
+    assert ((report.codebook * 4096) % 1 == 0).all()
+    assert report.codebook[[0, -1]].tolist() == [1 / 4096, 4095 / 4096], "no word is an end"
     fixed, rounding = fixed_point.quantise(clustered)
     assert rounding.decay_error == 0 and len(fixed.codebook) == 4
     report = module.cluster(p, 4, words=False)[1]
@@ -232,7 +248,8 @@ def test_the_error_is_that_of_v_with_the_same_spikes(module: Any, recurrent: boo
     z = reference.run(p, x)[0]
     lines = np.concatenate([x, np.concatenate([np.zeros_like(z[:1]), z[:-1]])], 2) if recurrent else x
     before, after = open_loop_v(p, lines), open_loop_v(clustered, lines)
-    np.testing.assert_allclose(report.error, np.sqrt(((after - before) ** 2).mean()) / before.std(), rtol=1e-10)
+    error = np.sqrt(((after - before) ** 2).mean()) / before.std()
+    np.testing.assert_allclose(report.error, error, rtol=1e-10, err_msg="the error of v")
     assert 0.001 < report.error < 1
     without = module.cluster(p, 5)[1]
     assert without.changed is None and without.spikes is None and without.error != report.error
@@ -245,19 +262,10 @@ def test_changed_spikes_are_counted_in_the_closed_loop(module: Any, monkeypatch:
     assert before is not None and after is not None
     assert report.changed == (before != after).mean() > 0
     assert report.spikes == (before.sum(), after.sum())
-    monkeypatch.setattr(module, "CHUNK", 7 * 3 * (N + M) * N)  # seven steps at a time
+    monkeypatch.setattr(network, "CHUNK", 7 * 3 * (N + M) * N)  # seven steps at a time
     assert module.cluster(p, 4, inputs=x)[1].changed == report.changed
     readout = HetSynParams.readout(p.weight, p.decay)
     assert module.cluster(readout, 4, inputs=x)[1].spikes is None
-
-
-def test_chunked_runs_are_the_whole(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    p, x = params(), spikes()
-    monkeypatch.setattr(module, "CHUNK", 3 * (N + M) * N * 7)
-    z, v = module._run(p, x)
-    want, want_v, _ = reference.run(p, x)
-    np.testing.assert_array_equal(z, want)
-    np.testing.assert_array_equal(v, want_v)
 
 
 # ---- how many ----------------------------------------------------------------------------------------------------
@@ -269,7 +277,8 @@ def test_a_tolerance_takes_the_smallest_number(module: Any) -> None:
     for tolerance in (1.01 * errors[3], errors[5], 1.01 * errors[9]):
         smallest = min(k for k, error in errors.items() if error <= tolerance)
         clustered, report = module.cluster(p, tolerance=tolerance, inputs=x)
-        assert len(report.codebook) == smallest and report.error == errors[smallest]
+        assert len(report.codebook) == smallest, "the smallest number that the tolerance allows"
+        assert report.error == errors[smallest]
         np.testing.assert_array_equal(clustered.decay, module.cluster(p, smallest, inputs=x)[0].decay)
 
 
@@ -321,8 +330,8 @@ def test_a_network_is_measured_layer_by_layer(module: Any) -> None:
     for layer, reaching in ((hidden, mixed), (last, np.concatenate([z, np.ones((60, 3, 1))], 2))):
         alone, report = module.cluster(layer.params, 4, inputs=reaching)
         assert reports[layer.name].error == report.error and reports[layer.name].spikes == report.spikes
-        (found,) = (each for each in clustered.layers if each.name == layer.name)
-        np.testing.assert_array_equal(found.params.decay, alone.decay)
+        (same,) = (each for each in clustered.layers if each.name == layer.name)
+        np.testing.assert_array_equal(same.params.decay, alone.decay)
     assert set(clustered.layers[1].stored) == {"reset_decay"} and clustered.layers[1].dt == 1e-3
     assert not clustered.layers[4].tie_reset and clustered.layers[4].share == "neuron"
     _, without = module.cluster_network(net, tolerance=0.5)
@@ -331,121 +340,162 @@ def test_a_network_is_measured_layer_by_layer(module: Any) -> None:
 
 # ---- planted bugs ------------------------------------------------------------------------------------------------
 
-BUGS: list[tuple[str, str, str, Callable[..., None], tuple[Any, ...]]] = [
-    (
+
+class Bug(NamedTuple):
+    """In clusters.py `old` becomes `new`; `check` must then fail with an error that says `says`."""
+
+    name: str
+    old: str
+    new: str
+    check: Callable[..., None]
+    arguments: tuple[Any, ...] = ()
+    says: str = ""
+    error: type[BaseException] = AssertionError
+
+
+BUGS = [
+    Bug(
         "weights do not count",
         "np.bincount(index.ravel(), weight)",
         "np.bincount(index.ravel(), 0 * weight + 1)",
         test_no_assignment_is_better,
         (),
+        says="as good as the best assignment",
     ),
-    (
+    Bug(
         "the longest last cluster",
         "starts.append(total.argmin(0))",
         "starts.append(np.isfinite(total).argmax(0))",
         test_no_assignment_is_better,
         (),
+        says="as good as the best assignment",
     ),
-    (
+    Bug(
         "one cut too few",
         "for _ in range(min(most, n)):",
         "for _ in range(min(most, n) - 1):",
         test_as_many_clusters_as_points_lose_nothing,
         (),
+        says="Right contains one more item: 3",
     ),
-    (
+    Bug(
         "bins have no weight",
         "moment[total > 0] / total[total > 0], total[total > 0]",
         "moment[total > 0] / total[total > 0], 1.0 * total[total > 0] ** 0",
         test_many_points_are_clustered_as_well_as_many_starts_find,
         (),
+        says="as good as many starts",
     ),
-    (
+    Bug(
         "decays themselves are the scale",
         "s * r ** (s - 1.0)",
         "1.0 + 0 * s",
         test_places_are_as_far_apart_as_responses,
         (30,),
+        says="energy",
     ),
-    ("runs without end", "min(steps, DECAY_ONE)", "DECAY_ONE", test_places_are_as_far_apart_as_responses, (30,)),
-    (
+    Bug(
+        "runs without end",
+        "min(steps, DECAY_ONE)",
+        "DECAY_ONE",
+        test_places_are_as_far_apart_as_responses,
+        (30,),
+        says="energy",
+    ),
+    Bug(
         "k-means in r",
         "return np.interp(decay, self.decays, self.places)",
         "return 1.0 * np.asarray(decay)",
         test_better_than_k_means_in_log_one_minus_r,
         (),
+        says="better than in log(1 - r)",
     ),
-    (
+    Bug(
         "the ends are clustered too",
         "np.where((decay > 0) & (decay < 1), inside",
         "np.where(decay >= 0, inside",
         test_only_synaptic_decays_change_and_the_ends_stay,
         (np.float64,),
+        says="as many decays as were allowed",
     ),
-    (
+    Bug(
         "float64 creeps in",
         ".astype(decay.dtype)",
         "",
         test_only_synaptic_decays_change_and_the_ends_stay,
         (np.float32,),
+        says="decay: expected the weight's dtype, float32, got float64",
+        error=ValueError,
     ),
-    (
+    Bug(
         "the recurrent decays are left",
         "recurrent_decay=moved(params.recurrent_decay)",
         "recurrent_decay=params.recurrent_decay",
         test_one_codebook_for_inputs_and_recurrent_synapses,
         (),
+        says="one codebook for both",
     ),
-    (
+    Bug(
         "words that are ends",
         "np.clip(decay_to_word(centres), 1, DECAY_ONE - 1)",
         "decay_to_word(centres)",
         test_words_leave_nothing_to_round,
         (),
+        says="no word is an end",
     ),
-    (
+    Bug(
         "z of the same step",
         "np.concatenate([0 * spikes[:1], spikes[:-1]])",
         "spikes",
         test_the_error_is_that_of_v_with_the_same_spikes,
         (True,),
+        says="the error of v",
     ),
-    (
+    Bug(
         "the change is not squared",
         "(u.sum(-1) - v_t) ** 2",
         "np.abs(u.sum(-1) - v_t)",
         test_the_error_is_that_of_v_with_the_same_spikes,
         (False,),
+        says="the error of v",
     ),
-    (
+    Bug(
         "the first number that comes",
         "error <= tolerance",
         "error <= 2 * tolerance",
         test_a_tolerance_takes_the_smallest_number,
         (),
+        says="the smallest number that the tolerance allows",
     ),
-    (
+    Bug(
         "layers all get the network's inputs",
-        "x = None if x is None else _through(layer, x)",
-        "x = x",
+        "(each.inputs for each in network.walk(inputs))",
+        "repeat(np.asarray(inputs))",
         test_a_network_is_measured_layer_by_layer,
         (),
+        says="inputs: expected shape (T, B, 9), time first, got (60, 3, 3)",
+        error=ValueError,
     ),
-    ("old taus stay", 'if f not in ("decay", "recurrent_decay")', "", test_a_network_is_measured_layer_by_layer, ()),
+    Bug(
+        "old taus stay",
+        'if f not in ("decay", "recurrent_decay")',
+        "",
+        test_a_network_is_measured_layer_by_layer,
+        (),
+        says="'decay'",
+    ),
+    Bug(
+        "a codebook weighted by |w|",
+        "np.concatenate([w.ravel() for _, w in pairs]) ** 2",
+        "np.abs(np.concatenate([w.ravel() for _, w in pairs]))",
+        test_a_codebook_is_weighted_by_the_square_of_the_weight,
+        (True,),
+        says="weighted 1 to 4",
+    ),
 ]
 
 
-def planted(name: str, old: str, new: str) -> Any:
-    """The module executed anew from its text with the bug in it."""
-    source = Path(clusters.__file__).read_text()
-    assert old in source, f"{name}: {old!r} is not in clusters.py any more"
-    fresh = types.ModuleType(clusters.__name__)
-    exec(compile(source.replace(old, new), f"<{name}>", "exec"), fresh.__dict__)
-    return fresh
-
-
-@pytest.mark.parametrize(("name", "old", "new", "check", "arguments"), BUGS, ids=[bug[0] for bug in BUGS])
-def test_planted_bugs_are_caught(name: str, old: str, new: str, check: Callable[..., None], arguments: Any) -> None:
-    changed = planted(name, old, new)
-    with pytest.raises((AssertionError, ValueError)):
-        check(changed, *arguments)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_planted_bugs_are_caught(bug: Bug) -> None:
+    with planted(clusters.__name__, bug.old, bug.new) as module, caught(bug.says, bug.error):
+        bug.check(module, *bug.arguments)

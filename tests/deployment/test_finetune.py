@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from planting import caught, planted
 from torch import Tensor, nn
 
 from hetsyn_plugins import HetSynParams, fixed_point
@@ -19,7 +19,7 @@ from hetsyn_plugins.core.surrogate import Arctan
 from hetsyn_plugins.deployment import finetune
 from hetsyn_plugins.deployment.clusters import Scale, cluster_network
 from hetsyn_plugins.fixed_point import network as fixed_network
-from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops.lif import hetsyn_lif
 
 T, B, M, N, OUT = 30, 4, 5, 6, 3
 
@@ -78,7 +78,7 @@ def test_in_float_it_is_the_clustered_network(module: Any) -> None:
     net = module.from_network(network).eval()
     assert [len(net[i].codebook) for i in (1, 3)] == [5, 5]
     want = network.run(x.numpy())
-    np.testing.assert_array_equal(net[:2](x).detach().numpy(), want["hidden"][0])
+    np.testing.assert_array_equal(net[:2](x).detach().numpy(), want["hidden"][0], err_msg="spikes of the hidden layer")
     np.testing.assert_allclose(net(x).detach().numpy(), want["out"][1], rtol=0, atol=1e-11)
 
 
@@ -86,26 +86,27 @@ def test_in_float_it_is_the_clustered_network(module: Any) -> None:
 def test_the_gradient_of_a_shared_decay_is_the_sum_over_its_synapses(module: Any, unit: float | None) -> None:
     """Against the op with one decay a synapse, in float and in integers, inputs and recurrent synapses together."""
     layer, plain = hidden_of(module, unit=unit)
-    x, owed = spikes(M + 1), torch.randn(T, B, N, dtype=torch.float64)
-    layer(x).backward(owed)
-    assert layer.codebook.grad is not None
+    x, grad_spikes = spikes(M + 1), torch.randn(T, B, N, dtype=torch.float64)
+    layer(x).backward(grad_spikes)
+    assert layer.codebook.grad is not None, "the codebook gets a gradient"
     arrays = {name: getattr(plain.params.expanded(), name) for name in ARRAYS}
-    own: dict[str, Any] = {
+    fields: dict[str, Any] = {
         f: None if a is None else torch.tensor(np.array(a), requires_grad=True) for f, a in arrays.items()
     }
     if unit is None:
-        z = ops.hetsyn_lif(x, **own, surrogate=plain.surrogate)[0]
+        z = hetsyn_lif(x, **fields, surrogate=plain.surrogate)[0]
     else:
-        z = finetune.hetsyn_lif_quantised(x, **own, surrogate=plain.surrogate, unit=unit)[0]
-    z.backward(owed)
+        z = finetune.hetsyn_lif_quantised(x, **fields, surrogate=plain.surrogate, unit=unit)[0]
+    z.backward(grad_spikes)
     for k, r in enumerate(layer.codebook):
         total = (
-            own["decay"].grad[own["decay"] == r].sum() + own["recurrent_decay"].grad[own["recurrent_decay"] == r].sum()
+            fields["decay"].grad[fields["decay"] == r].sum()
+            + fields["recurrent_decay"].grad[fields["recurrent_decay"] == r].sum()
         )
-        torch.testing.assert_close(layer.codebook.grad[k], total, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(layer.codebook.grad[k], total, rtol=1e-9, atol=1e-11, msg=f"gradient of decay {k}")
     assert layer.codebook.grad.abs().min() > 0
     for name in ("weight", "recurrent_weight", "bias"):
-        torch.testing.assert_close(getattr(layer, name).grad, own[name].grad, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(getattr(layer, name).grad, fields[name].grad, rtol=1e-9, atol=1e-11)
 
 
 def test_the_gradient_of_the_codebook_is_its_finite_difference(module: Any) -> None:
@@ -133,11 +134,12 @@ def test_decays_are_bounded_and_clamped(module: Any) -> None:
         layer.reset_decay[0], layer.adaptation_decay[1], layer.threshold[2] = 1.2, -0.1, -5.0
     fields = layer.fields()
     for name in ("decay", "recurrent_decay", "reset_decay", "adaptation_decay"):
-        assert fields[name].min() >= 0 and fields[name].max() <= 1, name
+        assert fields[name].min() >= 0 and fields[name].max() <= 1, f"{name} is bounded"
     assert fields["threshold"].min() > 0
     layer(spikes(M + 1))  # does not raise
     layer.clamp_()
-    assert layer.codebook.min() == 0 and layer.codebook.max() == 1 and layer.threshold.min() > 0
+    assert layer.codebook.min() == 0 and layer.codebook.max() == 1, "clamped to [0, 1]"
+    assert layer.threshold.min() > 0
     assert layer.reset_decay.max() <= 1 and layer.adaptation_decay.min() == 0
     layer.to_layer()
 
@@ -162,7 +164,8 @@ def test_synapses_move_to_what_is_nearest_to_their_latent_decay(module: Any) -> 
     assert isinstance(before, HetSynLayer)
     layer, plain = hidden_of(module, latent=before.params)
     np.testing.assert_array_equal(layer.latent_decay.detach().numpy(), before.params.decay)
-    np.testing.assert_array_equal(layer.fields()["decay"].detach().numpy(), plain.params.decay)
+    decay = layer.fields()["decay"].detach().numpy()
+    np.testing.assert_array_equal(decay, plain.params.decay, err_msg="the codebook's values are used")
     with torch.no_grad():  # the codebook moves, out of order too
         layer.codebook[1:4] = torch.tensor([0.97, 0.55, 0.75])
         layer.latent_recurrent_decay[2, 3] = 0.001
@@ -171,11 +174,11 @@ def test_synapses_move_to_what_is_nearest_to_their_latent_decay(module: Any) -> 
     scale, book = Scale(T), layer.codebook.detach().numpy()
     count = 0
     for name in ("decay", "recurrent_decay"):
-        found = layer.fields()[name].detach().numpy()
+        decay = layer.fields()[name].detach().numpy()
         latent = getattr(layer, f"latent_{name}").detach().numpy()
         want = book[np.abs(scale.place(book) - scale.place(latent)[..., None]).argmin(-1)]
-        np.testing.assert_array_equal(found, want)
-        count += found.size
+        np.testing.assert_array_equal(decay, want, err_msg="the nearest of the codebook")
+        count += decay.size
     assert 0 < moved < count and layer.fields()["recurrent_decay"][2, 3] == 0
     assert moved >= (layer.fields()["decay"] != old).sum()
     assert layer.reassign_(T) == 0
@@ -186,15 +189,15 @@ def test_latent_decays_are_trained_straight_through(module: Any) -> None:
     before = floats().layers[1]
     assert isinstance(before, HetSynLayer)
     layer, _ = hidden_of(module, latent=before.params)
-    x, owed = spikes(M + 1), torch.randn(T, B, N, dtype=torch.float64)
-    layer(x).backward(owed)
+    x, grad_spikes = spikes(M + 1), torch.randn(T, B, N, dtype=torch.float64)
+    layer(x).backward(grad_spikes)
     without, _ = hidden_of(module)
-    without(x).backward(owed)
+    without(x).backward(grad_spikes)
     torch.testing.assert_close(layer.codebook.grad, without.codebook.grad, rtol=0, atol=0)
     for k in range(len(layer.codebook)):
         total = layer.latent_decay.grad[layer.index == k].sum()
         total += layer.latent_recurrent_decay.grad[layer.recurrent_index == k].sum()
-        torch.testing.assert_close(layer.codebook.grad[k], total, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(layer.codebook.grad[k], total, rtol=1e-9, atol=1e-11, msg=f"latent decays of {k}")
     with pytest.raises(ValueError, match="latent: expected the layer to be made with latent decays, got None"):
         without.reassign_(T)
 
@@ -220,11 +223,12 @@ def test_training_sees_the_integers_that_are_deployed(module: Any) -> None:
         net[1].clamp_()
         net[3].clamp_()
     out = module.to_network(net)
-    found = quantised(out, units).run(x.numpy())
-    np.testing.assert_array_equal(net[:2](x).detach().numpy(), found["hidden"].spikes)
-    np.testing.assert_array_equal(net(x).detach().numpy(), (found["out"].v * (units["out"] / 64)).astype(np.float32))
-    assert found["hidden"].spikes.any()
-    assert (quantised(out, module.units_of(out)).run(x.numpy())["out"].v != found["out"].v).any()
+    runs = quantised(out, units).run(x.numpy())
+    in_training = net[:2](x).detach().numpy()
+    np.testing.assert_array_equal(in_training, runs["hidden"].spikes, err_msg="spikes of the integers")
+    np.testing.assert_array_equal(net(x).detach().numpy(), (runs["out"].v * (units["out"] / 64)).astype(np.float32))
+    assert runs["hidden"].spikes.any()
+    assert (quantised(out, module.units_of(out)).run(x.numpy())["out"].v != runs["out"].v).any()
 
 
 def test_what_comes_back_is_words_of_the_codebook(module: Any) -> None:
@@ -238,7 +242,7 @@ def test_what_comes_back_is_words_of_the_codebook(module: Any) -> None:
     hidden, start = out.layers[1], network.layers[1]
     assert isinstance(hidden, HetSynLayer) and isinstance(start, HetSynLayer)
     assert hidden.surrogate == Arctan(3.0) and hidden.dt == 1e-3
-    np.testing.assert_array_equal(hidden.params.weight, start.params.weight + 0.25)
+    np.testing.assert_array_equal(hidden.params.weight, start.params.weight + 0.25, err_msg="trained weights")
     fixed, rounding = fixed_point.quantise(hidden.params.replace(reset_decay=0.5, adaptation_decay=0.5))
     assert rounding.decay_error == 0 and len(fixed.codebook) <= 5
     np.testing.assert_array_equal(fixed.decay, fixed_point.decay_to_word(net[1].fields()["decay"].detach().numpy()))
@@ -259,14 +263,14 @@ def test_a_linear_is_refused(module: Any) -> None:
 def when_task() -> Callable[[], Any]:
     """Three classes told apart by when line 0 is busy, and noise on all; two batches of 32, the same every time."""
     generator = torch.Generator().manual_seed(0)
-    found = []
+    batches = []
     for _ in range(2):
         labels = torch.randint(0, OUT, (32,), generator=generator)
         x = (torch.rand(T, 32, M, generator=generator) < 0.1).float()
         for row, label in enumerate(labels.tolist()):
             x[10 * label : 10 * label + 10, row, 0] = 1
-        found.append((x, labels))
-    return lambda: found
+        batches.append((x, labels))
+    return lambda: batches
 
 
 @pytest.mark.parametrize(
@@ -298,142 +302,195 @@ def test_the_loss_is_the_callers(module: Any) -> None:
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         seen.append((tuple(output.shape), target))
-        return nn.functional.mse_loss(output, target)
+        return nn.functional.cross_entropy(output[0], target)
 
-    target = torch.zeros(T, B, OUT)
+    target = torch.zeros(B, dtype=torch.long)
     tuned = module.fine_tune(clustered(), lambda: [(spikes(), target)] * 2, epochs=3, loss=loss)
-    assert len(seen) == 6 and seen[0] == ((T, B, OUT), target) and len(tuned.losses) == 3
+    assert len(seen) == 6, "the caller's loss is called"
+    assert seen[0] == ((T, B, OUT), target) and len(tuned.losses) == 3
     with pytest.raises(ValueError, match="epochs: expected at least 1, got 0"):
         module.fine_tune(clustered(), lambda: [], epochs=0)
 
 
+@pytest.mark.parametrize("quantised", [True, False])
+def test_no_dropout_acts_on_integers(module: Any, quantised: bool) -> None:
+    """Trained with p = 0.5 and with p = 0 a network comes out the same to the bit; in float it does not."""
+    losses = []
+    for p in (0.5, 0.0):
+        layers = [replace(at, p=p) if isinstance(at, Dropout) else at for at in clustered().layers]
+        torch.manual_seed(0)
+        tuned = module.fine_tune(Network(tuple(layers)), when_task(), epochs=2, lr=0.03, quantised=quantised)
+        losses.append(tuned.losses)
+    assert (losses[0] == losses[1]) == quantised, "dropout acts in float only"
+
+
 # ---- planted bugs ------------------------------------------------------------------------------------------------
 
-BUGS: list[tuple[str, str, str, Callable[..., None], tuple[Any, ...]]] = [
-    (
+
+class Bug(NamedTuple):
+    """In finetune.py `old` becomes `new`; `check` must then fail with an error that says `says`."""
+
+    name: str
+    old: str
+    new: str
+    check: Callable[..., None]
+    arguments: tuple[Any, ...] = ()
+    says: str = ""
+    error: type[BaseException] = AssertionError
+
+
+BUGS = [
+    Bug(
         "decays get no gradient",
         "else codebook[index]",
         "else codebook[index].detach()",
         test_the_gradient_of_a_shared_decay_is_the_sum_over_its_synapses,
         (None,),
+        says="the codebook gets a gradient",
     ),
-    (
+    Bug(
         "inputs only",
         "else codebook[index]",
         'else (codebook if field == "decay" else codebook.detach())[index]',
         test_the_gradient_of_a_shared_decay_is_the_sum_over_its_synapses,
         (1 / 200,),
+        says="gradient of decay ",
     ),
-    (
+    Bug(
         "neighbours mixed up",
         "else codebook[index]",
         "else codebook[(index - 1).clamp(min=0)]",
         test_in_float_it_is_the_clustered_network,
         (),
+        says="spikes of the hidden layer",
     ),
-    ("unbounded", "Bounded.apply(self.codebook, 0.0, 1.0)", "self.codebook", test_decays_are_bounded_and_clamped, ()),
-    ("clamped to above", "tensor.clamp_(0.0, 1.0)", "tensor.clamp_(0.0, 2.0)", test_decays_are_bounded_and_clamped, ()),
-    (
+    Bug(
+        "unbounded",
+        "Bounded.apply(self.codebook, 0.0, 1.0)",
+        "self.codebook",
+        test_decays_are_bounded_and_clamped,
+        (),
+        says="decay is bounded",
+    ),
+    Bug(
+        "clamped to above",
+        "tensor.clamp_(0.0, 1.0)",
+        "tensor.clamp_(0.0, 2.0)",
+        test_decays_are_bounded_and_clamped,
+        (),
+        says="clamped to [0, 1]",
+    ),
+    Bug(
         "everything is learned",
         "self._add(field, value, field in learned)",
         "self._add(field, value, True)",
         test_what_is_learned_is_what_the_layer_says,
         (),
+        says="Extra items in the left set",
     ),
-    (
+    Bug(
         "surrogate forgotten",
         '"surrogate": self.layer.surrogate',
         '"surrogate": None',
         test_the_gradient_of_a_shared_decay_is_the_sum_over_its_synapses,
         (None,),
+        says="gradient of decay ",
     ),
-    (
+    Bug(
         "the codebook is taken for sorted",
         "new = order[torch.from_numpy(nearest).to(old)]",
         "new = torch.from_numpy(nearest).to(old)",
         test_synapses_move_to_what_is_nearest_to_their_latent_decay,
         (),
+        says="the nearest of the codebook",
     ),
-    (
+    Bug(
         "nearest in another sense",
         "scale = Scale(steps)",
         "scale = Scale(2)",
         test_synapses_move_to_what_is_nearest_to_their_latent_decay,
         (),
+        says="the nearest of the codebook",
     ),
-    (
+    Bug(
         "latent values leak",
         "decay + (latent - latent.detach())",
         "latent",
         test_synapses_move_to_what_is_nearest_to_their_latent_decay,
         (),
+        says="the codebook's values are used",
     ),
-    (
+    Bug(
         "latent decays get no gradient",
         "decay + (latent - latent.detach())",
         "decay + 0 * latent",
         test_latent_decays_are_trained_straight_through,
         (),
+        says="latent decays of ",
     ),
-    (
+    Bug(
         "another unit",
         "unit=self.unit, name",
         "unit=self.unit * 1.01, name",
         test_training_sees_the_integers_that_are_deployed,
         (),
+        says="spikes of the integers",
     ),
-    (
+    Bug(
         "words are not rounded",
         "1.0 - decay_to_word(decay.double().cpu().numpy()) / DECAY_ONE",
         "decay.double().cpu().numpy()",
         test_what_comes_back_is_words_of_the_codebook,
         (),
+        says=".decay_error",
     ),
-    (
+    Bug(
         "weights do not come back",
         "params = to_hetsyn_params(fields, self.layer.params.spiking)",
         "params = self.layer.params",
         test_what_comes_back_is_words_of_the_codebook,
         (),
+        says="trained weights",
     ),
-    (
+    Bug(
         "decays stand still",
         '{"params": decays, "lr": decay_lr}',
         '{"params": decays, "lr": 0.0}',
         test_fine_tuning_learns,
         ({},),
+        says="the codebook is learned",
     ),
-    (
+    Bug(
         "never reassigned",
         "if latent is not None:\n            for",
         "if False:\n            for",
         test_fine_tuning_learns,
         ({"latent": floats()},),
+        says="with latent decays synapses move",
     ),
-    (
+    Bug(
         "the caller's loss is ignored",
         "loss(net(inputs.float()), labels)",
         "last_step(net(inputs.float()), labels)",
         test_the_loss_is_the_callers,
         (),
+        says="the caller's loss is called",
+    ),
+    Bug(
+        "integers with dropout on",
+        ".train(not quantised)",
+        ".train()",
+        test_no_dropout_acts_on_integers,
+        (True,),
+        says="dropout acts in float only",
     ),
 ]
 
 
-def planted(name: str, old: str, new: str) -> Any:
-    """The module executed anew from its text with the bug in it."""
-    source = Path(finetune.__file__).read_text()
-    assert old in source, f"{name}: {old!r} is not in finetune.py any more"
-    fresh = types.ModuleType(finetune.__name__)
-    exec(compile(source.replace(old, new), f"<{name}>", "exec"), fresh.__dict__)
-    return fresh
-
-
-@pytest.mark.parametrize(("name", "old", "new", "check", "arguments"), BUGS, ids=[bug[0] for bug in BUGS])
-def test_planted_bugs_are_caught(name: str, old: str, new: str, check: Callable[..., None], arguments: Any) -> None:
-    changed = planted(name, old, new)
-    with pytest.raises((AssertionError, ValueError)):
-        check(changed, *arguments)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_planted_bugs_are_caught(bug: Bug) -> None:
+    with planted(finetune.__name__, bug.old, bug.new) as module, caught(bug.says, bug.error):
+        bug.check(module, *bug.arguments)
 
 
 def test_as_before_is_the_divergence_of_two_softmaxes() -> None:
