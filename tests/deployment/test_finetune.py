@@ -18,7 +18,7 @@ from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, 
 from hetsyn_plugins.core.surrogate import Arctan
 from hetsyn_plugins.deployment import finetune
 from hetsyn_plugins.deployment.clusters import Scale, cluster_network
-from hetsyn_plugins.fixed_point import network as fixed_network
+from hetsyn_plugins.fixed_point.network import FixedNetwork, quantise
 from hetsyn_plugins.ops.lif import hetsyn_lif
 
 T, B, M, N, OUT = 30, 4, 5, 6, 3
@@ -205,8 +205,8 @@ def test_latent_decays_are_trained_straight_through(module: Any) -> None:
 # ---- integers in the loop ----------------------------------------------------------------------------------------
 
 
-def quantised(network: Network, units: dict[str, float]) -> fixed_network.FixedNetwork:
-    return fixed_network.quantise(network, clip=True, units=units)[0]
+def quantised(network: Network, units: dict[str, float]) -> FixedNetwork:
+    return quantise(network, clip=True, units=units)[0]
 
 
 def test_training_sees_the_integers_that_are_deployed(module: Any) -> None:
