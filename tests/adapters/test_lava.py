@@ -18,23 +18,24 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import lava_misbehaving
 import numpy as np
 import pytest
+from planting import planted
 
 import hetsyn_plugins
 from hetsyn_plugins import HetSynParams
 from hetsyn_plugins.adapters.lava_dl import runtime, stock
-from hetsyn_plugins.conformance import integers as conformance_fixed
+from hetsyn_plugins.conformance import integers
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.deployment import chip_file as loihi
-from hetsyn_plugins.fixed_point import neuron as fixed_point
+from hetsyn_plugins.deployment import chip_file
+from hetsyn_plugins.fixed_point import decayed
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import FixedParams, FixedPointOverflow
 
@@ -45,8 +46,8 @@ TIMEOUT = 90.0  # a run here takes seconds
 
 def stack(seed: int = 0) -> FixedNetwork:
     """Feed-forward with delays, then recurrent with everything, then a readout: 7 -> 6 -> 6 -> 6."""
-    kinds: list[dict[str, Any]] = [{"delays": 4}, conformance_fixed.EVERYTHING, {"spiking": False, "bias": True}]
-    return conformance_fixed.draw(seed, "stack", kinds).network
+    kinds: list[dict[str, Any]] = [{"delays": 4}, integers.EVERYTHING, {"spiking": False, "bias": True}]
+    return integers.draw(seed, "stack", kinds).network
 
 
 def spike_trains(steps: int = 30, samples: int = 1, lines: int = 7, seed: int = 0) -> Any:
@@ -266,8 +267,8 @@ def cuba(drive: Any, neuron: dict[str, int]) -> Any:
     u = v = np.zeros(drive.shape[1:], np.int64)
     out = np.zeros(drive.shape, np.int64)
     for t, x in enumerate(drive):
-        u = fixed_point.decayed(u, np.int64(neuron["iDecay"])) + (x << 6)
-        v = fixed_point.decayed(v, np.int64(neuron["vDecay"])) + u
+        u = decayed(u, np.int64(neuron["iDecay"])) + (x << 6)
+        v = decayed(v, np.int64(neuron["vDecay"])) + u
         out[t] = v > neuron["vThMant"] << 6
         v = np.where(out[t], 0, v)
     return out
@@ -313,12 +314,12 @@ def in_child_netx(folder: Path, names: list[str], x: Any) -> tuple[dict[str, Any
 
     complaints: list[str] = []
     sys.unraisablehook = lambda what: complaints.append(str(what.exc_value))
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name in names:
         try:
-            found[name] = runtime.simulate(folder / name, SAMPLES, "fixed_pt", False, TIMEOUT)
+            results[name] = runtime.simulate(folder / name, SAMPLES, "fixed_pt", False, TIMEOUT)
         except (ValueError, FileNotFoundError) as error:
-            found[name] = error.with_traceback(None)  # which would hold the refused network
+            results[name] = error.with_traceback(None)  # which would hold the refused network
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         itself = [in_child_network_runs_itself(folder / "good.net", x, precision) for precision in runtime.PRECISIONS]
@@ -326,7 +327,7 @@ def in_child_netx(folder: Path, names: list[str], x: Any) -> tuple[dict[str, Any
         with suppress(ValueError):
             wrong()
     gc.collect()
-    return found, itself, complaints + [str(w.message) for w in warned if "Cannot import" in str(w.message)]
+    return results, itself, complaints + [str(w.message) for w in warned if "Cannot import" in str(w.message)]
 
 
 def in_child_network_runs_itself(path: Path, x: Any, precision: str) -> Any:
@@ -354,20 +355,20 @@ def netx(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list
     """One child process for all files: netx takes seconds to import."""
     folder = tmp_path_factory.mktemp("files")
     good = folder / "good.net"
-    loihi.write(stack(), good)
+    chip_file.write(stack(), good)
     with h5py.File(folder / "mixed.net", "w") as file:
         write_stock(file.create_group("layer/0"), "dense", CUBA, WEIGHTS[0])
-        loihi.write_layer(file.create_group("layer/1"), MIDDLE)
+        chip_file.write_layer(file.create_group("layer/1"), MIDDLE)
         write_stock(file.create_group("layer/2"), "dense", CUBA, WEIGHTS[1])
     with h5py.File(folder / "input stock.net", "w") as file:
         write_stock(file.create_group("layer/0"), "input", INPUT)
         write_stock(file.create_group("layer/1"), "dense", CUBA, WEIGHTS[0])
-        loihi.write_layer(file.create_group("layer/2"), MIDDLE)
+        chip_file.write_layer(file.create_group("layer/2"), MIDDLE)
         write_stock(file.create_group("layer/3"), "dense", CUBA, WEIGHTS[1])
     with h5py.File(folder / "input.net", "w") as file:
         write_stock(file.create_group("layer/0"), "input", INPUT)
         for index, layer in enumerate(BEHIND_INPUT.layers):
-            loihi.write_layer(file.create_group(f"layer/{index + 1}"), layer)
+            chip_file.write_layer(file.create_group(f"layer/{index + 1}"), layer)
     for name, (change, _) in DAMAGE.items():
         (folder / name).write_bytes(good.read_bytes())
         with h5py.File(folder / name, "r+") as file:
@@ -375,10 +376,10 @@ def netx(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list
     (folder / "half.net").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     (folder / "text.net").write_text("not HDF5")
     names = ["mixed.net", "input.net", "input stock.net", *DAMAGE, *OTHERS]
-    found: tuple[dict[str, Any], list[Any], list[str]] = runtime.isolated(
+    results: tuple[dict[str, Any], list[Any], list[str]] = runtime.isolated(
         in_child_netx, folder, names, spike_trains(30), timeout=TIMEOUT
     )
-    return found
+    return results
 
 
 @needs_lava
@@ -431,8 +432,8 @@ def test_a_network_is_used_as_a_stock_one(netx: Any) -> None:
 
 @needs_lava
 def test_a_network_runs_itself_in_float_too(netx: Any) -> None:
-    case = conformance_fixed.Case("stack", stack(), spike_trains(30))
-    (*_, readout) = conformance_fixed.expected_in_float(case).values()
+    case = integers.Case("stack", stack(), spike_trains(30))
+    (*_, readout) = integers.expected_in_float(case).values()
     np.testing.assert_allclose(netx[1][1][0][3:], readout.v[:-3], rtol=0, atol=1e-12)
 
 
@@ -509,19 +510,14 @@ def in_child_trained(runs: list[tuple[Path, Any, tuple[str, str] | None]]) -> li
     """What Lava makes of each file, a piece of the network's source text replaced."""
     from hetsyn_plugins.adapters.lava_dl import netx
 
-    real, found = netx.Network, []
+    real, outputs = netx.Network, []
     for path, x, bug in runs:
-        if bug is not None:
-            source = Path(str(sys.modules[NETWORK].__file__)).read_text()
-            assert bug[0] in source, f"{bug[0]!r} is not there any more"
-            module: Any = ModuleType(NETWORK)
-            exec(compile(source.replace(*bug), "<planted>", "exec"), module.__dict__)
-            netx.Network = module.Network
-        try:
-            found.append(list(runtime.simulate(path, x, "fixed_pt", False, TIMEOUT).values()))
-        finally:
-            netx.Network = real
-    return found
+        with ExitStack() as stack:
+            if bug is not None:
+                netx.Network = stack.enter_context(planted(NETWORK, *bug)).Network
+            outputs.append(list(runtime.simulate(path, x, "fixed_pt", False, TIMEOUT).values()))
+        netx.Network = real
+    return outputs
 
 
 @pytest.fixture(scope="module")
@@ -529,23 +525,23 @@ def beside_slayer(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, tuple[l
     """(net, seed or bug) -> bins of each sample that differ from slayer's, all layers; and slayer's outputs."""
     pytest.importorskip("lava.lib.dl.slayer")
     folder = tmp_path_factory.mktemp("trained")
-    planted = {
+    bugs = {
         "CHCC": A_STEP_EARLY, "CDC": A_STEP_EARLY, "CHCHC": A_STEP_EARLY, "AAFHC": A_STEP_EARLY_IN_CONVOLUTIONS,
         "CRC": ALL_IN_ONE_RUN, "CSC": ALL_IN_ONE_RUN,
     }  # fmt: skip
     drawn = {
         (net, seed): trained(folder / f"{net}{seed}.net", net, seed) for net in SEEDS for seed in range(SEEDS[net])
     }
-    jobs = [(key, None) for key in drawn] + [((net, 0), bug) for net, bug in planted.items()]
+    jobs = [(key, None) for key in drawn] + [((net, 0), bug) for net, bug in bugs.items()]
     runs = [(folder / f"{net}{seed}.net", drawn[net, seed][0], bug) for (net, seed), bug in jobs]
-    found = {}
+    compared = {}
     for (key, bug), layers in zip(jobs, runtime.isolated(in_child_trained, runs, timeout=TIMEOUT), strict=True):
         differing = [0, 0, 0]
         for index, (got, want) in enumerate(zip(layers, drawn[key][1], strict=True)):
-            late = index + 1  # slayer's blocks take a step each
-            differing = [n + int((got[:-late, b] != want[late:, b]).sum()) for b, n in enumerate(differing)]
-        found[key if bug is None else (key[0], "planted")] = differing, drawn[key][1]
-    return found
+            latency = index + 1  # slayer's blocks take a step each
+            differing = [n + int((got[:-latency, b] != want[latency:, b]).sum()) for b, n in enumerate(differing)]
+        compared[key if bug is None else (key[0], "planted")] = differing, drawn[key][1]
+    return compared
 
 
 @needs_lava
@@ -562,7 +558,7 @@ def test_samples_of_mixed_networks_share_nothing(beside_slayer: Any, net: str) -
 def test_samples_that_leak_are_seen(beside_slayer: Any, net: str) -> None:
     """Stock neurons reset a step early; loops and delays in one run."""
     first, second, third = beside_slayer[net, "planted"][0]
-    assert second + third > 0, first
+    assert second + third > 0, f"of what the sample before left behind; {first} bins of the first differ"
 
 
 # ---- stock processes only -----------------------------------------------------------------------------------------
