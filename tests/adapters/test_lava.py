@@ -564,10 +564,10 @@ def test_samples_that_leak_are_seen(beside_slayer: Any, net: str) -> None:
 # ---- stock processes only -----------------------------------------------------------------------------------------
 
 
-def float_layer(rng: Any, n: int, m: int, loop: bool = False, **fields: Any) -> HetSynParams:
+def float_layer(rng: Any, n: int, m: int, recurrent: bool = False, **fields: Any) -> HetSynParams:
     """Three decays, a soft reset."""
     decays = rng.uniform(0.5, 0.97, 3)
-    if loop:
+    if recurrent:
         fields |= {"recurrent_weight": rng.normal(0, 0.4, (n, n)), "recurrent_decay": rng.choice(decays, (n, n))}
     weight, decay = rng.normal(0.2, 1, (n, m)) / np.sqrt(m), rng.choice(decays, (n, m))
     return HetSynParams(weight, decay, reset_decay=0.8, threshold=rng.uniform(0.6, 1, n), **fields)
@@ -578,7 +578,7 @@ def test_stock_processes_give_the_same_spikes() -> None:
     """Feed-forward, then recurrent with reset, adaptation and bias, then a readout: 0 differing bins in 250 steps."""
     rng = np.random.default_rng(3)
     adaptation = {"adaptation_decay": 0.95, "adaptation_strength": 0.1, "bias": rng.uniform(-0.2, 0.2, 5)}
-    layers = [float_layer(rng, 6, 8), float_layer(rng, 5, 6, loop=True, **adaptation)]
+    layers = [float_layer(rng, 6, 8), float_layer(rng, 5, 6, recurrent=True, **adaptation)]
     layers.append(HetSynParams.readout(rng.normal(0, 1, (3, 5)), rng.choice([0.5, 0.9], (3, 5))))
     x = (rng.random((250, 1, 8)) < 0.4).astype(float)
     sent = x
