@@ -61,8 +61,8 @@ def check_fields(fields: Mapping[str, Any], spiking: bool, argument_names: Mappi
     """Raise ValueError unless the fields, None where there is none, belong together and fit the weight's (N, M)."""
     weight = fields["weight"]
     if weight.ndim != 2 or 0 in weight.shape:
-        called = argument_names.get("weight", "weight")
-        raise ValueError(f"{called}: expected shape (N, M), got {tuple(weight.shape)}")
+        argument = argument_names.get("weight", "weight")
+        raise ValueError(f"{argument}: expected shape (N, M), got {tuple(weight.shape)}")
     shapes = full_shapes(*weight.shape)
     for name, field in FIELDS.items():
         value = fields[name]
@@ -77,13 +77,13 @@ def check_fields(fields: Mapping[str, Any], spiking: bool, argument_names: Mappi
 
 def _check_absent(name: str, fields: Mapping[str, Any], argument_names: Mapping[str, str]) -> None:
     """Raise ValueError where a field that the layer needs is None."""
-    field, called = FIELDS[name], argument_names.get(name, name)
+    field, argument = FIELDS[name], argument_names.get(name, name)
     if field.required:
         what = "a number > 0" if field.range is POSITIVE else "a number, an array or an initialiser"
-        raise ValueError(f"{called}: expected {what}, got None")
+        raise ValueError(f"{argument}: expected {what}, got None")
     if field.beside is not None and fields[field.beside] is not None:
         beside = argument_names.get(field.beside, field.beside)
-        raise ValueError(f"{called}: expected together with {beside}, got None")
+        raise ValueError(f"{argument}: expected together with {beside}, got None")
 
 
 def _check_shape(name: str, value: Any, weight: Any, argument_names: Mapping[str, str]) -> None:
@@ -92,8 +92,8 @@ def _check_shape(name: str, value: Any, weight: Any, argument_names: Mapping[str
     if tuple(value.shape) not in allowed:
         shapes = " or ".join(dict.fromkeys(str(shape) for shape in allowed))
         beside = f"beside a weight of {tuple(weight.shape)}"
-        called = argument_names.get(name, name)
-        raise ValueError(f"{called}: expected shape {shapes} {beside}, got {tuple(value.shape)}")
+        argument = argument_names.get(name, name)
+        raise ValueError(f"{argument}: expected shape {shapes} {beside}, got {tuple(value.shape)}")
 
 
 def check_values(fields: Mapping[str, Any], argument_names: Mapping[str, str] = NAMES) -> None:
@@ -101,8 +101,8 @@ def check_values(fields: Mapping[str, Any], argument_names: Mapping[str, str] = 
     for name, field in FIELDS.items():
         value = fields[name]
         if value is not None and not field.range.holds(value).all():
-            called = argument_names.get(name, name)
-            raise ValueError(f"{called}: expected {field.range.expected}, got {describe_values(value)}")
+            argument = argument_names.get(name, name)
+            raise ValueError(f"{argument}: expected {field.range.expected}, got {describe_values(value)}")
 
 
 def describe_values(value: Any) -> str:

@@ -39,12 +39,12 @@ MAX_INPUT = (1 << 23) - 1  # a graded spike's payload; sums of 2^15 lines stay e
 CHUNK = 1 << 22  # numbers of input sums made at a time
 
 # what the integers of a field count; the fields' shapes and pairs are those of `core.fields`
-MANTISSAS, WEIGHT_UNITS, STATE_UNITS, DECAY_WORDS = "mantissas", "weight units", "state units", "decay words"
+WEIGHT_MANTISSAS, WEIGHT_UNITS, STATE_UNITS, DECAY_WORDS = "mantissas", "weight units", "state units", "decay words"
 COUNTS = {
     **dict.fromkeys(DECAYS, DECAY_WORDS),
-    "weight": MANTISSAS,
+    "weight": WEIGHT_MANTISSAS,
     "threshold": WEIGHT_UNITS,
-    "recurrent_weight": MANTISSAS,
+    "recurrent_weight": WEIGHT_MANTISSAS,
     "adaptation_strength": STATE_UNITS,
     "bias": STATE_UNITS,
 }
@@ -101,7 +101,7 @@ class FixedParams:
             raise ValueError(f"weight: expected shape (N, M), got {np.shape(self.weight)}")
         limit = (1 << (bits - 1)) - 1
         bounds = {
-            MANTISSAS: MANTISSA,
+            WEIGHT_MANTISSAS: MANTISSA,
             DECAY_WORDS: (0, DECAY_ONE),
             WEIGHT_UNITS: (1, MAX_THRESHOLD),
             STATE_UNITS: (-limit, limit),
@@ -147,7 +147,7 @@ class FixedParams:
             return None
         if counts == DECAY_WORDS:
             return 1.0 - value / DECAY_ONE
-        if counts == MANTISSAS:
+        if counts == WEIGHT_MANTISSAS:
             return value * (float(1 << getattr(self, EXPONENTS[name])) * self.unit)
         return value * (self.unit if counts == WEIGHT_UNITS else self.state_unit)
 

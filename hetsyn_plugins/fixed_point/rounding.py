@@ -16,7 +16,7 @@ from hetsyn_plugins.fixed_point.neuron import (
     EXPONENTS,
     FORMS,
     MANTISSA,
-    MANTISSAS,
+    WEIGHT_MANTISSAS,
     MAX_EXP,
     MAX_THRESHOLD,
     WEIGHT_UNITS,
@@ -75,7 +75,7 @@ def quantise(
         value = getattr(p, name)
         if value is None:
             continue
-        if COUNTS[name] == MANTISSAS:
+        if COUNTS[name] == WEIGHT_MANTISSAS:
             mantissas, integers[EXPONENTS[name]] = _mantissas(value, unit)
             integers[name] = np.clip(mantissas, *MANTISSA)
         elif COUNTS[name] == DECAY_WORDS:

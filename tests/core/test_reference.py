@@ -118,10 +118,10 @@ def replaced(params: HetSynParams, x: Any, state: HetSynState, name: str, value:
     return moved, x, state
 
 
-def gradient_of(found: reference.Gradients, name: str) -> Any:
+def gradient_of(grads: reference.Gradients, name: str) -> Any:
     if name == "inputs":
-        return found.inputs
-    return getattr(found.state, name[6:]) if name.startswith("state.") else found.params[name]
+        return grads.inputs
+    return getattr(grads.state, name[6:]) if name.startswith("state.") else grads.params[name]
 
 
 @pytest.mark.parametrize("detach_reset", [False, True], ids=["attached", "detached"])
@@ -159,7 +159,7 @@ def judge(
 ) -> None:
     held = twin(params, x, state, surrogate)[0] if detach_reset else None
     smooth(monkeypatch, surrogate)
-    found = reference.gradients(params, x, state, surrogate=surrogate, detach_reset=detach_reset, **output_gradients)
+    grads = reference.gradients(params, x, state, surrogate=surrogate, detach_reset=detach_reset, **output_gradients)
     h, checked = 1e-5, 0
     for name, value in arguments(params, x, state):
         if detach_reset and name == "state.spikes":
@@ -172,7 +172,7 @@ def judge(
                 moved[index] += sign * h
                 sides.append(loss(twin(*replaced(params, x, state, name, moved), surrogate, held), output_gradients))
             numeric[index] = (sides[0] - sides[1]) / (2 * h)
-        np.testing.assert_allclose(gradient_of(found, name), numeric, rtol=1e-6, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(gradient_of(grads, name), numeric, rtol=1e-6, atol=1e-7, err_msg=name)
         checked += value.size
     assert checked > 50
 
@@ -185,18 +185,18 @@ def test_detached_reset_cuts_only_the_path_through_j(monkeypatch: pytest.MonkeyP
     assert not gone.spikes.any() and gone.reset.any()
     params, x, state, output_gradients = case("everything")
     kept = reference.gradients(params, x, state, surrogate=Arctan(), detach_reset=True, **output_gradients).state
-    whole = reference.gradients(params, x, state, surrogate=Arctan(), detach_reset=False, **output_gradients).state
-    assert kept.spikes.any() and (kept.spikes != whole.spikes).any()
+    attached = reference.gradients(params, x, state, surrogate=Arctan(), detach_reset=False, **output_gradients).state
+    assert kept.spikes.any() and (kept.spikes != attached.spikes).any()
 
 
 def test_the_triangular_width_is_a_constant_for_the_gradient() -> None:
     """dz/dtheta = -dz/dv, not the derivative through the width zeta * theta as well."""
     params = HetSynParams(np.array([[1.0]]), 0.5, reset_decay=None, threshold=0.8)
     triangle = Triangular(gamma=0.3, zeta=1.0)
-    found = reference.gradients(params, [[[0.5]]], grad_spikes=[[[1.0]]], surrogate=triangle)
+    grads = reference.gradients(params, [[[0.5]]], grad_spikes=[[[1.0]]], surrogate=triangle)
     slope = 0.3 * (1 - 0.3 / 0.8)
-    assert found.params["threshold"] == pytest.approx(-slope, rel=1e-14)
-    assert found.params["weight"] == pytest.approx(0.5 * slope, rel=1e-14)
+    assert grads.params["threshold"] == pytest.approx(-slope, rel=1e-14)
+    assert grads.params["weight"] == pytest.approx(0.5 * slope, rel=1e-14)
 
 
 @pytest.mark.parametrize("kind", ["everything", "readout"])
@@ -206,10 +206,10 @@ def test_no_steps_return_the_state_and_pass_its_gradient_on(kind: str) -> None:
     assert v.shape == (0, B, N) and (spikes is None) == (not params.spiking)
     for before, after in zip(state, end, strict=True):
         np.testing.assert_array_equal(after, before)
-    found = reference.gradients(params, x[:0], state, grad_state=output_gradients["grad_state"])
-    for given, back in zip(output_gradients["grad_state"], found.state, strict=True):
-        np.testing.assert_array_equal(back, given)
-    assert found.inputs.shape == (0, B, M) and not np.any(found.params["weight"])
+    grads = reference.gradients(params, x[:0], state, grad_state=output_gradients["grad_state"])
+    for final, back in zip(output_gradients["grad_state"], grads.state, strict=True):
+        np.testing.assert_array_equal(back, final)
+    assert grads.inputs.shape == (0, B, M) and not np.any(grads.params["weight"])
 
 
 def test_step_equals_one_step_of_run() -> None:

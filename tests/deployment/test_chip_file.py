@@ -389,22 +389,22 @@ def test_missing_files_and_what_is_not_hdf5(tmp_path: Path) -> None:
 
 
 def test_truncated_files_are_refused_wherever_they_end(tmp_path: Path) -> None:
-    whole = written(tmp_path).read_bytes()
+    unbroken = written(tmp_path).read_bytes()
     cut = tmp_path / "cut.net"
-    for end in range(0, len(whole), 997):
-        cut.write_bytes(whole[:end])
+    for end in range(0, len(unbroken), 997):
+        cut.write_bytes(unbroken[:end])
         with pytest.raises(ValueError, match=r"cut\.net"):
             chip_file.read(cut)
 
 
 def test_damaged_bytes_are_a_value_error_or_nothing(tmp_path: Path) -> None:
     """Never another exception, never a hang: HDF5 raises many kinds of its own, and each must be told as ours."""
-    whole, damaged = written(tmp_path).read_bytes(), tmp_path / "damaged.net"
+    unbroken, damaged = written(tmp_path).read_bytes(), tmp_path / "damaged.net"
     draw = np.random.default_rng(0)
     refused = 0
     for _ in range(120):
-        content = bytearray(whole)
-        for at in draw.integers(0, len(whole), 3):
+        content = bytearray(unbroken)
+        for at in draw.integers(0, len(unbroken), 3):
             content[at] = draw.integers(256)
         damaged.write_bytes(content)
         try:

@@ -18,6 +18,7 @@ import hetsyn_plugins
 from hetsyn_plugins import HetSynParams, deployment
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, Network
 from hetsyn_plugins.deployment import chip_costs, chip_file
+from hetsyn_plugins.deployment.clusters import cluster_network
 from hetsyn_plugins.deployment.report import DECAY_RANGE
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork, quantise
@@ -250,6 +251,15 @@ def test_clusters_share_decays_and_are_reported(tmp_path: Path) -> None:
     before = quantise(drawn())[0]
     for was, now in zip(before.layers, written.layers, strict=True):
         assert np.array_equal(was.params.weight, now.params.weight)
+
+
+def test_clustering_is_measured_on_the_first_64_samples(tmp_path: Path) -> None:
+    x = np.float64(np.random.default_rng(1).random((40, 70, 5)) < 0.3)
+    report = deployment.export(drawn(), tmp_path / "net.net", clusters=3, calibration=x)
+    _, reports = cluster_network(drawn(), 3, inputs=x[:, :64])
+    for at in report.layers:
+        assert at.clustering is not None and at.clustering.error == reports[at.name].error
+        assert at.clustering.spikes == reports[at.name].spikes
 
 
 def test_a_tolerance_chooses_the_clusters(tmp_path: Path) -> None:
