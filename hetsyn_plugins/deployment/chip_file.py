@@ -157,7 +157,7 @@ def _layer(group: h5py.Group) -> FixedLayer:
 
 def _value(group: h5py.Group, name: str, at: Dataset, n: int, m: int) -> Any:
     """A field of FixedParams, in its own shape; None where the layer does not have it."""
-    shape = fields.FIELDS[name].full_shape(n, m) if name in fields.FIELDS else ()
+    shape = fields.full_shapes(n, m)[fields.FIELDS[name].axes] if name in fields.FIELDS else ()
     value = _array(group, at.path, np.dtype(at.dtype), shape, name in OPTIONAL)
     return value.item() if value is not None and shape == () else value
 

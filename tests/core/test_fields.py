@@ -65,7 +65,7 @@ def test_what_derives_from_the_table() -> None:
     assert {name for name, field in FIELDS.items() if field.reads_spikes} == {"reset_decay", *PAIRS[0], *PAIRS[1]}
     for one, field in FIELDS.items():
         assert field.beside is None or FIELDS[field.beside].beside == one
-    shapes = {name: field.full_shape(N, M) for name, field in FIELDS.items()}
+    shapes = {name: fields.full_shapes(N, M)[field.axes] for name, field in FIELDS.items()}
     assert [shapes[name] for name in MATRICES] == [(N, M), (N, M), (N, N), (N, N)]
     assert {shapes[name] for name in ARRAYS if name not in MATRICES} == {(N,)}
     assert [field.symbol for field in FIELDS.values()] == [
@@ -192,7 +192,7 @@ def test_a_check_calls_things_as_its_caller_does() -> None:
         validation.check_values(layer, {})
     with pytest.raises(ValueError, match=r"^rec: expected together with recurrent_decay, got None"):
         validation.check_fields({**layer, "recurrent_decay": np.array(0.5)}, True, {"recurrent_weight": "rec"})
-    with pytest.raises(ValueError, match=r"^syn: expected shape \(2, 3, 4\), got \(2, 3, 5\)"):
-        shapes = validation.state_shapes(layer, True, 2)
-        state = fields.HetSynState(np.zeros((2, N, M + 1)), spikes=np.zeros((2, N)), v=np.zeros((2, N)))
-        validation.check_state(state, shapes, {"state.current": "syn"})
+    value, shapes = np.zeros((2, N, M + 1)), validation.state_shapes(layer, True, 2)
+    for names, argument in (({"state.current": "syn"}, "syn"), ({}, "state.current"), (None, "state.current")):
+        with pytest.raises(ValueError, match=rf"^{argument}: expected shape \(2, 3, 4\), got \(2, 3, 5\)"):
+            validation.check_part(names, "current", value, shapes["current"])
