@@ -47,7 +47,7 @@ class Neuron(TrainableFields, BaseNeuron):
         "bias": "bias",
     }
 
-    def __init__(
+    def __init__(  # longer than a screen: half of it is the list of arguments
         self,
         threshold: Any,
         reset_decay: Any = 0.9,
