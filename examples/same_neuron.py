@@ -8,8 +8,8 @@ case = cases.draw(0, "everything", sizes=(250, 4, 20, 30))
 want = comparison.expected(case)
 assert want.spikes is not None  # the layer is a spiking one
 print(f"{case.params}\n{case.inputs.shape[0]} steps, {want.spikes.mean():.1%} of neuron-steps spike")
-found, absent = backends.available()
-for backend in found:
+present, absent = backends.available()
+for backend in present:
     got = backend.run(case)
     assert got.spikes is not None
     differing = int((got.spikes != want.spikes).sum())
