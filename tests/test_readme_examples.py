@@ -1,7 +1,8 @@
-"""The README's code blocks and the examples run as they stand."""
+"""The code blocks of README and docs and the examples run as they stand, and what the pages name is there."""
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -14,9 +15,15 @@ pytest.importorskip("snntorch")
 pytest.importorskip("norse")
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = {
+    f"{page.stem}-{index}": block
+    for page in PAGES
+    for index, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.S))
+}
 PREPARE = f"import hetsyn_plugins; hetsyn_plugins.__path__.append({str(ROOT)!r})\n"
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+ROOMS = "core fixed_point kernels ops exchange deployment adapters conformance experiments benchmark cli".split()
 
 
 def run(code: str, folder: Path = ROOT) -> str:
@@ -26,15 +33,103 @@ def run(code: str, folder: Path = ROOT) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_readme_block_runs(block: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+def test_block_runs(block: str, tmp_path: Path) -> None:
     if "import lava" in block and importlib.util.find_spec("lava") is None:
         pytest.skip("Lava ends at Python 3.10")
     run(block, tmp_path)
 
 
-def test_readme_has_a_block_for_each_framework() -> None:
-    assert len(BLOCKS) >= 3
+def test_readme_has_a_block_for_each_framework_and_the_derivation_one() -> None:
+    assert len([name for name in BLOCKS if name.startswith("README")]) >= 4 and "DERIVATION-0" in BLOCKS
+
+
+def test_every_training_loop_clamps_after_the_step() -> None:
+    loops = [block for block in BLOCKS.values() if "optimiser.step()" in block]
+    assert len(loops) >= 3 and all(".clamp_()" in block.split("optimiser.step()")[1] for block in loops)
+
+
+def test_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+def is_there(name: str) -> bool:
+    """Is there a file or folder of this name, or in the module that a dotted name begins with, what its rest says?
+
+    Nothing is imported: pages speak of modules whose framework may be absent.
+    """
+    if "/" in name:
+        return any((folder / name).exists() for folder in (ROOT, ROOT / "hetsyn_plugins"))
+    parts = name.split(".")
+    path = ROOT if parts[0] == "adapters" else ROOT / "hetsyn_plugins"
+    while parts and (path / parts[0]).is_dir():
+        path /= parts.pop(0)
+    file = path / f"{parts.pop(0)}.py" if parts and (path / f"{parts[0]}.py").is_file() else path / "__init__.py"
+    inside: list[ast.stmt] = ast.parse(file.read_text()).body
+    for part in parts:
+        definitions = [statement for statement in inside if part in names_of(statement)]
+        if not definitions:
+            return False
+        inside = getattr(definitions[0], "body", [])
+    return True
+
+
+def names_of(statement: ast.stmt) -> set[str]:
+    """The names that a statement of a module or class gives to something."""
+    if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
+        return {statement.name}
+    if isinstance(statement, (ast.Import, ast.ImportFrom)):
+        return {alias.asname or alias.name for alias in statement.names}
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def named(page: Path) -> list[str]:
+    """The files, folders and dotted names of the package that a page quotes, and where its links lead."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    quoted = re.findall(r"`([\w./]+)`", text)
+    files = [name for name in quoted if name.endswith((".py", "/")) and "/" in name]
+    dotted = [name for name in quoted if "/" not in name and name.split(".")[0] in ROOMS and not name.endswith(".py")]
+    return files + dotted + [name for line in text.splitlines() for name in drawn(line)]
+
+
+def drawn(line: str) -> list[str]:
+    """What a line of an indented drawing names: a file and, up to the next gap, definitions in it."""
+    drawing = re.match(r"    +([\w/]+/\w+)\.py +([\w., ]+?)(  |$)", line)
+    if not drawing:
+        return []
+    file, names, _ = drawing.groups()
+    return [f"{file}.py", *(f"{file.replace('/', '.')}.{name}" for name in names.split(", "))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_names_is_there(page: Path) -> None:
+    missing = sorted(name for name in set(named(page)) if not is_there(name))
+    assert not missing, f"{page.name} speaks of {', '.join(missing)}: moved or renamed?"
+    links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
+    assert all((page.parent / link).exists() for link in links)
+
+
+@pytest.mark.parametrize(
+    "name, there",
+    [
+        ("core/reference.py", True),
+        ("core.reference.run", True),
+        ("ops.trainable.TrainableFields.clamp_", True),
+        ("fixed_point.run", True),
+        ("kernels/quantum.py", False),
+        ("core.reference.walk", False),
+        ("ops.trainable.TrainableFields.unclamp_", False),
+        ("core.quantum", False),
+    ],
+)
+def test_a_name_is_told_from_a_name_of_nothing(name: str, there: bool) -> None:
+    assert is_there(name) is there
+
+
+def test_names_in_drawings_are_read() -> None:
+    line = "      ops/lif.py       run_sequence, Sequence     one node"
+    assert drawn(line) == ["ops/lif.py", "ops.lif.run_sequence", "ops.lif.Sequence"]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -45,3 +140,10 @@ def test_example_runs(example: Path) -> None:
 def test_same_neuron_finds_no_differing_spike() -> None:
     lines = [line for line in run((ROOT / "examples" / "same_neuron.py").read_text()).splitlines() if "differ" in line]
     assert len(lines) >= 8 and all(" 0 spikes differ" in line for line in lines)
+
+
+def test_the_mistake_in_a_backend_of_ones_own_is_caught_by_what_hits_the_threshold() -> None:
+    lines = run((ROOT / "examples" / "own_backend.py").read_text()).splitlines()
+    assert len(lines) == 18 and all(" passed: " in line for line in lines if line.startswith("mine"))
+    caught = [line.split()[1] for line in lines if " CAUGHT: " in line and "spikes differ" in line]
+    assert caught == ["hand-table", "threshold"]
