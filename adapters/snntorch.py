@@ -334,15 +334,12 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         if self.recurrent:
             return self._ungraded(spk)
         if mem.requires_grad and torch.is_grad_enabled():
-            return self._used_surrogate(mem - layer.threshold, layer.threshold)
+            return self.way().surrogate(mem - layer.threshold, layer.threshold)
         return (mem > layer.threshold).to(mem.dtype)  # mem is a plain value (zeros, detached): nothing for theta
 
-    @property
-    def _used_surrogate(self) -> Surrogate:
-        return NoGradient() if self.surrogate_disable else self.surrogate
-
     def way(self) -> Way:
-        return Way(self._used_surrogate, self.detach_reset, self.backend)
+        surrogate = NoGradient() if self.surrogate_disable else self.surrogate
+        return Way(surrogate, self.detach_reset, self.backend)
 
     def _factor(self, dtype: torch.dtype) -> Tensor:
         factor: Any = self._buffers.get("graded_spikes_factor")  # where getattr ends too, ten times as slowly

@@ -156,10 +156,13 @@ def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNa
     if not isinstance(state, HetSynState):
         raise ValueError(f"{names['state']}: expected a HetSynState or None, got {type(state).__name__}")
     for part, value, shape in zip(STATE, state, shapes.values(), strict=True):
+        if value is None and shape is None:
+            continue
         if value is not None and not isinstance(value, Tensor):
             raise ValueError(f"{names[f'state.{part}']}: expected a torch tensor, got {type(value).__name__}")
         check_part(names, part, value, shape)
-        if value is not None and (value.dtype != weight.dtype or value.device != weight.device):
+        assert value is not None  # where a shape is wanted, None has just been refused
+        if value.dtype != weight.dtype or value.device != weight.device:
             came = f"{value.dtype} on {value.device}"
             raise ValueError(f"{names[f'state.{part}']}: expected {weight.dtype} on {weight.device}, got {came}")
     return state
