@@ -196,6 +196,8 @@ class TrainableFields(nn.Module):
 
     def _usable(self, field: str, stored: Tensor) -> Tensor:
         if field in DECAYS:
+            if self.parametrization == "decay":
+                return bounded(stored, 0.0, 1.0)
             return decay_from_stored(stored, self.parametrization, self.dt)
         if field in POSITIVES:
             return bounded(stored, torch.finfo(stored.dtype).tiny, inf)
@@ -204,9 +206,12 @@ class TrainableFields(nn.Module):
 
     def tensors(self) -> dict[str, Any]:
         """All fields that this module holds, as the op takes them."""
+        parameters, buffers = self._parameters, self._buffers
         tensors: dict[str, Any] = {}
-        for field in self._stored_names:
-            stored = self.stored(field)
+        for field, name in self._stored_names.items():  # as `stored`, written out for a step's sake
+            stored: Tensor | None = parameters.get(name)
+            if stored is None:
+                stored = buffers[name] if name in buffers else getattr(self, name)
             tensors[field] = None if stored is None else self._usable(field, stored)
         return tensors
 
