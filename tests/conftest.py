@@ -19,6 +19,28 @@ hetsyn_plugins.__path__.append(str(ROOT))
 sys.path.insert(0, str(ROOT / "tests" / "support"))  # what tests start beside themselves
 
 
+LEFT_OUT = "left out without the package "
+
+
+def needs(package: str, present: bool) -> pytest.MarkDecorator:
+    """Skip a test where a package of the system is missing; the end of the run names all such packages in one line."""
+    return pytest.mark.skipif(not present, reason=LEFT_OUT + package)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line for all tests that `needs` left out, in the place of one a test."""
+    reports = terminalreporter.stats.pop("skipped", [])
+    reasons = [str(report.longrepr[2]).partition(LEFT_OUT)[2] for report in reports]
+    skipped = [report for report, package in zip(reports, reasons, strict=True) if not package]
+    packages = {package: reasons.count(package) for package in sorted(reasons) if package}
+    if skipped:
+        terminalreporter.stats["skipped"] = skipped
+    if packages:
+        terminalreporter.stats["left out"] = [report for report in reports if report not in skipped]
+        counts = ", ".join(f"{package} ({count} test{'s' * (count > 1)})" for package, count in packages.items())
+        terminalreporter.write_line(f"left out: {counts}: apt install {' '.join(packages)}")
+
+
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     """Global generators start alike in every test, so that neither order nor selection changes a result."""
