@@ -5,40 +5,31 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-FRAMEWORKS = ("snntorch", "norse", "lava_dl")
+from hetsyn_plugins.exchange.frameworks import FRAMEWORKS
+
+if TYPE_CHECKING:
+    from hetsyn_plugins.experiments.config import Config
+    from hetsyn_plugins.experiments.run_folder import MeanSd
 
 
 def add_commands(commands: Any) -> None:
-    """Add them to the parser's commands; each sets `run`, which takes the arguments and returns the exit status."""
-    train = commands.add_parser("train", help="train on a task of the paper, or as a configuration file says")
-    train.add_argument("config", metavar="TASK|FILE.toml", help="patterns, dms, speech, images, or a configuration")
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
-    train.add_argument("--framework", choices=FRAMEWORKS, help="whose layers are trained (snntorch)")
-    train.add_argument(
-        "--seeds", default="0", metavar="0-9", help="0 (default), 0-9 or 0,2,5-7: one run a seed, spread over the cores"
-    )
-    train.add_argument("--jobs", type=int, default=0, help="seeds at a time (0: as many as there are cores)")
-    train.add_argument("--out", type=Path, metavar="RUN", help="folder (runs/TASK)")
-    train.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too")
-    train.add_argument("--quiet", action="store_true", help="no progress bar")
-    train.add_argument("--show", action="store_true", help="print the resolved configuration and stop")
-    train.set_defaults(run=run_train)
-
+    """Add them to the parser's commands; each sets `handler`, which takes the arguments and returns the exit status."""
+    add_train(commands)
     evaluate = commands.add_parser(
         "evaluate", help="run trained networks on their test set, maybe under other settings"
     )
     evaluate.add_argument("folder", type=Path, metavar="RUN")
     evaluate.add_argument("--set", action="append", default=[], metavar="task.KEY=VALUE", help="change the task")
     evaluate.add_argument("--framework", choices=FRAMEWORKS, help="whose layers run it (those that were trained)")
-    evaluate.set_defaults(run=run_evaluate)
+    evaluate.set_defaults(handler=run_evaluate)
 
     analyse = commands.add_parser("analyse", help="time constants, what resetting the long ones costs, controls")
     analyse.add_argument("folder", type=Path, metavar="RUN")
     analyse.add_argument("--bound", type=float, default=0.7, help="taus above so many seconds are long (0.7)")
     analyse.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the pictures (RUN/analysis)")
-    analyse.set_defaults(run=run_analyse)
+    analyse.set_defaults(handler=run_analyse)
 
     claim = commands.add_parser(
         "claim", help="the paper's number beside ours, with the s.d. over seeds, and the picture"
@@ -51,82 +42,106 @@ def add_commands(commands: Any) -> None:
     claim.add_argument("--jobs", type=int, default=0)
     claim.add_argument("--out", type=Path, default=Path("claims"), metavar="FOLDER", help="folder of all claims")
     claim.add_argument("--quiet", action="store_true", help="no progress bars")
-    claim.set_defaults(run=run_claim)
+    claim.set_defaults(handler=run_claim)
 
     report = commands.add_parser("report", help="one self-contained HTML page that compares runs and claims")
     report.add_argument("folders", type=Path, nargs="+", metavar="RUN|CLAIM")
     report.add_argument("-o", "--out", type=Path, default=Path("report.html"), metavar="FILE.html")
-    report.set_defaults(run=run_report)
+    report.set_defaults(handler=run_report)
+
+
+def add_train(commands: Any) -> None:
+    """Add `train`."""
+    train = commands.add_parser("train", help="train on a task of the paper, or as a configuration file says")
+    train.add_argument("config", metavar="TASK|FILE.toml", help="patterns, dms, speech, images, or a configuration")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
+    train.add_argument("--framework", choices=FRAMEWORKS, help="whose layers are trained (snntorch)")
+    train.add_argument(
+        "--seeds", default="0", metavar="0-9", help="0 (default), 0-9 or 0,2,5-7: one run a seed, spread over the cores"
+    )
+    train.add_argument("--jobs", type=int, default=0, help="seeds at a time (0: as many as there are cores)")
+    train.add_argument("--out", type=Path, metavar="RUN", help="folder (runs/TASK)")
+    train.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    train.add_argument("--show", action="store_true", help="print the resolved configuration and stop")
+    train.set_defaults(handler=run_train)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train, and print what came of it."""
-    from hetsyn_plugins.experiments import config
-    from hetsyn_plugins.experiments import run_folder as runs
+    from hetsyn_plugins.experiments.config import load_config, to_toml
+    from hetsyn_plugins.experiments.run_folder import parse_seeds
+    from hetsyn_plugins.experiments.sweep import train_seeds
 
-    wanted = config.load(arguments.config, arguments.set, arguments.framework)
+    config = load_config(arguments.config, arguments.set, arguments.framework)
     if arguments.show:
-        print(config.to_toml(wanted), end="")
+        print(to_toml(config), end="")
         return 0
-    folder = arguments.out or Path("runs", wanted.task.name)
-    seeds = runs.seeds_of(arguments.seeds)
+    folder = arguments.out or Path("runs", config.task.name)
+    seeds = parse_seeds(arguments.seeds)
     options = {"jobs": arguments.jobs, "quiet": arguments.quiet, "tensorboard": arguments.tensorboard}
-    summary = runs.run(wanted, seeds, folder, **options)
-    print(f"{folder}: {wanted.task.name}, {wanted.network.variant}, {wanted.framework}")
-    measure, values = summary["measure"], summary["test"]["values"]
-    for seed, value in zip(summary["seeds"], values, strict=True):
-        print(f"seed {seed:<4} test {measure} {shown(measure, value)}")
-    chosen = "; its iteration was chosen ON THE TEST SET" if summary["select"] == "best_test" else ""
-    print(f"test {measure} {described(measure, summary['test'])}{chosen}")
-    print(f"validation {measure} {described(measure, summary['validation'])}")
-    print(f"{summary['seconds']['median']:.0f} s a seed (median), at most {summary['peak_memory_mb']:,.0f} MB")
+    summary = train_seeds(config, seeds, folder, **options)
+    print(f"{folder}: {config.task.name}, {config.network.variant}, {config.framework}")
+    measure = summary.measure
+    for seed, value in zip(summary.seeds, summary.test.values, strict=True):
+        print(f"seed {seed:<4} test {measure} {score_text(measure, value)}")
+    chosen = "; its iteration was chosen ON THE TEST SET" if summary.select == "best_test" else ""
+    print(f"test {measure} {mean_sd_text(measure, summary.test)}{chosen}")
+    print(f"validation {measure} {mean_sd_text(measure, summary.validation)}")
+    print(f"{summary.seconds.median:.0f} s a seed (median), at most {summary.peak_memory_mb:,.0f} MB")
     return 0
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Run every trained seed on the test set."""
-    from dataclasses import replace
-
-    from hetsyn_plugins.experiments import config
-    from hetsyn_plugins.experiments import run_folder as runs
+    from hetsyn_plugins.experiments.run_folder import load_networks, load_run_config, mean_sd, seed_folder
+    from hetsyn_plugins.experiments.training import evaluate_network
 
     for text in arguments.set:
         if not text.strip().startswith("task."):
             raise ValueError(f"--set: expected task.KEY=VALUE (the network is trained already), got {text!r}")
-    trained = runs.load(arguments.folder)
-    own = config.changed(trained, arguments.set)
-    if own.task.dt != trained.task.dt:
-        what = f"task.dt={trained.task.dt}, as trained (the decays are those of a step)"
-        raise ValueError(f"--set: expected {what}, got {own.task.dt}")
-    if (own.task.lines, own.task.outputs) != (trained.task.lines, trained.task.outputs):
-        sizes = f"{trained.task.lines} lines and {trained.task.outputs} readouts, as trained"
-        raise ValueError(f"--set: expected a task of {sizes}, got {own.task.lines} and {own.task.outputs}")
-    if arguments.framework:
-        own = replace(own, framework=arguments.framework)
-    seeds = trained_seeds(arguments.folder)
+    config = evaluated_config(load_run_config(arguments.folder), arguments.set, arguments.framework)
+    measure = config.task.measure
     values: list[float] = []
-    for seed in seeds:
-        values.append(runs.measured(runs.networks(arguments.folder, seed)[1], own, seed))
-        print(f"seed {seed:<4} test {own.task.measure} {shown(own.task.measure, values[-1])}", flush=True)
-    print(f"test {own.task.measure} {described(own.task.measure, runs.spread(values))}")
+    for seed in seeds_with_result(arguments.folder):
+        _, network = load_networks(seed_folder(arguments.folder, seed))
+        values.append(evaluate_network(network, config, seed))
+        print(f"seed {seed:<4} test {measure} {score_text(measure, values[-1])}", flush=True)
+    print(f"test {measure} {mean_sd_text(measure, mean_sd(values))}")
     return 0
+
+
+def evaluated_config(trained: Config, settings: Sequence[str], framework: str | None) -> Config:
+    """The configuration under which a trained network is to be run; ValueError where it could not be that network."""
+    from dataclasses import replace
+
+    from hetsyn_plugins.experiments.config import changed_config
+
+    config = changed_config(trained, settings)
+    if config.task.dt != trained.task.dt:
+        what = f"task.dt={trained.task.dt}, as trained (the decays are those of a step)"
+        raise ValueError(f"--set: expected {what}, got {config.task.dt}")
+    if (config.task.lines, config.task.outputs) != (trained.task.lines, trained.task.outputs):
+        sizes = f"{trained.task.lines} lines and {trained.task.outputs} readouts, as trained"
+        raise ValueError(f"--set: expected a task of {sizes}, got {config.task.lines} and {config.task.outputs}")
+    return replace(config, framework=framework) if framework else config
 
 
 def run_analyse(arguments: argparse.Namespace) -> int:
     """Analyse a run: numbers to the terminal, pictures to the folder."""
-    from hetsyn_plugins.experiments import analyse as run_analysis
+    from hetsyn_plugins.experiments.analyse import analyse
 
     out = arguments.out or arguments.folder / "analysis"
-    for line in run_analysis.analyse(arguments.folder, out, trained_seeds(arguments.folder), bound=arguments.bound):
+    for line in analyse(arguments.folder, out, seeds_with_result(arguments.folder), bound=arguments.bound):
         print(line, flush=True)
     return 0
 
 
 def run_claim(arguments: argparse.Namespace) -> int:
     """Run what a claim needs that has not been run yet, and print its table."""
-    from hetsyn_plugins.experiments import run_folder as runs
     from hetsyn_plugins.experiments.claims import CLAIMS
-    from hetsyn_plugins.experiments.claims.claim import check, table
+    from hetsyn_plugins.experiments.claims.claim import check_claim, table
+    from hetsyn_plugins.experiments.run_folder import parse_seeds
 
     if arguments.name is None:
         for name, claim in CLAIMS.items():
@@ -134,42 +149,43 @@ def run_claim(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.name not in CLAIMS:
         raise ValueError(f"CLAIM: expected one of {', '.join(CLAIMS)}, got {arguments.name!r}")
-    seeds = None if arguments.seeds is None else runs.seeds_of(arguments.seeds)
+    seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
     options = {"jobs": arguments.jobs, "quiet": arguments.quiet, "settings": arguments.set}
-    result = check(arguments.name, CLAIMS[arguments.name], arguments.out, seeds, **options)
+    result = check_claim(arguments.name, CLAIMS[arguments.name], arguments.out, seeds, **options)
     print(table(result))
-    print(f"\n{arguments.out / arguments.name}: claim.json{''.join(', ' + p['file'] for p in result['pictures'])}")
+    print(f"\n{arguments.out / arguments.name}: claim.json{''.join(', ' + p.file for p in result.pictures)}")
     return 0
 
 
 def run_report(arguments: argparse.Namespace) -> int:
     """Write the page."""
-    from hetsyn_plugins.experiments.report import page as report
+    from hetsyn_plugins.experiments.report.page import write_report
 
-    print(f"report: {report.write(arguments.folders, arguments.out)}")
+    print(f"report: {write_report(arguments.folders, arguments.out)}")
     return 0
 
 
-def trained_seeds(folder: Path) -> Sequence[int]:
+def seeds_with_result(folder: Path) -> Sequence[int]:
     """The seeds of a run that are done, or ValueError where there is none."""
-    from hetsyn_plugins.experiments import run_folder as runs
+    from hetsyn_plugins.experiments.run_folder import load_run_config, trained_seeds
 
-    runs.load(folder)
-    seeds = runs.trained(folder)
+    load_run_config(folder)
+    seeds = trained_seeds(folder)
     if not seeds:
         raise ValueError(f"RUN: expected a run with at least one trained seed, got {folder}, where none has a result")
     return seeds
 
 
-def shown(measure: str, value: float) -> str:
+def score_text(measure: str, value: float) -> str:
     """An accuracy in per cent, an error as it is."""
     return f"{value:.2%}" if measure == "accuracy" else f"{value:.4f}"
 
 
-def described(measure: str, spread: dict[str, Any]) -> str:
+def mean_sd_text(measure: str, scores: MeanSd) -> str:
     """Mean and s.d. over seeds, as far as there are any."""
-    if spread["mean"] is None:
+    if scores.mean is None:
         return "of no seed yet"
-    sd = "" if spread["sd"] is None else f", s.d. {shown(measure, spread['sd'])}"
-    several = "" if spread["sd"] is None else f" (mean of {len(spread['values'])}{sd})"
-    return shown(measure, spread["mean"]) + several
+    if scores.sd is None:
+        return score_text(measure, scores.mean)
+    sd = score_text(measure, scores.sd)
+    return f"{score_text(measure, scores.mean)} (mean of {len(scores.values)}, s.d. {sd})"

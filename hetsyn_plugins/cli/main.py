@@ -12,25 +12,47 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hetsyn_plugins
+from hetsyn_plugins._version import __version__
 from hetsyn_plugins.cli import experiments
+
+DESCRIPTION = """HetSynLIF, the spiking neuron whose every synapse has its own time constant, for snnTorch, Norse and
+Lava-DL."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, return the exit status: 0 all held, 1 a promise was broken, 2 the request was wrong."""
-    parser = argparse.ArgumentParser(prog="hetsyn", description=hetsyn_plugins.__doc__)
-    parser.add_argument("--version", action="version", version=f"hetsyn_plugins {hetsyn_plugins.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    arguments = parser().parse_args(argv)
+    try:
+        status: int = arguments.handler(arguments)
+        return status
+    except (ValueError, ImportError, OSError, OverflowError) as error:
+        print(f"hetsyn {arguments.command}: {error}", file=sys.stderr)
+        return 2
+    except ArithmeticError as error:  # training that went out of bounds
+        print(f"hetsyn {arguments.command}: stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"hetsyn {arguments.command}: interrupted; the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; each command sets `handler`, which takes the arguments and returns the exit status."""
+    top = argparse.ArgumentParser(prog="hetsyn", description=DESCRIPTION)
+    top.add_argument("--version", action="version", version=f"hetsyn_plugins {__version__}")
+    commands = top.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="train on real digits in snnTorch, carry the network to Norse, compare")
     demo.add_argument("--out", type=Path, default=Path("hetsyn_demo"), help="folder for pictures and checkpoint")
     demo.add_argument("--epochs", type=int, default=50)
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--samples", type=int, help="train on so many digits only (then no accuracy is promised)")
+    demo.set_defaults(handler=run_demo)
 
     verify = commands.add_parser("verify", help="run every check of the contract over every backend")
     verify.add_argument("--backend", action="append", help="only this backend (may be repeated)")
     verify.add_argument("--check", action="append", help="only this check (may be repeated)")
+    verify.set_defaults(handler=run_verify)
 
     bench = commands.add_parser("bench", help="time and memory of a training step against plain autograd and others")
     bench.add_argument("--shape", action="append", help="only this shape of the table (may be repeated)")
@@ -39,7 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     bench.add_argument("--no-memory", action="store_true", help="times only")
     bench.add_argument("--no-scaling", action="store_true", help="the table only")
+    bench.set_defaults(handler=run_bench)
 
+    add_export(commands)
+    add_simulate(commands)
+    experiments.add_commands(commands)
+    return top
+
+
+def add_export(commands: Any) -> None:
+    """Add `export`."""
     export = commands.add_parser("export", help="bring a checkpoint to integers and write it for a Loihi-style chip")
     export.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     export.add_argument("--clusters", type=int, metavar="K", help="let the synapses of a layer share K decays")
@@ -52,7 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     export.add_argument("--samples", type=int, help="only so many of them")
     export.add_argument("--allow-overflow", action="store_true", help="count states that leave their bits")
     export.add_argument("-o", "--out", type=Path, required=True, metavar="NET")
+    export.set_defaults(handler=run_export)
 
+
+def add_simulate(commands: Any) -> None:
+    """Add `simulate`."""
     simulate = commands.add_parser("simulate", help="run an exported network in integers, and in Lava beside it")
     simulate.add_argument("net", type=Path, metavar="NET")
     simulate.add_argument("--data", required=True, help="'digits' (the test set) or FILE.npz: inputs, maybe labels")
@@ -60,53 +95,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     simulate.add_argument("--allow-overflow", action="store_true", help="let states wrap and clip, and count")
     simulate.add_argument("--lava", action="store_true", help="also run it in Lava and compare every bin")
     simulate.add_argument("--timeout", type=float, default=300, help="seconds that Lava may take in all")
-
-    experiments.add_commands(commands)
-
-    arguments = parser.parse_args(argv)
-    try:
-        if hasattr(arguments, "run"):
-            status: int = arguments.run(arguments)
-            return status
-        if arguments.command == "demo":
-            from hetsyn_plugins.cli.demo import main as run_demo
-
-            if arguments.epochs < 1:
-                raise ValueError(f"--epochs: expected at least 1, got {arguments.epochs}")
-            return run_demo(arguments.out, arguments.epochs, arguments.seed, arguments.samples)
-        if arguments.command == "bench":
-            return run_bench(arguments)
-        if arguments.command == "export":
-            return run_export(arguments)
-        if arguments.command == "simulate":
-            return run_simulate(arguments)
-        return run_verify(arguments.backend, arguments.check)
-    except (ValueError, ImportError, OSError, OverflowError) as error:
-        print(f"hetsyn {arguments.command}: {error}", file=sys.stderr)
-        return 2
-    except ArithmeticError as error:  # training that went out of bounds
-        print(f"hetsyn {arguments.command}: stopped: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"hetsyn {arguments.command}: interrupted; the same command goes on from there", file=sys.stderr)
-        return 130
+    simulate.set_defaults(handler=run_simulate)
 
 
-def run_verify(only_backends: list[str] | None, only_checks: list[str] | None) -> int:
-    """One line a backend and check with the distances found, then who is absent and why; floats, then integers."""
-    from hetsyn_plugins.conformance import backends, comparison
-    from hetsyn_plugins.conformance import checks as conformance
-    from hetsyn_plugins.conformance import integers as conformance_fixed
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Run the demo; its options are checked before what it needs is loaded."""
+    if arguments.epochs < 1:
+        raise ValueError(f"--epochs: expected at least 1, got {arguments.epochs}")
+    from hetsyn_plugins.cli.demo import demo
+
+    return demo(arguments.out, arguments.epochs, arguments.seed, arguments.samples)
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """One line a backend and check with the distances measured, then who is absent and why; floats, then integers."""
+    from hetsyn_plugins.conformance import backends, checks, comparison, integers
 
     start = time.time()
-    suites: list[Any] = [(conformance, backends.available()), (conformance_fixed, conformance_fixed.available())]
-    _known("--backend", only_backends, [b.name for _, (found, _) in suites for b in found])
-    _known("--check", only_checks, [name for suite, _ in suites for name in suite.CHECKS])
+    only_backends, only_checks = arguments.backend, arguments.check
+    suites: list[Any] = [(checks, backends.available()), (integers, integers.available())]
+    _check_known("--backend", only_backends, [b.name for _, (present, _) in suites for b in present])
+    _check_known("--check", only_checks, [name for suite, _ in suites for name in suite.CHECKS])
     failures = lines = 0
-    for suite, (found, _) in suites:
-        chosen = [b for b in found if only_backends is None or b.name in only_backends]
-        checks = [name for name in suite.CHECKS if only_checks is None or name in only_checks]
-        for backend, check, result in suite.verify(chosen, checks):
+    for suite, (present, _) in suites:
+        chosen = [b for b in present if only_backends is None or b.name in only_backends]
+        names = [name for name in suite.CHECKS if only_checks is None or name in only_checks]
+        for backend, check, result in suite.verify(chosen, names):
             failed = isinstance(result, comparison.Mismatch)
             failures, lines = failures + failed, lines + 1
             print(f"{backend:14} {check:18} {'FAILED' if failed else 'ok':7} {result}", flush=True)
@@ -120,7 +134,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     """Check the request, then measure."""
     from hetsyn_plugins.benchmark import bench
 
-    _known("--shape", arguments.shape, list(bench.SHAPES))
+    _check_known("--shape", arguments.shape, list(bench.SHAPES))
     if arguments.runs < 1:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
     names = [name for name in bench.SHAPES if arguments.shape is None or name in arguments.shape]
@@ -150,7 +164,7 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 def run_simulate(arguments: argparse.Namespace) -> int:
     """Run the integer core, print what it did, and compare Lava with it; 1 where a bin differs."""
-    from hetsyn_plugins.deployment import chip_file as loihi
+    from hetsyn_plugins.deployment import chip_file
     from hetsyn_plugins.deployment.export import decisions
 
     if arguments.lava:
@@ -158,7 +172,7 @@ def run_simulate(arguments: argparse.Namespace) -> int:
 
         runtime.require_lava()  # before the integer core takes its time
         runtime.checked_timeout(arguments.timeout)
-    network = loihi.read(arguments.net)
+    network = chip_file.read(arguments.net)
     inputs, labels = load_data(arguments.data, arguments.samples)
     steps, samples, _ = inputs.shape
     start = time.perf_counter()
@@ -166,11 +180,11 @@ def run_simulate(arguments: argparse.Namespace) -> int:
     rate = steps * samples / (time.perf_counter() - start)
     print(f"{arguments.net}: {len(runs)} layers, {samples:,} samples of {steps:,} steps")
     for name, run in runs.items():
-        fired = "readout"
+        activity = "readout"
         if run.spikes is not None:
             total = run.spikes.sum()
-            fired = f"{total:,} spikes, {total / samples:,.1f} a sample, {run.spikes.mean():.2%} of neuron-steps"
-        print(f"{name:14} {fired}" + (f", {run.overflows:,} overflows" if run.overflows else ""))
+            activity = f"{total:,} spikes, {total / samples:,.1f} a sample, {run.spikes.mean():.2%} of neuron-steps"
+        print(f"{name:14} {activity}" + (f", {run.overflows:,} overflows" if run.overflows else ""))
     if labels is not None:
         right = decisions(runs[network.layers[-1].name]) == labels
         print(f"{'accuracy':14} {right.mean():.1%}")
@@ -185,13 +199,13 @@ def compare_with_lava(arguments: argparse.Namespace, inputs: Any, runs: dict[str
     start = time.perf_counter()
     try:
         options = {"timeout": arguments.timeout, "allow_overflow": arguments.allow_overflow}
-        found = runtime.run_file(arguments.net, inputs, **options)
+        in_lava = runtime.run_file(arguments.net, inputs, **options)
     except runtime.LavaError as error:
         print(f"{'Lava':14} FAILED: {error}")
         return 1
     rate = inputs.shape[0] * inputs.shape[1] / (time.perf_counter() - start)
     outputs = {name: run.v if run.spikes is None else run.spikes for name, run in runs.items()}
-    wrong = {name: differing(found.get(name), output) for name, output in outputs.items()}
+    wrong = {name: differing(in_lava.get(name), output) for name, output in outputs.items()}
     total, bins = sum(wrong.values()), sum(output.size for output in outputs.values())
     print(f"{'Lava':14} {total:,} of {bins:,} bins differ, {rate:,.0f} steps/s, its start included")
     for name, count in wrong.items():
@@ -200,11 +214,11 @@ def compare_with_lava(arguments: argparse.Namespace, inputs: Any, runs: dict[str
     return 1 if total else 0
 
 
-def differing(found: Any, wanted: Any) -> int:
+def differing(array: Any, expected: Any) -> int:
     """In how many bins an array differs from another; in all of them where it is missing or has another shape."""
-    if found is None or found.shape != wanted.shape:
-        return int(wanted.size)
-    return int((found != wanted).sum())
+    if array is None or array.shape != expected.shape:
+        return int(expected.size)
+    return int((array != expected).sum())
 
 
 def load_data(source: str, samples: int | None) -> tuple[Any, Any]:
@@ -214,7 +228,7 @@ def load_data(source: str, samples: int | None) -> tuple[Any, Any]:
     if source == "digits":
         from hetsyn_plugins.experiments.data import digits
 
-        data = digits.load()
+        data = digits.load_spikes()
         return data.test_spikes[:, :samples], data.test_labels[:samples]
     arrays = _arrays(Path(source))
     inputs, labels = arrays.get("inputs"), arrays.get("labels")
@@ -234,15 +248,15 @@ def _arrays(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"--data: expected 'digits' or a .npz file, got {path}, which does not exist")
     try:
         with open(path, "rb") as file:  # np.load leaves a damaged one open
-            found = np.load(file)
-            if isinstance(found, np.lib.npyio.NpzFile):
-                return dict(found)
+            content = np.load(file)
+            if isinstance(content, np.lib.npyio.NpzFile):
+                return dict(content)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"--data: expected a whole .npz file of numbers, got {path}: {error}") from error
     raise ValueError(f"--data: expected a .npz file with inputs and maybe labels, got {path}, a single array")
 
 
-def _known(option: str, wanted: list[str] | None, known: list[str]) -> None:
-    for name in wanted or []:
+def _check_known(option: str, names: list[str] | None, known: list[str]) -> None:
+    for name in names or []:
         if name not in known:
             raise ValueError(f"{option}: expected one of {', '.join(known)}, got {name!r}")

@@ -13,25 +13,25 @@ from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.files import replacing
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.experiments import analysis, plots, training
-from hetsyn_plugins.experiments import run_folder as runs
 from hetsyn_plugins.experiments.config import Config
+from hetsyn_plugins.experiments.run_folder import load_networks, load_run_config, seed_folder, seeds_text
 
 
 def analyse(folder: Path, out: Path, seeds: Sequence[int], *, bound: float = analysis.LONG) -> Iterator[str]:
-    """Lines of text as they are found; the pictures, of the first seed where they show one network, go to `out`.
+    """Lines of text as they come; the pictures, of the first seed where they show one network, go to `out`.
 
     bound   seconds: taus above it are long, and are set back to the start's median
     """
     if not 0 < bound < np.inf:
         raise ValueError(f"--bound: expected seconds > 0, got {bound}")
-    own = runs.load(folder)
+    config = load_run_config(folder)
     out.mkdir(parents=True, exist_ok=True)
-    before, after = runs.networks(folder, seeds[0])
-    yield f"{folder}: {own.task.name}, {own.network.variant}, seeds {runs.ranges(seeds)}"
+    before, after = load_networks(seed_folder(folder, seeds[0]))
+    yield f"{folder}: {config.task.name}, {config.network.variant}, seeds {seeds_text(seeds)}"
     yield from _constants(before, after, bound, seeds[0])
     yield from _pictures(before, after, out)
-    yield from _resetting(folder, own, seeds, bound, out)
-    yield from _controls(folder, own, seeds, out)
+    yield from _resetting(folder, config, seeds, bound, out)
+    yield from _controls(folder, config, seeds, out)
 
 
 def _constants(before: Network, after: Network, bound: float, seed: int) -> Iterator[str]:
@@ -39,11 +39,11 @@ def _constants(before: Network, after: Network, bound: float, seed: int) -> Iter
     yield f"taus of seed {seed}, ms: median (quartiles), mean of min(tau, 5 s), share above {bound * 1e3:.0f} ms"
     earlier = analysis.taus(before)
     for name, synapses in analysis.synapses(after).items():
-        yield f"  {name:18} before {described(analysis.summarise(earlier[name], bound))}"
+        yield f"  {name:18} before {tau_text(analysis.summarise(earlier[name], bound))}"
         now = analysis.summarise(synapses.tau, bound)
-        parts = analysis.spread(synapses.tau)
+        parts = analysis.variance_components(synapses.tau)
         correlation = analysis.spearman(synapses.tau, np.abs(synapses.weight))
-        yield f"  {'':18} after  {described(now)}"
+        yield f"  {'':18} after  {tau_text(now)}"
         yield (
             f"  {'':18} log-normal: median {np.exp(now.mu) * 1e3:.1f} ms, sigma {now.sigma:.2f}; "
             f"{now.at_zero:.2%} at r = 0, {now.at_one:.2%} at r = 1; "
@@ -57,7 +57,7 @@ def _or_none(value: float, form: str) -> str:
     return "none" if np.isnan(value) else format(value, form)
 
 
-def described(tau: analysis.TauSummary) -> str:
+def tau_text(tau: analysis.TauSummary) -> str:
     """A summary in a line, ms."""
     low, high = (quartile * 1e3 for quartile in tau.quartiles)
     clipped = tau.clipped_mean * 1e3
@@ -68,54 +68,58 @@ def _pictures(before: Network, after: Network, out: Path) -> Iterator[str]:
     drawn = {
         "taus.png": plots.tau_change(analysis.taus(before), analysis.taus(after)),
         "tau_weight.png": plots.tau_weight(analysis.synapses(after)),
-        "spread.png": plots.spread({name: analysis.spread(tau) for name, tau in analysis.taus(after).items()}),
+        "spread.png": plots.tau_variance(
+            {name: analysis.variance_components(tau) for name, tau in analysis.taus(after).items()}
+        ),
     }
     for name, ax in drawn.items():
         yield f"picture: {save(ax, out / name)}"
 
 
-def _resetting(folder: Path, own: Config, seeds: Sequence[int], bound: float, out: Path) -> Iterator[str]:
+def _resetting(folder: Path, config: Config, seeds: Sequence[int], bound: float, out: Path) -> Iterator[str]:
     """What it costs to set the long taus of a network back to the median that its synapses started from."""
-    whole, reset, long = [], [], 0
+    unmodified, reset, long = [], [], 0
     for seed in seeds:
-        before, after = runs.networks(folder, seed)
+        before, after = load_networks(seed_folder(folder, seed))
         start = float(np.median(np.concatenate([tau.ravel() for tau in analysis.taus(before).values()])))
         if start > bound:
             yield f"taus start at {start * 1e3:.0f} ms, above the bound of {bound * 1e3:.0f} ms: none is reset"
             return
         long += sum(int((tau > bound).sum()) for tau in analysis.taus(after).values())
-        whole.append(runs.measured(after, own, seed))
-        reset.append(runs.measured(analysis.reset_long_taus(after, bound, start), own, seed))
-    measure = own.task.measure
+        unmodified.append(training.evaluate_network(after, config, seed))
+        reset.append(training.evaluate_network(analysis.reset_long_taus(after, bound, start), config, seed))
+    measure = config.task.measure
     if not long:
         yield f"no tau is above {bound * 1e3:.0f} ms: nothing to set back (--bound)"
         return
-    yield f"{measure} {np.mean(whole):.4f}; taus above {bound * 1e3:.0f} ms back at their start: {np.mean(reset):.4f}"
-    ax = plots.reset_effect({own.task.name: np.array(whole)}, {own.task.name: np.array(reset)}, ylabel=measure)
+    back = f"taus above {bound * 1e3:.0f} ms back at their start"
+    yield f"{measure} {np.mean(unmodified):.4f}; {back}: {np.mean(reset):.4f}"
+    name = config.task.name
+    ax = plots.reset_effect({name: np.array(unmodified)}, {name: np.array(reset)}, ylabel=measure)
     yield f"picture: {save(ax, out / 'reset.png')}"
 
 
-def _controls(folder: Path, own: Config, seeds: Sequence[int], out: Path) -> Iterator[str]:
+def _controls(folder: Path, config: Config, seeds: Sequence[int], out: Path) -> Iterator[str]:
     """The measure where inputs keep their counts only, or have their steps in a random order."""
-    found: dict[str, list[float]] = {"as they are": [], **{name: [] for name in analysis.CONTROLS}}
+    by_control: dict[str, list[float]] = {"as they are": [], **{name: [] for name in analysis.CONTROLS}}
     for seed in seeds:
-        network = runs.networks(folder, seed)[1]
-        for name, values in found.items():
-            values.append(_controlled(network, own, seed, name))
-    for name, values in found.items():
-        yield f"inputs {name}: {own.task.measure} {np.mean(values):.4f}"
-    ax = plots.controls({name: np.array(values) for name, values in found.items()}, ylabel=own.task.measure)
+        network = load_networks(seed_folder(folder, seed))[1]
+        for name, values in by_control.items():
+            values.append(_controlled(network, config, seed, name))
+    for name, values in by_control.items():
+        yield f"inputs {name}: {config.task.measure} {np.mean(values):.4f}"
+    ax = plots.controls({name: np.array(values) for name, values in by_control.items()}, ylabel=config.task.measure)
     yield f"picture: {save(ax, out / 'controls.png')}"
 
 
 @torch.no_grad()
-def _controlled(network: Network, own: Config, seed: int, control: str) -> float:
-    model, rng = training.model_of(network, own).eval(), np.random.default_rng(seed)
+def _controlled(network: Network, config: Config, seed: int, control: str) -> float:
+    model, rng = training.model_of(network, config).eval(), np.random.default_rng(seed)
     scores = []
-    for x, target in own.task.held_out("test", training.AT_A_TIME, seed):
+    for x, target in config.task.held_out("test", training.AT_A_TIME, seed):
         change: Any = analysis.CONTROLS.get(control)
         inputs: Array = x.numpy() if change is None else change(x.numpy(), rng)
-        scores.append(own.task.score(model(torch.from_numpy(inputs)), target))
+        scores.append(config.task.score(model(torch.from_numpy(inputs)), target))
     return float(torch.cat(scores).double().mean())
 
 

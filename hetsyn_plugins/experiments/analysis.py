@@ -43,7 +43,7 @@ def synapses(net: Network | HetSynLayer) -> dict[str, Synapses]:
     Raises ValueError where a layer has no dt.
     """
     layers = net.layers if isinstance(net, Network) else (net,)
-    found: dict[str, Synapses] = {}
+    groups: dict[str, Synapses] = {}
     for layer in layers:
         if not isinstance(layer, HetSynLayer):
             continue
@@ -52,8 +52,8 @@ def synapses(net: Network | HetSynLayer) -> dict[str, Synapses]:
             if weight is not None:
                 tau = expand(decay_to_tau(decay, _dt(layer)), weight.shape)
                 kept = _without_diagonal if kind == "recurrent" and not layer.autapses else np.array
-                found[f"{layer.name} {kind}"] = Synapses(kept(tau), kept(weight.astype(np.float64)))
-    return found
+                groups[f"{layer.name} {kind}"] = Synapses(kept(tau), kept(weight.astype(np.float64)))
+    return groups
 
 
 def taus(net: Network | HetSynLayer) -> dict[str, Array]:
@@ -61,7 +61,7 @@ def taus(net: Network | HetSynLayer) -> dict[str, Array]:
     return {name: group.tau for name, group in synapses(net).items()}
 
 
-def channels(layer: HetSynLayer, groups: Mapping[str, Sequence[int]]) -> dict[str, Array]:
+def taus_of_channels(layer: HetSynLayer, groups: Mapping[str, Sequence[int]]) -> dict[str, Array]:
     """Time constants (N, lines) in seconds of a layer's input synapses by groups of lines, {"cue": range(20), ...}.
 
     Raises ValueError for a group without lines, or with lines that the layer does not have.
@@ -143,7 +143,7 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
 
 
 @dataclass(frozen=True)
-class Spread:
+class VarianceComponents:
     """Variance of log tau within and between neurons, and the share of the latter in the sum (intra-class correlation).
 
     A share of 1: time constants differ from neuron to neuron only (HetNeuLIF). 0: a neuron's synapses differ as much
@@ -160,7 +160,7 @@ class Spread:
         return self.between / total if total else nan
 
 
-def spread(tau: Array) -> Spread:
+def variance_components(tau: Array) -> VarianceComponents:
     """Variance components of log tau for time constants (N, M) in seconds, a row a neuron; r = 0 and r = 1 left out.
 
     The one-way random-effects analysis of variance with unequal groups: `within` is the mean square within neurons;
@@ -174,13 +174,13 @@ def spread(tau: Array) -> Spread:
     sizes = np.array([row.size for row in rows], np.float64)
     n, neurons = sizes.sum(), len(rows)
     if neurons < 2 or n == neurons:
-        return Spread(nan, nan)
+        return VarianceComponents(nan, nan)
     rows = [row - rows[0][0] for row in rows]  # equal taus become exact zeros, not rounding that has a share
     means = np.array([row.mean() for row in rows])
     within = sum(((row - mean) ** 2).sum() for row, mean in zip(rows, means, strict=True)) / (n - neurons)
     mean_square = (sizes * (means - sizes @ means / n) ** 2).sum() / (neurons - 1)
     per_neuron = (n - (sizes**2).sum() / n) / (neurons - 1)
-    return Spread(float(within), float(max(0.0, (mean_square - within) / per_neuron)))
+    return VarianceComponents(float(within), float(max(0.0, (mean_square - within) / per_neuron)))
 
 
 # ---- does the network need them? ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The configuration of a training run: a task, a network and how it is trained, from and to TOML.
 
-    load("dms", ["network.hidden=[100]", "task.delay=2.5"])   # a task by name: the paper's settings, two changed
-    load("runs/dms/config.toml")                              # as it was written beside a result
+    load_config("dms", ["network.hidden=[100]", "task.delay=2.5"])   # a task by name: the paper's settings, two changed
+    load_config("runs/dms/config.toml")                              # as it was written beside a result
 
 What is written is resolved: it holds every setting, so that a later default cannot change what it means.
 """
@@ -15,86 +15,20 @@ import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from hetsyn_plugins.exchange.frameworks import FRAMEWORKS
+from hetsyn_plugins.experiments.checks import check, check_among
 from hetsyn_plugins.experiments.tasks import TASKS
 from hetsyn_plugins.experiments.tasks.task import Task
-from hetsyn_plugins.experiments.variants import DISTRIBUTIONS, SURROGATES, VARIANTS
-from hetsyn_plugins.ops.trainable import PARAMETRIZATIONS
+from hetsyn_plugins.experiments.variants import NetworkConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-FRAMEWORKS = ("snntorch", "norse", "lava_dl")
-
-
-def _among(name: str, value: str, known: Iterable[str]) -> None:
-    _check(name, value, f"one of {', '.join(known)}", value in known)
-
-
-def _check(name: str, value: Any, expected: str, holds: bool) -> None:
-    if not holds:
-        raise ValueError(f"{name}: expected {expected}, got {value!r}")
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """What network (`variants.py` builds it). Times in seconds.
-
-    variant           "hetsyn": a learned tau a synapse; "hetneu": one a neuron, its reset's too; "single_tau": one
-                      learned tau for the whole network; "homneu": tau_reset everywhere, fixed; "alif": that, with
-                      threshold adaptation
-    recurrent         hidden layers have recurrent synapses ("R-"; False: "F-")
-    hidden            neurons in each hidden layer
-    frozen            share of the taus of synapses that stay as they start, 0 to 1
-    parametrization   what is trained: "decay" (r), "tau" or "log_tau"
-    tau_distribution  "normal" (mean, s.d.), "uniform" (low, high) or "log_normal" (median, e-folds): the two numbers of
-    tau_start         how hetsyn and hetneu start; the others start at tau_reset
-    tau_reset         of the reset current; learned only where it is the synapses' (hetneu, single_tau)
-    tau_adaptation, adaptation   of alif
-    surrogate         "triangular" or "multi_gaussian"
-    dropout           on the spikes of hidden layers
-    quantised         lava_dl only: the forward pass in the chip's integers (spikes or counts in, no dropout)
-    """
-
-    variant: str = "hetsyn"
-    recurrent: bool = True
-    hidden: tuple[int, ...] = (64,)
-    frozen: float = 0.0
-    parametrization: str = "decay"
-    tau_distribution: str = "normal"
-    tau_start: tuple[float, float] = (20e-3, 5e-3)
-    tau_reset: float = 20e-3
-    tau_adaptation: float = 100e-3
-    adaptation: float = 0.05
-    surrogate: str = "multi_gaussian"
-    dropout: float = 0.0
-    quantised: bool = False
-
-    def __post_init__(self) -> None:
-        _among("network.variant", self.variant, VARIANTS)
-        _among("network.parametrization", self.parametrization, PARAMETRIZATIONS)
-        _among("network.tau_distribution", self.tau_distribution, DISTRIBUTIONS)
-        _among("network.surrogate", self.surrogate, SURROGATES)
-        _check("network.hidden", self.hidden, "at least one layer of at least 1 neuron", bool(self.hidden))
-        _check("network.hidden", self.hidden, "at least 1 neuron a layer", all(n >= 1 for n in self.hidden))
-        _check("network.frozen", self.frozen, "0 to 1", 0 <= self.frozen <= 1)
-        _check("network.dropout", self.dropout, "0 to below 1", 0 <= self.dropout < 1)
-        for name in ("tau_reset", "tau_adaptation"):
-            _check(f"network.{name}", getattr(self, name), "seconds > 0", 0 < getattr(self, name) < math.inf)
-        _check("network.adaptation", self.adaptation, "a finite number", math.isfinite(self.adaptation))
-        try:
-            DISTRIBUTIONS[self.tau_distribution](*self.tau_start, dt=1.0)
-        except ValueError as error:
-            raise ValueError(f"network.tau_start: {error}, in {list(self.tau_start)}") from error
-        if self.quantised and self.dropout:
-            raise ValueError(f"network.quantised: expected network.dropout=0 with it, got {self.dropout}")
-        if self.frozen and self.variant != "hetsyn":
-            raise ValueError(f"network.frozen: expected 0 with variant {self.variant!r}, got {self.frozen}")
 
 
 @dataclass(frozen=True)
@@ -145,19 +79,19 @@ class TrainingConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        _among("training.optimiser", self.optimiser, ("adam", "adamw"))
-        _among("training.schedule", self.schedule, ("constant", "step", "cosine"))
-        _among("training.select", self.select, ("last", "best_validation", "best_test"))
+        check_among("training.optimiser", self.optimiser, ("adam", "adamw"))
+        check_among("training.schedule", self.schedule, ("constant", "step", "cosine"))
+        check_among("training.select", self.select, ("last", "best_validation", "best_test"))
         for name in ("batch", "schedule_every", "log_every", "threads"):
-            _check(f"training.{name}", getattr(self, name), "at least 1", getattr(self, name) >= 1)
+            check(f"training.{name}", getattr(self, name), "at least 1", getattr(self, name) >= 1)
         for name in ("iterations", "epochs", "validate_every", "checkpoint_every", "workers", "schedule_span"):
-            _check(f"training.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
+            check(f"training.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
         for name in ("decay_lr", "weight_decay", "decay_weight_decay", "clip", "schedule_factor", "schedule_floor"):
-            _check(f"training.{name}", getattr(self, name), "at least 0", 0 <= getattr(self, name) < math.inf)
-        _check("training.lr", self.lr, "> 0", 0 < self.lr < math.inf)
-        _check("training.explosion", self.explosion, "> 1", self.explosion > 1)
-        _check("training.warmup", self.warmup, "0 to below 1", 0 <= self.warmup < 1)
-        _check("training.iterations", 0, "iterations or epochs > 0", bool(self.iterations or self.epochs))
+            check(f"training.{name}", getattr(self, name), "at least 0", 0 <= getattr(self, name) < math.inf)
+        check("training.lr", self.lr, "> 0", 0 < self.lr < math.inf)
+        check("training.explosion", self.explosion, "> 1", self.explosion > 1)
+        check("training.warmup", self.warmup, "0 to below 1", 0 <= self.warmup < 1)
+        check("training.iterations", 0, "iterations or epochs > 0", bool(self.iterations or self.epochs))
 
 
 @dataclass(frozen=True)
@@ -165,58 +99,58 @@ class Config:
     """All of it; `framework` is the adapter that trains: "snntorch", "norse" or "lava_dl"."""
 
     task: Task
-    network: NetworkConfig = NetworkConfig()
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = TrainingConfig()
     framework: str = "snntorch"
 
     def __post_init__(self) -> None:
-        _among("framework", self.framework, FRAMEWORKS)
+        check_among("framework", self.framework, FRAMEWORKS)
         if self.network.quantised and self.framework != "lava_dl":
             raise ValueError(f"network.quantised: expected framework 'lava_dl' with it, got {self.framework!r}")
 
 
-def load(source: str | Path, settings: Sequence[str] = (), framework: str | None = None) -> Config:
+def load_config(source: str | Path, settings: Sequence[str] = (), framework: str | None = None) -> Config:
     """The configuration of a task by its name (the paper's settings), or of a TOML file, with "key=value" changes.
 
     Raises ValueError for unknown names, tasks and keys (naming the nearest), wrong types and values out of range;
     FileNotFoundError where the file is missing.
     """
     if str(source) in TASKS:
-        given: dict[str, Any] = {"task.name": str(source)}
+        values: dict[str, Any] = {"task.name": str(source)}
     else:
-        given = _flat(_read(Path(source)))
+        values = flattened(_read_toml(Path(source)))
         if any(text.partition("=")[0].strip() == "task.name" for text in settings):
             raise ValueError(f"task.name: expected it unchanged, the settings in {source} are those of its task")
-    given |= dict(_setting(text) for text in settings)
+    values |= dict(_setting(text) for text in settings)
     if framework is not None:
-        given["framework"] = framework
-    return resolve(given)
+        values["framework"] = framework
+    return resolve_config(values)
 
 
-def changed(config: Config, settings: Sequence[str]) -> Config:
+def changed_config(config: Config, settings: Sequence[str]) -> Config:
     """The same configuration but for "key=value" changes, of which a task's name is none."""
     changes = dict(_setting(text) for text in settings)
     if changes.get("task.name", config.task.name) != config.task.name:
         raise ValueError(f"task.name: expected {config.task.name}, as configured, got {changes['task.name']!r}")
-    return resolve(_flat(_tables(config)) | changes)
+    return resolve_config(flattened(_tables(config)) | changes)
 
 
-def resolve(given: Mapping[str, Any]) -> Config:
-    """The configuration of "table.key" -> value; what is not given is the task's paper setting, else the default."""
-    name = given.get("task.name")
+def resolve_config(values: Mapping[str, Any]) -> Config:
+    """The configuration of "table.key" -> value; what is not there is the task's paper setting, else the default."""
+    name = values.get("task.name")
     if not isinstance(name, str) or name not in TASKS:
         raise ValueError(f"task.name: expected one of {', '.join(TASKS)}, got {name!r}{_nearest(str(name), TASKS)}")
     kind = TASKS[name]
-    _check_keys(given, kind)
-    task = kind(**_section("task", given, kind))
-    full = {**task.paper, **given}
+    _check_keys(values, kind)
+    task = kind(**_section("task", values, kind))
+    full = {**task.paper, **values}
     network = NetworkConfig(**_section("network", full, NetworkConfig))
     training = TrainingConfig(**_section("training", full, TrainingConfig))
-    return Config(task, network, training, given.get("framework", Config.framework))
+    return Config(task, network, training, values.get("framework", Config.framework))
 
 
 def to_toml(config: Config) -> str:
-    """Every setting, as `load` reads it."""
+    """Every setting, as `load_config` reads it."""
     tables = _tables(config)
     lines = [f"framework = {toml_value(tables.pop('framework'))}"]
     for table, entries in tables.items():
@@ -226,7 +160,7 @@ def to_toml(config: Config) -> str:
 
 def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     """The keys in which two configurations differ, with both values (None: not there)."""
-    a, b = _flat(_tables(one)), _flat(_tables(other))
+    a, b = flattened(_tables(one)), flattened(_tables(other))
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key)}
 
 
@@ -235,19 +169,20 @@ def _tables(config: Config) -> dict[str, Any]:
     tables: dict[str, Any] = {"framework": config.framework, "task": {"name": config.task.name}}
     for table in ("task", "network", "training"):
         part: Any = getattr(config, table)
-        found = {field.name: getattr(part, field.name) for field in fields(part)}
-        tables.setdefault(table, {}).update({key: value for key, value in found.items() if value is not None})
+        values = {field.name: getattr(part, field.name) for field in fields(part)}
+        tables.setdefault(table, {}).update({key: value for key, value in values.items() if value is not None})
     return tables
 
 
-def _flat(tables: Mapping[str, Any]) -> dict[str, Any]:
+def flattened(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables as "table.key" -> value."""
     flat: dict[str, Any] = {}
     for table, entries in tables.items():
         flat |= {f"{table}.{k}": v for k, v in entries.items()} if isinstance(entries, Mapping) else {table: entries}
     return flat
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         what = f"one of {', '.join(TASKS)} or a TOML file"
         near = _nearest(str(path), TASKS)
@@ -273,10 +208,10 @@ def _setting(text: str) -> tuple[str, Any]:
         return key, value
 
 
-def _check_keys(given: Iterable[str], kind: type) -> None:
+def _check_keys(keys: Iterable[str], kind: type) -> None:
     parts: dict[str, Any] = {"task": kind, "network": NetworkConfig, "training": TrainingConfig}
     known = ["framework", "task.name", *(f"{t}.{f.name}" for t, part in parts.items() for f in fields(part))]
-    for key in given:
+    for key in keys:
         if key not in known:
             raise ValueError(f"setting: expected a known key (--show prints all), got {key!r}{_nearest(key, known)}")
 
@@ -285,17 +220,16 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     """ "; nearest: ..." of a word that may be mistyped, also where its table was left out; "" where nothing is near."""
     known = list(known)
     tails = {name.rpartition(".")[2]: name for name in known}
-    found = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
-    found += [tails[tail] for tail in difflib.get_close_matches(word.rpartition(".")[2], tails, n=3, cutoff=0.6)]
-    return f"; nearest: {', '.join(dict.fromkeys(found))}" if found else ""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    near += [tails[tail] for tail in difflib.get_close_matches(word.rpartition(".")[2], tails, n=3, cutoff=0.6)]
+    return f"; nearest: {', '.join(dict.fromkeys(near))}" if near else ""
 
 
-def _section(table: str, given: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """The values given for the fields of a dataclass, of the types that it declares."""
+def _section(table: str, values: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """The values of a table for the fields of a dataclass, of the types that it declares."""
     hints = typing.get_type_hints(kind)
-    own = {field.name for field in fields(kind)}
-    found = {key.partition(".")[2]: (key, value) for key, value in given.items() if key.startswith(f"{table}.")}
-    return {name: _typed(key, value, hints[name]) for name, (key, value) in found.items() if name in own}
+    names = {f"{table}.{field.name}": field.name for field in fields(kind)}
+    return {names[key]: _typed(key, value, hints[names[key]]) for key, value in values.items() if key in names}
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:

@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-import hetsyn_plugins
 from hetsyn_plugins.core.fields import DECAYS
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
+from hetsyn_plugins.exchange.conversion import convert
+from hetsyn_plugins.exchange.frameworks import adapter
 from hetsyn_plugins.experiments.tasks.task import Activity
 from hetsyn_plugins.ops.trainable import TrainableFields
 
@@ -37,19 +38,19 @@ class Model(nn.Module):
         if framework == "lava_dl":
             self.net: Any = nn.Sequential(OrderedDict(_slayer_blocks(network, quantised)))
         else:
-            self.net = hetsyn_plugins.convert(network, to=framework)
+            self.net = convert(network, to=framework)
         if one_decay:
             self._share_one_decay()
 
     def forward(self, inputs: Tensor) -> Activity:
         x, spikes = inputs, []
         for layer, module in zip(self.start.layers, self.net.children(), strict=True):
-            x = self._run(module, x)
+            x = self._output(module, x)
             if isinstance(layer, HetSynLayer) and layer.params.spiking:
                 spikes.append(x)
         return Activity(x, tuple(spikes))
 
-    def _run(self, module: Any, x: Tensor) -> Tensor:
+    def _output(self, module: Any, x: Tensor) -> Tensor:
         """One layer over the sequence from fresh states, by the idiom of its framework."""
         if isinstance(module, nn.Dropout):
             out: Tensor = module(x)
@@ -93,7 +94,7 @@ class Model(nn.Module):
     def to_network(self) -> Network:
         """The network as it is now, as plain data."""
         if self.framework != "lava_dl":
-            now: Network = hetsyn_plugins.convert(self.net, to="reference")
+            now: Network = convert(self.net, to="reference")
             named = zip(self.start.layers, now.layers, strict=True)
             return Network(tuple(replace(layer, name=before.name) for before, layer in named))
         pairs = zip(self.start.layers, self.net.children(), strict=True)
@@ -111,10 +112,7 @@ class Model(nn.Module):
 
 
 def _slayer_blocks(network: Network, quantised: bool) -> Iterator[tuple[str, nn.Module]]:
-    try:
-        from hetsyn_plugins.adapters.lava_dl import slayer
-    except ImportError as error:
-        raise ImportError(f"framework: lava_dl needs Lava-DL: pip install 'hetsyn_plugins[lava]' ({error})") from error
+    slayer = adapter("lava_dl")
     for layer in network.layers:
         if isinstance(layer, Dropout):
             yield layer.name, nn.Dropout(layer.p)

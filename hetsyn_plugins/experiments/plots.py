@@ -1,7 +1,7 @@
 """Pictures of networks and neurons, of time constants and of results.
 
-A function draws what it is given into `ax` (None: a new figure) and returns it. `tau_change`, `tau_weight` and
-`scaling` draw a panel for each thing they are given, in a new figure, and return its first axes. Time constants come in
+A function draws its arguments into `ax` (None: a new figure) and returns it. `tau_change`, `tau_weight` and
+`scaling` draw a panel for each name or axis, in a new figure, and return its first axes. Time constants come in
 seconds and are drawn in milliseconds.
 """
 
@@ -17,7 +17,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core.fields import Array
-from hetsyn_plugins.experiments.analysis import CLIP, Spread, Synapses, TauSummary, between_ends, spearman, summarise
+from hetsyn_plugins.experiments.analysis import (
+    CLIP,
+    Synapses,
+    TauSummary,
+    VarianceComponents,
+    between_ends,
+    spearman,
+    summarise,
+)
 
 # Okabe and Ito's, told apart by colour-blind readers too
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -85,11 +93,11 @@ def tau_histogram(taus: Mapping[str, Array], ax: Any = None, title: str = "") ->
     scale = TauAxis(list(taus.values()))
     bins = np.geomspace(scale.low, scale.high, 41)
     for index, ((name, tau), colour) in enumerate(zip(taus.items(), cycle((GREY, *COLOURS[1:], BLUE)), strict=False)):
-        tau, found = np.ravel(tau), summarise(tau)
+        tau, summary = np.ravel(tau), summarise(tau)
         inside = between_ends(tau)
-        ax.hist(scale.place(inside), bins=bins, alpha=0.5, color=colour, label=_described(name, found))
-        if found.sigma > 0:
-            expected = _log_normal(bins, found.mu + np.log(1e3), found.sigma) * inside.size
+        ax.hist(scale.place(inside), bins=bins, alpha=0.5, color=colour, label=_histogram_label(name, summary))
+        if summary.sigma > 0:
+            expected = _log_normal(bins, summary.mu + np.log(1e3), summary.sigma) * inside.size
             ax.plot(np.geomspace(scale.low, scale.high, len(expected)), expected, color=colour, linestyle="--")
         shift = np.exp(0.02 * scale.span * (index - (len(taus) - 1) / 2))  # side by side
         for end, count in ((scale.zero, np.sum(tau == 0)), (scale.one, np.sum(tau == inf))):
@@ -122,9 +130,11 @@ def tau_scatter(synapses: Synapses, ax: Any = None, title: str = "") -> Any:
         shown = weight[chosen], scale.place(tau[chosen])
         ax.scatter(*shown, s=6, alpha=0.4, color=colour, linewidths=0, rasterized=True)
     rho = spearman(tau, weight)
-    told = f"rank correlation {rho:+.2f}" if not isnan(rho) else "no rank correlation" if tau.size else "no synapses"
+    correlation = "no synapses"
+    if tau.size:
+        correlation = "no rank correlation" if isnan(rho) else f"rank correlation {rho:+.2f}"
     scale.apply(ax, "y")
-    ax.set(xlabel="|w|", ylabel="time constant (ms)", title=f"{title}: {told}" if title else told)
+    ax.set(xlabel="|w|", ylabel="time constant (ms)", title=f"{title}: {correlation}" if title else correlation)
     return ax
 
 
@@ -134,8 +144,8 @@ def tau_weight(synapses: Mapping[str, Synapses]) -> Any:
     return _panels(synapses, lambda name, ax: tau_scatter(synapses[name], ax, name))
 
 
-def channels(before: Mapping[str, Array], after: Mapping[str, Array], ax: Any = None, title: str = "") -> Any:
-    """Time constants in seconds of groups of lines (`analysis.channels`) before and after training, on a log axis.
+def tau_channels(before: Mapping[str, Array], after: Mapping[str, Array], ax: Any = None, title: str = "") -> Any:
+    """Time constants in seconds of groups of lines (`analysis.taus_of_channels`) before and after, on a log axis.
 
     A box is the quartiles with the median in it, whiskers reach to 5 and 95 %, the diamond is the mean of
     min(tau, 5 s); the share at r = 1 is under the name.
@@ -170,8 +180,8 @@ def channels(before: Mapping[str, Array], after: Mapping[str, Array], ax: Any = 
     return ax
 
 
-def spread(parts: Mapping[str, Spread], ax: Any = None, title: str = "") -> Any:
-    """Variance of log tau within neurons, and on top of it between them (`analysis.spread`), a bar a name.
+def tau_variance(parts: Mapping[str, VarianceComponents], ax: Any = None, title: str = "") -> Any:
+    """Variance of log tau within neurons, and on top of it between them (`analysis.variance_components`), a bar a name.
 
     The share between neurons is above the bar: 0 % where heterogeneity is the synapses', 100 % where the neurons'.
     """
@@ -182,8 +192,8 @@ def spread(parts: Mapping[str, Spread], ax: Any = None, title: str = "") -> Any:
     ax.bar(at, within, 0.6, color=BLUE, label="within a neuron")
     ax.bar(at, between, 0.6, bottom=within, color=ORANGE, label="between neurons")
     for x, height, part in zip(at, within + between, parts.values(), strict=True):
-        told = "no spread" if isnan(part.share) else f"{part.share:.0%} between"
-        ax.annotate(told, (x, height), (0, 3), textcoords="offset points", ha="center", fontsize=SMALL)
+        label = "no spread" if isnan(part.share) else f"{part.share:.0%} between"
+        ax.annotate(label, (x, height), (0, 3), textcoords="offset points", ha="center", fontsize=SMALL)
     _name_bars(ax, list(parts))
     ax.set(ylabel="variance of log tau", title=title, ylim=(0, 1.15 * max((within + between).max(), 1e-9)))
     _legend_below(ax, columns=2)
@@ -211,14 +221,14 @@ def learning_curves(
     _check_some("logs", logs)
     ax = _axes(ax, figsize=(6, 3.8))
     for (name, seeds), colour, style in zip(logs.items(), cycle(COLOURS), cycle(STYLES), strict=False):
-        found = [{r["iteration"]: r[key] for r in records if r[key] is not None} for records in seeds]
-        at = sorted(set.intersection(*map(set, found))) if found else []
+        curves = [{r["iteration"]: r[key] for r in records if r[key] is not None} for records in seeds]
+        at = sorted(set.intersection(*map(set, curves))) if curves else []
         if not at:
             ax.plot([], [], color=colour, linestyle=style, label=f"{name} (nothing logged)")
             continue
-        low, mean, high = _band(np.array([[values[i] for i in at] for values in found]), log)
+        low, mean, high = _band(np.array([[values[i] for i in at] for values in curves]), log)
         dot = "o" if len(at) == 1 else ""  # a line of one point is not seen
-        ax.plot(at, mean, color=colour, linestyle=style, marker=dot, label=f"{name} (n = {len(found)})")
+        ax.plot(at, mean, color=colour, linestyle=style, marker=dot, label=f"{name} (n = {len(curves)})")
         ax.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
     ax.set(xlabel="iteration", ylabel=ylabel, title=title, yscale="log" if log else "linear")
     _shares(ax, ylabel)
@@ -306,7 +316,7 @@ def controls(values: Mapping[str, ArrayLike], ax: Any = None, *, ylabel: str = "
 
 
 def reset_effect(
-    whole: Mapping[str, ArrayLike],
+    unmodified: Mapping[str, ArrayLike],
     reset: Mapping[str, ArrayLike],
     ax: Any = None,
     *,
@@ -314,8 +324,8 @@ def reset_effect(
     title: str = "",
 ) -> Any:
     """Results by seed of networks as trained and after `analysis.reset_long_taus`, side by side for every name."""
-    _check_alike("reset", reset, whole)
-    return _bars({"as trained": whole, "long time constants reset": reset}, ax, ylabel, title)
+    _check_alike("reset", reset, unmodified)
+    return _bars({"as trained": unmodified, "long time constants reset": reset}, ax, ylabel, title)
 
 
 def scaling(rows: list[Any]) -> Any:
@@ -325,11 +335,11 @@ def scaling(rows: list[Any]) -> Any:
     colours = {"ours": BLUE, "plain autograd": ORANGE, "snnTorch": GREEN}
     for column, axis in zip(axes.T, "TBNM", strict=True):
         for peer, colour in colours.items():
-            found = [r for r in rows if r.peer == peer and r.shape.startswith(f"{axis}=")]
-            sizes = [int(r.shape.split("=")[1]) for r in found]
-            column[0].plot(sizes, [r.median for r in found], marker="o", color=colour, label=peer)
-            if found and found[0].memory is not None:
-                column[1].plot(sizes, [r.memory for r in found], marker="o", color=colour, label=peer)
+            measured = [r for r in rows if r.peer == peer and r.shape.startswith(f"{axis}=")]
+            sizes = [int(r.shape.split("=")[1]) for r in measured]
+            column[0].plot(sizes, [r.median for r in measured], marker="o", color=colour, label=peer)
+            if measured and measured[0].memory is not None:
+                column[1].plot(sizes, [r.memory for r in measured], marker="o", color=colour, label=peer)
         for ax in column:
             ax.set(xscale="log", yscale="log")
             ax.set_xticks(sizes, [str(size) for size in sizes])
@@ -345,15 +355,15 @@ def scaling(rows: list[Any]) -> Any:
 # ---- helpers -----------------------------------------------------------------------------------------------------
 
 
-def _check_some(argument: str, given: Mapping[str, Any]) -> None:
-    if not given:
+def _check_some(argument: str, named: Mapping[str, Any]) -> None:
+    if not named:
         raise ValueError(f"{argument}: expected something to draw, got nothing")
 
 
-def _check_alike(argument: str, given: Mapping[str, Any], other: Mapping[str, Any]) -> None:
-    _check_some(argument, given)
-    if set(given) != set(other):
-        raise ValueError(f"{argument}: expected the names {', '.join(other)}, got {', '.join(given)}")
+def _check_alike(argument: str, named: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    _check_some(argument, named)
+    if set(named) != set(other):
+        raise ValueError(f"{argument}: expected the names {', '.join(other)}, got {', '.join(named)}")
 
 
 def _by_seed(name: str, values: ArrayLike) -> Array:
@@ -404,12 +414,14 @@ class TauAxis:
         _set_ticks(ax, axis, [self.zero, *ticks, self.one], ["r = 0", *(f"{tick:g}" for tick in ticks), "r = 1"])
 
 
-def _described(name: str, found: TauSummary) -> str:
+def _histogram_label(name: str, summary: TauSummary) -> str:
     """A histogram's entry in the legend."""
-    if not found.n:
+    if not summary.n:
         return f"{name} (no synapses)"
-    fit = "none between" if isnan(found.mu) else rf"fit {np.exp(found.mu) * 1e3:.3g} ms, $\sigma$ {found.sigma:.2f}"
-    return f"{name} ({found.at_zero:.1%} at r = 0, {found.at_one:.1%} at r = 1; {fit})"
+    fit = (
+        "none between" if isnan(summary.mu) else rf"fit {np.exp(summary.mu) * 1e3:.3g} ms, $\sigma$ {summary.sigma:.2f}"
+    )
+    return f"{name} ({summary.at_zero:.1%} at r = 0, {summary.at_one:.1%} at r = 1; {fit})"
 
 
 def _log_normal(bins: Array, mu: float, sigma: float) -> Array:
@@ -441,10 +453,10 @@ def _set_ticks(ax: Any, axis: str, at: Sequence[float], labels: Sequence[str] = 
 
 def _box(tau: Array, floor: float) -> dict[str, Any]:
     """Statistics of a box in ms, for `Axes.bxp`; r = 0 is drawn at the floor."""
-    found = summarise(tau)
+    summary = summarise(tau)
     whiskers = np.percentile(np.minimum(tau, CLIP), [5, 95])
     names = ("med", "q1", "q3", "mean", "whislo", "whishi")
-    values = (found.median, *found.quartiles, found.clipped_mean, *whiskers)
+    values = (summary.median, *summary.quartiles, summary.clipped_mean, *whiskers)
     return {name: float(np.clip(value * 1e3, floor, CLIP * 1e3)) for name, value in zip(names, values, strict=True)}
 
 
@@ -477,8 +489,8 @@ def _bars(series: Mapping[str, Mapping[str, ArrayLike]], ax: Any, ylabel: str, t
             ax.bar(x, mean, width * 0.9, color=colour, alpha=0.6, label=first, yerr=sd or None, capsize=3)
             ax.scatter(x + width * np.linspace(-0.25, 0.25, len(values)), values, s=10, color=BLACK, zorder=3)
             high = max(values.max(), mean + sd)
-            told = f"{mean:.1%}" if _is_share(ylabel) else f"{mean:.3g}"
-            ax.annotate(told, (x, high), (0, 4), textcoords="offset points", ha="center", fontsize=SMALL)
+            written = f"{mean:.1%}" if _is_share(ylabel) else f"{mean:.3g}"
+            ax.annotate(written, (x, high), (0, 4), textcoords="offset points", ha="center", fontsize=SMALL)
             top = max(top, high)
     _name_bars(ax, names)
     ax.set(ylabel=ylabel, title=title, ylim=(0, top * 1.12))

@@ -1,102 +1,185 @@
-"""Folders of runs: one configuration, several seeds over the cores, and what came of them together.
+"""What the folders of runs and claims hold: the files' names, their shape, and how they are written and read.
 
 RUN/config.toml     the resolved configuration
-RUN/seed-3/         what `training.train` writes for a seed
+RUN/seed-3/         what `training.train` writes for a seed: result.json or failure.json, networks, log, checkpoint
 RUN/summary.json    mean and s.d. over the seeds
+CLAIM/claim.json    what came of a claim; its pictures lie beside it
+
+The shape of a JSON file stands here once, as a dataclass: who writes it makes one, who reads it gets one.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import IO, Any
+from types import NoneType, UnionType
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
-from hetsyn_plugins.core.files import replacing, write_json
+from hetsyn_plugins.core.files import write_json
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.exchange import checkpoint
-from hetsyn_plugins.experiments import config, training, variants
-from hetsyn_plugins.experiments.config import Config
-from hetsyn_plugins.experiments.tasks.task import Task
-from hetsyn_plugins.experiments.training import FAILURE, NETWORK, RESULT, START
+from hetsyn_plugins.experiments.config import Config, load_config
 
-CONFIG, SUMMARY = "config.toml", "summary.json"
+CONFIG, SUMMARY, CLAIM = "config.toml", "summary.json", "claim.json"
+START, STATE, NETWORK = "start.safetensors", "state.pt", "network.safetensors"
+RESULT, FAILURE = "result.json", "failure.json"
 
-
-def seeds_of(text: str) -> list[int]:
-    """ "0-9", "3" or "0,2,5-7" as numbers. Raises ValueError for anything else."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.strip().isdecimal() or (dash and not last.strip().isdecimal()):
-            raise ValueError(f"--seeds: expected numbers and ranges like 0-9 or 0,2,5-7, got {text!r}")
-        if int(last or first) - int(first) not in range(1 << 16) or int(last or first) >= 1 << 32:
-            raise ValueError(f"--seeds: expected ascending ranges of numbers of 32 bits, got {text!r}")
-        found += range(int(first), int(last or first) + 1)
-    if len(set(found)) != len(found):
-        raise ValueError(f"--seeds: expected every seed once, got {text!r}")
-    return found
+Content = TypeVar("Content")
 
 
-def run(
-    wanted: Config, seeds: Sequence[int], folder: Path, *, jobs: int = 0, quiet: bool = False, tensorboard: bool = False
-) -> dict[str, Any]:
-    """Train every seed that has no result in the folder yet, and return the summary of all of them.
+# ---- the shape of the files --------------------------------------------------------------------------------------
 
-    jobs   seeds at a time, each in a process of its own; 0: as many as the cores hold at training.threads each
 
-    Raises ValueError where the folder holds another configuration or a seed failed: the others are trained first.
+@dataclass(frozen=True)
+class SeedResult:
+    """result.json: what came of the training of a seed; `test` and `validation` are means of the measure."""
+
+    seed: int
+    measure: str
+    validation: float | None
+    test: float
+    iterations: int
+    selected_iteration: int
+    select: str
+    seconds: float
+    peak_memory_mb: float
+    threads: int
+    framework: str
+    parameters: int
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """failure.json: where the training of a seed stopped, and why."""
+
+    iteration: int
+    message: str
+
+
+@dataclass(frozen=True)
+class MeanSd:
+    """Mean, s.d. (n - 1; None of a single value) and median of values by seed; all None where there are none."""
+
+    mean: float | None
+    sd: float | None
+    median: float | None
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """summary.json: the seeds of a run together, and the command that trains it again."""
+
+    task: str
+    variant: str
+    measure: str
+    select: str
+    seeds: list[int]
+    test: MeanSd
+    validation: MeanSd
+    seconds: MeanSd
+    peak_memory_mb: float
+    command: str
+
+
+@dataclass(frozen=True)
+class ClaimRow:
+    """A line of a claim's table: the paper's number (None: it gives a figure only, or nothing) and ours.
+
+    ours, sd   in `unit` ("%", "ms", ""); the mean over n seeds and its s.d. (None of one seed)
+    holds      whether ours says what the paper says; None where there is nothing to compare
     """
-    if jobs < 0:
-        raise ValueError(f"--jobs: expected at least 0, got {jobs}")
-    task = wanted.task  # what it lacks is told, or its data made, before a folder is, and not by every seed
-    task.batches(wanted.training.batch)
-    variants.build(wanted.network, task.lines, task.outputs, task.dt, seeds[0])
-    prepare(folder, wanted)
-    missing = [seed for seed in seeds if not (seed_folder(folder, seed) / RESULT).exists()]
-    jobs = jobs or max(1, cores() // wanted.training.threads)
-    if len(missing) > 1:
-        failed = _sweep(folder, missing, jobs, quiet, tensorboard)
-        if failed:
-            summarise(folder)
-            told = "\n".join(f"seed {seed}: {why}" for seed, why in failed.items())
-            raise ValueError(f"{len(failed)} of {len(seeds)} seeds failed\n{told}")
-    for seed in missing if len(missing) == 1 else ():
-        training.train(wanted, seed, seed_folder(folder, seed), quiet=quiet, tensorboard=tensorboard)
-    return summarise(folder)
+
+    label: str
+    paper: float | None
+    ours: float
+    sd: float | None
+    n: int
+    unit: str = ""
+    holds: bool | None = None
+    note: str = ""
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture beside claim.json."""
+
+    file: str
+    caption: str
 
 
-def prepare(folder: Path, wanted: Config) -> None:
-    """Make the folder and write the configuration; ValueError where seeds of another one are in it."""
-    path = folder / CONFIG
-    if path.exists() and any(folder.glob("seed-*/*")):
-        found = config.differences(config.load(path), wanted)
-        if found:
-            told = ", ".join(f"{key} = {old!r} there, {new!r} asked for" for key, (old, new) in found.items())
-            raise ValueError(f"--out: expected a new folder or a run of this configuration, got {folder}: {told}")
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(config.to_toml(wanted))
-    except OSError as error:
-        raise OSError(f"--out: expected a folder to write to, got {folder}: {error.strerror or error}") from error
+@dataclass(frozen=True)
+class ClaimResult:
+    """claim.json; `runs` are the folders of the runs it is of, as seen from its own."""
+
+    name: str
+    title: str
+    statement: str
+    command: str
+    rows: list[ClaimRow]
+    verdict: str
+    tried: str
+    pictures: list[PictureFile]
+    runs: list[str]
+
+
+def write_content(path: Path, content: Any) -> None:
+    """Write one of these as JSON, whole or not at all."""
+    write_json(path, asdict(content))
+
+
+def parse(kind: type[Content], content: Any, path: Path, argument: str, within: str = "") -> Content:
+    """What was read from a file as one of these; keys that it does not know are left out.
+
+    argument   what the folder is called in messages
+    within     the place of this object in the file
+
+    Raises ValueError, naming the file, the key and what is there, where a key is missing or has another type.
+    """
+    hints = typing.get_type_hints(kind)
+    checked_entries(hints, content, path, argument, within)
+    values: dict[str, Any] = {}
+    for name, hint in hints.items():
+        value, (part, *_) = content[name], (*typing.get_args(hint), None)
+        if is_dataclass(hint):
+            value = parse(hint, value, path, argument, f"{within}{name}.")  # type: ignore[arg-type]
+        elif typing.get_origin(hint) is list and is_dataclass(part):
+            places = (f"{within}{name}[{index}]." for index in range(len(value)))
+            value = [parse(part, entry, path, argument, at) for entry, at in zip(value, places, strict=True)]  # type: ignore[arg-type]
+        values[name] = value
+    return kind(**values)
+
+
+def checked_entries(
+    hints: Mapping[str, Any], content: Any, path: Path, argument: str, within: str = ""
+) -> dict[str, Any]:
+    """What was read from a file, if it is an object with these entries of these types; ValueError as `parse`."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{argument}: expected an object {within} in {path}, got {content!r}")
+    for key, hint in hints.items():
+        types, value = _types(hint), content.get(key, "nothing")
+        if key not in content or not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            names = " or ".join("nothing" if t is NoneType else t.__name__ for t in types)
+            raise ValueError(f"{argument}: expected {within}{key} to be {names} in {path}, got {value!r}")
+    return content
+
+
+def _types(hint: Any) -> tuple[type, ...]:
+    """What a value of this declared type may be in JSON."""
+    if isinstance(hint, UnionType):
+        return tuple(kind for part in typing.get_args(hint) for kind in _types(part))
+    if is_dataclass(hint):
+        return (dict,)
+    return (int, float) if hint is float else (typing.get_origin(hint) or hint,)
+
+
+# ---- runs --------------------------------------------------------------------------------------------------------
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
@@ -104,84 +187,64 @@ def seed_folder(folder: Path, seed: int) -> Path:
     return folder / f"seed-{seed}"
 
 
-def load(folder: Path) -> Config:
+def load_run_config(folder: Path) -> Config:
     """The configuration of a run folder; FileNotFoundError where it is none."""
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"RUN: expected a folder that `hetsyn train` wrote, got {folder}, without a {CONFIG}")
-    return config.load(folder / CONFIG)
+    return load_config(folder / CONFIG)
 
 
-def trained(folder: Path) -> list[int]:
+def trained_seeds(folder: Path) -> list[int]:
     """The seeds of a run folder that have a result, in order."""
-    found = [path.parent.name.partition("-")[2] for path in folder.glob(f"seed-*/{RESULT}")]
-    return sorted(int(seed) for seed in found if seed.isdecimal())
+    names = [path.parent.name.partition("-")[2] for path in folder.glob(f"seed-*/{RESULT}")]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
-def result(folder: Path, seed: int) -> dict[str, Any]:
-    """What `training.train` found for a seed; errors as `training.read_result`."""
-    return training.read_result(seed_folder(folder, seed))
+def load_result(folder: Path) -> SeedResult:
+    """What came of a seed, from its folder; FileNotFoundError where it is not done, ValueError where it is damaged."""
+    path = folder / RESULT
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"RUN: expected a result in JSON, got {path}: {error}; delete it to finish the seed"
+        ) from error
+    return parse(SeedResult, content, path, "RUN")
 
 
-def networks(folder: Path, seed: int) -> tuple[Network, Network]:
-    """The network of a seed before and after training."""
-    own = seed_folder(folder, seed)
-    return checkpoint.load(own / START), checkpoint.load(own / NETWORK)
+def load_networks(folder: Path) -> tuple[Network, Network]:
+    """The network of a seed before and after training, from the seed's folder."""
+    return checkpoint.load(folder / START), checkpoint.load(folder / NETWORK)
 
 
-def measured(network: Network, own: Config, seed: int, task: Task | None = None) -> float:
-    """The measure of a network on the test set of its task, or of the same task under other settings."""
-    torch.set_num_threads(own.training.threads)
-    found = training.evaluate(training.model_of(network, own), task or own.task, "test", seed)
-    if found is None:
-        raise ValueError("task: expected a test set with samples, got none")
-    return found
-
-
-def summarise(folder: Path) -> dict[str, Any]:
-    """Mean and s.d. (n - 1) over the seeds that are done; written to summary.json and returned."""
-    own = load(folder)
-    results = [result(folder, seed) for seed in trained(folder)]
-    summary = {
-        "task": own.task.name,
-        "variant": own.network.variant,
-        "measure": own.task.measure,
-        "select": own.training.select,
-        "seeds": [r["seed"] for r in results],
-        "test": spread([r["test"] for r in results]),
-        "validation": spread([r["validation"] for r in results if r["validation"] is not None]),
-        "seconds": spread([r["seconds"] for r in results]),
-        "peak_memory_mb": max((r["peak_memory_mb"] for r in results), default=0.0),
-        "command": command(folder, own, [r["seed"] for r in results]),
-    }
-    write_json(folder / SUMMARY, summary)
-    return summary
-
-
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, s.d. (n - 1; None of a single one), median and the values themselves."""
+def mean_sd(values: Sequence[float]) -> MeanSd:
+    """Values by seed in few numbers."""
     if not values:
-        return {"mean": None, "sd": None, "median": None, "values": []}
+        return MeanSd(None, None, None, [])
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"mean": float(np.mean(values)), "sd": sd, "median": float(np.median(values)), "values": list(values)}
+    return MeanSd(float(np.mean(values)), sd, float(np.median(values)), list(values))
 
 
-def command(folder: Path, own: Config, seeds: Sequence[int]) -> str:
-    """The command that trains this run again: the task's name and what differs from its settings."""
-    words = ["hetsyn", "train", own.task.name]
-    if own.framework != config.Config.framework:
-        words += ["--framework", own.framework]
-    settings: list[str] = []
-    for table in ("task.", "network.", "training."):  # a task's settings first: what it brings with it hangs on them
-        plain = config.load(own.task.name, settings, own.framework)
-        changed = config.differences(plain, own).items()
-        settings += [f"{key}={config.toml_value(value)}" for key, (_, value) in changed if key.startswith(table)]
-    for setting in settings:
-        words += ["--set", setting]
-    return shlex.join([*words, "--seeds", ranges(seeds), "--out", str(folder)])
+# ---- seeds as a user writes them ---------------------------------------------------------------------------------
 
 
-def ranges(seeds: Iterable[int]) -> str:
-    """Seeds as `seeds_of` reads them."""
+def parse_seeds(text: str) -> list[int]:
+    """ "0-9", "3" or "0,2,5-7" as numbers. Raises ValueError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.strip().isdecimal() or (dash and not last.strip().isdecimal()):
+            raise ValueError(f"--seeds: expected numbers and ranges like 0-9 or 0,2,5-7, got {text!r}")
+        if int(last or first) - int(first) not in range(1 << 16) or int(last or first) >= 1 << 32:
+            raise ValueError(f"--seeds: expected ascending ranges of numbers of 32 bits, got {text!r}")
+        seeds += range(int(first), int(last or first) + 1)
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"--seeds: expected every seed once, got {text!r}")
+    return seeds
+
+
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Seeds as `parse_seeds` reads them."""
     parts: list[list[int]] = []
     for seed in seeds:
         if parts and seed == parts[-1][1] + 1:
@@ -189,48 +252,3 @@ def ranges(seeds: Iterable[int]) -> str:
         else:
             parts.append([seed, seed])
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in parts) or "0"
-
-
-def _sweep(folder: Path, seeds: Sequence[int], jobs: int, quiet: bool, tensorboard: bool) -> dict[int, str]:
-    """Train the seeds in processes of their own, `jobs` at a time; what went wrong, by seed."""
-    waiting, running, failed = list(seeds), dict[int, tuple[subprocess.Popen[bytes], IO[bytes]]](), dict[int, str]()
-    bar = tqdm(total=len(seeds), desc=folder.name, unit="seed", disable=quiet)
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                seed = waiting.pop(0)
-                running[seed] = _start(folder, seed, tensorboard)
-            for seed, (process, errors) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[seed]
-                if process.returncode:
-                    failed[seed] = _why(seed_folder(folder, seed), errors, process.returncode)
-                errors.close()
-                bar.update()
-            time.sleep(0.05)
-    finally:  # a Ctrl-C or a kill stops them too; they go on from their checkpoints when asked again
-        for process, errors in running.values():
-            process.terminate()
-            process.wait()
-            errors.close()
-        signal.signal(signal.SIGTERM, before)
-        bar.close()
-    return failed
-
-
-def _start(folder: Path, seed: int, tensorboard: bool) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    words = [sys.executable, "-m", "hetsyn_plugins.cli", "train", str(folder / CONFIG)]
-    words += ["--seeds", str(seed), "--out", str(folder), "--quiet", *(["--tensorboard"] if tensorboard else [])]
-    errors = tempfile.TemporaryFile()
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors), errors
-
-
-def _why(folder: Path, errors: IO[bytes], status: int) -> str:
-    """What a failed seed left: its failure.json, else the last line it wrote."""
-    if (folder / FAILURE).exists():
-        return str(json.loads((folder / FAILURE).read_text())["message"])
-    errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"ended with status {status}"

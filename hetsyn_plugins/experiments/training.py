@@ -7,7 +7,6 @@ learning rate is a function of the iteration, and the checkpoint holds the rest,
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import sys
@@ -24,17 +23,27 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-import hetsyn_plugins
-from hetsyn_plugins.core.files import locked, replacing, write_json
+from hetsyn_plugins._version import __version__
+from hetsyn_plugins.core.files import locked, replacing
+from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import variants
 from hetsyn_plugins.experiments.config import Config, TrainingConfig
 from hetsyn_plugins.experiments.model import SYNAPTIC, Model
+from hetsyn_plugins.experiments.run_folder import (
+    FAILURE,
+    NETWORK,
+    RESULT,
+    START,
+    STATE,
+    Failure,
+    SeedResult,
+    load_result,
+    write_content,
+)
 from hetsyn_plugins.experiments.tasks.task import Batch, Task
 from hetsyn_plugins.experiments.training_log import Log
 
-START, STATE, NETWORK = "start.safetensors", "state.pt", "network.safetensors"
-RESULT, FAILURE = "result.json", "failure.json"
 DRAWN_EPOCH = 100  # iterations from validation to validation where samples are drawn and there is no epoch
 AT_A_TIME = 100  # samples, where networks are evaluated: faster than one by one, and no result depends on it
 
@@ -43,7 +52,7 @@ class TrainingStopped(ArithmeticError):
     """The loss or a gradient is not finite, or the loss exploded; says at which iteration and in which layer."""
 
 
-def train(config: Config, seed: int, folder: Path, *, quiet: bool = False, tensorboard: bool = False) -> dict[str, Any]:
+def train(config: Config, seed: int, folder: Path, *, quiet: bool = False, tensorboard: bool = False) -> SeedResult:
     """Train, from the folder's last checkpoint if it has one, evaluate on the test set once, and return the result.
 
     Writes to `folder`: start.safetensors and network.safetensors (before and after), log.jsonl and log.csv, state.pt
@@ -57,35 +66,23 @@ def train(config: Config, seed: int, folder: Path, *, quiet: bool = False, tenso
         return _train(config, seed, folder, quiet, tensorboard)
 
 
-def _train(config: Config, seed: int, folder: Path, quiet: bool, tensorboard: bool) -> dict[str, Any]:
+def _train(config: Config, seed: int, folder: Path, quiet: bool, tensorboard: bool) -> SeedResult:
     if (folder / RESULT).exists():
-        return read_result(folder)
+        return load_result(folder)
     (folder / FAILURE).unlink(missing_ok=True)
     for left in folder.glob(".*"):  # half-written files of a run that was killed
         left.unlink()
     torch.set_num_threads(config.training.threads)
-    run = Run(config, seed, folder, tensorboard)
+    trainer = Trainer(config, seed, folder, tensorboard)
     try:
-        run.go(quiet)
+        trainer.go(quiet)
     except TrainingStopped as stopped:
-        write_json(folder / FAILURE, {"iteration": run.iteration, "message": str(stopped)})
+        write_content(folder / FAILURE, Failure(trainer.iteration, str(stopped)))
         raise
-    return run.finish()
+    return trainer.finish()
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """result.json of a seed's folder; FileNotFoundError where it is not done, ValueError where it is damaged."""
-    path = folder / RESULT
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"RUN: expected a result in JSON, got {path}: {error}; delete it to finish the seed"
-        ) from error
-    return found
-
-
-class Run:
+class Trainer:
     """A network on its way: what a checkpoint holds, and what can be made again from the configuration."""
 
     def __init__(self, config: Config, seed: int, folder: Path, tensorboard: bool = False) -> None:
@@ -118,21 +115,20 @@ class Run:
             prepared(self.config.task, self.config.training, self.seed, self.iteration, self.total),
             desc=f"seed {self.seed}", initial=self.iteration, total=self.total, disable=quiet, unit="it",
         )  # fmt: skip
-        validation: float | None = None
+        shown: dict[str, str] = {}
         try:
             for batch in batches:
                 loss, score, rate = self.step(batch)
                 self.iteration += 1
                 last = self.iteration == self.total
-                measured = None
-                if last or self.iteration % self.validate_every == 0:
-                    measured = validation = self.validate()
+                validation = self.validate() if last or self.iteration % self.validate_every == 0 else None
                 self.seconds = before + time.perf_counter() - started
-                if last or measured is not None or self.iteration % self.config.training.log_every == 0:
+                if last or validation is not None or self.iteration % self.config.training.log_every == 0:
                     epoch = self.iteration / self.per_epoch
-                    self.log.write(self.iteration, epoch, loss, score, measured, rate, self.seconds)
-                    shown = {"loss": f"{loss:.3g}", self.config.task.measure: f"{score:.3g}"}
-                    batches.set_postfix(shown if validation is None else {**shown, "validation": f"{validation:.3g}"})
+                    self.log.write(self.iteration, epoch, loss, score, validation, rate, self.seconds)
+                    shown |= {"loss": f"{loss:.3g}", self.config.task.measure: f"{score:.3g}"}
+                    shown |= {} if validation is None else {"validation": f"{validation:.3g}"}
+                    batches.set_postfix(shown)
                 if last or self.iteration % self.checkpoint_every == 0:
                     self._save()
         finally:
@@ -154,8 +150,8 @@ class Run:
         self.optimiser.zero_grad()
         loss.backward()
         exploded = value > settings.explosion * max(abs(self.first_loss), 1.0)
-        gradients = [p.grad.norm() for p in self.model.parameters() if p.grad is not None]
-        norm = torch.stack(gradients).norm()  # measured first: clipping would spread what is not finite to all layers
+        norms = [p.grad.norm() for p in self.model.parameters() if p.grad is not None]
+        norm = torch.stack(norms).norm()  # before it is clipped: clipping would spread what is not finite to all layers
         if exploded or not math.isfinite(value) or not bool(norm.isfinite()):
             raise TrainingStopped(self._why(value, norm, activity.readout))
         if settings.clip:
@@ -169,48 +165,44 @@ class Run:
 
     def validate(self) -> float | None:
         """The measure on the validation split; the best network so far is kept, where one is to be selected."""
-        select = self.config.training.select
-        validation = evaluate(self.model, self.config.task, "validation", self.seed)
+        select, task = self.config.training.select, self.config.task
+        validation = evaluate(self.model, task, "validation", self.seed)
         if select != "last":
-            judge = validation if select == "best_validation" else self._test()
-            assert judge is not None  # refused at the start
-            merit = judge if self.config.task.measure == "accuracy" else -judge
+            judged = validation if select == "best_validation" else evaluate_test(self.model, task, self.seed)
+            assert judged is not None  # refused at the start
+            merit = judged if task.measure == "accuracy" else -judged
             if not self.best or merit > self.best["merit"]:
                 weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self.best = {"merit": merit, "iteration": self.iteration, "model": weights}
         return validation
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> SeedResult:
         """Take the selected network, run it on the test set, write both down."""
         selected = self.iteration
         if self.best:
             self.model.load_state_dict(self.best["model"])
             selected = self.best["iteration"]
         task = self.config.task
-        scores = {"validation": evaluate(self.model, task, "validation", self.seed), "test": self._test()}
+        validation = evaluate(self.model, task, "validation", self.seed)
+        test = evaluate_test(self.model, task, self.seed)
         checkpoint.save(self.model.to_network(), self.folder / NETWORK)
-        result = {
-            "seed": self.seed,
-            "measure": task.measure,
-            **scores,
-            "iterations": self.iteration,
-            "selected_iteration": selected,
-            "select": self.config.training.select,
-            "seconds": round(self.seconds, 2),
-            "peak_memory_mb": peak_memory(),
-            "threads": self.config.training.threads,
-            "framework": self.config.framework,
-            "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
-            "versions": versions(),
-        }
-        write_json(self.folder / RESULT, result)
+        result = SeedResult(
+            seed=self.seed,
+            measure=task.measure,
+            validation=validation,
+            test=test,
+            iterations=self.iteration,
+            selected_iteration=selected,
+            select=self.config.training.select,
+            seconds=round(self.seconds, 2),
+            peak_memory_mb=peak_memory(),
+            threads=self.config.training.threads,
+            framework=self.config.framework,
+            parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            versions=versions(),
+        )
+        write_content(self.folder / RESULT, result)
         return result
-
-    def _test(self) -> float:
-        measured = evaluate(self.model, self.config.task, "test", self.seed)
-        if measured is None:
-            raise ValueError("task: expected a test set with samples, got none")
-        return measured
 
     def _save(self) -> None:
         state = {
@@ -274,7 +266,7 @@ def frozen_decays(model: Model, share: float, seed: int) -> Frozen:
     return Frozen(held)
 
 
-def model_of(network: Any, config: Config) -> Model:
+def model_of(network: Network, config: Config) -> Model:
     """A network in the framework of a configuration."""
     one = config.network.variant == "single_tau"
     return Model(network, config.framework, quantised=config.network.quantised, one_decay=one)
@@ -314,6 +306,20 @@ def evaluate(model: Model, task: Task, split: str, seed: int) -> float | None:
     model.eval()
     scores = [task.score(model(x), target) for x, target in task.held_out(split, AT_A_TIME, seed)]
     return float(torch.cat(scores).double().mean()) if scores else None
+
+
+def evaluate_test(model: Model, task: Task, seed: int) -> float:
+    """`evaluate` on the test set. Raises ValueError where it has no samples."""
+    measure = evaluate(model, task, "test", seed)
+    if measure is None:
+        raise ValueError("task: expected a test set with samples, got none")
+    return measure
+
+
+def evaluate_network(network: Network, config: Config, seed: int, task: Task | None = None) -> float:
+    """The measure of a network on the test set of its task, or of the same task under other settings."""
+    torch.set_num_threads(config.training.threads)
+    return evaluate_test(model_of(network, config), task or config.task, seed)
 
 
 class _Batches(Dataset[Batch]):
@@ -358,10 +364,10 @@ def peak_memory() -> float:
 
 def versions() -> dict[str, str]:
     """Of what a result depends on."""
-    found = {"python": platform.python_version(), "hetsyn_plugins": hetsyn_plugins.__version__}
+    numbers = {"python": platform.python_version(), "hetsyn_plugins": __version__}
     for name in ("torch", "numpy", "numba", "snntorch", "norse", "lava-dl"):
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers

@@ -6,24 +6,37 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, TypedDict
 
 from hetsyn_plugins.core.files import replacing
 
 LOG, TABLE = "log.jsonl", "log.csv"
 
 
+class Record(TypedDict):
+    """A line of the log: loss and score of the batch, the measure on the validation set (None: not measured here)."""
+
+    iteration: int
+    epoch: float
+    loss: float
+    score: float
+    validation: float | None
+    lr: float
+    seconds: float
+
+
+FIELDS = tuple(Record.__annotations__)
+
+
 class Log:
     """One record a logged iteration, as JSON lines and as CSV; what is later than the checkpoint is dropped first."""
-
-    FIELDS: ClassVar = ("iteration", "epoch", "loss", "score", "validation", "lr", "seconds")
 
     def __init__(self, folder: Path, iteration: int, tensorboard: bool) -> None:
         kept = [record for record in read_log(folder / LOG) if record["iteration"] <= iteration]
         with replacing(folder / LOG) as path:
             path.write_text("".join(json.dumps(record) + "\n" for record in kept))
         with replacing(folder / TABLE) as path:
-            path.write_text(_csv(self.FIELDS) + "".join(_csv([r[name] for name in self.FIELDS]) for r in kept))
+            path.write_text(_csv(FIELDS) + "".join(_csv(record.values()) for record in kept))
         self.lines, self.table = open(folder / LOG, "a"), open(folder / TABLE, "a")
         self.board = _board(folder / "tensorboard") if tensorboard else None
         for record in kept:  # TensorBoard writes late, and may not have been asked for until now
@@ -31,17 +44,18 @@ class Log:
 
     def write(self, *values: Any) -> None:
         """Add a record: the values of FIELDS."""
-        record = dict(zip(self.FIELDS, values, strict=True))
+        record: Any = dict(zip(FIELDS, values, strict=True))
         self.lines.write(json.dumps(record) + "\n")
         self.table.write(_csv(values))
         self.lines.flush()
         self.table.flush()
         self._show(record)
 
-    def _show(self, record: dict[str, Any]) -> None:
-        for name in ("loss", "score", "validation", "lr"):
-            if self.board is not None and record[name] is not None:
-                self.board.add_scalar(name, record[name], record["iteration"])
+    def _show(self, record: Record) -> None:
+        drawn = {name: record[name] for name in ("loss", "score", "validation", "lr")}
+        for name, value in drawn.items():
+            if self.board is not None and value is not None:
+                self.board.add_scalar(name, value, record["iteration"])
 
     def close(self) -> None:
         """Close the files."""
@@ -64,7 +78,7 @@ def _board(folder: Path) -> Any:
     return SummaryWriter(str(folder), purge_step=0)
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def read_log(path: Path) -> list[Record]:
     """The records of a log; a last line that was cut off in the middle is left out."""
     lines = path.read_text().split("\n") if path.exists() else []
     return [json.loads(line) for line in lines[:-1]]

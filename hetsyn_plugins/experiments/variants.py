@@ -15,7 +15,9 @@ variant's neurons do. Weights start N(0, 1 / fan_in), threshold 1, no bias; a se
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,9 +26,8 @@ from hetsyn_plugins.core.initialisers import ConstantTau, LogNormalTau, NormalTa
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.core.params import HetSynParams, tau_to_decay
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate, Triangular
-
-if TYPE_CHECKING:
-    from hetsyn_plugins.experiments.config import NetworkConfig
+from hetsyn_plugins.experiments.checks import check, check_among
+from hetsyn_plugins.ops.trainable import PARAMETRIZATIONS
 
 DISTRIBUTIONS: dict[str, Callable[..., Any]] = {"normal": NormalTau, "uniform": UniformTau, "log_normal": LogNormalTau}
 SURROGATES: dict[str, Surrogate] = {"triangular": Triangular(), "multi_gaussian": MultiGaussian()}
@@ -51,16 +52,72 @@ VARIANTS = {
 }
 
 
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What network (`build` makes it). Times in seconds.
+
+    variant           "hetsyn": a learned tau a synapse; "hetneu": one a neuron, its reset's too; "single_tau": one
+                      learned tau for the whole network; "homneu": tau_reset everywhere, fixed; "alif": that, with
+                      threshold adaptation
+    recurrent         hidden layers have recurrent synapses ("R-"; False: "F-")
+    hidden            neurons in each hidden layer
+    frozen            share of the taus of synapses that stay as they start, 0 to 1
+    parametrization   what is trained: "decay" (r), "tau" or "log_tau"
+    tau_distribution  "normal" (mean, s.d.), "uniform" (low, high) or "log_normal" (median, e-folds): the two numbers of
+    tau_start         how hetsyn and hetneu start; the others start at tau_reset
+    tau_reset         of the reset current; learned only where it is the synapses' (hetneu, single_tau)
+    tau_adaptation, adaptation   of alif
+    surrogate         "triangular" or "multi_gaussian"
+    dropout           on the spikes of hidden layers
+    quantised         lava_dl only: the forward pass in the chip's integers (spikes or counts in, no dropout)
+    """
+
+    variant: str = "hetsyn"
+    recurrent: bool = True
+    hidden: tuple[int, ...] = (64,)
+    frozen: float = 0.0
+    parametrization: str = "decay"
+    tau_distribution: str = "normal"
+    tau_start: tuple[float, float] = (20e-3, 5e-3)
+    tau_reset: float = 20e-3
+    tau_adaptation: float = 100e-3
+    adaptation: float = 0.05
+    surrogate: str = "multi_gaussian"
+    dropout: float = 0.0
+    quantised: bool = False
+
+    def __post_init__(self) -> None:
+        check_among("network.variant", self.variant, VARIANTS)
+        check_among("network.parametrization", self.parametrization, PARAMETRIZATIONS)
+        check_among("network.tau_distribution", self.tau_distribution, DISTRIBUTIONS)
+        check_among("network.surrogate", self.surrogate, SURROGATES)
+        check("network.hidden", self.hidden, "at least one layer of at least 1 neuron", bool(self.hidden))
+        check("network.hidden", self.hidden, "at least 1 neuron a layer", all(n >= 1 for n in self.hidden))
+        check("network.frozen", self.frozen, "0 to 1", 0 <= self.frozen <= 1)
+        check("network.dropout", self.dropout, "0 to below 1", 0 <= self.dropout < 1)
+        for name in ("tau_reset", "tau_adaptation"):
+            check(f"network.{name}", getattr(self, name), "seconds > 0", 0 < getattr(self, name) < inf)
+        check("network.adaptation", self.adaptation, "a finite number", isfinite(self.adaptation))
+        try:
+            DISTRIBUTIONS[self.tau_distribution](*self.tau_start, dt=1.0)
+        except ValueError as error:
+            raise ValueError(f"network.tau_start: {error}, in {list(self.tau_start)}") from error
+        if self.quantised and self.dropout:
+            raise ValueError(f"network.quantised: expected network.dropout=0 with it, got {self.dropout}")
+        if self.frozen and self.variant != "hetsyn":
+            raise ValueError(f"network.frozen: expected 0 with variant {self.variant!r}, got {self.frozen}")
+
+
 def build(config: NetworkConfig, lines: int, outputs: int, dt: float, seed: int) -> Network:
     """The network before training, float32: hidden layers, dropout behind each where asked for, and a readout."""
-    rng, taus = stream(seed, "weights"), stream(seed, "taus")  # apart: the same weights whatever taus are drawn
+    draws = _Draws(stream(seed, "weights"), stream(seed, "taus"))
     layers: list[Layer] = []
     for index, n in enumerate(config.hidden, 1):
-        layers.append(_layer(f"hidden{index}", config, n, lines, dt, rng, taus, spiking=True))
+        layers.append(_layer(f"hidden{index}", config, (n, lines), dt, draws, spiking=True))
         if config.dropout:
             layers.append(Dropout(f"dropout{index}", config.dropout))
         lines = n
-    layers.append(_layer("readout", config, outputs, lines, dt, rng, taus, spiking=False))
+    layers.append(_layer("readout", config, (outputs, lines), dt, draws, spiking=False))
     return Network(tuple(layers))
 
 
@@ -69,39 +126,37 @@ def stream(seed: int, use: str) -> np.random.Generator:
     return np.random.default_rng([seed, 1000 + ("weights", "taus", "frozen").index(use)])
 
 
+class _Draws(NamedTuple):
+    """The generators of a network's weights and of its taus, apart: the same weights whatever taus are drawn."""
+
+    weights: np.random.Generator
+    taus: np.random.Generator
+
+
 def _layer(
-    name: str,
-    config: NetworkConfig,
-    n: int,
-    m: int,
-    dt: float,
-    rng: np.random.Generator,
-    taus: np.random.Generator,
-    *,
-    spiking: bool,
+    name: str, config: NetworkConfig, shape: tuple[int, int], dt: float, draws: _Draws, *, spiking: bool
 ) -> HetSynLayer:
-    variant = VARIANTS[config.variant]
+    """A layer of `shape` (N, M); a readout where it does not spike."""
+    variant, n = VARIANTS[config.variant], shape[0]
     recurrent, tied = spiking and config.recurrent, variant.share != "synapse"
-    weight, loop = _weights(rng, n, m), _weights(rng, n, n) if recurrent else None
-    decay = _decays(config, variant, (n, m), dt, taus)
-    reset = decay if tied else np.float32(tau_to_decay(config.tau_reset, dt))
     adapts = spiking and variant.adapts
-    params = HetSynParams(
-        weight,
-        decay,
-        reset_decay=reset if spiking else None,
-        recurrent_weight=loop,
-        recurrent_decay=None if not recurrent else decay if tied else _decays(config, variant, (n, n), dt, taus),
-        adaptation_decay=np.float32(tau_to_decay(config.tau_adaptation, dt)) if adapts else None,
-        adaptation_strength=np.float32(config.adaptation) if adapts else None,
-        spiking=spiking,
-    )
+    fields: dict[str, Any] = {"weight": _weights(draws.weights, *shape), "reset_decay": None}
+    if recurrent:
+        fields["recurrent_weight"] = _weights(draws.weights, n, n)
+    fields["decay"] = decay = _decays(config, shape, dt, draws.taus)
+    if recurrent:
+        fields["recurrent_decay"] = decay if tied else _decays(config, (n, n), dt, draws.taus)
+    if spiking:
+        fields["reset_decay"] = decay if tied else np.float32(tau_to_decay(config.tau_reset, dt))
+    if adapts:
+        fields["adaptation_decay"] = np.float32(tau_to_decay(config.tau_adaptation, dt))
+        fields["adaptation_strength"] = np.float32(config.adaptation)
     learned = {"weight"} | ({"recurrent_weight"} if recurrent else set())
     if variant.learned:
         learned |= {"decay"} | ({"recurrent_decay"} if recurrent and not tied else set())
     return HetSynLayer(
         name,
-        params,
+        HetSynParams(**fields, spiking=spiking),
         dt=dt,
         share=variant.share,
         parametrization=config.parametrization,
@@ -115,10 +170,9 @@ def _weights(rng: np.random.Generator, n: int, m: int) -> Array:
     return (rng.standard_normal((n, m)) / np.sqrt(m)).astype(np.float32)
 
 
-def _decays(
-    config: NetworkConfig, variant: Variant, shape: tuple[int, int], dt: float, taus: np.random.Generator
-) -> Array:
+def _decays(config: NetworkConfig, shape: tuple[int, int], dt: float, taus: np.random.Generator) -> Array:
     """Start values in the shape that is learned."""
+    variant = VARIANTS[config.variant]
     shared = {"synapse": shape, "neuron": shape[:1], "layer": ()}[variant.share]
     start = DISTRIBUTIONS[config.tau_distribution](*config.tau_start, dt=dt) if variant.drawn else None
     draw = start or ConstantTau(config.tau_reset, dt)

@@ -12,10 +12,11 @@ import pytest
 
 from hetsyn_plugins import HetSynParams
 from hetsyn_plugins.adapters.lava_dl import runtime
+from hetsyn_plugins.cli import demo
 from hetsyn_plugins.cli.main import differing, main
 from hetsyn_plugins.conformance import backends, cases, comparison
 from hetsyn_plugins.core.network import HetSynLayer, Network
-from hetsyn_plugins.deployment import chip_file as loihi
+from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import plots
 from hetsyn_plugins.experiments.data import digits
@@ -48,12 +49,19 @@ def test_unknown_names_are_one_line_and_status_2(capsys: pytest.CaptureFixture[s
     assert main(["demo", "--epochs", "0"]) == 2
 
 
-def test_demo_runs_and_leaves_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_runs_and_leaves_what_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it on fewer digits: 64 to test, 4 in Lava."""
     pytest.importorskip("snntorch")
     pytest.importorskip("norse")
+    monkeypatch.setattr(demo, "LAVA_SAMPLES", 4)
+    data = digits.load_spikes()
+    few = data._replace(test_spikes=data.test_spikes[:, :64], test_labels=data.test_labels[:64])
+    monkeypatch.setattr(digits, "load_spikes", lambda seed: few)
     assert main(["demo", "--out", str(tmp_path / "out"), "--epochs", "1", "--samples", "128"]) == 0
     out = capsys.readouterr().out
-    assert "Norse, float64" in out and " 0 of 919,552 spikes differ from snnTorch's" in out
+    assert "Norse, float64" in out and " 0 of 131,072 spikes differ from snnTorch's" in out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "raster.png",
         "neuron.png",
@@ -74,7 +82,7 @@ def test_digits_are_coded_as_described() -> None:
 
 def test_digits_are_split_without_overlap_and_by_seed() -> None:
     pytest.importorskip("sklearn")
-    data, again, other = digits.load(0), digits.load(0), digits.load(1)
+    data, again, other = digits.load_spikes(0), digits.load_spikes(0), digits.load_spikes(1)
     assert len(data.train_labels) + len(data.test_labels) == 1797
     assert np.array_equal(data.test_spikes, again.test_spikes)
     assert not np.array_equal(data.test_labels, other.test_labels)
@@ -114,9 +122,9 @@ def test_export_prints_the_report_and_writes_the_file(tmp_path: Path, capsys: py
     assert exported(tmp_path, "--clusters", "3", "--data", str(tmp_path / "data.npz"), "--samples", "6") == 0
     out = capsys.readouterr().out
     assert "no calibration data" in out and "on 6 samples of 20 steps" in out and "accuracy: float" in out
-    assert [len(layer.params.codebook) for layer in loihi.read(tmp_path / "net.net").layers] == [3, 3]
+    assert [len(layer.params.codebook) for layer in chip_file.read(tmp_path / "net.net").layers] == [3, 3]
     assert exported(tmp_path, "--form", "synapse", "--tolerance", "0.5") == 0
-    assert loihi.read(tmp_path / "net.net").layers[0].params.form == "synapse"
+    assert chip_file.read(tmp_path / "net.net").layers[0].params.form == "synapse"
 
 
 def test_simulate_prints_what_the_integer_core_did(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +133,7 @@ def test_simulate_prints_what_the_integer_core_did(tmp_path: Path, capsys: pytes
     assert main(["simulate", str(tmp_path / "net.net"), "--data", str(tmp_path / "data.npz")]) == 0
     out = capsys.readouterr().out
     data = np.load(tmp_path / "data.npz")
-    hidden, readout = loihi.read(tmp_path / "net.net").run(data["inputs"]).values()
+    hidden, readout = chip_file.read(tmp_path / "net.net").run(data["inputs"]).values()
     fired, right = hidden.spikes.sum(), (readout.v[-1].argmax(1) == data["labels"]).mean()
     assert fired > 10 and f"{fired} spikes, {fired / 10:.1f} a sample" in out
     assert f"accuracy       {right:.1%}" in out and "steps/s" in out and "2 layers, 10 samples of 20 steps" in out
@@ -208,7 +216,7 @@ class FakeLava:
         assert (timeout, allow_overflow) == (7.0, False)
         if isinstance(self.answer, Exception):
             raise self.answer
-        runs = loihi.read(path).run(inputs)
+        runs = chip_file.read(path).run(inputs)
         return self.answer({name: (run.v if run.spikes is None else run.spikes).copy() for name, run in runs.items()})
 
 
@@ -250,8 +258,8 @@ def test_simulate_in_lava_itself(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_differing_counts_bins() -> None:
-    wanted = np.zeros((2, 3, 4), np.int64)
-    other = wanted.copy()
+    expected = np.zeros((2, 3, 4), np.int64)
+    other = expected.copy()
     other[1, 2, 3] = other[0, 0, 0] = 1
-    assert (differing(wanted, wanted), differing(other, wanted)) == (0, 2)
-    assert differing(None, wanted) == differing(wanted[:1], wanted) == 24
+    assert (differing(expected, expected), differing(other, expected)) == (0, 2)
+    assert differing(None, expected) == differing(expected[:1], expected) == 24

@@ -14,7 +14,7 @@ from hetsyn_plugins import HetSynParams, decay_to_tau
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Linear, Network
 from hetsyn_plugins.experiments import analysis
-from hetsyn_plugins.experiments.analysis import Spread
+from hetsyn_plugins.experiments.analysis import VarianceComponents
 
 DT, N, M, OUT = 5e-3, 4, 6, 2
 
@@ -56,10 +56,10 @@ def hidden_layer(**changes: Any) -> HetSynLayer:
 def test_taus_are_in_seconds_a_kind_of_synapse_each() -> None:
     tau = np.array([[0.01, 0.02, 0.0], [0.4, inf, 0.05]])
     params = HetSynParams.from_tau(np.array([[1.0, -2, 3], [4, 5, -6]]), tau, dt=DT, reset_tau=0.02)
-    found = analysis.synapses(Network((Linear("mix", np.ones((3, 3))), HetSynLayer("a", params, dt=DT))))
-    assert list(found) == ["a input"]
-    np.testing.assert_allclose(found["a input"].tau, tau, rtol=1e-12)
-    assert np.array_equal(found["a input"].weight, params.weight)
+    result = analysis.synapses(Network((Linear("mix", np.ones((3, 3))), HetSynLayer("a", params, dt=DT))))
+    assert list(result) == ["a input"]
+    np.testing.assert_allclose(result["a input"].tau, tau, rtol=1e-12)
+    assert np.array_equal(result["a input"].weight, params.weight)
     assert list(analysis.taus(network())) == ["hidden input", "hidden recurrent", "out input"]
     assert [t.shape for t in analysis.taus(network()).values()] == [(N, M), (N, N), (OUT, N)]
     assert list(analysis.taus(hidden_layer())) == ["hidden input", "hidden recurrent"]
@@ -81,9 +81,9 @@ def test_where_no_neuron_has_a_synapse_to_itself_the_diagonal_is_no_synapse() ->
     params = HetSynParams.from_tau(
         np.ones((3, 2)), 0.1, dt=DT, reset_tau=0.1, recurrent_weight=square - np.diag([1, 5, 9]), recurrent_tau=square
     )
-    found = analysis.synapses(HetSynLayer("a", params, dt=DT, autapses=False))["a recurrent"]
-    np.testing.assert_allclose(found.tau, [[2, 3], [4, 6], [7, 8]], rtol=1e-9)
-    assert found.weight.tolist() == [[2, 3], [4, 6], [7, 8]]
+    result = analysis.synapses(HetSynLayer("a", params, dt=DT, autapses=False))["a recurrent"]
+    np.testing.assert_allclose(result.tau, [[2, 3], [4, 6], [7, 8]], rtol=1e-9)
+    assert result.weight.tolist() == [[2, 3], [4, 6], [7, 8]]
     one = HetSynParams(np.ones((1, 2)), 0.5, reset_decay=0.5, recurrent_weight=[[0.0]], recurrent_decay=0.5)
     assert analysis.taus(HetSynLayer("a", one, dt=DT, autapses=False))["a recurrent"].shape == (1, 0)
 
@@ -95,37 +95,37 @@ def test_a_layer_without_dt_is_named() -> None:
 
 def test_channels_are_columns() -> None:
     layer = hidden_layer()
-    found = analysis.channels(layer, {"cue": range(4), "noise": [5, 4]})
+    result = analysis.taus_of_channels(layer, {"cue": range(4), "noise": [5, 4]})
     tau = decay_to_tau(layer.params.decay, DT)
-    assert np.array_equal(found["cue"], tau[:, :4]) and np.array_equal(found["noise"], tau[:, [5, 4]])
+    assert np.array_equal(result["cue"], tau[:, :4]) and np.array_equal(result["noise"], tau[:, [5, 4]])
 
 
 @pytest.mark.parametrize("lines", [(), range(4, 7), [-1]])
 def test_channels_that_are_not_there_are_refused(lines: Any) -> None:
     with pytest.raises(ValueError, match=r"^groups\['cue'\]: expected some of the lines 0 to 5, got "):
-        analysis.channels(hidden_layer(), {"cue": lines})
+        analysis.taus_of_channels(hidden_layer(), {"cue": lines})
 
 
 # ---- in numbers --------------------------------------------------------------------------------------------------
 
 
 def test_summary_of_values_by_hand() -> None:
-    found = analysis.summarise([0.01, 0.0, 10.0, inf, 0.1, 0.7], bound=0.7)
-    assert (found.n, found.at_zero, found.at_one, found.long) == (6, 1 / 6, 1 / 6, 2 / 6)
-    assert found.median == pytest.approx(0.4) and found.quartiles == (0.01, 10.0)
-    assert found.mean == inf and found.clipped_mean == pytest.approx((0.01 + 5 + 5 + 0.1 + 0.7) / 6)
+    result = analysis.summarise([0.01, 0.0, 10.0, inf, 0.1, 0.7], bound=0.7)
+    assert (result.n, result.at_zero, result.at_one, result.long) == (6, 1 / 6, 1 / 6, 2 / 6)
+    assert result.median == pytest.approx(0.4) and result.quartiles == (0.01, 10.0)
+    assert result.mean == inf and result.clipped_mean == pytest.approx((0.01 + 5 + 5 + 0.1 + 0.7) / 6)
     logs = [log(0.01), log(10), log(0.1), log(0.7)]
-    assert found.mu == pytest.approx(sum(logs) / 4)
-    assert found.sigma == pytest.approx((sum((x - sum(logs) / 4) ** 2 for x in logs) / 4) ** 0.5)
+    assert result.mu == pytest.approx(sum(logs) / 4)
+    assert result.sigma == pytest.approx((sum((x - sum(logs) / 4) ** 2 for x in logs) / 4) ** 0.5)
 
 
 def test_the_fit_recovers_a_planted_log_normal_beside_masses_at_the_ends() -> None:
     n, mu, sigma = 20_000, log(0.04), 0.8
     inside = np.exp(np.random.default_rng(0).normal(mu, sigma, n))
-    found = analysis.summarise(np.concatenate([inside, np.zeros(1000), np.full(3000, inf)]))
+    result = analysis.summarise(np.concatenate([inside, np.zeros(1000), np.full(3000, inf)]))
     # five standard errors: of the mean sigma / sqrt(n), of the s.d. sigma / sqrt(2 n)
-    assert abs(found.mu - mu) < 5 * sigma / n**0.5 and abs(found.sigma - sigma) < 5 * sigma / (2 * n) ** 0.5
-    assert found.at_zero == 1000 / 24_000 and found.at_one == 3000 / 24_000
+    assert abs(result.mu - mu) < 5 * sigma / n**0.5 and abs(result.sigma - sigma) < 5 * sigma / (2 * n) ** 0.5
+    assert result.at_zero == 1000 / 24_000 and result.at_one == 3000 / 24_000
 
 
 def test_summaries_of_nothing_between_the_ends() -> None:
@@ -159,11 +159,11 @@ def test_rank_correlation_of_ties_ends_and_nothing() -> None:
 
 
 def test_spread_of_values_by_hand() -> None:
-    found = analysis.spread(np.exp([[0.0, 2.0], [4.0, 6.0]]))
-    assert (found.within, found.between) == (pytest.approx(2), pytest.approx(7))  # (16 - 2) / 2
-    assert found.share == pytest.approx(7 / 9)
+    result = analysis.variance_components(np.exp([[0.0, 2.0], [4.0, 6.0]]))
+    assert (result.within, result.between) == (pytest.approx(2), pytest.approx(7))  # (16 - 2) / 2
+    assert result.share == pytest.approx(7 / 9)
     # unequal groups, once r = 0 and r = 1 are out: mean squares 2 and 6, (3 - 5 / 3) / 1 synapses a neuron
-    uneven = analysis.spread(np.exp([[0.0, 2.0], [4.0, inf], [-inf, inf]]))
+    uneven = analysis.variance_components(np.exp([[0.0, 2.0], [4.0, inf], [-inf, inf]]))
     assert (uneven.within, uneven.between) == (pytest.approx(2), pytest.approx(3))
 
 
@@ -171,33 +171,35 @@ def test_spread_recovers_planted_variances() -> None:
     rng = np.random.default_rng(0)
     neurons, each, within, between = 400, 50, 0.25, 0.09
     logs = rng.normal(-3, between**0.5, (neurons, 1)) + rng.normal(0, within**0.5, (neurons, each))
-    found = analysis.spread(np.exp(logs))
+    result = analysis.variance_components(np.exp(logs))
     # five standard errors: of a variance v from k degrees of freedom, v sqrt(2 / k)
-    assert abs(found.within - within) < 5 * within * (2 / (neurons * (each - 1))) ** 0.5
-    assert abs(found.between - between) < 5 * (between + within / each) * (2 / (neurons - 1)) ** 0.5
+    assert abs(result.within - within) < 5 * within * (2 / (neurons * (each - 1))) ** 0.5
+    assert abs(result.between - between) < 5 * (between + within / each) * (2 / (neurons - 1)) ** 0.5
 
 
 def test_spread_tells_neuronal_from_synaptic_heterogeneity() -> None:
     rng = np.random.default_rng(0)
     neuronal = np.repeat(rng.uniform(0.01, 0.1, (20, 1)), 7, 1)
-    assert analysis.spread(neuronal).share == pytest.approx(1) and analysis.spread(neuronal).within < 1e-25
-    assert analysis.spread(rng.permuted(neuronal.ravel()).reshape(20, 7)).share < 0.2
-    alike = analysis.spread(np.full((20, 7), 0.02))
+    by_neuron = analysis.variance_components(neuronal)
+    assert by_neuron.share == pytest.approx(1) and by_neuron.within < 1e-25
+    assert analysis.variance_components(rng.permuted(neuronal.ravel()).reshape(20, 7)).share < 0.2
+    alike = analysis.variance_components(np.full((20, 7), 0.02))
     assert (alike.within, alike.between) == (0, 0) and isnan(alike.share)
-    negative = analysis.spread(np.exp([[0.0, 1.0], [1.0, 0.0]]))  # means closer than chance: an estimate below 0
+    # means closer than chance: an estimate below 0
+    negative = analysis.variance_components(np.exp([[0.0, 1.0], [1.0, 0.0]]))
     assert negative.between == 0 and negative.share == 0
 
 
 @pytest.mark.parametrize("tau", [[[0.01, 0.02]], [[0.01], [0.02]], [[inf, 0.0], [0.0, 0.0]], np.empty((3, 0))])
 def test_spread_needs_two_neurons_and_one_with_two_synapses(tau: Any) -> None:
-    found = analysis.spread(np.array(tau))
-    assert isnan(found.within) and isnan(found.between) and isnan(found.share)
+    result = analysis.variance_components(np.array(tau))
+    assert isnan(result.within) and isnan(result.between) and isnan(result.share)
 
 
 def test_spread_refuses_what_has_no_rows() -> None:
     with pytest.raises(ValueError, match=r"^tau: expected shape \(N, M\), a row a neuron, got \(3,\)"):
-        analysis.spread(np.ones(3))
-    assert Spread(1.0, 3.0).share == 0.75
+        analysis.variance_components(np.ones(3))
+    assert VarianceComponents(1.0, 3.0).share == 0.75
 
 
 # ---- resetting ---------------------------------------------------------------------------------------------------
@@ -207,13 +209,13 @@ DECAYS = ("decay", "recurrent_decay", "reset_decay")
 
 def decays(net: Network) -> dict[str, Array]:
     """ "layer field" -> r as float64, one entry a decay."""
-    found = {}
+    result = {}
     for layer in net.layers:
         if isinstance(layer, HetSynLayer):
             for field in DECAYS:
                 if getattr(layer.params, field) is not None:
-                    found[f"{layer.name} {field}"] = getattr(layer.params, field)
-    return found
+                    result[f"{layer.name} {field}"] = getattr(layer.params, field)
+    return result
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -264,8 +266,8 @@ def test_reset_keeps_tied_decays_tied(share: str, parametrization: str) -> None:
     )
     tied = HetSynLayer("a", params, dt=DT, share=share, parametrization=parametrization, tie_reset=True)
     before = hetsyn_plugins.convert(hetsyn_plugins.convert(Network((tied,)), to="snntorch"), to="reference")
-    found = decays(analysis.reset_long_taus(before, 0.7, 0.123))
-    a, b, c = (found[f"a {field}"] for field in DECAYS)
+    result = decays(analysis.reset_long_taus(before, 0.7, 0.123))
+    a, b, c = (result[f"a {field}"] for field in DECAYS)
     assert np.array_equal(a, b) and np.array_equal(a, c)
     np.testing.assert_allclose(decay_to_tau(a, DT), np.where(tau > 0.7, 0.123, tau), rtol=1e-5)
 
@@ -321,9 +323,9 @@ def test_controls_put_a_spike_at_any_step_alike(name: str) -> None:
     steps, samples = 10, 5000
     x = np.zeros((steps, samples, 1))
     x[0] = 1
-    found = analysis.CONTROLS[name](x, np.random.default_rng(1))[:, :, 0].sum(1)
+    result = analysis.CONTROLS[name](x, np.random.default_rng(1))[:, :, 0].sum(1)
     # a count of B(5000, 1/10): five s.d. of sqrt(450)
-    assert (abs(found - samples / steps) < 5 * 450**0.5).all()
+    assert (abs(result - samples / steps) < 5 * 450**0.5).all()
 
 
 def test_an_integrator_needs_no_timing_and_a_neuron_without_memory_no_order() -> None:
@@ -332,5 +334,5 @@ def test_an_integrator_needs_no_timing_and_a_neuron_without_memory_no_order() ->
     shown = analysis.counts_only(x, np.random.default_rng(1))
     assert np.array_equal(counting.run(shown)["out"][1][-1], counting.run(x)["out"][1][-1])
     shown = analysis.time_shuffled(x, np.random.default_rng(1))
-    v, wanted = instant.run(shown)["out"][1], instant.run(x)["out"][1]
-    assert np.array_equal(np.sort(v, 0), np.sort(wanted, 0)) and not np.array_equal(v, wanted)
+    v, expected = instant.run(shown)["out"][1], instant.run(x)["out"][1]
+    assert np.array_equal(np.sort(v, 0), np.sort(expected, 0)) and not np.array_equal(v, expected)

@@ -1,6 +1,7 @@
 """The claims as commands: what they run, what they say of it, and that they say it plainly where it differs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import numpy as np
 import pytest
 
 from hetsyn_plugins import cli
-from hetsyn_plugins.experiments import config
-from hetsyn_plugins.experiments import run_folder as runs
+from hetsyn_plugins.experiments import run_folder, sweep
 from hetsyn_plugins.experiments.analysis import reset_long_taus, taus
-from hetsyn_plugins.experiments.claims import CLAIMS, claim, dms
-from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Row
+from hetsyn_plugins.experiments.claims import CLAIMS, dms
+from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, check_claim, verdict
 from hetsyn_plugins.experiments.claims.patterns import figure
 from hetsyn_plugins.experiments.claims.speech import under
+from hetsyn_plugins.experiments.config import changed_config, load_config
+from hetsyn_plugins.experiments.run_folder import ClaimRow, load_networks, seed_folder
 
 TINY = ["training.iterations=3", "training.batch=2", "training.validate_every=3"]
 SOURCES = {"dms": ["task.test_samples=6"], "patterns": ["task.test_samples=2"]}
@@ -46,10 +48,10 @@ def settings(name: str, speech: Path) -> list[str]:
 def test_arms_of_one_name_are_one_run() -> None:
     """The runs are shared by all claims."""
     seen: dict[str, Arm] = {}
-    for own in CLAIMS.values():
-        for name, arm in own.arms.items():
+    for claim in CLAIMS.values():
+        for name, arm in claim.arms.items():
             assert seen.setdefault(name, arm) == arm
-            config.load(arm.task, arm.settings)
+            load_config(arm.task, arm.settings)
 
 
 @pytest.mark.parametrize("name", CLAIMS)
@@ -67,26 +69,26 @@ def test_every_claim_runs_to_its_table_and_pictures(
     for picture in result["pictures"]:
         assert (out / name / picture["file"]).read_bytes()[:4] == b"\x89PNG"
     for run in result["runs"]:
-        assert runs.trained((out / name / run).resolve()) == [0]
+        assert run_folder.trained_seeds((out / name / run).resolve()) == [0]
 
 
-def rows_of(own: Claim, values: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch) -> dict[str, Row]:
+def rows_of(claim: Claim, values: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch) -> dict[str, ClaimRow]:
     """The rows of a claim whose runs came out so."""
     monkeypatch.setattr(Evidence, "values", lambda self, arm: np.array(values[arm]))
-    return {row.label: row for row in own.rows(Evidence(Path("none"), own.arms, range(5)))}
+    return {row.label: row for row in claim.rows(Evidence(Path("none"), claim.arms, range(5)))}
 
 
 @pytest.mark.parametrize(("shift", "holds"), [(-0.01, True), (0.01, False)])
 def test_patterns_need_every_seed_below(shift: float, holds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = CLAIMS["patterns"]
-    values = {arm: [0.2, 0.3, 0.4, 0.3, 0.2] for arm in own.arms}
+    claim = CLAIMS["patterns"]
+    values = {arm: [0.2, 0.3, 0.4, 0.3, 0.2] for arm in claim.arms}
     values["patterns-F-hetsyn-2hz"] = [0.1, 0.1, 0.1, 0.1, 0.2 + shift]
 
     def figure(evidence: Evidence, name: str, what: str) -> np.ndarray:
         return evidence.values(name) if what == "MSE" else np.full(5, 0.5 if "hetsyn" in name else 0.1)
 
     monkeypatch.setattr("hetsyn_plugins.experiments.claims.patterns.figure", figure)
-    row = rows_of(own, values, monkeypatch)["F-HomNeuLIF: MSE"]
+    row = rows_of(claim, values, monkeypatch)["F-HomNeuLIF: MSE"]
     assert row.holds is holds and f"below on {5 if holds else 4} of 5 seeds" in row.note
     assert row.ours == pytest.approx(0.28) and row.sd == pytest.approx(np.std([0.2, 0.3, 0.4, 0.3, 0.2], ddof=1))
 
@@ -113,8 +115,8 @@ def test_an_order_within_the_spread_is_no_order(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("accuracies", "holds"), [([1.0, 1, 1, 1, 0.5], True), ([0.97] * 5, False)])
 def test_dms_is_judged_by_its_median(accuracies: list[float], holds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = CLAIMS["dms"]
-    rows = rows_of(own, {arm: accuracies for arm in own.arms}, monkeypatch)
+    claim = CLAIMS["dms"]
+    rows = rows_of(claim, {arm: accuracies for arm in claim.arms}, monkeypatch)
     assert rows["HetSynLIF: median accuracy"].holds is holds
     assert rows["HetSynLIF: median accuracy"].ours == pytest.approx(np.median(accuracies) * 100)
     successes = np.mean(np.array(accuracies) >= 0.9) * 100
@@ -132,12 +134,12 @@ def test_dms_is_judged_by_its_median(accuracies: list[float], holds: bool, monke
 def test_table_4_is_judged_by_directions_and_drop(
     cue: float, noise: float, accuracy: float, after: float, holds: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = CLAIMS["dms-table4"]
+    claim = CLAIMS["dms-table4"]
     means = {"cue": cue, "noise": noise}
     monkeypatch.setattr(dms, "tau_figure", lambda evidence, name, group, what: np.full(5, means[group]))
     monkeypatch.setattr(dms, "after_reset", lambda *arguments: np.full(5, after))
     monkeypatch.setattr(dms, "long_share", lambda *arguments: np.full(5, 0.05))
-    rows = rows_of(own, {arm: [accuracy] * 5 for arm in own.arms}, monkeypatch)
+    rows = rows_of(claim, {arm: [accuracy] * 5 for arm in claim.arms}, monkeypatch)
     labels = ("mean tau, cue", "mean tau, noise", "accuracy", "accuracy, those reset")
     assert tuple(rows[f"start 100 ms: {label}"].holds for label in labels) == holds
     assert rows["start 100 ms: mean tau, cue"].ours == pytest.approx(cue * 1e3)
@@ -145,20 +147,19 @@ def test_table_4_is_judged_by_directions_and_drop(
 
 
 def test_the_verdict_is_plain() -> None:
-    row = Row("a", 1.0, 2.0, None, 1, holds=True)
-    assert claim.verdict([row]) == "As in the paper in 1 of 1 comparisons."
-    differs = claim.verdict([row, row._replace(label="b", holds=False)])
+    row = ClaimRow("a", 1.0, 2.0, None, 1, holds=True)
+    assert verdict([row]) == "As in the paper in 1 of 1 comparisons."
+    differs = verdict([row, replace(row, label="b", holds=False)])
     assert differs == "Differs from the paper in 1 of 2 comparisons: b."
-    assert (
-        claim.verdict([row._replace(holds=None)])
-        == "Not judged: the paper has no numbers for this, or ours do not tell."
-    )
+    assert verdict([replace(row, holds=None)]) == "Not judged: the paper has no numbers for this, or ours do not tell."
 
 
 def test_iterations_to_an_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mean of five logged batches; a single good one is luck."""
     scores = {0: [0.5, 1.0, 0.9, 0.9, 0.9, 1.0, 1.0, 0.95, 1.0], 1: [0.5] * 9}
-    records = {s: [{"iteration": 10 * i, "score": v} for i, v in enumerate(found, 1)] for s, found in scores.items()}
+    records = {
+        s: [{"iteration": 10 * i, "score": v} for i, v in enumerate(by_batch, 1)] for s, by_batch in scores.items()
+    }
     monkeypatch.setattr(Evidence, "log", lambda self, arm, seed: records[seed])
     evidence = Evidence(Path("none"), {}, (0, 1))
     assert list(dms.iterations_to(evidence, "arm")) == [80, 90]
@@ -168,15 +169,15 @@ def test_table_4_is_of_the_trained_networks(tmp_path: Path) -> None:
     """Means over the lines that carry cues and noise, and the accuracy after the reset, judged by the reference."""
     settings = ["network.tau_start=[0.65, 0.1]", "network.hidden=[9]", "task.test_samples=40", "task.delay=0.2"]
     arm = Arm("dms", ("network.parametrization=tau", "training.decay_lr=1e-2", "training.iterations=150", *settings))
-    own = config.load(arm.task, arm.settings)
+    config = load_config(arm.task, arm.settings)
     evidence = Evidence(tmp_path, {"arm": arm}, [2])
-    runs.run(own, [2], evidence.run("arm"), quiet=True)
-    _, trained = runs.networks(evidence.run("arm"), 2)
+    sweep.train_seeds(config, [2], evidence.folder_of("arm"), quiet=True)
+    _, trained = load_networks(seed_folder(evidence.folder_of("arm"), 2))
     tau = trained.layers[0].params.tau(5e-3).decay  # type: ignore[union-attr]
     for group, lines in (("cue", tau[:, :20]), ("noise", tau[:, 20:])):
         assert dms.tau_figure(evidence, "arm", group, "mean") == pytest.approx([lines.mean()])
     reset = reset_long_taus(trained, 0.7, 0.65)
-    ((x, labels),) = own.task.held_out("test", 40, 2)
+    ((x, labels),) = config.task.held_out("test", 40, 2)
     accuracy = [np.mean(v[-1].argmax(1) == labels.numpy()) for *_, (_, v) in
                 (net.run(x.numpy()).values() for net in (trained, reset))]  # fmt: skip
     assert list(dms.after_reset(evidence, "arm", 0.65)) == [accuracy[1]] and accuracy[0] != accuracy[1]
@@ -186,10 +187,10 @@ def test_table_4_is_of_the_trained_networks(tmp_path: Path) -> None:
 
 def test_silences_and_distances_are_the_networks(tmp_path: Path) -> None:
     arm = Arm("patterns", ("network.hidden=[8]", "training.iterations=2", "task.test_samples=2"))
-    own, evidence = config.load(arm.task, arm.settings), Evidence(tmp_path, {"arm": arm}, [1])
-    runs.run(own, [1], evidence.run("arm"), quiet=True)
-    ((x, target),) = own.task.held_out("test", 2, 1)
-    *_, (_, y) = runs.networks(evidence.run("arm"), 1)[1].run(x.numpy()).values()
+    config, evidence = load_config(arm.task, arm.settings), Evidence(tmp_path, {"arm": arm}, [1])
+    sweep.train_seeds(config, [1], evidence.folder_of("arm"), quiet=True)
+    ((x, target),) = config.task.held_out("test", 2, 1)
+    *_, (_, y) = load_networks(seed_folder(evidence.folder_of("arm"), 1))[1].run(x.numpy()).values()
     gaps = [np.abs(y[at]).mean() for at in (slice(500, 750), slice(1250, 1500))]
     assert figure(evidence, "arm", "silences") == pytest.approx([np.mean(gaps)], rel=1e-4)
     pairs = [(0, 750), (0, 1500), (750, 1500)]
@@ -201,34 +202,34 @@ def test_silences_and_distances_are_the_networks(tmp_path: Path) -> None:
 
 def test_robustness_is_measured_on_the_changed_test_set(speech: Path, tmp_path: Path) -> None:
     arm = Arm("speech", (f'task.source="{speech}"', "task.dt=0.02", "network.hidden=[20]", "training.iterations=60"))
-    own, evidence = config.load(arm.task, arm.settings), Evidence(tmp_path, {"speech-hetsyn": arm}, [0])
-    runs.run(own, [0], evidence.run("speech-hetsyn"), quiet=True)
-    network, found = runs.networks(evidence.run("speech-hetsyn"), 0)[1], []
+    config, evidence = load_config(arm.task, arm.settings), Evidence(tmp_path, {"speech-hetsyn": arm}, [0])
+    sweep.train_seeds(config, [0], evidence.folder_of("speech-hetsyn"), quiet=True)
+    network, outcomes = load_networks(seed_folder(evidence.folder_of("speech-hetsyn"), 0))[1], []
     for settings in (["task.test_deletion=0.9"], ["task.test_warp=1.5"]):
         right: list[bool] = []
-        for x, labels in config.changed(own, settings).task.held_out("test", 30, 0):
+        for x, labels in changed_config(config, settings).task.held_out("test", 30, 0):
             *_, (_, v) = network.run(x.numpy()).values()
             share = np.exp(v) / np.exp(v).sum(2, keepdims=True)
             right += list(share.sum(0).argmax(1) == labels.numpy())
         name, _, value = settings[0].removeprefix("task.").partition("=")
         assert list(under(evidence, "hetsyn", **{name: float(value)})) == [np.mean(right)]
-        found.append((np.mean(right), tuple(right)))
-    assert found[0] != found[1]
+        outcomes.append((np.mean(right), tuple(right)))
+    assert outcomes[0] != outcomes[1]
 
 
 def test_a_run_that_fails_does_not_keep_the_others_from_being_trained(tmp_path: Path) -> None:
     settings = ("network.hidden=[5]", "task.test_samples=4", *TINY)
     arms = {"good": Arm("dms", settings), "bad": Arm("dms", (*settings, "network.surrogate=triangular")),
-            "late": Arm("dms", (*settings, "network.recurrent=false"))}  # fmt: skip
-    own = Claim("t", "s", arms, [0], lambda evidence: [])
+            "last": Arm("dms", (*settings, "network.recurrent=false"))}  # fmt: skip
+    claim = Claim("t", "s", arms, [0], lambda evidence: [])
     (tmp_path / "runs/bad/seed-0").mkdir(parents=True)
     (tmp_path / "runs/bad/seed-0/state.pt").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="1 of 3 runs failed\nbad: checkpoint: expected a whole one"):
-        claim.check("own", own, tmp_path, quiet=True)
-    assert runs.trained(tmp_path / "runs/good") == runs.trained(tmp_path / "runs/late") == [0]
+        check_claim("claim", claim, tmp_path, quiet=True)
+    assert run_folder.trained_seeds(tmp_path / "runs/good") == run_folder.trained_seeds(tmp_path / "runs/last") == [0]
 
 
 def test_claims_are_listed(capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["claim"]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed and own.title in printed for name, own in CLAIMS.items())
+    assert all(name in printed and claim.title in printed for name, claim in CLAIMS.items())

@@ -5,39 +5,40 @@ from pathlib import Path
 
 import pytest
 
-from hetsyn_plugins.experiments import config
-from hetsyn_plugins.experiments.config import NetworkConfig, TrainingConfig
+from hetsyn_plugins.experiments.config import TrainingConfig, changed_config, differences, load_config, to_toml
 from hetsyn_plugins.experiments.tasks import TASKS
+from hetsyn_plugins.experiments.variants import NetworkConfig
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_resolved_configuration_is_read_back_as_it_was(name: str, tmp_path: Path) -> None:
-    own = config.load(name, ["network.hidden=[3, 4]", "training.lr=0.002", "training.batch=7"], "norse")
-    (tmp_path / "config.toml").write_text(config.to_toml(own))
-    assert config.load(tmp_path / "config.toml") == own
-    assert (own.network.hidden, own.training.lr, own.training.batch, own.framework) == ((3, 4), 0.002, 7, "norse")
+    config = load_config(name, ["network.hidden=[3, 4]", "training.lr=0.002", "training.batch=7"], "norse")
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    assert load_config(tmp_path / "config.toml") == config
+    network, training = config.network, config.training
+    assert (network.hidden, training.lr, training.batch, config.framework) == ((3, 4), 0.002, 7, "norse")
 
 
 def test_every_setting_is_written(tmp_path: Path) -> None:
     """What is not written would change with a later default."""
-    text = config.to_toml(config.load("dms"))
+    text = to_toml(load_config("dms"))
     for part in (NetworkConfig, TrainingConfig, TASKS["dms"]):
         for field in fields(part):
             assert f"\n{field.name} = " in text
 
 
 def test_the_papers_settings_come_with_a_tasks_name_and_with_a_file_that_says_little(tmp_path: Path) -> None:
-    (tmp_path / "own.toml").write_text('[task]\nname = "dms"\ndelay = 2.5\n[network]\nhidden = [20]\n')
-    own = config.load(tmp_path / "own.toml")
-    assert own.network.hidden == (20,)
-    assert own.network.tau_reset == config.load("dms").network.tau_reset == 40e-3
-    assert config.differences(config.load("dms"), own) == {"network.hidden": ((50,), (20,)), "task.delay": (0.8, 2.5)}
+    (tmp_path / "little.toml").write_text('[task]\nname = "dms"\ndelay = 2.5\n[network]\nhidden = [20]\n')
+    config = load_config(tmp_path / "little.toml")
+    assert config.network.hidden == (20,)
+    assert config.network.tau_reset == load_config("dms").network.tau_reset == 40e-3
+    assert differences(load_config("dms"), config) == {"network.hidden": ((50,), (20,)), "task.delay": (0.8, 2.5)}
 
 
 def test_changed_keeps_the_rest() -> None:
-    own = config.load("dms", ["network.hidden=[7]"])
-    later = config.changed(own, ["task.noise_rate=20"])
-    assert config.differences(own, later) == {"task.noise_rate": (10.0, 20.0)}
+    config = load_config("dms", ["network.hidden=[7]"])
+    later = changed_config(config, ["task.noise_rate=20"])
+    assert differences(config, later) == {"task.noise_rate": (10.0, 20.0)}
 
 
 @pytest.mark.parametrize(
@@ -45,12 +46,12 @@ def test_changed_keeps_the_rest() -> None:
     [("network.variant=homneu", "homneu"), ('network.variant="homneu"', "homneu"), ("network.variant = alif", "alif")],
 )
 def test_a_bare_word_is_a_string(setting: str, value: str) -> None:
-    assert config.load("dms", [setting]).network.variant == value
+    assert load_config("dms", [setting]).network.variant == value
 
 
 def test_none_is_none() -> None:
-    assert config.load("images", ["task.samples=none"]).task.samples is None  # type: ignore[attr-defined]
-    assert config.load("images", ["task.samples=5"]).task.samples == 5  # type: ignore[attr-defined]
+    assert load_config("images", ["task.samples=none"]).task.samples is None  # type: ignore[attr-defined]
+    assert load_config("images", ["task.samples=5"]).task.samples == 5  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -88,29 +89,29 @@ def test_none_is_none() -> None:
 )
 def test_wrong_settings_are_told_with_their_name(setting: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config.load("dms", [setting])
+        load_config("dms", [setting])
 
 
 def test_frozen_taus_need_taus_that_are_learned_one_by_one() -> None:
     with pytest.raises(ValueError, match=r"network\.frozen: expected 0 with variant 'hetneu', got 0\.5"):
-        config.load("dms", ["network.variant=hetneu", "network.frozen=0.5"])
+        load_config("dms", ["network.variant=hetneu", "network.frozen=0.5"])
 
 
 def test_the_chips_integers_take_no_dropout() -> None:
     with pytest.raises(ValueError, match=r"network\.quantised: expected network\.dropout=0 with it, got 0\.2"):
-        config.load("dms", ["network.quantised=true", "network.dropout=0.2"], "lava_dl")
+        load_config("dms", ["network.quantised=true", "network.dropout=0.2"], "lava_dl")
 
 
 def test_wrong_sources(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"config: expected one of .* or a TOML file, got pattern.*nearest: pat"
     ):
-        config.load("pattern")
+        load_config("pattern")
     with pytest.raises(FileNotFoundError, match="which is no file"):
-        config.load(tmp_path)
+        load_config(tmp_path)
     (tmp_path / "broken.toml").write_text("[task\n")
     with pytest.raises(ValueError, match=r"config: expected a TOML file, got .*broken\.toml"):
-        config.load(tmp_path / "broken.toml")
+        load_config(tmp_path / "broken.toml")
     (tmp_path / "empty.toml").write_text("")
     with pytest.raises(ValueError, match=r"task\.name: expected one of .*, got None"):
-        config.load(tmp_path / "empty.toml")
+        load_config(tmp_path / "empty.toml")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
-import os
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from conftest import needs
 
 from hetsyn_plugins.experiments.data import digits, idx
 from hetsyn_plugins.experiments.tasks import images
@@ -35,6 +32,10 @@ def packed(array: Any) -> bytes:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    return idx_files(tmp_path)
+
+
+def idx_files(folder: Path) -> Path:
     """MNIST's four files, small: image i of a split begins with the pixel i, its label is i % 10; two are gzipped."""
     rng = np.random.default_rng(3)
     for split, count, zipped in (("train", TRAIN, True), ("t10k", TEST, False)):
@@ -42,10 +43,8 @@ def folder(tmp_path: Path) -> Path:
         pixels[:, 0, 0] = np.arange(count)
         for kind, array in (("images-idx3", pixels), ("labels-idx1", np.arange(count) % 10)):
             name, data = f"{split}-{kind}-ubyte", packed(array)
-            (tmp_path / f"{name}.gz").write_bytes(gzip.compress(data)) if zipped else (tmp_path / name).write_bytes(
-                data
-            )
-    return tmp_path
+            (folder / f"{name}.gz").write_bytes(gzip.compress(data)) if zipped else (folder / name).write_bytes(data)
+    return folder
 
 
 def pixels(folder: Path, split: str) -> np.ndarray:
@@ -68,14 +67,14 @@ def numbers(batch: Batch) -> list[int]:
 def test_an_idx_file_is_read_byte_for_byte(tmp_path: Path, name: str) -> None:
     data = bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 250, 5, 6])
     (tmp_path / name).write_bytes(gzip.compress(data) if "zipped" in name else data)
-    found = idx.read(tmp_path / name)
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, [[1, 2, 3], [250, 5, 6]])
+    array = idx.read_idx(tmp_path / name)
+    assert array.dtype == np.uint8
+    np.testing.assert_array_equal(array, [[1, 2, 3], [250, 5, 6]])
 
 
 def test_sizes_are_big_endian(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(b"\0\0\x08\x01" + b"\0\0\x01\x02" + bytes(258))
-    assert idx.read(tmp_path / "f").shape == (258,)
+    assert idx.read_idx(tmp_path / "f").shape == (258,)
 
 
 WHOLE = packed(np.arange(12).reshape(3, 2, 2))
@@ -104,15 +103,15 @@ def test_a_damaged_file_is_named_with_what_was_expected(tmp_path: Path, kind: st
     path = tmp_path / "the-file"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=message) as raised:
-        idx.read(path)
+        idx.read_idx(path)
     assert str(raised.value).startswith(f"{path}: expected ")
 
 
 def test_a_folder_and_a_missing_file_are_not_idx_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^{tmp_path}: expected an idx file, got a folder"):
-        idx.read(tmp_path)
+        idx.read_idx(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        idx.read(tmp_path / "nowhere")
+        idx.read_idx(tmp_path / "nowhere")
 
 
 # --- which pixel is shown when
@@ -144,12 +143,12 @@ def test_pixel_by_pixel_shows_row_after_row(folder: Path) -> None:
 
 
 def test_labels_are_int64_and_intensities_reach_0_and_1(folder: Path) -> None:
-    whole = next(SequentialImages(source=str(folder), order="pixel").held_out("test", 100, 0))
-    assert whole.target.dtype == torch.int64
+    batch = next(SequentialImages(source=str(folder), order="pixel").held_out("test", 100, 0))
+    assert batch.target.dtype == torch.int64
     (folder / "t10k-images-idx3-ubyte").write_bytes(packed(np.full((TEST, HEIGHT, WIDTH), 255)))
     images._folder.cache_clear()
-    whole = next(SequentialImages(source=str(folder)).held_out("test", 100, 0))
-    assert (whole.inputs == 1).all()
+    batch = next(SequentialImages(source=str(folder)).held_out("test", 100, 0))
+    assert (batch.inputs == 1).all()
 
 
 # --- which images are in which batch
@@ -160,9 +159,9 @@ def test_an_epoch_visits_each_training_image_once(folder: Path) -> None:
     assert task.batches(16) == 3
     epochs = []
     for epoch in range(3):
-        found = [task.training_batch(3 * epoch + k, 16, seed=0) for k in range(3)]
-        assert [batch.inputs.shape[1] for batch in found] == [16, 16, 8]
-        epochs.append([i for batch in found for i in numbers(batch)])
+        batches = [task.training_batch(3 * epoch + k, 16, seed=0) for k in range(3)]
+        assert [batch.inputs.shape[1] for batch in batches] == [16, 16, 8]
+        epochs.append([i for batch in batches for i in numbers(batch)])
     assert len(set(epochs[0])) == 40 and all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     other = [i for k in range(3) for i in numbers(task.training_batch(k, 16, seed=1))]
@@ -203,52 +202,14 @@ def test_the_test_set_is_all_of_t10k_in_its_order(folder: Path) -> None:
         SequentialImages(source=str(folder)).held_out("train", 5, 0)
 
 
-def digest(task: SequentialImages) -> str:
-    """One number for the bits of some batches."""
-    batches = [task.training_batch(index, 16, 5) for index in (4, 0)] + list(task.held_out("validation", 3, 5))
-    return hashlib.sha256(b"".join(part.numpy().tobytes() for batch in batches for part in batch)).hexdigest()
-
-
-def test_batches_are_the_same_in_another_process(folder: Path) -> None:
-    code = f"from test_images import *\nprint(digest(SequentialImages(source={str(folder)!r})))"
-    paths = (str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", ""))
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "7"}
-    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
-    assert run.stdout.strip() == digest(SequentialImages(source=str(folder))), run.stderr
-
-
-class Batches(Dataset[Batch]):
-    """Item i is the i-th training batch: at module level, for the workers of a DataLoader."""
-
-    def __init__(self, task: SequentialImages) -> None:
-        self.task = task
-
-    def __len__(self) -> int:
-        return 6
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.task.training_batch(index, 16, 0)
-
-
-@pytest.mark.parametrize("workers", [{"num_workers": 0}, {"num_workers": 2, "multiprocessing_context": "spawn"}])
-def test_a_data_loader_gives_the_same_batches(folder: Path, workers: dict[str, Any]) -> None:
-    task = SequentialImages(source=str(folder))
-    found = list(DataLoader(Batches(task), batch_size=None, **workers))
-    assert len(found) == 6
-    for index, batch in enumerate(found):
-        want = task.training_batch(index, 16, 0)
-        assert isinstance(batch, Batch)
-        assert torch.equal(batch.inputs, want.inputs) and torch.equal(batch.target, want.target)
-
-
 def test_data_are_loaded_once_and_only_when_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def counted(path: Path, original: Callable[[Path], np.ndarray] = idx.read) -> np.ndarray:
+    def counted(path: Path, original: Callable[[Path], np.ndarray] = idx.read_idx) -> np.ndarray:
         read.append(path.name)
         return original(path)
 
-    monkeypatch.setattr(idx, "read", counted)
+    monkeypatch.setattr(idx, "read_idx", counted)
     task, again = SequentialImages(source=str(folder)), SequentialImages(source=str(folder), order="pixel")
     assert not read
     for each in (task, again):
@@ -379,7 +340,7 @@ def test_the_digits_spike_coding_has_the_same_test_images() -> None:
     task = SequentialImages(source="digits")
     (batch,) = task.held_out("test", 1000, 0)
     spikes = digits.encode(batch.inputs.permute(1, 0, 2).numpy() * 16)
-    np.testing.assert_array_equal(spikes, digits.load().test_spikes)
+    np.testing.assert_array_equal(spikes, digits.load_spikes().test_spikes)
 
 
 def test_digits_without_scikit_learn_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,9 +350,7 @@ def test_digits_without_scikit_learn_name_the_extra(monkeypatch: pytest.MonkeyPa
         assert SequentialImages(source="digits").lines
 
 
-@pytest.mark.skipif(
-    not (images.FASHION_MNIST / f"{FILES[0]}.gz").exists(), reason="needs Debian's package dataset-fashion-mnist"
-)
+@needs("dataset-fashion-mnist", (images.FASHION_MNIST / f"{FILES[0]}.gz").exists())
 def test_debians_fashion_mnist() -> None:
     task = SequentialImages()
     assert task.lines == 28 and task.batches(256) == 211

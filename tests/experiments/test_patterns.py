@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import subprocess
-import sys
-import types
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from torch.utils.data import DataLoader, Dataset
+from planting import caught, changed
 
 from hetsyn_plugins.experiments.tasks import patterns
 from hetsyn_plugins.experiments.tasks.patterns import PatternGeneration
-from hetsyn_plugins.experiments.tasks.task import Activity, Batch
+from hetsyn_plugins.experiments.tasks.task import Activity
 
 SEGMENTS = [slice(0, 500), slice(750, 1250), slice(1500, 2000)]  # of 1 ms, as the paper describes them
 SILENCES = [slice(500, 750), slice(1250, 1500)]
+
+TASK, PATTERNS = "hetsyn_plugins.experiments.tasks.task", "hetsyn_plugins.experiments.tasks.patterns"
 
 
 @pytest.fixture
@@ -60,7 +55,7 @@ def test_noise_is_on_every_line_at_every_step_and_takes_no_spike_away(module: An
     assert set(np.unique(batch.inputs)) == {0.0, 1.0}
     inputs = batch.inputs.numpy().astype(bool)
     added = inputs[~spikes[:, None].repeat(20, 1)]
-    assert inputs.transpose(0, 2, 1)[spikes].all()
+    assert inputs.transpose(0, 2, 1)[spikes].all(), "no spike is taken away"
     assert_share(added, 2 * 1e-3)
     for silence in SILENCES:
         assert_share(inputs[silence], 2 * 1e-3)
@@ -74,17 +69,17 @@ def test_noise_is_drawn_anew_and_the_pattern_is_not(module: Any) -> None:
     drawn = [one.inputs[:, 0], one.inputs[:, 1], other.inputs[:, 0], other.inputs[:, 1]]
     spikes = torch.from_numpy(task.pattern(0)[0]).float()
     for i, sample in enumerate(drawn):
-        assert (sample >= spikes).all()
+        assert (sample >= spikes).all(), "the pattern of the run"
         for earlier in drawn[:i]:
             both = ((sample > spikes) & (earlier > spikes)).sum()
             assert both < 12, "of 0.002^2 * 200,000 = 0.8 expected"
     assert torch.equal(one.target, other.target)
-    assert torch.equal(one.inputs, task.training_batch(0, 2, 0).inputs)
+    assert torch.equal(one.inputs, task.training_batch(0, 2, 0).inputs), "the same batch again"
 
 
 def test_a_seed_has_its_own_pattern_whatever_the_noise(module: Any) -> None:
     (spikes, target), (others, other) = (module.PatternGeneration().pattern(seed) for seed in (0, 1))
-    assert (spikes != others).any() and np.abs(target - other).max() > 0.1
+    assert (spikes != others).any() and np.abs(target - other).max() > 0.1, "another seed, another pattern"
     loud, loud_target = module.PatternGeneration(noise_rate=4.0, test_samples=3).pattern(0)
     np.testing.assert_array_equal(loud, spikes)
     np.testing.assert_array_equal(loud_target, target)
@@ -97,7 +92,8 @@ def test_the_target_is_five_cosines_between_minus_one_and_one(module: Any, dt: f
     target = module.PatternGeneration(dt=dt).pattern(3)[1]
     assert (target.min(), target.max()) == (-1.0, 1.0)
     spectrum = np.abs(np.fft.rfft(target)) / len(target)
-    assert (spectrum[1:6] > 1e-3).all() and (spectrum[6:] < 1e-12).all()
+    assert (spectrum[1:6] > 1e-3).all(), "all of 0.5 to 2.5 Hz"
+    assert (spectrum[6:] < 1e-12).all(), "nothing above 2.5 Hz"
     batch = module.PatternGeneration(dt=dt).training_batch(0, 1, 3)
     assert (batch.target.min(), batch.target.max()) == (-1.0, 1.0)
 
@@ -129,12 +125,14 @@ def test_every_number_is_a_setting(module: Any) -> None:
 def test_held_out_samples_are_the_same_in_batches_of_any_size(module: Any) -> None:
     task = module.PatternGeneration(lines=5, test_samples=7)
     for split in ("validation", "test"):
-        (whole,) = task.held_out(split, 100, 4)
+        (full,) = task.held_out(split, 100, 4)
         parts = list(task.held_out(split, 3, 4))
         assert [part.inputs.shape[1] for part in parts] == [3, 3, 1]
-        assert torch.equal(torch.cat([part.inputs for part in parts], 1), whole.inputs)
-        assert torch.equal(torch.cat([part.target for part in parts], 1), whole.target)
-        assert torch.equal(whole.target[:, :1], task.training_batch(0, 1, 4).target)
+        assert torch.equal(torch.cat([part.inputs for part in parts], 1), full.inputs), (
+            "held-out samples whatever the batch size"
+        )
+        assert torch.equal(torch.cat([part.target for part in parts], 1), full.target)
+        assert torch.equal(full.target[:, :1], task.training_batch(0, 1, 4).target)
 
 
 def test_no_two_samples_of_a_run_share_their_noise(module: Any) -> None:
@@ -149,12 +147,12 @@ def test_repeat_distance_against_numbers_by_hand(module: Any) -> None:
     """Outputs 0, 1, 3 and targets 0, 2, 2 in the three repeats: (1 + 9 + 4) / (4 + 4 + 0). No silence counts."""
     task = module.PatternGeneration()
     readout, target = torch.full((2000, 3, 1), torch.nan), torch.full((2000, 3, 1), torch.nan)
-    for segment, y, wanted in zip(SEGMENTS, (0.0, 1.0, 3.0), (0.0, 2.0, 2.0), strict=True):
-        readout[segment, 0], readout[segment, 1], readout[segment, 2] = y, torch.rand(1), wanted
-        target[segment] = wanted
+    for segment, y, aim in zip(SEGMENTS, (0.0, 1.0, 3.0), (0.0, 2.0, 2.0), strict=True):
+        readout[segment, 0], readout[segment, 1], readout[segment, 2] = y, torch.rand(1), aim
+        target[segment] = aim
     readout[:, 1] = readout[:500, 1].repeat(4, 1)  # one and the same answer to all repeats
-    found = module.repeat_distance(readout, target, task)
-    np.testing.assert_allclose(found, [14 / 8, 0.0, 1.0], rtol=1e-6)
+    distances = module.repeat_distance(readout, target, task)
+    np.testing.assert_allclose(distances, [14 / 8, 0.0, 1.0], rtol=1e-6)
     half = readout.clone()
     half[:250] += 2.0  # the first half of the first repeat: outputs 2, 1, 3 there
     np.testing.assert_allclose(module.repeat_distance(half, target, task)[0], (14 + 6) / 2 / 8, rtol=1e-6)
@@ -177,34 +175,8 @@ def test_loss_and_score_against_numpy(module: Any) -> None:
     np.testing.assert_allclose(task.score(activity, torch.from_numpy(target)), errors)
     rates = [z[:, :, i].sum() / (3 * 40 * 2e-3) for z in layers for i in range(z.shape[2])]  # of 40 steps of 2 ms
     penalty = sum(((rate - 10) / 10) ** 2 for rate in rates) / 6
-    found = task.loss(activity, torch.from_numpy(target))
-    np.testing.assert_allclose(found, sum(errors) / 3 + 0.01 * penalty)
-
-
-class Drawn(Dataset[Batch]):
-    """Item i is the i-th batch: at module level, for the workers of a DataLoader."""
-
-    def __len__(self) -> int:
-        return 6
-
-    def __getitem__(self, index: int) -> Batch:
-        return PatternGeneration(lines=10).training_batch(index, 2, 5)
-
-
-def digest(batches: list[Batch]) -> str:
-    """One number for the bits of these batches."""
-    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for batch in batches for tensor in batch)).hexdigest()
-
-
-def test_batches_do_not_depend_on_order_workers_or_process() -> None:
-    expected = [Drawn()[index] for index in reversed(range(6))][::-1]
-    for workers in ({"num_workers": 0}, {"num_workers": 2, "multiprocessing_context": "spawn"}):
-        loaded = list(DataLoader(Drawn(), batch_size=None, **workers))
-        assert digest(loaded) == digest(expected)
-    code = "from test_patterns import *\nprint(digest([*PatternGeneration(lines=10).held_out('test', 20, 5)]))"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "PYTHONHASHSEED": "7"}
-    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
-    assert run.stdout.strip() == digest([*PatternGeneration(lines=10).held_out("test", 20, 5)]), run.stderr
+    loss = task.loss(activity, torch.from_numpy(target))
+    np.testing.assert_allclose(loss, sum(errors) / 3 + 0.01 * penalty)
 
 
 @pytest.mark.parametrize(
@@ -241,62 +213,135 @@ DISTANCE, GAP = test_repeat_distance_against_numbers_by_hand, test_gap_output_ag
 LOSS = test_loss_and_score_against_numpy
 PATTERN, DRAW = "default_rng([seed, len(SPLITS)])", "rng.random(spikes.shape)"
 
-BUGS: list[tuple[str, str, str, Callable[..., None]]] = [
-    ("other spikes in each repeat", "= segment\n", "= rng.permutation(segment)\n", test_layout),
-    ("no silence", "range(0, REPEATS * (length + gap), length + gap)", "range(0, 3 * length, length)", test_layout),
-    ("segments at the rate of the noise", "< self.segment_rate", "< self.noise_rate", test_layout),
-    ("noise removes spikes", "spikes | (rng", "spikes ^ (rng", NOISE),
-    ("noise in the segments only", DRAW, f"np.where(spikes.any(1, keepdims=True), {DRAW}, 1)", NOISE),
-    ("noise outside of the segments only", DRAW, f"np.where(spikes.any(1, keepdims=True), 1, {DRAW})", NOISE),
-    ("one noise for all lines", DRAW, "rng.random((len(spikes), 1))", NOISE),
-    ("one noise for a batch", "[rng] * batch", '[generator(seed, "train", index) for _ in range(batch)]', ANEW),
-    ("the index is ignored", '"train", index', '"train", 0', ANEW),
-    ("no batch is the same twice", DRAW, "np.random.default_rng().random(spikes.shape)", ANEW),
-    ("no pattern is the same twice", PATTERN, "default_rng()", ANEW),
-    ("one pattern for all seeds", PATTERN, "default_rng(len(SPLITS))", OWN),
-    (
+
+class Bug(NamedTuple):
+    """A piece of source text replaced, the check that must notice, and what its error must say."""
+
+    name: str
+    old: str
+    new: str
+    check: Callable[..., None]
+    says: str
+    error: type[BaseException] = AssertionError
+    module: str = PATTERNS
+    times: int = 1
+
+
+BUGS = [
+    Bug(
+        "other spikes in each repeat",
+        "= segment\n",
+        "= rng.permutation(segment)\n",
+        test_layout,
+        "Mismatched elements: 1050 / 50000",
+    ),
+    Bug(
+        "no silence",
+        "range(0, REPEATS * (length + gap), length + gap)",
+        "range(0, 3 * length, length)",
+        test_layout,
+        "1500 != 2000",
+    ),
+    Bug(
+        "segments at the rate of the noise", "< self.segment_rate", "< self.noise_rate", test_layout, "0.0021, not 0.01"
+    ),
+    Bug("noise removes spikes", "spikes | (rng", "spikes ^ (rng", NOISE, "no spike is taken away"),
+    Bug(
+        "noise in the segments only", DRAW, f"np.where(spikes.any(1, keepdims=True), {DRAW}, 1)", NOISE, "0.00090502641"
+    ),
+    Bug(
+        "noise outside of the segments only",
+        DRAW,
+        f"np.where(spikes.any(1, keepdims=True), 1, {DRAW})",
+        NOISE,
+        "0.0010698516",
+    ),
+    Bug("one noise for all lines", DRAW, "rng.random((len(spikes), 1))", NOISE, "0.0018486128"),
+    Bug(
+        "one noise for a batch",
+        "[rng] * samples",
+        "[np.random.default_rng(0) for _ in range(samples)]",
+        ANEW,
+        "of 0.002^2 * 200,000 = 0.8 expected",
+    ),
+    Bug(
+        "the index is ignored", '"train", index', '"train", 0', ANEW, "of 0.002^2 * 200,000 = 0.8 expected", module=TASK
+    ),
+    Bug(
+        "no batch is the same twice", DRAW, "np.random.default_rng().random(spikes.shape)", ANEW, "the same batch again"
+    ),
+    Bug("no pattern is the same twice", PATTERN, "default_rng()", ANEW, "the pattern of the run"),
+    Bug("one pattern for all seeds", PATTERN, "default_rng(len(SPLITS))", OWN, "another seed, another pattern"),
+    Bug(
         "the curve comes after the spikes",
         "target = self._curve(rng)",
         "rng.random(self.lines); target = self._curve(rng)",
         OWN,
+        "Mismatched elements: 2000 / 2000",
     ),
-    ("steps of 1 ms for good", "* self.dt * np.arange", "* 1e-3 * np.arange", five_cosines),
-    ("six cosines", "COSINES, BASE = 3, 5, 0.5", "COSINES, BASE = 3, 6, 0.5", five_cosines),
-    ("base 1 Hz", "COSINES, BASE = 3, 5, 0.5", "COSINES, BASE = 3, 5, 1.0", five_cosines),
-    (
+    Bug("steps of 1 ms for good", "* self.dt * np.arange", "* 1e-3 * np.arange", five_cosines, "nothing above 2.5 Hz"),
+    Bug("six cosines", "COSINES, BASE = 3, 5, 0.5", "COSINES, BASE = 3, 6, 0.5", five_cosines, "nothing above 2.5 Hz"),
+    Bug("base 1 Hz", "COSINES, BASE = 3, 5, 0.5", "COSINES, BASE = 3, 5, 1.0", five_cosines, "all of 0.5 to 2.5 Hz"),
+    Bug(
         "scaled by the largest value only",
         "2 * (curve - low) / (high - low) - 1",
         "curve / abs(curve).max()",
         five_cosines,
+        "(-1.0, 1.0)",
     ),
-    ("all amplitudes alike", "= rng.random(COSINES),", "= np.ones(COSINES),", SPREAD),
-    ("half the phases", "2 * np.pi * rng.random(COSINES)", "np.pi * rng.random(COSINES)", SPREAD),
-    ("noise of 2 Hz for good", "< self.noise_rate", "< 2.0", SETTINGS),
-    ("samples depend on the batch size", "split, sample) for", "split, sample % batch) for", SIZES),
-    (
+    Bug("all amplitudes alike", "= rng.random(COSINES),", "= np.ones(COSINES),", SPREAD, "0.0, not 0.25"),
+    Bug("half the phases", "2 * np.pi * rng.random(COSINES)", "np.pi * rng.random(COSINES)", SPREAD, "0.0, not 0.25"),
+    Bug("noise of 2 Hz for good", "< self.noise_rate", "< 2.0", SETTINGS, ", not 0.1"),
+    Bug(
+        "samples depend on the batch size",
+        "split, sample) for",
+        "split, sample % batch) for",
+        SIZES,
+        "held-out samples whatever the batch size",
+    ),
+    Bug(
         "the last batch is left out",
         "range(0, self.test_samples, batch)",
         "range(0, self.test_samples - 1, batch)",
         SIZES,
+        "[3, 3] == [3, 3, 1]",
     ),
-    ("the test set is the validation set", "split, sample)", '"test", sample)', APART),
-    ("one held-out sample", "split, sample)", "split, 0)", APART),
-    ("neighbouring repeats only", "combinations(task.segments, 2)", "zip(task.segments, task.segments[1:])", DISTANCE),
-    ("distances and not their squares", "curve[b]).square()", "curve[b]).abs()", DISTANCE),
-    ("not normalised", "return between_outputs / between_targets", "return between_outputs", DISTANCE),
-    ("positive and negative cancel", ".abs().mean((0, 2))", ".mean((0, 2)).abs()", GAP),
-    ("the first silence only", "for gap in task.silences]", "for gap in task.silences[:1]]", GAP),
-    ("the rate term in full", "0.01 * rate_penalty", "rate_penalty", LOSS),
-    ("rates of 1 ms for good", "activity.spikes, self.dt", "activity.spikes, 1e-3", LOSS),
-    ("the error of the batch, not of a sample", "square().mean((0, 2))", "square().mean()[None]", LOSS),
+    Bug("the test set is the validation set", "split, sample)", '"test", sample)', APART, "and 20 == 25"),
+    Bug("one held-out sample", "split, sample)", "split, 0)", APART, "and 17 == 25"),
+    Bug(
+        "neighbouring repeats only",
+        "combinations(task.segments, 2)",
+        "zip(task.segments, task.segments[1:])",
+        DISTANCE,
+        "1.25",
+    ),
+    Bug("distances and not their squares", "curve[b]).square()", "curve[b]).abs()", DISTANCE, "1.5"),
+    Bug("not normalised", "return between_outputs / between_targets", "return between_outputs", DISTANCE, "4.666667"),
+    Bug(
+        "positive and negative cancel", ".abs().mean((0, 2))", ".mean((0, 2)).abs()", GAP, "Mismatched elements: 1 / 2"
+    ),
+    Bug(
+        "the first silence only",
+        "for gap in task.silences]",
+        "for gap in task.silences[:1]]",
+        GAP,
+        "Mismatched elements: 2 / 2",
+    ),
+    Bug("the rate term in full", "0.01 * rate_penalty", "rate_penalty", LOSS, "array(233.404702)"),
+    Bug("rates of 1 ms for good", "activity.spikes, self.dt", "activity.spikes, 1e-3", LOSS, "array(11.998035)"),
+    Bug(
+        "the error of the batch, not of a sample",
+        "square().mean((0, 2))",
+        "square().mean()[None]",
+        LOSS,
+        "shapes (1,), (3,) mismatch",
+        times=2,
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "old", "new", "check"), BUGS, ids=[bug[0] for bug in BUGS])
-def test_planted_bugs_are_caught(name: str, old: str, new: str, check: Callable[..., None]) -> None:
-    source = Path(patterns.__file__).read_text()
-    assert old in source, f"{name}: {old!r} is not in patterns.py any more"
-    changed = types.ModuleType(patterns.__name__)
-    exec(compile(source.replace(old, new), f"<{name}>", "exec"), changed.__dict__)
-    with pytest.raises(AssertionError):
-        check(changed)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_planted_bugs_are_caught(bug: Bug) -> None:
+    fresh = changed(bug.module, bug.old, bug.new, around=(TASK, PATTERNS), times=bug.times)
+    with caught(bug.says, bug.error):
+        bug.check(fresh[PATTERNS])

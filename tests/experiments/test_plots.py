@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from math import exp, inf, log, nan, pi, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from planting import caught, changed
 
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.experiments import plots
-from hetsyn_plugins.experiments.analysis import Spread, Synapses, between_ends
+from hetsyn_plugins.experiments.analysis import Synapses, VarianceComponents, between_ends
 
 pytest.importorskip("matplotlib")
 
@@ -52,6 +53,7 @@ STARTS = {f"start {ms} ms": 0.7 + 0.1 * rng().random(5) for ms in (100, 200, 400
 CURVE = np.sin(np.arange(2000) / 300)
 
 ONE = LAYERS[0]
+COMPONENTS = {name: VarianceComponents(0.2 + i, 0.1) for i, name in enumerate(LAYERS)}
 SIZES = {v: [x - 0.01 * k for k in range(4)] for v, x in BY_SEED.items()}
 CONTROLS = {name: STARTS["start 100 ms"] for name in ("as they are", "counts only", "time shuffled")}
 AXES: dict[str, Any] = {"xlabel": "x", "ylabel": "y"}
@@ -59,8 +61,8 @@ AXES: dict[str, Any] = {"xlabel": "x", "ylabel": "y"}
 PICTURES: Mapping[str, Callable[[Any], Any]] = {
     "tau_histogram": lambda ax: plots.tau_histogram({"before training": BEFORE[ONE], "after": AFTER[ONE]}, ax, ONE),
     "tau_scatter": lambda ax: plots.tau_scatter(SYNAPSES[ONE], ax, ONE),
-    "channels": lambda ax: plots.channels({k: t[:, :3] for k, t in GROUPS.items()}, GROUPS, ax, "channels"),
-    "spread": lambda ax: plots.spread({name: Spread(0.2 + i, 0.1) for i, name in enumerate(LAYERS)}, ax, "spread"),
+    "tau_channels": lambda ax: plots.tau_channels({k: t[:, :3] for k, t in GROUPS.items()}, GROUPS, ax, "channels"),
+    "tau_variance": lambda ax: plots.tau_variance(COMPONENTS, ax, "spread"),
     "learning_curves": lambda ax: plots.learning_curves(LOGS, "loss", ax, ylabel="MSE", log=True, title="learning"),
     "pattern": lambda ax: plots.pattern(CURVE, {"a": CURVE / 2, "b": 0 * CURVE}, [slice(500, 750)], 1e-3, ax, "p"),
     "against_condition": lambda ax: plots.against_condition(
@@ -109,14 +111,14 @@ def test_a_picture_can_be_read(name: str) -> None:
 
 def beyond(figure: Any) -> set[Any]:
     """Labels of ticks that lie outside their axis: they are not drawn."""
-    found = set()
+    labels = set()
     for ax in figure.axes:
         for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
             low, high = sorted(limits)
             for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
                 if not low <= tick.get_loc() <= high:
-                    found |= {tick.label1, tick.label2}
-    return found
+                    labels |= {tick.label1, tick.label2}
+    return labels
 
 
 # ---- time constants ----------------------------------------------------------------------------------------------
@@ -168,7 +170,7 @@ def test_histograms_beyond_the_colours_are_drawn_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "says"),
     [
         (np.full((3, 4), inf), "x (0.0% at r = 0, 100.0% at r = 1; none between)"),
         (np.zeros((3, 4)), "x (100.0% at r = 0, 0.0% at r = 1; none between)"),
@@ -176,9 +178,9 @@ def test_histograms_beyond_the_colours_are_drawn_too() -> None:
         (np.array([[0.02]]), r"x (0.0% at r = 0, 0.0% at r = 1; fit 20 ms, $\sigma$ 0.00)"),
     ],
 )
-def test_time_constants_that_have_no_histogram_say_so(values: Array, told: str) -> None:
+def test_time_constants_that_have_no_histogram_say_so(values: Array, says: str) -> None:
     ax = plots.tau_histogram({"x": values})
-    assert legend(ax) == [told]
+    assert legend(ax) == [says]
     ax.figure.draw_without_rendering()
     scatter = plots.tau_scatter(Synapses(values, np.ones(values.shape)))
     assert scatter.get_title() == ("no rank correlation" if values.size else "no synapses")
@@ -210,7 +212,7 @@ def test_a_synapse_is_a_dot_at_its_weight_and_time_constant() -> None:
 def test_channels_draw_median_quartiles_and_clipped_mean() -> None:
     before = {"cue": np.array([[0.01, 0.02, 0.04]]), "noise": np.full((2, 2), 0.03)}
     after = {"cue": np.array([[0.02, 0.08, inf]]), "noise": np.full((2, 2), 0.03)}
-    ax = plots.channels(before, after)
+    ax = plots.tau_channels(before, after)
     medians = [float(line.get_ydata()[0]) for line in ax.lines if line.get_linewidth() == 2]
     assert medians == pytest.approx([20, 30, 80, 30])
     diamonds = [float(line.get_ydata()[0]) for line in ax.lines if line.get_marker() == "D" and len(line.get_ydata())]
@@ -222,7 +224,7 @@ def test_channels_draw_median_quartiles_and_clipped_mean() -> None:
 
 
 def test_spread_stacks_the_variances_and_names_the_share() -> None:
-    ax = plots.spread({"a": Spread(0.3, 0.1), "b": Spread(nan, nan)})
+    ax = plots.tau_variance({"a": VarianceComponents(0.3, 0.1), "b": VarianceComponents(nan, nan)})
     within, between = ax.containers
     assert [bar.get_height() for bar in [*within, *between]] == pytest.approx([0.3, 0, 0.1, 0])
     assert [bar.get_y() for bar in between] == [0.3, 0]
@@ -323,22 +325,72 @@ def test_bars_of_one_series_have_no_legend_and_other_units() -> None:
     assert plots.controls({"as they are": [1.0]}).get_xlabel() == "inputs"
 
 
+@pytest.fixture
+def module() -> Any:
+    """The module under test; the planted bugs below run the same check on changed ones."""
+    return plots
+
+
+class Measured(NamedTuple):
+    """A line of the benchmark, as far as it is drawn."""
+
+    shape: str
+    peer: str
+    median: float
+    memory: float | None
+
+
+def test_scaling_draws_times_above_and_memory_below(module: Any) -> None:
+    """Every panel has the numbers of its own axis, peer and quantity; memory that was not measured is left out."""
+    peers, sizes = ("ours", "plain autograd", "snnTorch"), {"T": (10, 20), "B": (1, 4), "N": (3, 9), "M": (5, 6)}
+    rows = [
+        Measured(f"{axis}={n}", peer, 100.0 * i + 10 * j + k, None if peer == "snnTorch" else 1000.0 * i + 10 * j + k)
+        for i, axis in enumerate(sizes, 1)
+        for j, peer in enumerate(peers, 1)
+        for k, n in enumerate(sizes[axis], 1)
+    ]
+    axes = np.reshape(module.scaling(rows).figure.axes, (2, 4))
+    for i, (axis, (above, below)) in enumerate(zip(sizes, axes.T, strict=True), 1):
+        assert (above.get_title(), below.get_xlabel()) == (f"over {axis}", axis)
+        for ax, scale, shown in ((above, 100.0, peers), (below, 1000.0, peers[:2])):
+            assert [line.get_label() for line in ax.lines] == list(shown)
+            for j, line in enumerate(ax.lines, 1):
+                assert tuple(line.get_xdata()) == sizes[axis]
+                assert list(line.get_ydata()) == [scale * i + 10 * j + k for k in (1, 2)], "a panel's own numbers"
+            assert [text.get_text() for text in ax.get_xticklabels()] == [str(n) for n in sizes[axis]]
+    assert (axes[0, 0].get_ylabel(), axes[1, 0].get_ylabel()) == ("time of a step (ms)", "peak memory (MB)")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("[r.memory for r in", "[r.median for r in"), ("[r.median for r in", "[r.memory or 0 for r in")],
+    ids=["memory shows time", "time shows memory"],
+)
+def test_planted_bugs_are_caught(old: str, new: str) -> None:
+    fresh = changed(plots.__name__, old, new)[plots.__name__]
+    with caught("a panel's own numbers"):
+        test_scaling_draws_times_above_and_memory_below(fresh)
+
+
 # ---- nothing to draw ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("draw", "told"),
+    ("draw", "says"),
     [
         (lambda: plots.tau_histogram({}), "taus: expected something to draw, got nothing"),
         (lambda: plots.tau_change({}, {}), "after: expected something to draw"),
         (lambda: plots.tau_change({"a": np.ones(2)}, {"b": np.ones(2)}), "after: expected the names a, got b"),
         (lambda: plots.tau_weight({}), "synapses: expected something to draw"),
         (
-            lambda: plots.channels({"cue": np.ones(2)}, {"noise": np.ones(2)}),
+            lambda: plots.tau_channels({"cue": np.ones(2)}, {"noise": np.ones(2)}),
             "after: expected the names cue, got noise",
         ),
-        (lambda: plots.channels({"cue": np.ones(2)}, {"cue": np.ones(0)}), "before, after: expected synapses of 'cue'"),
-        (lambda: plots.spread({}), "parts: expected something to draw"),
+        (
+            lambda: plots.tau_channels({"cue": np.ones(2)}, {"cue": np.ones(0)}),
+            "before, after: expected synapses of 'cue'",
+        ),
+        (lambda: plots.tau_variance({}), "parts: expected something to draw"),
         (lambda: plots.learning_curves({}, "loss", ylabel=""), "logs: expected something to draw"),
         (
             lambda: plots.pattern(np.ones(3), {"a": np.ones(4)}, [], 1),
@@ -359,8 +411,8 @@ def test_bars_of_one_series_have_no_legend_and_other_units() -> None:
         (lambda: plots.reset_effect({"a": [1]}, {"b": [1]}), "reset: expected the names a, got b"),
     ],
 )
-def test_nothing_to_draw_is_said(draw: Callable[[], Any], told: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}"):
+def test_nothing_to_draw_is_said(draw: Callable[[], Any], says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}"):
         draw()
 
 

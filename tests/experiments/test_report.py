@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,25 @@ from typing import Any
 import browser
 import numpy as np
 import pytest
+from conftest import needs
+from planting import caught, changed
 
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.exchange import checkpoint
-from hetsyn_plugins.experiments import config, variants
-from hetsyn_plugins.experiments import run_folder as runs
-from hetsyn_plugins.experiments.report import page as report
+from hetsyn_plugins.experiments import sweep, variants
+from hetsyn_plugins.experiments.config import Config, load_config, to_toml
+from hetsyn_plugins.experiments.report import page as page_module
+from hetsyn_plugins.experiments.report.page import write_report
+from hetsyn_plugins.experiments.run_folder import (
+    ClaimResult,
+    ClaimRow,
+    Failure,
+    PictureFile,
+    RunSummary,
+    SeedResult,
+    mean_sd,
+    write_content,
+)
 
 VERSIONS = {"python": "3.10.14", "hetsyn_plugins": "0.1.0", "torch": "2.3.1", "snntorch": "1.0.0"}
 
@@ -40,20 +53,20 @@ def make_run(
 
     bare   without logs and networks: nothing to draw, which takes the time
     """
-    own = config.load("dms", ["network.hidden=[12]", *settings])
+    config = load_config("dms", ["network.hidden=[12]", *settings])
     folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(config.to_toml(own))
+    (folder / "config.toml").write_text(to_toml(config))
     for seed in range(len(tests) + unfinished + failed):
         path, done, rng = folder / f"seed-{seed}", seed < len(tests), np.random.default_rng(seed)
         path.mkdir()
         if done:
-            (path / "result.json").write_text(json.dumps(result_of(own, seed, tests[seed], versions)))
+            write_content(path / "result.json", result_of(config, seed, tests[seed], versions))
         elif seed >= len(tests) + unfinished:
-            failure = {"iteration": 321, "message": "iteration 322: the loss is nan: layer 'hidden1'"}
-            (path / "failure.json").write_text(json.dumps(failure))
+            failure = Failure(321, "iteration 322: the loss is nan: layer 'hidden1'")
+            write_content(path / "failure.json", failure)
         if bare:
             continue
-        before = variants.build(own.network, own.task.lines, own.task.outputs, own.task.dt, seed)
+        before = variants.build(config.network, config.task.lines, config.task.outputs, config.task.dt, seed)
         checkpoint.save(before, path / "start.safetensors")
         final = tests[seed] if done else 0.6
         log = [record(i, final, rng) for i in range(10, 1010 if done else 330, 10)]
@@ -62,7 +75,7 @@ def make_run(
             checkpoint.save(trained(before, rng), path / "network.safetensors")
     if tests:
         command = f"hetsyn train dms --seeds 0-{len(tests) - 1} --out {folder.name}"
-        (folder / "summary.json").write_text(json.dumps({"command": command}))
+        write_content(folder / "summary.json", summary_of(config, tests, command))
     return folder
 
 
@@ -93,14 +106,24 @@ def move(decay: Any, rng: np.random.Generator) -> Any:
     return moved.astype(np.float32)
 
 
-def result_of(own: config.Config, seed: int, test: float, versions: dict[str, str]) -> dict[str, Any]:
-    """What a seed's result.json holds."""
-    return {
-        "seed": seed, "measure": "accuracy", "test": test, "validation": test - 0.0037, "iterations": 1000,
-        "selected_iteration": 1000 if own.training.select == "last" else 900, "select": own.training.select,
-        "seconds": 48.3 + seed, "peak_memory_mb": 412.6 + seed, "threads": 2, "framework": own.framework,
-        "parameters": 4321, "versions": versions,
-    }  # fmt: skip
+def result_of(config: Config, seed: int, test: float, versions: dict[str, str]) -> SeedResult:
+    """What came of a seed."""
+    select = config.training.select
+    return SeedResult(
+        seed=seed, measure="accuracy", test=test, validation=test - 0.0037, iterations=1000,
+        selected_iteration=1000 if select == "last" else 900, select=select, seconds=48.3 + seed,
+        peak_memory_mb=412.6 + seed, threads=2, framework=config.framework, parameters=4321, versions=versions,
+    )  # fmt: skip
+
+
+def summary_of(config: Config, tests: Sequence[float], command: str) -> RunSummary:
+    """What came of the seeds together."""
+    none = mean_sd([])
+    return RunSummary(
+        task="dms", variant=config.network.variant, measure="accuracy", select=config.training.select,
+        seeds=list(range(len(tests))), test=mean_sd(tests), validation=none, seconds=none, peak_memory_mb=420.0,
+        command=command,
+    )  # fmt: skip
 
 
 def make_claim(folder: Path, runs: Sequence[str] = (), **changed: Any) -> Path:
@@ -111,22 +134,20 @@ def make_claim(folder: Path, runs: Sequence[str] = (), **changed: Any) -> Path:
     ax = Figure(figsize=(6, 3), layout="constrained").add_subplot()
     ax.bar(["cue", "noise"], [154.38, 85.59])
     ax.figure.savefig(folder / "taus.png")
-    columns = ("label", "paper", "ours", "sd", "n", "unit", "holds", "note")
     rows = [
-        ("tau of cue channels, mean", 154.38, 136.41, 9.73, 5, "ms", True, "up from 100 ms"),
-        ("tau of noise channels, mean", 85.59, 97.28, 3.16, 5, "ms", None, ""),
-        ("accuracy after reset", 75.68, 49.72, None, 5, "%", False, "it falls further than the paper's"),
+        ClaimRow("tau of cue channels, mean", 154.38, 136.41, 9.73, 5, "ms", True, "up from 100 ms"),
+        ClaimRow("tau of noise channels, mean", 85.59, 97.28, 3.16, 5, "ms", None, ""),
+        ClaimRow("accuracy after reset", 75.68, 49.72, None, 5, "%", False, "it falls further than the paper's"),
     ]
-    claim = {
-        "name": "table4", "title": "Table 4: long time constants are needed",
-        "statement": "Training lengthens the time constants of cue channels and shortens those of noise channels.",
-        "command": "hetsyn claim table4 --seeds 0-4", "rows": [dict(zip(columns, row, strict=True)) for row in rows],
-        "verdict": "The directions are the paper's; accuracy after resetting falls further.",
-        "tried": "Rates of 5e-3, 1e-2 and 2e-2 for tau; training r instead of tau.",
-        "pictures": [{"file": "taus.png", "caption": "Mean time constants of cue and noise channels"}],
-        "runs": list(runs),
-    }  # fmt: skip
-    (folder / "claim.json").write_text(json.dumps(claim | changed))
+    claim = ClaimResult(
+        name="table4", title="Table 4: long time constants are needed",
+        statement="Training lengthens the time constants of cue channels and shortens those of noise channels.",
+        command="hetsyn claim table4 --seeds 0-4", rows=rows,
+        verdict="The directions are the paper's; accuracy after resetting falls further.",
+        tried="Rates of 5e-3, 1e-2 and 2e-2 for tau; training r instead of tau.",
+        pictures=[PictureFile("taus.png", "Mean time constants of cue and noise channels")], runs=list(runs),
+    )  # fmt: skip
+    (folder / "claim.json").write_text(json.dumps(asdict(claim) | changed))
     return folder
 
 
@@ -150,22 +171,11 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
         versions=VERSIONS | {"torch": "2.9.1"},
     )
     make_claim(folder / "claims/table4", ["../runs/hetsyn"])
-    rows = [
-        {
-            "label": HOSTILE,
-            "paper": None,
-            "ours": 0.0497,
-            "sd": 0.0031,
-            "n": 10,
-            "unit": "",
-            "holds": True,
-            "note": HOSTILE,
-        }
-    ]
+    rows = [asdict(ClaimRow(HOSTILE, None, 0.0497, 0.0031, 10, "", True, HOSTILE))]
     texts = {key: HOSTILE for key in ("title", "statement", "command", "verdict", "tried")}
     make_claim(folder / "claims/hostile", rows=rows, pictures=[{"file": "taus.png", "caption": HOSTILE}], **texts)
     names = ["a/hetsyn", "homneu", "<b onclick='x'>&lt;$^$", "begun", "claims/table4", "claims/hostile"]
-    return report.write([folder / name for name in names], folder / "report.html")
+    return write_report([folder / name for name in names], folder / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -216,8 +226,8 @@ class Page(HTMLParser):
 
     def row(self, *starts: str) -> list[str]:
         """The first row whose first cells are these."""
-        found = [[" ".join(cell.split()) for cell in row] for row in self.rows]
-        return next(row for row in found if row[: len(starts)] == list(starts))
+        rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
+        return next(row for row in rows if row[: len(starts)] == list(starts))
 
     @property
     def words(self) -> str:
@@ -322,7 +332,7 @@ def test_every_seed_has_a_row(page: Page) -> None:
 
 def test_seeds_are_in_order(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tests=[0.5] * 11, bare=True)
-    page = Page(report.write([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = Page(write_report([run], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert [row[0] for row in page.rows if row[1] == "50.00 %"] == [str(seed) for seed in range(11)]
 
 
@@ -362,13 +372,13 @@ def test_the_claims(page: Page) -> None:
 
 def test_time_constants_before_and_after(sample: Path, page: Page) -> None:
     """Medians and shares in the table are those of the files, all seeds together."""
-    found: dict[str, list[Any]] = {"start": [], "network": []}
-    for name, taus in found.items():
+    by_file: dict[str, list[Any]] = {"start": [], "network": []}
+    for name, taus in by_file.items():
         for seed in range(3):
             layer = checkpoint.load(sample.parent / f"a/hetsyn/seed-{seed}/{name}.safetensors").layers[0]
             with np.errstate(divide="ignore"):
                 taus.append(5.0 / abs(np.log(layer.params.decay.astype(np.float64))))
-    before, after = np.array(found["start"]), np.array(found["network"])
+    before, after = np.array(by_file["start"]), np.array(by_file["network"])
     counts = [row[1] for row in page.rows if row[0] == "hidden1 input"]
     assert counts == ["1,080", "1,080", "360", "720"], "of the seeds that are done, where some are"
     row = page.row("hidden1 input")
@@ -386,17 +396,87 @@ def test_the_configurations_and_commands(sample: Path, page: Page) -> None:
     assert re.search(r"hetsyn report \S+/a/hetsyn \S+/homneu .* --out \S+/report.html", page.words)
 
 
+def drawn_curves(folders: list[Path], out: Path, page: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The axes of all learning curves of a report."""
+    draw, axes = page.plots.learning_curves, []
+    monkeypatch.setattr(
+        page.plots, "learning_curves", lambda *args, **names: axes.append(draw(*args, **names)) or axes[-1]
+    )
+    page.write_report(folders, out)
+    monkeypatch.undo()
+    return axes
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_learning_curve_is_of_what_its_axis_says(
+    validated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_curves(page_module, validated, tmp_path, monkeypatch)
+
+
+def check_curves(page: Any, validated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation where it was measured, else the score of the batches: each log has numbers of its own."""
+    folders = []
+    for name, low in (("one", 0.1), ("other", 0.4)):
+        folders.append(make_run(tmp_path / name, tests=(0.9, 0.8), bare=True))
+        for seed in (0, 1):
+            lines = [record(i, 0.9, np.random.default_rng(0)) for i in (100, 200)]
+            for at, line in enumerate(lines):
+                line |= {"score": low + 0.01 * seed + 0.02 * at, "validation": None}
+                line |= {"validation": line["score"] + 0.2} if validated else {}
+            (folders[-1] / f"seed-{seed}/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (ax,) = drawn_curves(folders, tmp_path / "page.html", page, monkeypatch)
+    shift = 0.2 if validated else 0.0
+    for line, low in zip(ax.lines, (0.1, 0.4), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), np.array([low + 0.005, low + 0.025]) + shift)
+    where = "validation samples" if validated else "training batches"
+    assert ax.get_ylabel() == f"accuracy ({where})"
+    text = (tmp_path / "page.html").read_text()
+    assert f"one {100 * (0.125 + shift):.2f} ±" in text, "the last numbers, in words"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('("validation", "validation samples") if', '("score", "validation samples") if', "Not equal to tolerance"),
+        ("(record[key] for record in log)", '(record["score"] for record in log)', "the last numbers, in words"),
+        ("values[-1] for values", "values[0] for values", "the last numbers, in words"),
+    ],
+    ids=["scores drawn as validation", "scores told as validation", "the first numbers"],
+)
+def test_planted_bugs_are_caught(
+    old: str, new: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = changed(page_module.__name__, old, new)[page_module.__name__]
+    with caught(says):
+        check_curves(fresh, True, tmp_path, monkeypatch)
+
+
+def test_histograms_are_of_the_networks_before_and_after(sample: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    draw = page_module.plots.tau_change
+    monkeypatch.setattr(page_module.plots, "tau_change", lambda *taus: calls.append(taus) or draw(*taus))
+    page_module.write_report([sample.parent / "a/hetsyn"], sample.parent / "histograms.html")
+    ((before, after),) = calls
+    for taus, file in ((before, "start"), (after, "network")):
+        layers = [
+            checkpoint.load(sample.parent / f"a/hetsyn/seed-{seed}/{file}.safetensors").layers[0] for seed in range(3)
+        ]
+        expected = np.concatenate([layer.params.tau(5e-3).decay.ravel() for layer in layers])
+        np.testing.assert_allclose(taus["hidden1 input"], expected)
+
+
 # ---- other folders -------------------------------------------------------------------------------------------------
 
 
 def test_a_run_as_it_is_really_written(tmp_path: Path) -> None:
     """What `hetsyn train` leaves can be read, and the page says what its summary says."""
     settings = ["network.hidden=[5]", "training.iterations=4", "training.log_every=2", "task.test_samples=40"]
-    summary = runs.run(config.load("dms", settings), [0], tmp_path / "real", quiet=True)
-    page = Page(report.write([tmp_path / "real"], tmp_path / "page.html").read_text(encoding="utf-8"))
+    summary = sweep.train_seeds(load_config("dms", settings), [0], tmp_path / "real", quiet=True)
+    page = Page(write_report([tmp_path / "real"], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.invalid == []
-    assert page.row("real")[1] == f"{100 * summary['test']['mean']:.2f} %"
-    assert summary["command"] in page.words and "torch" in page.words
+    assert page.row("real")[1] == f"{100 * summary.test.mean:.2f} %"
+    assert summary.command in page.words and "torch" in page.words
     assert len(page.of("img")) == 2, "learning curve and time constants"
 
 
@@ -404,7 +484,7 @@ def test_errors_have_their_own_digits(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mse", tests=(0.0497, 0.0523), bare=True)
     for path in run.glob("seed-*/result.json"):
         path.write_text(path.read_text().replace('"accuracy"', '"MSE"'))
-    page = Page(report.write([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = Page(write_report([run], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.row("mse")[1] == "0.05100 ± 0.00184 MSE"
 
 
@@ -414,16 +494,16 @@ def test_a_run_without_some_of_its_files(left: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tests=(0.9, 0.8))
     for path in run.glob(f"seed-*/{left}"):
         path.unlink()
-    page = Page(report.write([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = Page(write_report([run], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.row("run")[1] == "85.00 ± 7.07 %"
 
 
 def test_many_runs_in_one_picture(tmp_path: Path) -> None:
     """The legend of thirty runs leaves the curves their room."""
-    found = [make_run(tmp_path / f"run-number-{index}", tests=(0.9,), bare=True) for index in range(30)]
-    for run in found:
+    runs = [make_run(tmp_path / f"run-number-{index}", tests=(0.9,), bare=True) for index in range(30)]
+    for run in runs:
         (run / "seed-0/log.jsonl").write_text(json.dumps(record(100, 0.9, np.random.default_rng(0))) + "\n")
-    page = Page(report.write(found, tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = Page(write_report(runs, tmp_path / "page.html").read_text(encoding="utf-8"))
     (picture,) = page.of("img")
     pixels = read_png(base64.b64decode((picture["src"] or "").partition(",")[2]))
     spines = (pixels[..., :3] < 0.6).all(-1).mean(0).max()
@@ -435,7 +515,7 @@ def test_a_result_that_is_not_a_number_is_a_failure(measure: str, mean: str, tmp
     run = make_run(tmp_path / "run", tests=(0.9, float("nan")), bare=True)
     for path in run.glob("seed-*/result.json"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"measure": measure, "validation": float("nan")}))
-    page = Page(report.write([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = Page(write_report([run], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.row("run")[1:3] == [mean, "none"] and page.row("run")[4] == "1 of 2"
     assert page.row("1", "nan")[-1] == "failed: the measure on the test set is nan"
 
@@ -444,14 +524,14 @@ def test_a_log_cut_off_in_its_last_line(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tests=(), unfinished=1)
     log = run / "seed-0/log.jsonl"
     log.write_text(log.read_text() + '{"iteration": 330, "sco')
-    page = Page(report.write([run], tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = Page(write_report([run], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "not ended, logged up to iteration 320" in page.words
 
 
 def test_the_same_run_twice_is_one(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", bare=True)
     claim = make_claim(tmp_path / "claim", ["../run"])
-    page = Page(report.write([run, run, claim], tmp_path / "page.html").read_text(encoding="utf-8"))
+    page = Page(write_report([run, run, claim], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.of("h1") and "HetSyn: 1 claim and 1 run" in page.words
     assert "What sets them apart" not in page.words
 
@@ -467,23 +547,24 @@ def damaged(run: Path, file: str, content: str) -> str:
         ("config.toml", "framework = ", "expected TOML"),
         ("config.toml", 'framework = "norse"', "expected task.name to be str"),
         ("summary.json", "{", "expected JSON"),
-        ("summary.json", "{}", "expected command to be str"),
+        ("summary.json", "{}", "expected task to be str"),
         ("seed-0/result.json", '{"seed": 0', "expected JSON"),
-        ("seed-0/result.json", '{"measure": "MSE", "test": "good"}', "expected test to be int or float"),
-        ("seed-0/result.json", '{"measure": "MSE", "test": true}', "expected test to be int or float"),
+        ("seed-0/result.json", '{"seed": 0, "measure": "MSE", "validation": ""}', "expected validation to be int or"),
+        ("seed-0/result.json", '{"seed": 0, "measure": "MSE", "validation": null}', "expected test to be int or float"),
+        ("seed-0/result.json", '{"seed": true}', "expected seed to be int"),
         ("seed-0/result.json", "[]", "expected an object"),
         ("seed-0/log.jsonl", "{]\n{}\n", "expected a whole log"),
-        ("seed-0/log.jsonl", '{"iteration": 10}\n', "expected score to be int or float"),
+        ("seed-0/log.jsonl", '{"iteration": 10}\n', "expected epoch to be int or float"),
         ("seed-0/network.safetensors", "no tensors", "expected a network with time constants"),
         ("claim.json", "{", "expected JSON"),
-        ("claim.json", "{}", "expected title to be str"),
+        ("claim.json", "{}", "expected name to be str"),
     ],
 )
 def test_a_damaged_file_is_named(file: str, content: str, what: str, tmp_path: Path) -> None:
     folder = make_claim(tmp_path / "it") if file == "claim.json" else make_run(tmp_path / "it", tests=(0.9,))
     path = damaged(folder, file, content)
     with pytest.raises(ValueError, match=re.escape(what)) as caught:
-        report.write([folder], tmp_path / "page.html")
+        write_report([folder], tmp_path / "page.html")
     assert path in str(caught.value) and str(caught.value).startswith("folders: ")
     assert not (tmp_path / "page.html").exists()
 
@@ -502,21 +583,21 @@ def test_a_damaged_file_is_named(file: str, content: str, what: str, tmp_path: P
 def test_what_is_wrong_in_a_claim_is_named(changed: dict[str, Any], what: str, tmp_path: Path) -> None:
     claim = make_claim(tmp_path / "claim", **changed)
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(what)) as caught:
-        report.write([claim], tmp_path / "page.html")
+        write_report([claim], tmp_path / "page.html")
     assert str(caught.value).startswith("folders: ") and str(tmp_path) in str(caught.value)
 
 
 def test_a_folder_that_is_neither(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="folders: expected at least one"):
-        report.write([], tmp_path / "page.html")
+        write_report([], tmp_path / "page.html")
     with pytest.raises(
         ValueError, match=r"folders: expected a run \(config.toml\) or a claim \(claim.json\), got .*neither"
     ):
-        report.write([tmp_path], tmp_path / "page.html")
+        write_report([tmp_path], tmp_path / "page.html")
     with pytest.raises(FileNotFoundError, match=r"folders: .*nowhere, which is no folder"):
-        report.write([tmp_path / "nowhere"], tmp_path / "page.html")
+        write_report([tmp_path / "nowhere"], tmp_path / "page.html")
     with pytest.raises(FileNotFoundError, match=r"path: .*whose folder does not exist"):
-        report.write([make_run(tmp_path / "run", tests=())], tmp_path / "nowhere/page.html")
+        write_report([make_run(tmp_path / "run", tests=())], tmp_path / "nowhere/page.html")
 
 
 def test_a_page_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -530,13 +611,13 @@ def test_a_page_is_whole_or_the_old_one(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match="No space"):
-        report.write([run], out)
+        write_report([run], out)
     assert out.read_text() == "the old one" and sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "run"]
 
 
 # ---- in a browser --------------------------------------------------------------------------------------------------
 
-needs_browser = pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)
+needs_browser = needs("chromium", browser.find() is not None)
 
 
 @pytest.fixture(scope="module")
@@ -558,7 +639,7 @@ def test_it_looks_right(width: int, dark: bool, sample: Path, chromium: browser.
 def test_long_names_do_not_cover_the_page(width: int, tmp_path: Path, chromium: browser.Browser) -> None:
     """Names without a break: nothing overflows, and the first column, which stays in sight, leaves room for others."""
     folders = [make_run(tmp_path / name, tests=(0.9,)) for name in ("long" * 40, "longer" * 30)]
-    page = report.write(folders, tmp_path / "page.html")
+    page = write_report(folders, tmp_path / "page.html")
     assert chromium.inspect(page, width) == browser.Findings([], [], [], [], [], [])
     cells = "[...document.querySelectorAll('.sticky tr > :first-child:not([colspan])')].map(e => e.offsetWidth)"
     assert max(chromium.evaluate(cells)) < width / 2
@@ -592,11 +673,11 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_browser_notices(name: str, sample: Path, chromium: browser.Browser, tmp_path: Path) -> None:
     """Each fault, planted in a copy of the page, is found."""
-    fault, kind, told = FAULTS[name]
+    fault, kind, says = FAULTS[name]
     copy = tmp_path / "copy.html"
     copy.write_text(sample.read_text(encoding="utf-8").replace("<main>", f"<main>{fault}"), encoding="utf-8")
-    found = chromium.inspect(copy, 360)._asdict()
-    assert any(told in line for line in found[kind]), found
+    findings = chromium.inspect(copy, 360)._asdict()
+    assert any(says in line for line in findings[kind]), findings
 
 
 @needs_browser

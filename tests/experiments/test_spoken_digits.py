@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from conftest import needs
 
 from hetsyn_plugins.experiments.data import cochlea, speakers, spoken_digits
 from hetsyn_plugins.experiments.data.cochlea import Spikes
@@ -19,7 +20,7 @@ from hetsyn_plugins.experiments.data.speakers import Utterance
 RATE = 22050
 ROOT = Path(__file__).resolve().parents[2]
 
-needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is missing: apt install it")
+needs_espeak = needs("espeak-ng", shutil.which("espeak-ng") is not None)
 
 
 def tone(frequency: float, seconds: float, rate: int = RATE) -> np.ndarray:
@@ -129,8 +130,8 @@ def plain_spikes(seed: int, spikes: int = 3000, seconds: float = spoken_digits.L
 
 
 def test_hard_scales_puts_off_and_moves_all_spikes_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spoken_digits, "LOST", 0.0)
-    monkeypatch.setattr(spoken_digits, "NOISE", 0.0)
+    monkeypatch.setattr(spoken_digits, "THINNING", 0.0)
+    monkeypatch.setattr(spoken_digits, "NOISE_RATE", 0.0)
     plain = Spikes(np.array([0.1, 0.2, 0.5]), np.array([100, 350, 600]))
     warps, onsets, shifts = [], [], []
     for seed in range(500):
@@ -149,21 +150,21 @@ def test_hard_scales_puts_off_and_moves_all_spikes_alike(monkeypatch: pytest.Mon
 
 def test_hard_loses_half_of_the_spikes_and_has_2_hz_of_noise() -> None:
     plain = Spikes(np.linspace(0, 0.5, 4000), np.full(4000, 350))
-    own, noise = [], []
+    counted, noise = [], []
     for seed in range(200):
         times, units = spoken_digits.hard(plain, np.random.default_rng(seed))
         assert units.min() >= 0 and units.max() < 700
         assert times.min() >= 0 and times.max() <= 0.99 and (np.diff(times) >= 0).all()
         counts = np.bincount(units, minlength=700)
-        own.append(counts.max())
+        counted.append(counts.max())
         noise.append(counts.sum() - counts.max())
-    assert np.mean(own) == pytest.approx(2000 + 2, abs=5 * np.sqrt(1000 / 200))
+    assert np.mean(counted) == pytest.approx(2000 + 2, abs=5 * np.sqrt(1000 / 200))
     assert np.mean(noise) == pytest.approx(2 * 0.99 * 699, abs=5 * np.sqrt(1384 / 200))
 
 
 def test_hard_drops_what_leaves_the_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spoken_digits, "LOST", 0.0)
-    monkeypatch.setattr(spoken_digits, "NOISE", 0.0)
+    monkeypatch.setattr(spoken_digits, "THINNING", 0.0)
+    monkeypatch.setattr(spoken_digits, "NOISE_RATE", 0.0)
     plain = Spikes(np.linspace(0, 0.5, 700), np.arange(700))
     sizes = [len(spoken_digits.hard(plain, np.random.default_rng(seed)).units) for seed in range(200)]
     assert min(sizes) == 670 and max(sizes) == 700
@@ -175,7 +176,7 @@ def test_norm_leaves_nothing_to_count(spikes: int, seconds: float, tmp_path: Pat
     """Not even how many bins of a channel hold a spike, as a network sees the file."""
     normed = [spoken_digits.norm(plain_spikes(s, spikes, seconds), np.random.default_rng(s)) for s in range(20)]
     path = tmp_path / "norm.h5"
-    spoken_digits.write(path, spoken_digits.Recordings(normed, np.zeros(20), np.zeros(20)))
+    spoken_digits.write_digits(path, spoken_digits.SpokenDigits(normed, np.zeros(20), np.zeros(20)))
     expected = np.zeros(700)
     expected[np.arange(0, 689, 8)] = 4
     with h5py.File(path) as file:
@@ -311,7 +312,7 @@ def generated(folder: Path, kind: str = "plain", seed: int = 0, workers: int = 2
 def test_files_have_shds_layout(tmp_path: Path) -> None:
     path = tmp_path / "two.h5"
     two = [Spikes(np.array([0.25, 0.75]), np.array([3, 699])), Spikes(np.array([0.1]), np.array([0]))]
-    spoken_digits.write(path, spoken_digits.Recordings(two, np.array([0, 19]), np.array([4, 11])))
+    spoken_digits.write_digits(path, spoken_digits.SpokenDigits(two, np.array([0, 19]), np.array([4, 11])))
     with h5py.File(path) as file:
         assert h5py.check_vlen_dtype(file["spikes/times"].dtype) == np.float16
         assert h5py.check_vlen_dtype(file["spikes/units"].dtype) == np.uint16
@@ -331,7 +332,7 @@ def test_files_have_shds_layout(tmp_path: Path) -> None:
 def test_test_file_has_the_held_out_speakers_and_one_in_twenty_of_the_others(
     tmp_path: Path, chirps: list[Utterance]
 ) -> None:
-    train, test = (spoken_digits.read(path) for path in generated(tmp_path))
+    train, test = (spoken_digits.read_digits(path) for path in generated(tmp_path))
     assert (len(train.labels), len(test.labels)) == (190, 50)
     assert not np.isin(train.speakers, (4, 5)).any()
     assert Counter(test.speakers.tolist())[4] == Counter(test.speakers.tolist())[5] == 20
@@ -344,7 +345,7 @@ def test_test_file_has_the_held_out_speakers_and_one_in_twenty_of_the_others(
 
 
 def test_every_row_holds_the_spikes_of_its_own_label_and_speaker(tmp_path: Path, chirps: list[Utterance]) -> None:
-    train, _ = (spoken_digits.read(path) for path in generated(tmp_path))
+    train, _ = (spoken_digits.read_digits(path) for path in generated(tmp_path))
     said = {(u.speaker, u.label): u for u in chirps}
     for row in (0, 100, 189):
         expected = cochlea.spikes(*chirp(said[train.speakers[row], train.labels[row]]))
@@ -369,8 +370,8 @@ def test_every_utterance_is_altered_by_a_generator_of_its_own(
 
     for kind in ("hard", "norm"):
         monkeypatch.setattr(spoken_digits, kind, draw)
-    drawn = [spikes.units[0] for kind in ("hard", "norm") for seed in (0, 1)
-             for path in generated(tmp_path, kind, seed) for spikes in spoken_digits.read(path).spikes]  # fmt: skip
+    paths = [path for kind in ("hard", "norm") for seed in (0, 1) for path in generated(tmp_path, kind, seed)]
+    drawn = [spikes.units[0] for path in paths for spikes in spoken_digits.read_digits(path).spikes]
     assert len(drawn) == 960 and len(set(drawn)) > 930  # of 65,536: about 7 coincide
 
 
@@ -390,7 +391,7 @@ def test_plain_sounds_are_spoken_once_for_all_kinds(tmp_path: Path, chirps: list
 def test_checksum_sees_every_part_of_the_contents(tmp_path: Path) -> None:
     half, three_quarters = 0x3800, 0x3A00  # 0.5 and 0.75 as float16
     spikes = [Spikes(np.array([0.25]), np.array([half])), Spikes(np.array([0.75]), np.array([5]))]
-    base = spoken_digits.Recordings(spikes, np.array([0, 1]), np.array([2, 3]))
+    base = spoken_digits.SpokenDigits(spikes, np.array([0, 1]), np.array([2, 3]))
     same_bytes = [Spikes(np.array([0.25, 0.5]), np.array([three_quarters, 5])), Spikes(np.empty(0), np.empty(0))]
     others = [
         base,
@@ -402,7 +403,7 @@ def test_checksum_sees_every_part_of_the_contents(tmp_path: Path) -> None:
     ]
     sums = set()
     for recordings in others:
-        spoken_digits.write(tmp_path / "some.h5", recordings)
+        spoken_digits.write_digits(tmp_path / "some.h5", recordings)
         sums.add(spoken_digits.checksum(tmp_path / "some.h5"))
     assert len(sums) == len(others)
 
@@ -416,18 +417,18 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest", "foreign manifest"])
 def test_a_damaged_file_is_noticed_and_generated_anew(damage: str, tmp_path: Path, chirps: list[Utterance]) -> None:
     paths = generated(tmp_path, "norm")
-    whole = [path.read_bytes() for path in paths]
+    unbroken = [path.read_bytes() for path in paths]
     if damage == "flip":
         flip(paths[1])
     elif damage == "truncate":
-        paths[0].write_bytes(whole[0][:-100])
+        paths[0].write_bytes(unbroken[0][:-100])
     elif damage == "remove":
         paths[0].unlink()
     else:
         (paths[0].parent / "norm.json").write_text("{" if damage == "manifest" else "[1]")
     with pytest.warns(RuntimeWarning, match="the norm digits are generated anew"):
         assert generated(tmp_path, "norm") == paths
-    assert [path.read_bytes() for path in paths] == whole
+    assert [path.read_bytes() for path in paths] == unbroken
     generated(tmp_path, "norm")  # pytest makes a warning an error: all is well again
     assert len(chirps) == 240
 
@@ -439,7 +440,7 @@ def test_a_write_that_is_cut_short_leaves_no_half_file(
         raise OSError("No space left on device")
 
     paths = generated(tmp_path)
-    whole = [path.read_bytes() for path in paths]
+    unbroken = [path.read_bytes() for path in paths]
     flip(paths[0])
     damaged = paths[0].read_bytes()
     with monkeypatch.context() as patch, pytest.warns(RuntimeWarning), pytest.raises(KeyboardInterrupt):
@@ -449,7 +450,7 @@ def test_a_write_that_is_cut_short_leaves_no_half_file(
     assert sorted(path.name for path in paths[0].parent.iterdir()) == ["plain.json", "plain_test.h5", "plain_train.h5"]
     with pytest.warns(RuntimeWarning):
         generated(tmp_path)
-    assert [path.read_bytes() for path in paths] == whole
+    assert [path.read_bytes() for path in paths] == unbroken
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
         patch.setattr(spoken_digits, "checksum", full_disk)
         generated(tmp_path, seed=1)
@@ -470,7 +471,7 @@ def interrupt_after(calls: int, method):
 TWO = """
 import sys
 from pathlib import Path
-sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+sys.path[:0] = [{root!r}, {root!r} + "/tests", {root!r} + "/tests/experiments"]
 from test_spoken_digits import chirp, generated
 from hetsyn_plugins.experiments.data import speakers
 speakers.speak, speakers.version = chirp, lambda: "1.0"
@@ -491,9 +492,9 @@ def test_generation_shows_progress_and_checksums(
     tmp_path: Path, chirps: list[Utterance], capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = spoken_digits.files("plain", tmp_path, takes=1)
-    told = capsys.readouterr()
-    assert "240/240" in told.err and told.out == ""
-    assert all(f"{path}: contents have sha256 {spoken_digits.checksum(path)}" in told.err for path in paths)
+    captured = capsys.readouterr()
+    assert "240/240" in captured.err and captured.out == ""
+    assert all(f"{path}: contents have sha256 {spoken_digits.checksum(path)}" in captured.err for path in paths)
     generated(tmp_path, seed=1)
     assert capsys.readouterr() == ("", "")
 

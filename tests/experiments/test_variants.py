@@ -8,9 +8,10 @@ import torch
 
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Network
 from hetsyn_plugins.core.params import tau_to_decay
-from hetsyn_plugins.experiments import config, training, variants
-from hetsyn_plugins.experiments.config import NetworkConfig
+from hetsyn_plugins.experiments import training, variants
+from hetsyn_plugins.experiments.config import load_config
 from hetsyn_plugins.experiments.model import Model
+from hetsyn_plugins.experiments.variants import NetworkConfig
 
 DT = 5e-3
 BASE = NetworkConfig(hidden=(6, 5), tau_start=(40e-3, 4e-3), tau_reset=40e-3, surrogate="triangular", adaptation=0.15)
@@ -55,7 +56,7 @@ def test_the_papers_conditions_hold_through_training(framework: str, parametriza
             if variant == "hetsyn":
                 assert np.unique(full.decay).size > full.weight.size // 2
                 assert not np.array_equal(before.params.expanded().decay, full.decay)
-                # a tau of 40 ms has no float32 of its own: the nearest gives r within 2 ulp
+                # a tau of 40 ms has no float32 of its config: the nearest gives r within 2 ulp
                 assert all(np.abs(part - rho).max() <= 2 * np.spacing(rho) for part in resets)
             elif variant == "hetneu":
                 assert np.unique(full.decay).size > 1 and not np.array_equal(before.params.expanded().decay, full.decay)
@@ -114,16 +115,16 @@ def test_frozen_taus_stay_to_the_bit_and_the_others_move() -> None:
         "training.decay_weight_decay=0.1",
         "training.optimiser=adamw",
     ]
-    own = config.load("dms", settings)
-    start = variants.build(own.network, own.task.lines, own.task.outputs, own.task.dt, 0)
-    model = training.model_of(start, own)
+    config = load_config("dms", settings)
+    start = variants.build(config.network, config.task.lines, config.task.outputs, config.task.dt, 0)
+    model = training.model_of(start, config)
     frozen = training.frozen_decays(model, 0.8, 0)
-    optimiser = training.make_optimiser(model, own.training)
+    optimiser = training.make_optimiser(model, config.training)
     before = [tensor.detach().clone() for _, _, tensor in model.decays()]
     for index in range(3):
-        batch = own.task.training_batch(index, 8, 0)
+        batch = config.task.training_batch(index, 8, 0)
         optimiser.zero_grad()
-        own.task.loss(model(batch.inputs), batch.target).backward()
+        config.task.loss(model(batch.inputs), batch.target).backward()
         for tensor, stays, _ in frozen.held:  # or clipping would count them
             assert tensor.grad is not None and not tensor.grad[stays].any()
         optimiser.step()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from hetsyn_plugins.experiments.claims import dms, patterns, speech
-from hetsyn_plugins.experiments.claims import images as visual
+from hetsyn_plugins.experiments.claims import dms, images, patterns, speech
 from hetsyn_plugins.experiments.claims.claim import Claim
 
-CLAIMS: dict[str, Claim] = {**patterns.CLAIMS, **dms.CLAIMS, **speech.CLAIMS, **visual.CLAIMS}
+CLAIMS: dict[str, Claim] = {**patterns.CLAIMS, **dms.CLAIMS, **speech.CLAIMS, **images.CLAIMS}

@@ -1,6 +1,6 @@
 """What a claim of the paper is here: the runs it needs, the numbers that come of them beside the paper's, pictures.
 
-FOLDER/runs/ARM/      the runs (`runs.py`), shared by all claims; what is there already is not run again
+FOLDER/runs/ARM/      the runs (`run_folder`), shared by all claims; what is there already is not run again
 FOLDER/NAME/          claim.json and the pictures of one claim
 """
 
@@ -17,16 +17,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hetsyn_plugins.core.fields import Array
-from hetsyn_plugins.core.files import replacing, write_json
+from hetsyn_plugins.core.files import replacing
 from hetsyn_plugins.core.network import Network
-from hetsyn_plugins.experiments import config, training
-from hetsyn_plugins.experiments import run_folder as runs
-from hetsyn_plugins.experiments.config import Config
+from hetsyn_plugins.experiments import sweep, training
+from hetsyn_plugins.experiments.config import Config, load_config
 from hetsyn_plugins.experiments.model import Model
+from hetsyn_plugins.experiments.run_folder import (
+    CLAIM,
+    ClaimResult,
+    ClaimRow,
+    PictureFile,
+    SeedResult,
+    load_networks,
+    load_result,
+    mean_sd,
+    seed_folder,
+    seeds_text,
+    write_content,
+)
 from hetsyn_plugins.experiments.tasks.task import Task
-from hetsyn_plugins.experiments.training_log import LOG, read_log
-
-CLAIM = "claim.json"
+from hetsyn_plugins.experiments.training_log import LOG, Record, read_log
 
 
 class Arm(NamedTuple):
@@ -34,23 +44,6 @@ class Arm(NamedTuple):
 
     task: str
     settings: tuple[str, ...] = ()
-
-
-class Row(NamedTuple):
-    """A line of a claim's table: the paper's number (None: it gives a figure only, or nothing) and ours.
-
-    ours, sd   in `unit` ("%", "ms", ""); the mean over n seeds and its s.d. (None of one seed)
-    holds      whether ours says what the paper says; None where there is nothing to compare
-    """
-
-    label: str
-    paper: float | None
-    ours: float
-    sd: float | None
-    n: int
-    unit: str = ""
-    holds: bool | None = None
-    note: str = ""
 
 
 class Picture(NamedTuple):
@@ -69,7 +62,7 @@ class Claim:
     statement: str
     arms: Mapping[str, Arm]
     seeds: Sequence[int]
-    rows: Callable[[Evidence], list[Row]]
+    rows: Callable[[Evidence], list[ClaimRow]]
     pictures: Sequence[Picture] = ()
     tried: str = ""
 
@@ -84,7 +77,7 @@ class Evidence:
     settings: Sequence[str] = ()
     _cache: dict[Any, Any] = field(default_factory=dict)
 
-    def run(self, arm: str) -> Path:
+    def folder_of(self, arm: str) -> Path:
         """The folder of an arm's run: another one under other settings."""
         mark = hashlib.sha256("\n".join(self.settings).encode()).hexdigest()[:8] if self.settings else ""
         return self.folder / "runs" / (f"{arm}+{mark}" if mark else arm)
@@ -92,24 +85,25 @@ class Evidence:
     @cached_property
     def configs(self) -> dict[str, Config]:
         """The configuration of every arm."""
-        return {name: config.load(arm.task, [*arm.settings, *self.settings]) for name, arm in self.arms.items()}
+        return {name: load_config(arm.task, [*arm.settings, *self.settings]) for name, arm in self.arms.items()}
 
     def values(self, arm: str) -> Array:
         """The measure on the test set, by seed."""
-        return self.each(arm, "test", lambda seed: self.result(arm, seed)["test"])
+        return self.each(arm, "test", lambda seed: self.result(arm, seed).test)
 
-    def result(self, arm: str, seed: int) -> dict[str, Any]:
-        """result.json of a seed."""
-        return runs.result(self.run(arm), seed)
+    def result(self, arm: str, seed: int) -> SeedResult:
+        """What came of a seed."""
+        return load_result(seed_folder(self.folder_of(arm), seed))
 
-    def log(self, arm: str, seed: int) -> list[dict[str, Any]]:
+    def log(self, arm: str, seed: int) -> list[Record]:
         """The log's records of a seed."""
-        return read_log(runs.seed_folder(self.run(arm), seed) / LOG)
+        return read_log(seed_folder(self.folder_of(arm), seed) / LOG)
 
     def networks(self, arm: str, seed: int) -> tuple[Network, Network]:
         """Before and after training."""
-        found: tuple[Network, Network] = self._once(("networks", arm, seed), lambda: runs.networks(self.run(arm), seed))
-        return found
+        place = seed_folder(self.folder_of(arm), seed)
+        networks: tuple[Network, Network] = self._once(("networks", arm, seed), lambda: load_networks(place))
+        return networks
 
     def model(self, arm: str, seed: int) -> Model:
         """The trained network of a seed, ready to run."""
@@ -118,12 +112,12 @@ class Evidence:
     def evaluate(self, arm: str, seed: int, network: Network | None = None, task: Task | None = None) -> float:
         """The measure on the test set of another network in its place, or of another task."""
         trained = self.networks(arm, seed)[1] if network is None else network
-        return runs.measured(trained, self.configs[arm], seed, task)
+        return training.evaluate_network(trained, self.configs[arm], seed, task)
 
     def each(self, arm: str, what: Any, of_seed: Callable[[int], float]) -> Array:
         """A number of every seed of an arm, computed once: `what` is its key."""
-        found: Array = self._once((arm, what), lambda: np.array([of_seed(seed) for seed in self.seeds]))
-        return found
+        numbers: Array = self._once((arm, what), lambda: np.array([of_seed(seed) for seed in self.seeds]))
+        return numbers
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._cache:
@@ -131,18 +125,19 @@ class Evidence:
         return self._cache[key]
 
 
-def row(label: str, values: Array, paper: float | None = None, *, scale: float = 1.0, **options: Any) -> Row:
+def row(label: str, values: Array, paper: float | None = None, *, scale: float = 1.0, **options: Any) -> ClaimRow:
     """A line of numbers by seed: mean and s.d., times `scale`."""
-    spread = runs.spread([float(value) * scale for value in values])
-    return Row(label, paper, spread["mean"], spread["sd"], len(values), **options)
+    by_seed = mean_sd([float(value) * scale for value in values])
+    assert by_seed.mean is not None  # a claim has seeds
+    return ClaimRow(label, paper, by_seed.mean, by_seed.sd, len(values), **options)
 
 
-def per_cent(label: str, values: Array, paper: float | None = None, **options: Any) -> Row:
+def per_cent(label: str, values: Array, paper: float | None = None, **options: Any) -> ClaimRow:
     """A line of shares by seed, in per cent."""
     return row(label, values, paper, scale=100.0, unit="%", **options)
 
 
-def check(
+def check_claim(
     name: str,
     claim: Claim,
     folder: Path,
@@ -151,40 +146,45 @@ def check(
     settings: Sequence[str] = (),
     jobs: int = 0,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> ClaimResult:
     """Train what is missing, and write and return the claim's table; its pictures lie beside claim.json."""
     evidence = Evidence(folder, claim.arms, claim.seeds if seeds is None else seeds, settings)
-    failed = []
-    for arm, own in evidence.configs.items():
-        try:
-            runs.run(own, evidence.seeds, evidence.run(arm), jobs=jobs, quiet=quiet)
-        except (ValueError, training.TrainingStopped) as error:  # the others are trained all the same
-            failed.append(f"{arm}: {error}")
-    if failed:
-        raise ValueError(f"{len(failed)} of {len(evidence.arms)} runs failed\n" + "\n".join(failed))
+    _train_arms(evidence, jobs, quiet)
     rows = claim.rows(evidence)
     (folder / name).mkdir(parents=True, exist_ok=True)
     for picture in claim.pictures:
         with replacing(folder / name / picture.file) as path:
             picture.draw(evidence).figure.savefig(path, format="png", dpi=110)
     words = ["hetsyn", "claim", name, *(word for text in settings for word in ("--set", text))]
-    words += ["--seeds", runs.ranges(evidence.seeds)] if seeds is not None else []
-    result = {
-        "name": name,
-        "title": claim.title,
-        "statement": claim.statement,
-        "command": shlex.join(words),
-        "rows": [line._asdict() for line in rows],
-        "verdict": verdict(rows) + (f" But with {', '.join(settings)}." if settings else ""),
-        "tried": claim.tried,
-        "pictures": [{"file": picture.file, "caption": picture.caption} for picture in claim.pictures],
-        "runs": [f"../runs/{evidence.run(arm).name}" for arm in claim.arms],
-    }
-    write_json(folder / name / CLAIM, result)
+    words += ["--seeds", seeds_text(evidence.seeds)] if seeds is not None else []
+    result = ClaimResult(
+        name=name,
+        title=claim.title,
+        statement=claim.statement,
+        command=shlex.join(words),
+        rows=rows,
+        verdict=verdict(rows) + (f" But with {', '.join(settings)}." if settings else ""),
+        tried=claim.tried,
+        pictures=[PictureFile(picture.file, picture.caption) for picture in claim.pictures],
+        runs=[f"../runs/{evidence.folder_of(arm).name}" for arm in claim.arms],
+    )
+    write_content(folder / name / CLAIM, result)
     return result
 
 
-def verdict(rows: Sequence[Row]) -> str:
+def _train_arms(evidence: Evidence, jobs: int, quiet: bool) -> None:
+    """Train what is missing of every arm; ValueError where one failed, after the others were trained all the same."""
+    failed = []
+    for arm, config in evidence.configs.items():
+        try:
+            sweep.train_seeds(config, evidence.seeds, evidence.folder_of(arm), jobs=jobs, quiet=quiet)
+        except (ValueError, training.TrainingStopped) as error:
+            failed.append(f"{arm}: {error}")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(evidence.arms)} runs failed\n" + "\n".join(failed))
+
+
+def verdict(rows: Sequence[ClaimRow]) -> str:
     """In plain words: what is as in the paper and what is not."""
     judged = [line for line in rows if line.holds is not None]
     differing = [line.label for line in judged if not line.holds]
@@ -195,18 +195,17 @@ def verdict(rows: Sequence[Row]) -> str:
     return f"Differs from the paper in {len(differing)} of {len(judged)} comparisons: {'; '.join(differing)}."
 
 
-def table(result: Mapping[str, Any]) -> str:
+def table(result: ClaimResult) -> str:
     """The claim as text: a line a row."""
-    rows = [Row(**line) for line in result["rows"]]
-    width = max(len(line.label) for line in rows)
-    lines = [result["title"], f"The paper: {result['statement']}", ""]
+    width = max(len(line.label) for line in result.rows)
+    lines = [result.title, f"The paper: {result.statement}", ""]
     lines.append(f"{'':{width}}  {'paper':>10}  {'ours':>10}  {'s.d.':>8}  {'n':>3}")
-    for line in rows:
+    for line in result.rows:
         holds = {True: "as in the paper", False: "DIFFERS", None: ""}[line.holds]
         numbers = f"{number(line.paper, line.unit):>10}  {number(line.ours, line.unit):>10}"
         notes = "  ".join(word for word in (holds, line.note) if word)
         lines.append(f"{line.label:{width}}  {numbers}  {number(line.sd, line.unit):>8}  {line.n:>3}  {notes}".rstrip())
-    lines += ["", result["verdict"], *([f"Tried: {result['tried']}"] if result["tried"] else [])]
+    lines += ["", result.verdict, *([f"Tried: {result.tried}"] if result.tried else [])]
     return "\n".join(lines)
 
 
@@ -214,4 +213,5 @@ def number(value: float | None, unit: str) -> str:
     """A number as its unit is read."""
     if value is None:
         return "-"
-    return f"{value:.2f} %" if unit == "%" else f"{value:.1f} ms" if unit == "ms" else f"{value:.4g}"
+    form = {"%": "{:.2f} %", "ms": "{:.1f} ms"}.get(unit, "{:.4g}")
+    return form.format(value)

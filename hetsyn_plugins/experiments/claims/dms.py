@@ -10,12 +10,15 @@ import numpy as np
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.experiments import analysis, plots
-from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, Row, per_cent, row
+from hetsyn_plugins.experiments.claims import paper
+from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, per_cent, row
+from hetsyn_plugins.experiments.claims.paper import TABLE4
+from hetsyn_plugins.experiments.run_folder import ClaimRow
 from hetsyn_plugins.experiments.tasks.dms import DelayedMatchToSample
 from hetsyn_plugins.experiments.variants import VARIANTS
 
-SUCCESS = 0.9  # of accuracy: what the paper calls a successful run
-HIDDEN = (5, 20, 50, 100)
+SUCCESS = paper.SUCCESS / 100
+HIDDEN = (paper.SMALLEST, 20, 50, 100)
 
 
 def arm(variant: str = "hetsyn", hidden: int = 50, *settings: str) -> Arm:
@@ -31,7 +34,7 @@ def success(values: Array) -> Array:
 # ---- accuracy ----------------------------------------------------------------------------------------------------
 
 
-def accuracy_rows(evidence: Evidence) -> list[Row]:
+def accuracy_rows(evidence: Evidence) -> list[ClaimRow]:
     """Accuracy and success of each variant with 50 hidden neurons."""
     rows = []
     for name, variant in VARIANTS.items():
@@ -41,17 +44,17 @@ def accuracy_rows(evidence: Evidence) -> list[Row]:
     hetsyn = evidence.values("dms-hetsyn-50")
     median = float(np.median(hetsyn)) * 100
     note = "judged: at least 99 %, our own target"
-    return [*rows, Row("HetSynLIF: median accuracy", None, median, None, len(hetsyn), "%", median >= 99, note)]
+    return [*rows, ClaimRow("HetSynLIF: median accuracy", None, median, None, len(hetsyn), "%", median >= 99, note)]
 
 
-def hidden_rows(evidence: Evidence) -> list[Row]:
+def hidden_rows(evidence: Evidence) -> list[ClaimRow]:
     """Success by size; at the smallest HetSynLIF is to be the most successful of the paper's four variants."""
     rows = []
     for n in HIDDEN:
         rates = {name: success(evidence.values(f"dms-{name}-{n}")) for name in VARIANTS}
         others = max(rates[name].mean() for name in ("hetneu", "homneu", "alif"))
         for name, variant in VARIANTS.items():
-            judged = name == "hetsyn" and n == min(HIDDEN)
+            judged = name == "hetsyn" and n == paper.SMALLEST
             holds = bool(rates[name].mean() > others) if judged else None
             note = "judged: most of the paper's four" if judged else ""
             rows.append(per_cent(f"{n} hidden, {variant.title}: successful runs", rates[name], holds=holds, note=note))
@@ -71,19 +74,19 @@ def draw_learning(evidence: Evidence) -> Any:
     return plots.learning_curves(curves, "score", ylabel="accuracy of the training batches")
 
 
-def condition_rows(name: str, paper: float, what: str) -> Callable[[Evidence], list[Row]]:
+def condition_rows(name: str, reported: float, what: str) -> Callable[[Evidence], list[ClaimRow]]:
     """Rows of an arm under another condition, beside the one under the usual ones; the paper's accuracy in per cent."""
 
-    def rows(evidence: Evidence) -> list[Row]:
+    def rows(evidence: Evidence) -> list[ClaimRow]:
         values, usual = evidence.values(name), iterations_to(evidence, "dms-hetsyn-50")
         taken = iterations_to(evidence, name)
-        reached = bool(values.mean() * 100 >= paper - 5)
+        reached = bool(values.mean() * 100 >= reported - 5)
         never = int((taken == evidence.log(name, evidence.seeds[0])[-1]["iteration"]).sum())
         as_fast = bool(not never and taken.mean() <= usual.mean() + usual.std()) if name == "dms-delay" else None
         note = "" if as_fast is None else "judged: at most the usual mean + s.d."
         note = f"{never} of {len(taken)} never did, counted as the run's length" if never else note
         return [
-            per_cent(f"{what}: accuracy", values, paper, holds=reached, note="judged: at most 5 points below"),
+            per_cent(f"{what}: accuracy", values, reported, holds=reached, note="judged: at most 5 points below"),
             per_cent(f"{what}: successful runs", success(values)),
             per_cent("usual conditions: accuracy", evidence.values("dms-hetsyn-50")),
             row(f"{what}: iterations to 95 %", taken, holds=as_fast, note=note),
@@ -102,19 +105,14 @@ def iterations_to(evidence: Evidence, name: str, accuracy: float = 0.95) -> Arra
     def of_seed(seed: int) -> float:
         log = evidence.log(name, seed)
         means = np.convolve([record["score"] for record in log], np.full(WINDOW, 1 / WINDOW), "valid")
-        found = np.flatnonzero(means >= accuracy - 1e-12)  # a mean of five has rounding errors
-        return float(log[found[0] + WINDOW - 1 if found.size else -1]["iteration"])
+        reached = np.flatnonzero(means >= accuracy - 1e-12)  # a mean of five has rounding errors
+        return float(log[reached[0] + WINDOW - 1 if reached.size else -1]["iteration"])
 
     return evidence.each(name, ("iterations to", accuracy), of_seed)
 
 
 # ---- Table 4 -----------------------------------------------------------------------------------------------------
 
-TABLE4 = {  # start (ms): mean tau of cue channels, of noise channels, share above 700 ms, accuracy, accuracy after
-    100: (154.38, 85.59, 5.25, 99.97, 75.68),
-    200: (252.43, 181.93, 6.05, 100.00, 76.47),
-    400: (430.70, 382.29, 5.80, 99.87, 77.15),
-}
 TRAINED = {"tau": ("network.parametrization=tau", "training.decay_lr=1e-2"), "r": ("network.parametrization=decay",)}
 
 
@@ -129,44 +127,43 @@ def table4_arms() -> dict[str, Arm]:
     }
 
 
-def table4_rows(evidence: Evidence) -> list[Row]:
+def table4_rows(evidence: Evidence) -> list[ClaimRow]:
     """The paper's table with tau trained; then the same with r trained, where a mean says little, and other figures."""
-    rows = []
-    for start, (cue, noise, long, accuracy, after) in TABLE4.items():
-        name, label = f"dms-table4-tau-{start}", f"start {start} ms"
-        mean = {group: tau_figure(evidence, name, group, "mean") * 1e3 for group in ("cue", "noise")}
-        values, reset = evidence.values(name), after_reset(evidence, name, start / 1e3)
-        drop = (values - reset).mean() * 100
-        up, down = bool((mean["cue"] > start).all()), bool((mean["noise"] < start).all())
-        rows += [
-            row(f"{label}: mean tau, cue", mean["cue"], cue, unit="ms", holds=up, note=distance(mean["cue"], cue)),
-            row(
-                f"{label}: mean tau, noise",
-                mean["noise"],
-                noise,
-                unit="ms",
-                holds=down,
-                note=distance(mean["noise"], noise),
-            ),
-            per_cent(f"{label}: taus above 700 ms", long_share(evidence, name), long),
-            per_cent(f"{label}: accuracy", values, accuracy, holds=bool(values.mean() >= 0.99)),
-            per_cent(
-                f"{label}: accuracy, those reset",
-                reset,
-                after,
-                holds=bool(drop >= 15),
-                note=f"{drop:.1f} points lost, the paper {accuracy - after:.1f}",
-            ),
-        ]
-    for start in TABLE4:
-        name, label = f"dms-table4-r-{start}", f"r trained, start {start} ms"
-        values, reset = evidence.values(name), after_reset(evidence, name, start / 1e3)
-        for group in ("cue", "noise"):
-            figures = [tau_figure(evidence, name, group, what) for what in ("median", "clipped_mean", "at_one")]
-            note = f"clipped mean {figures[1].mean() * 1e3:.0f} ms, {figures[2].mean():.2%} at r = 1"
-            rows.append(row(f"{label}: median tau, {group}", figures[0] * 1e3, unit="ms", note=note))
-        rows.append(per_cent(f"{label}: accuracy", values))
-        rows.append(per_cent(f"{label}: accuracy, those reset", reset, note=f"{(values - reset).mean():.1%} lost"))
+    as_the_paper = [line for start in TABLE4 for line in tau_rows(evidence, start)]
+    return [*as_the_paper, *(line for start in TABLE4 for line in r_rows(evidence, start))]
+
+
+def tau_rows(evidence: Evidence, start: int) -> list[ClaimRow]:
+    """A column of the paper's table, tau trained: what came of a start of so many ms, beside the paper's figures."""
+    name, label, theirs = f"dms-table4-tau-{start}", f"start {start} ms", TABLE4[start]
+    cue, noise = (tau_figure(evidence, name, group, "mean") * 1e3 for group in ("cue", "noise"))
+    values, reset = evidence.values(name), after_reset(evidence, name, start / 1e3)
+    drop, theirs_drop = (values - reset).mean() * 100, theirs.accuracy - theirs.accuracy_after_reset
+    up, down = bool((cue > start).all()), bool((noise < start).all())
+    fallen, note = bool(drop >= 15), f"{drop:.1f} points lost, the paper {theirs_drop:.1f}"
+    return [
+        row(f"{label}: mean tau, cue", cue, theirs.cue, unit="ms", holds=up, note=distance(cue, theirs.cue)),
+        row(
+            f"{label}: mean tau, noise", noise, theirs.noise, unit="ms", holds=down, note=distance(noise, theirs.noise)
+        ),
+        per_cent(f"{label}: taus above 700 ms", long_share(evidence, name), theirs.long),
+        per_cent(f"{label}: accuracy", values, theirs.accuracy, holds=bool(values.mean() >= 0.99)),
+        per_cent(f"{label}: accuracy, those reset", reset, theirs.accuracy_after_reset, holds=fallen, note=note),
+    ]
+
+
+def r_rows(evidence: Evidence, start: int) -> list[ClaimRow]:
+    """The same with r trained, where nothing of the paper's stands beside it."""
+    name, label, rows = f"dms-table4-r-{start}", f"r trained, start {start} ms", []
+    values, reset = evidence.values(name), after_reset(evidence, name, start / 1e3)
+    for group in ("cue", "noise"):
+        median, mean, at_one = (
+            tau_figure(evidence, name, group, what) for what in ("median", "clipped_mean", "at_one")
+        )
+        note = f"clipped mean {mean.mean() * 1e3:.0f} ms, {at_one.mean():.2%} at r = 1"
+        rows.append(row(f"{label}: median tau, {group}", median * 1e3, unit="ms", note=note))
+    rows.append(per_cent(f"{label}: accuracy", values))
+    rows.append(per_cent(f"{label}: accuracy, those reset", reset, note=f"{(values - reset).mean():.1%} lost"))
     return rows
 
 
@@ -174,8 +171,8 @@ def tau_figure(evidence: Evidence, name: str, group: str, what: str) -> Array:
     """A figure of `analysis.TauSummary` over the input synapses of the cue or the noise channels, by seed; seconds."""
 
     def of_seed(seed: int) -> float:
-        found = analysis.channels(hidden(evidence.networks(name, seed)[1]), channel_groups(evidence, name))
-        return float(getattr(analysis.summarise(found[group]), what))
+        taus = analysis.taus_of_channels(hidden(evidence.networks(name, seed)[1]), channel_groups(evidence, name))
+        return float(getattr(analysis.summarise(taus[group]), what))
 
     return evidence.each(name, (group, what), of_seed)
 
@@ -211,12 +208,12 @@ def after_reset(evidence: Evidence, name: str, to: float) -> Array:
         network = analysis.reset_long_taus(evidence.networks(name, seed)[1], analysis.LONG, to)
         return evidence.evaluate(name, seed, network)
 
-    return evidence.each(name, "reset", of_seed)
+    return evidence.each(name, ("reset", to), of_seed)
 
 
-def distance(values: Array, paper: float) -> str:
+def distance(values: Array, reported: float) -> str:
     """How far the mean is from the paper's."""
-    return f"{values.mean() / paper - 1:+.1%} from the paper's"
+    return f"{values.mean() / reported - 1:+.1%} from the paper's"
 
 
 def draw_channels(evidence: Evidence) -> Any:
@@ -224,16 +221,16 @@ def draw_channels(evidence: Evidence) -> Any:
     name = "dms-table4-tau-400"
     before, after = evidence.networks(name, evidence.seeds[0])
     groups = channel_groups(evidence, name)
-    earlier, later = (analysis.channels(hidden(network), groups) for network in (before, after))
-    return plots.channels(earlier, later)
+    earlier, later = (analysis.taus_of_channels(hidden(network), groups) for network in (before, after))
+    return plots.tau_channels(earlier, later)
 
 
 def draw_reset(evidence: Evidence) -> Any:
     """Accuracy before and after the reset, every start."""
     names = {start: f"dms-table4-tau-{start}" for start in TABLE4}
-    whole = {f"{start} ms": evidence.values(name) for start, name in names.items()}
+    unmodified = {f"{start} ms": evidence.values(name) for start, name in names.items()}
     reset = {f"{start} ms": after_reset(evidence, name, start / 1e3) for start, name in names.items()}
-    return plots.reset_effect(whole, reset)
+    return plots.reset_effect(unmodified, reset)
 
 
 USUAL = {"dms-hetsyn-50": arm()}
@@ -259,7 +256,7 @@ CLAIMS = {
         "R-HetSynLIF with 80 % of its taus frozen: 100 %",
         {**USUAL, "dms-frozen": arm("hetsyn", 50, "network.frozen=0.8")},
         range(5),
-        condition_rows("dms-frozen", 100.0, "80 % frozen"),
+        condition_rows("dms-frozen", paper.FROZEN.percent, "80 % frozen"),
         [Picture("learning.png", "Accuracy of the training batches, mean and s.d. over the seeds", draw_learning)],
     ),
     "dms-delay": Claim(
@@ -267,7 +264,7 @@ CLAIMS = {
         "R-HetSynLIF at 2500 ms: 100 %, with no more iterations to reach 95 %",
         {**USUAL, "dms-delay": arm("hetsyn", 50, "task.delay=2.5")},
         range(5),
-        condition_rows("dms-delay", 100.0, "2500 ms"),
+        condition_rows("dms-delay", paper.DELAY.percent, "2500 ms"),
         [Picture("learning.png", "Accuracy of the training batches, mean and s.d. over the seeds", draw_learning)],
     ),
     "dms-noise": Claim(
@@ -275,7 +272,7 @@ CLAIMS = {
         "R-HetSynLIF with the noise group at 20 Hz: nearly 80 %",
         {**USUAL, "dms-noise": arm("hetsyn", 50, "task.noise_rate=20.0")},
         range(5),
-        condition_rows("dms-noise", 80.0, "20 Hz"),
+        condition_rows("dms-noise", paper.NOISE.percent, "20 Hz"),
         [Picture("learning.png", "Accuracy of the training batches, mean and s.d. over the seeds", draw_learning)],
     ),
     "dms-table4": Claim(

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.experiments import plots
-from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, Row, row
+from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, row
+from hetsyn_plugins.experiments.run_folder import ClaimRow
 from hetsyn_plugins.experiments.tasks.patterns import PatternGeneration, gap_output, repeat_distance
 from hetsyn_plugins.experiments.variants import VARIANTS
 
@@ -30,7 +31,7 @@ def name_of(variant: str, kind: str = "F", noise: int = 2) -> str:
     return f"patterns-{kind}-{variant}-{noise}hz"
 
 
-def error_rows(evidence: Evidence) -> list[Row]:
+def error_rows(evidence: Evidence) -> list[ClaimRow]:
     """Test error, output in the silences and distance between repeats of every variant, F- and R-.
 
     Judged of the paper's variants: HetSynLIF's error is below on every seed; the homogeneous ones put out less than a
@@ -40,17 +41,17 @@ def error_rows(evidence: Evidence) -> list[Row]:
     for kind in KINDS:
         ours = {what: figure(evidence, name_of("hetsyn", kind), what) for what in ("MSE", "silences", "distance")}
         for name, variant in VARIANTS.items():
-            own = {what: figure(evidence, name_of(name, kind), what) for what in ours}
-            below = int((ours["MSE"] < own["MSE"]).sum())
+            theirs = {what: figure(evidence, name_of(name, kind), what) for what in ours}
+            below = int((ours["MSE"] < theirs["MSE"]).sum())
             judged = name in COMPARED[1:]
-            less = bool(own["silences"].mean() < ours["silences"].mean() / 3) if name in ("homneu", "alif") else None
-            apart = bool(ours["distance"].mean() > own["distance"].mean()) if judged else None
-            note = "" if name == "hetsyn" else f"HetSynLIF is below on {below} of {len(own['MSE'])} seeds"
+            less = bool(theirs["silences"].mean() < ours["silences"].mean() / 3) if name in ("homneu", "alif") else None
+            apart = bool(ours["distance"].mean() > theirs["distance"].mean()) if judged else None
+            note = "" if name == "hetsyn" else f"HetSynLIF is below on {below} of {len(theirs['MSE'])} seeds"
             label = f"{kind}-{variant.title}"
             rows += [
-                row(f"{label}: MSE", own["MSE"], holds=below == len(own["MSE"]) if judged else None, note=note),
-                row(f"{label}: mean |output| in the silences", own["silences"], holds=less),
-                row(f"{label}: distance between repeats", own["distance"], holds=apart),
+                row(f"{label}: MSE", theirs["MSE"], holds=below == len(theirs["MSE"]) if judged else None, note=note),
+                row(f"{label}: mean |output| in the silences", theirs["silences"], holds=less),
+                row(f"{label}: distance between repeats", theirs["distance"], holds=apart),
             ]
     return rows
 
@@ -75,7 +76,7 @@ def figure(evidence: Evidence, name: str, what: str) -> Array:
     return evidence.each(name, what, of_seed)
 
 
-def noise_rows(evidence: Evidence) -> list[Row]:
+def noise_rows(evidence: Evidence) -> list[ClaimRow]:
     """HetSynLIF's error against the others' at every noise level, F- and R-."""
     rows = []
     for kind in KINDS:

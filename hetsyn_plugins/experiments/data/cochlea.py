@@ -91,12 +91,12 @@ def _rectified(sound, poles, edges, out):
 def fibres(cells: Array) -> np.ndarray:
     """Hair cells (frames, channels) -> spikes (frames, channels), bool."""
     fired = np.zeros(cells.shape, np.bool_)
-    _fire(cells, 1 - np.exp(-1 / (FRAMES * ADAPTATION)), np.exp(-1 / (FRAMES * LEAK)), fired)
+    _integrate_and_fire(cells, 1 - np.exp(-1 / (FRAMES * ADAPTATION)), np.exp(-1 / (FRAMES * LEAK)), fired)
     return fired
 
 
 @njit(nogil=True, cache=True)
-def _fire(cells, forget, keep, fired):
+def _integrate_and_fire(cells, forget, keep, fired):
     frames, channels = cells.shape
     for channel in range(channels):
         mean = v = 0.0

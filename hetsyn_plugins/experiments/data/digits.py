@@ -26,7 +26,7 @@ class Digits(NamedTuple):
     test_labels: np.ndarray
 
 
-def load(seed: int = 0, test_share: float = 0.25) -> Digits:
+def load_spikes(seed: int = 0, test_share: float = 0.25) -> Digits:
     """The digits, split by a seeded permutation. Raises ImportError naming the extra without scikit-learn."""
     images, labels = raw()
     test, train = split(len(labels), seed, test_share)
@@ -35,7 +35,7 @@ def load(seed: int = 0, test_share: float = 0.25) -> Digits:
 
 
 def raw() -> tuple[Array, np.ndarray]:
-    """Images (1797, 8, 8) of whole intensities 0 to 16, float64, and labels (1797,). Raises as `load`."""
+    """Images (1797, 8, 8) of whole intensities 0 to 16, float64, and labels (1797,). Raises as `load_spikes`."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:

@@ -13,7 +13,7 @@ UINT8 = 0x08  # the type of every file of MNIST and its successors
 GZIP = b"\x1f\x8b"
 
 
-def read(path: str | Path) -> np.ndarray:
+def read_idx(path: str | Path) -> np.ndarray:
     """The array of an idx file of uint8, gzipped or not whatever its name; read-only.
 
     Raises FileNotFoundError where there is no file, ValueError where it is anything but one whole idx file of uint8.
@@ -25,10 +25,10 @@ def read(path: str | Path) -> np.ndarray:
     if len(data) < header:
         raise ValueError(f"{path}: expected {header} bytes for the header of {data[3]} sizes, got {len(data)}")
     sizes = [int.from_bytes(data[at : at + 4], "big") for at in range(4, header, 4)]
-    wanted = math.prod(sizes)
-    if len(data) - header != wanted:
+    size = math.prod(sizes)
+    if len(data) - header != size:
         shape = " x ".join(map(str, sizes))
-        raise ValueError(f"{path}: expected {wanted} bytes of data ({shape}), got {len(data) - header}")
+        raise ValueError(f"{path}: expected {size} bytes of data ({shape}), got {len(data) - header}")
     return np.frombuffer(data, np.uint8, offset=header).reshape(sizes)
 
 

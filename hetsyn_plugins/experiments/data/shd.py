@@ -13,7 +13,7 @@ to be computed with (t * 1e6 is inf). What is not quite like SHD's own files:
 * numbers of other widths, floats for times and integers for the rest, are read alike;
 * a recording without spikes is kept;
 * the spikes of a recording need no order, and stay in the file's: bins do not care;
-* spikes later than a task's window are read: the task drops them, and counts what it drops (`Speech.late`).
+* spikes later than a task's window are read: the task drops them, and counts what it drops (`Speech.dropped`).
 
 Anything else (another layout, a file that is cut short or damaged, times and units that do not pair, times that are
 negative or not finite, channels or labels out of range) is a ValueError that names the file and the recording.
@@ -81,7 +81,7 @@ class Recordings:
         return Recordings(self.times[kept], self.units[kept], offsets, self.labels, self.speakers)
 
 
-def read(path: str | Path, classes: int = CLASSES["shd"]) -> Recordings:
+def read_recordings(path: str | Path, classes: int = CLASSES["shd"]) -> Recordings:
     """All recordings of a file, its labels from 0 to below `classes`.
 
     Raises FileNotFoundError, which says where to get the file, and ValueError as the head of this module says.
@@ -94,8 +94,8 @@ def read(path: str | Path, classes: int = CLASSES["shd"]) -> Recordings:
             columns = [_column(file, *layout) for layout in LAYOUT if layout[0] != SPEAKER or SPEAKER in file]
             for column in columns:  # before anything is read: a damaged file may promise any number of rows
                 if len(column) != len(columns[0]):
-                    wanted = f"{path}: expected a row of {column.name[1:]} for each of {len(columns[0])} recordings"
-                    raise ValueError(f"{wanted}, got {len(column)}")
+                    expected = f"{path}: expected a row of {column.name[1:]} for each of {len(columns[0])} recordings"
+                    raise ValueError(f"{expected}, got {len(column)}")
             times, lengths = _flat(columns[0])
             units, others = _flat(columns[1])
             labels, speakers = columns[2][:], columns[3][:] if len(columns) > 3 else None
@@ -138,21 +138,19 @@ class _Check:
 
 def _column(file: h5py.File, name: str, kinds: str, ragged: bool) -> h5py.Dataset:
     """The dataset of this name, one row a recording, with a number of one of these kinds or any number of them."""
-    found = file.get(name)
-    what = "floats" if kinds == "f" else "integers"
-    wanted = (
-        f"{file.filename}: expected the dataset {name} with {'rows of variable length of ' if ragged else ''}{what}"
-    )
-    if not isinstance(found, h5py.Dataset):
+    column = file.get(name)
+    numbers = ("rows of variable length of " if ragged else "") + ("floats" if kinds == "f" else "integers")
+    expected = f"{file.filename}: expected the dataset {name} with {numbers}"
+    if not isinstance(column, h5py.Dataset):
         names: list[str] = []
         file.visit(lambda other: names.append(str(other)))
-        raise ValueError(f"{wanted}, got only {', '.join(names) or 'an empty file'}")
-    dtype = h5py.check_vlen_dtype(found.dtype) if ragged else found.dtype
-    if found.ndim != 1 or getattr(dtype, "kind", None) not in [*kinds]:
-        raise ValueError(f"{wanted}, got the shape {found.shape} of {found.dtype}")
-    if not len(found):
+        raise ValueError(f"{expected}, got only {', '.join(names) or 'an empty file'}")
+    dtype = h5py.check_vlen_dtype(column.dtype) if ragged else column.dtype
+    if column.ndim != 1 or getattr(dtype, "kind", None) not in [*kinds]:
+        raise ValueError(f"{expected}, got the shape {column.shape} of {column.dtype}")
+    if not len(column):
         raise ValueError(f"{file.filename}: expected at least one recording, got none")
-    return found
+    return column
 
 
 def _flat(rows: h5py.Dataset) -> tuple[np.ndarray, np.ndarray]:

@@ -94,11 +94,11 @@ def speak(utterance: Utterance) -> tuple[Array, int]:
 
 def version() -> str:
     """Of espeak-ng, such as 1.51. Raises FileNotFoundError as `speak` does."""
-    told = _espeak("--version").stdout.decode()
-    found = re.search(r"text-to-speech: *(\S+)", told)
-    if found is None:
-        raise RuntimeError(f"espeak-ng: expected its version, got {told.strip()}")
-    return found[1]
+    output = _espeak("--version").stdout.decode()
+    match = re.search(r"text-to-speech: *(\S+)", output)
+    if match is None:
+        raise RuntimeError(f"espeak-ng: expected its version, got {output.strip()}")
+    return match[1]
 
 
 def _espeak(*arguments: str, text: str = "") -> subprocess.CompletedProcess[bytes]:

@@ -46,12 +46,12 @@ HELD_OUT, TEST_SHARE = (4, 5), 0.05  # speakers in the test file only; of the ot
 LONGEST = 0.75  # s: what an utterance is cut to
 END = 0.99  # s: the last spike of hard and norm, a little before 1 s, to which float16 could round it
 WARP, ONSET = 1.25, 0.25  # s
-SHIFT, LOST, NOISE = 30, 0.5, 2.0  # channels, share of the spikes, Hz
+SHIFT, THINNING, NOISE_RATE = 30, 0.5, 2.0  # channels, share of the spikes, Hz
 GROUP, A_CHANNEL = 8, 4  # norm: channels that become one, spikes that it has
 GAP = 11e-3  # s: norm: from spike to spike, so that bins of up to 10 ms never hold two of a channel
 
 
-class Recordings(NamedTuple):
+class SpokenDigits(NamedTuple):
     """What a file holds: the spikes of every utterance, its label and its speaker, (utterances,) each."""
 
     spikes: list[Spikes]
@@ -91,10 +91,10 @@ def files(
         parts = _spoken(takes, seed, workers, quiet)
     else:
         plain = files("plain", folder, seed=seed, takes=takes, workers=workers, quiet=quiet)
-        parts = [_altered(read(path), kind, part, seed) for part, path in enumerate(plain)]
+        parts = [_altered(read_digits(path), kind, part, seed) for part, path in enumerate(plain)]
     place.mkdir(parents=True, exist_ok=True)
     for path, recordings in zip(paths, parts, strict=True):
-        write(path, recordings)
+        write_digits(path, recordings)
     sums = {path.name: {"sha256": _sha256(path), "sha256 of contents": checksum(path)} for path in paths}
     write_json(manifest, {**made_by, "kind": kind, "files": sums})  # last: without it, files count for nothing
     if not quiet:
@@ -117,8 +117,8 @@ def _check(kind: str, seed: int, takes: int, workers: int | None) -> None:
 
 def cache() -> Path:
     """$HETSYN_CACHE/spoken_digits, or hetsyn_plugins/spoken_digits in $XDG_CACHE_HOME or ~/.cache."""
-    if own := os.environ.get("HETSYN_CACHE"):
-        return Path(own) / "spoken_digits"
+    if folder := os.environ.get("HETSYN_CACHE"):
+        return Path(folder) / "spoken_digits"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hetsyn_plugins" / "spoken_digits"
 
 
@@ -138,7 +138,7 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _spoken(takes: int, seed: int, workers: int | None, quiet: bool) -> list[Recordings]:
+def _spoken(takes: int, seed: int, workers: int | None, quiet: bool) -> list[SpokenDigits]:
     """The plain kind: training and test."""
     every = speakers.utterances(takes, seed)
     known = [u for u in every if u.speaker not in HELD_OUT]
@@ -146,7 +146,7 @@ def _spoken(takes: int, seed: int, workers: int | None, quiet: bool) -> list[Rec
     split = [u for u in known if u not in kept], [u for u in every if u in kept or u.speaker in HELD_OUT]
     heard = dict(zip(every, listen(every, workers, quiet), strict=True))
     return [
-        Recordings([heard[u] for u in part], np.array([u.label for u in part]), np.array([u.speaker for u in part]))
+        SpokenDigits([heard[u] for u in part], np.array([u.label for u in part]), np.array([u.speaker for u in part]))
         for part in split
     ]
 
@@ -166,7 +166,7 @@ def listen(said: list[Utterance], workers: int | None = None, quiet: bool = True
         pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for all words
 
 
-def _altered(plain: Recordings, kind: str, part: int, seed: int) -> Recordings:
+def _altered(plain: SpokenDigits, kind: str, part: int, seed: int) -> SpokenDigits:
     """The hard or norm kind of plain utterances: each has a generator of its own."""
     alter = {"hard": hard, "norm": norm}[kind]
     rngs = (np.random.default_rng([seed, KINDS.index(kind), part, i]) for i in range(len(plain.labels)))
@@ -177,8 +177,8 @@ def hard(plain: Spikes, rng: np.random.Generator) -> Spikes:
     """Scaled, put off, moved to other channels, thinned and with noise; what leaves the 700 channels is lost."""
     times = _moved(plain.times, rng)
     units = plain.units + rng.integers(-SHIFT, SHIFT + 1)
-    kept = (rng.random(len(times)) >= LOST) & (units >= 0) & (units < CHANNELS)
-    noise = rng.poisson(NOISE * END * CHANNELS)
+    kept = (rng.random(len(times)) >= THINNING) & (units >= 0) & (units < CHANNELS)
+    noise = rng.poisson(NOISE_RATE * END * CHANNELS)
     times = np.concatenate([times[kept], rng.uniform(0, END, noise)])
     units = np.concatenate([units[kept], rng.integers(0, CHANNELS, noise)])
     return _sorted(times, units)
@@ -195,8 +195,8 @@ def norm(plain: Spikes, rng: np.random.Generator) -> Spikes:
     groups = CHANNELS // GROUP
     times = np.empty((groups, A_CHANNEL))
     for group in range(groups):
-        own = plain.times[plain.units // GROUP == group]
-        times[group] = own[eighths * len(own) // (2 * A_CHANNEL)] if len(own) else eighths / (2 * A_CHANNEL) * length
+        come = plain.times[plain.units // GROUP == group]
+        times[group] = come[eighths * len(come) // (2 * A_CHANNEL)] if len(come) else eighths / (2 * A_CHANNEL) * length
     times = _moved(times, rng, (A_CHANNEL - 1) * GAP)
     for k in range(1, A_CHANNEL):
         times[:, k] = np.maximum(times[:, k], times[:, k - 1] + GAP)
@@ -214,7 +214,7 @@ def _sorted(times: np.ndarray, units: np.ndarray) -> Spikes:
     return Spikes(times[order], units[order])
 
 
-def write(path: Path, recordings: Recordings) -> None:
+def write_digits(path: Path, recordings: SpokenDigits) -> None:
     """Write a file in SHD's layout, whole or not at all. A synthetic speaker's age and height are 0."""
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         for name, dtype in (("times", np.float16), ("units", np.uint16)):
@@ -229,17 +229,17 @@ def write(path: Path, recordings: Recordings) -> None:
             file[f"extra/meta_info/{name}"] = np.zeros(len(SPEAKERS), np.uint16)
 
 
-def read(path: Path) -> Recordings:
-    """What `write` wrote, the times as float16 has them."""
+def read_digits(path: Path) -> SpokenDigits:
+    """What `write_digits` wrote, the times as float16 has them."""
     with h5py.File(path, "r") as file:
         rows = zip(file["spikes/times"][:], file["spikes/units"][:], strict=True)
         spikes = [Spikes(times.astype(np.float64), units.astype(np.int64)) for times, units in rows]
-        return Recordings(spikes, file["labels"][:], file["extra/speaker"][:])
+        return SpokenDigits(spikes, file["labels"][:], file["extra/speaker"][:])
 
 
 def checksum(path: Path) -> str:
     """SHA-256, in hexadecimal, of the contents: times, units, labels and speakers, whatever the bytes of the file."""
-    recordings = read(path)
+    recordings = read_digits(path)
     digest = hashlib.sha256()
     for spikes in recordings.spikes:
         digest.update(len(spikes.times).to_bytes(8, "little"))

@@ -24,7 +24,7 @@ from hetsyn_plugins.core.validation import checked_dt, checked_size
 from hetsyn_plugins.experiments.tasks.task import (
     Activity,
     Batch,
-    Task,
+    DrawnTask,
     accuracy_of,
     check_rate,
     check_steps,
@@ -41,7 +41,7 @@ class DMS(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DelayedMatchToSample(Task):
+class DelayedMatchToSample(DrawnTask):
     """Two readouts, mismatch and match; the decision is the larger v at the last step, the last one of cue 2.
 
     dt, onset, cue, delay   seconds: a step, from the start to cue 1, the length of a cue, from cue 1's end to cue 2
@@ -53,7 +53,6 @@ class DelayedMatchToSample(Task):
     """
 
     name: ClassVar[str] = "dms"
-    drawn: ClassVar[bool] = True
     paper: ClassVar[Mapping[str, Any]] = {
         "network.hidden": [50],
         "network.recurrent": True,
@@ -101,17 +100,13 @@ class DelayedMatchToSample(Task):
         """Mismatch and match."""
         return 2
 
-    def batches(self, batch: int) -> int:
-        """Every batch is drawn, and an epoch of its own."""
-        return 1
-
-    def training_batch(self, index: int, batch: int, seed: int) -> Batch:
-        """The index-th batch: inputs (T, B, lines), labels (B,)."""
-        return Batch(*map(torch.from_numpy, self.draw(batch, generator(seed, "train", index))))
+    def drawn_batch(self, samples: int, seed: int, rng: np.random.Generator) -> Batch:
+        """So many samples: inputs (T, B, lines), labels (B,)."""
+        return Batch(*map(torch.from_numpy, self.draw(samples, rng)))
 
     def held_out(self, split: str, batch: int, seed: int) -> Iterator[Batch]:
         """The `test_samples` samples of "validation" or "test", the same ones whatever the batch size."""
-        inputs, labels = map(torch.from_numpy, self.draw(self.test_samples, generator(seed, split, 0)))
+        inputs, labels = self.drawn_batch(self.test_samples, seed, generator(seed, split, 0))
         return map(Batch, inputs.split(batch, 1), labels.split(batch))
 
     def loss(self, activity: Activity, target: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sequential images (the paper's S-MNIST and its kin): an image is told pixel by pixel, or row by row.
+"""Sequential images (the paper's S-MNIST and its kin): an image comes in pixel by pixel, or row by row.
 
     order "row"     a line a column, a step a row: 28 lines, 28 steps        order "pixel"     1 line, 784 steps
 
@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hetsyn_plugins.core.validation import checked_dt, checked_size
+from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.experiments.data import digits, idx
-from hetsyn_plugins.experiments.tasks.task import Activity, Batch, Task, accuracy_of, shuffled
+from hetsyn_plugins.experiments.tasks.task import Activity, Batch, DataTask, accuracy_of, check_held_out, shuffled
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = 10
@@ -53,7 +53,7 @@ class Data(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SequentialImages(Task):
+class SequentialImages(DataTask):
     """Ten readouts, one a class; the decision is the largest v at the last step.
 
     source       "fashion_mnist" (Debian's package), "digits" (scikit-learn's; a quarter is the test set), or a folder
@@ -71,6 +71,7 @@ class SequentialImages(Task):
     """
 
     name: ClassVar[str] = "images"
+    noun: ClassVar[str] = "images"
     paper: ClassVar[Mapping[str, Any]] = {
         "network.hidden": [64, 64],
         "network.recurrent": True,
@@ -96,12 +97,7 @@ class SequentialImages(Task):
         checked_dt(self.dt)
         if self.order not in ORDERS:
             raise ValueError(f"order: expected one of {', '.join(ORDERS)}, got {self.order!r}")
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"validation: expected a share from 0 to below 1, got {self.validation}")
-        if self.split_seed < 0:
-            raise ValueError(f"split_seed: expected at least 0, got {self.split_seed}")
-        if self.samples is not None:
-            checked_size("samples", self.samples)
+        self.check_split_settings()
 
     @property
     def lines(self) -> int:
@@ -113,10 +109,6 @@ class SequentialImages(Task):
         """One a class."""
         return CLASSES
 
-    def batches(self, batch: int) -> int:
-        """In an epoch, which visits every image once; the last one may be short."""
-        return -(-len(self.split[0]) // batch)
-
     def training_batch(self, index: int, batch: int, seed: int) -> Batch:
         """The index-th batch: inputs (T, B, lines), labels (B,)."""
         train, _ = self.split
@@ -124,8 +116,7 @@ class SequentialImages(Task):
 
     def held_out(self, split: str, batch: int, seed: int) -> Iterator[Batch]:
         """All images of "validation" or "test", in the same order whatever the seed."""
-        if split not in ("validation", "test"):
-            raise ValueError(f"split: expected validation or test, got {split!r}")
+        check_held_out(split)
         _, validation = self.split
         source, rows = (self.data.train, validation) if split == "validation" else (self.data.test, None)
         rows = np.arange(len(source.labels)) if rows is None else rows
@@ -142,18 +133,12 @@ class SequentialImages(Task):
     @property
     def data(self) -> Data:
         """All images; every task with this source has the same ones in memory."""
-        return load(self.source)
+        return load_images(self.source)
 
     @cached_property
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """Indices into `data.train`: of the images to train on, and of those held out for validation."""
-        total = len(self.data.train.labels)
-        held_out, train = digits.split(total, self.split_seed, self.validation)
-        if not len(train) or (self.validation and not len(held_out)):
-            raise ValueError(f"validation: expected a share of {total} images that leaves some, got {self.validation}")
-        if self.samples is not None and self.samples > len(train):
-            raise ValueError(f"samples: expected at most {len(train)} images, got {self.samples}")
-        return train[: self.samples], held_out
+        return self.split_of(len(self.data.train.labels), self.validation)
 
     def _batch(self, source: Images, rows: np.ndarray) -> Batch:
         images = source.images[rows]
@@ -162,7 +147,7 @@ class SequentialImages(Task):
         return Batch(inputs, torch.from_numpy(source.labels[rows].astype(np.int64)))
 
 
-def load(source: str) -> Data:
+def load_images(source: str) -> Data:
     """The data set of this name, or in this folder; raises as `SequentialImages` says."""
     if source == "digits":
         return _digits()
@@ -178,17 +163,17 @@ def _digits() -> Data:
 
 @lru_cache(maxsize=1)
 def _folder(folder: Path) -> Data:
-    train, test = _read(folder, "train"), _read(folder, "t10k")
+    train, test = _read_split(folder, "train"), _read_split(folder, "t10k")
     ours, theirs = ("{1} x {2}".format(*part.images.shape) for part in (train, test))
     if ours != theirs:
         raise ValueError(f"source: expected test images of {ours} pixels as for training, got {theirs} in {folder}")
     return Data(train, test, white=255)
 
 
-def _read(folder: Path, split: str) -> Images:
+def _read_split(folder: Path, split: str) -> Images:
     """The images and labels of "train" or "t10k"."""
     files = [_find(folder, f"{split}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
-    images, labels = map(idx.read, files)
+    images, labels = map(idx.read_idx, files)
     if images.ndim != 3 or not images.size:
         raise ValueError(f"{files[0]}: expected images (n, height, width), got the shape {images.shape}")
     if labels.shape != images.shape[:1]:

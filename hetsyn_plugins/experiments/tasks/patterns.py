@@ -30,7 +30,7 @@ from hetsyn_plugins.experiments.tasks.task import (
     SPLITS,
     Activity,
     Batch,
-    Task,
+    DrawnTask,
     check_rate,
     check_steps,
     generator,
@@ -41,7 +41,7 @@ REPEATS, COSINES, BASE = 3, 5, 0.5  # of the segment; in the target; Hz
 
 
 @dataclass(frozen=True)
-class PatternGeneration(Task):
+class PatternGeneration(DrawnTask):
     """One readout whose v is to follow the target.
 
     lines                      with a segment and noise each
@@ -53,7 +53,6 @@ class PatternGeneration(Task):
     """
 
     name: ClassVar[str] = "patterns"
-    drawn: ClassVar[bool] = True
     measure: ClassVar[str] = "MSE"
     paper: ClassVar[Mapping[str, Any]] = {
         "network.hidden": [100],
@@ -111,14 +110,9 @@ class PatternGeneration(Task):
         """Steps T of a sample."""
         return self.segments[-1].stop
 
-    def batches(self, batch: int) -> int:
-        """Every batch is drawn, and an epoch of its own."""
-        return 1
-
-    def training_batch(self, index: int, batch: int, seed: int) -> Batch:
-        """The index-th batch: inputs (T, B, lines), the target (T, B, 1)."""
-        rng = generator(seed, "train", index)
-        return self._batch(seed, [rng] * batch)  # one after another out of the same stream
+    def drawn_batch(self, samples: int, seed: int, rng: np.random.Generator) -> Batch:
+        """The pattern of this seed so many times: inputs (T, B, lines), the target (T, B, 1)."""
+        return self._batch(seed, [rng] * samples)  # the noise of one after another, out of the same stream
 
     def held_out(self, split: str, batch: int, seed: int) -> Iterator[Batch]:
         """The `test_samples` samples of "validation" or "test", the same ones whatever the batch size."""

@@ -25,10 +25,19 @@ import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.core.fields import Array
-from hetsyn_plugins.core.validation import checked_dt, checked_size
-from hetsyn_plugins.experiments.data import digits, shd
+from hetsyn_plugins.core.validation import checked_dt
+from hetsyn_plugins.experiments.data import shd
 from hetsyn_plugins.experiments.data.shd import Recordings
-from hetsyn_plugins.experiments.tasks.task import Activity, Batch, Task, accuracy_of, check_steps, generator, shuffled
+from hetsyn_plugins.experiments.tasks.task import (
+    Activity,
+    Batch,
+    DataTask,
+    accuracy_of,
+    check_held_out,
+    check_steps,
+    generator,
+    shuffled,
+)
 
 SYNTHETIC = ("norm", "hard", "plain")
 ROUNDING = 1e-9  # of a bin: far more than float64 rounds off, far less than float16 can tell apart
@@ -72,7 +81,7 @@ class Data(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Speech(Task):
+class Speech(DataTask):
     """A readout a class; the decision is the largest of softmax(v), summed over the steps.
 
     source                 "norm", "hard", "plain" or a folder, as above; where it has both sets SHD is taken
@@ -92,10 +101,11 @@ class Speech(Task):
     steps share a batch, so none is padded and none has steps past its own end.
 
     Data are loaded at the first use and kept. Raises ValueError for settings that give no such task, and at the first
-    use FileNotFoundError for files that are missing, ValueError for files that `shd.read` refuses.
+    use FileNotFoundError for files that are missing, ValueError for files that `shd.read_recordings` refuses.
     """
 
     name: ClassVar[str] = "speech"
+    noun: ClassVar[str] = "recordings"
 
     source: str = "norm"
     dt: float = 4e-3
@@ -111,12 +121,7 @@ class Speech(Task):
     def __post_init__(self) -> None:
         checked_dt(self.dt)
         check_steps("duration", self.duration, self.dt, 1)
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"validation: expected a share from 0 to below 1, got {self.validation}")
-        if self.split_seed < 0:
-            raise ValueError(f"split_seed: expected at least 0, got {self.split_seed}")
-        if self.samples is not None:
-            checked_size("samples", self.samples)
+        self.check_split_settings()
         for name in ("deletion", "test_deletion"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a chance from 0 to 1, got {getattr(self, name)}")
@@ -141,10 +146,6 @@ class Speech(Task):
         """One a class. Raises FileNotFoundError where the source is a folder without a data set."""
         return shd.CLASSES[_set_of(self.source)]
 
-    def batches(self, batch: int) -> int:
-        """In an epoch, which visits every recording once; the last one may be short."""
-        return -(-len(self.split[0]) // batch)
-
     def training_batch(self, index: int, batch: int, seed: int) -> Batch:
         """The index-th batch: inputs (T, B, lines), labels (B,)."""
         train, _ = self.split
@@ -155,8 +156,7 @@ class Speech(Task):
 
     def held_out(self, split: str, batch: int, seed: int) -> Iterator[Batch]:
         """All recordings of "validation" or "test", the shortest first and otherwise in their own order."""
-        if split not in ("validation", "test"):
-            raise ValueError(f"split: expected validation or test, got {split!r}")
+        check_held_out(split)
         if split == "test":
             recordings, deletion, warp = self.data.test, self.test_deletion, self.test_warp
         else:
@@ -182,7 +182,7 @@ class Speech(Task):
         return int(self._steps(1.0))
 
     @property
-    def late(self) -> dict[str, int]:
+    def dropped(self) -> dict[str, int]:
         """How many spikes of each file come after `duration` and are dropped."""
         end = (self.steps - ROUNDING) * self.dt
         files = {name: part for name, part in self.data._asdict().items() if part is not None}
@@ -198,19 +198,12 @@ class Speech(Task):
     @cached_property
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of `data.train`: to train on, and held out for validation (none where that has a file of its own)."""
-        total = len(self.data.train)
-        share = self.validation if self.data.validation is None else 0.0
-        held_out, train = digits.split(total, self.split_seed, share)
-        if not len(train) or (share and not len(held_out)):
-            raise ValueError(f"validation: expected a share of {total} recordings that leaves some, got {share}")
-        if self.samples is not None and self.samples > len(train):
-            raise ValueError(f"samples: expected at most {len(train)} recordings, got {self.samples}")
-        return train[: self.samples], held_out
+        return self.split_of(len(self.data.train), self.validation if self.data.validation is None else 0.0)
 
     @property
     def _validation(self) -> Recordings:
-        own = self.data.validation
-        return self.data.train.take(self.split[1]) if own is None else own
+        file = self.data.validation
+        return self.data.train.take(self.split[1]) if file is None else file
 
     def _steps(self, factor: Array | float) -> np.ndarray:
         """Steps of recordings whose time is scaled by these factors."""
@@ -235,7 +228,7 @@ class Speech(Task):
 def _synthetic(kind: str) -> Data:
     from hetsyn_plugins.experiments.data import spoken_digits
 
-    return Data(*map(shd.read, spoken_digits.files(kind)))
+    return Data(*map(shd.read_recordings, spoken_digits.files(kind)))
 
 
 @lru_cache(maxsize=1)
@@ -246,7 +239,7 @@ def _folder(folder: Path) -> Data:
         if not path.is_file():
             raise FileNotFoundError(f"source: expected {path.name} in {folder}, got no such file; {shd.HELP}")
     paths = (train, test, valid) if name == "ssc" and valid.is_file() else (train, test)
-    return Data(*(shd.read(path, shd.CLASSES[name]) for path in paths))
+    return Data(*(shd.read_recordings(path, shd.CLASSES[name]) for path in paths))
 
 
 def _set_of(source: str) -> str:
@@ -257,5 +250,5 @@ def _set_of(source: str) -> str:
     for name in shd.CLASSES:
         if any((folder / f"{name}_{part}.h5").is_file() for part in ("train", "test")):
             return name
-    wanted = f"{', '.join(SYNTHETIC)} or a folder with shd_train.h5 and shd_test.h5 (or ssc_train.h5 and ssc_test.h5)"
-    raise FileNotFoundError(f"source: expected {wanted}, got {source!r}, and {folder} has none of them; {shd.HELP}")
+    known = f"{', '.join(SYNTHETIC)} or a folder with shd_train.h5 and shd_test.h5 (or ssc_train.h5 and ssc_test.h5)"
+    raise FileNotFoundError(f"source: expected {known}, got {source!r}, and {folder} has none of them; {shd.HELP}")

@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hetsyn_plugins.core.validation import checked_size
+from hetsyn_plugins.experiments.data import digits
+
 SPLITS = ("train", "validation", "test")
 
 
@@ -39,8 +42,8 @@ class Task:
 
     dt   length of a step in seconds
 
-    A subclass gives `name`, `lines`, `outputs`, `loss`, `score` and either kind of batches: drawn (`draw`) or taken
-    from data. `paper` has the paper's settings of network and training where they differ from the general defaults.
+    A subclass gives `name`, `lines`, `outputs`, `loss`, `score` and its batches: drawn (`DrawnTask`) or taken from data
+    (`DataTask`). `paper` has the paper's settings of network and training where they differ from the general defaults.
     """
 
     name: ClassVar[str]
@@ -79,6 +82,65 @@ class Task:
     def score(self, activity: Activity, target: Tensor) -> Tensor:
         """How each sample came out, (B,): 1 right and 0 wrong, or its error; the mean over samples is the measure."""
         raise NotImplementedError
+
+
+class DrawnTask(Task):
+    """The base of tasks whose every batch is drawn anew, and is an epoch of its own; a subclass gives `drawn_batch`."""
+
+    drawn: ClassVar[bool] = True
+
+    def drawn_batch(self, samples: int, seed: int, rng: np.random.Generator) -> Batch:
+        """So many samples for a run of this seed, drawn from this generator."""
+        raise NotImplementedError
+
+    def batches(self, batch: int) -> int:
+        """Every batch is drawn, and an epoch of its own."""
+        return 1
+
+    def training_batch(self, index: int, batch: int, seed: int) -> Batch:
+        """The index-th batch: inputs (T, B, lines) and the target."""
+        return self.drawn_batch(batch, seed, generator(seed, "train", index))
+
+
+class DataTask(Task):
+    """The base of tasks that take their samples from data, each once an epoch; a subclass has these settings.
+
+    validation   share of the training set that is held out, 0 to below 1; the same samples for every run and seed
+    split_seed   which ones
+    samples      train on so many samples only; None: on all. Validation and test stay as they are
+    """
+
+    noun: ClassVar[str]  # what its samples are called in messages
+    validation: float
+    split_seed: int
+    samples: int | None
+
+    @property
+    def split(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the training set: to train on, and held out for validation."""
+        raise NotImplementedError
+
+    def batches(self, batch: int) -> int:
+        """In an epoch, which visits every sample once; the last one may be short."""
+        return -(-len(self.split[0]) // batch)
+
+    def check_split_settings(self) -> None:
+        """Raise ValueError for settings of the split that no data could meet."""
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"validation: expected a share from 0 to below 1, got {self.validation}")
+        if self.split_seed < 0:
+            raise ValueError(f"split_seed: expected at least 0, got {self.split_seed}")
+        if self.samples is not None:
+            checked_size("samples", self.samples)
+
+    def split_of(self, total: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on and rows held out, of so many; ValueError where there are too few for the settings."""
+        held_out, train = digits.split(total, self.split_seed, share)
+        if not len(train) or (share and not len(held_out)):
+            raise ValueError(f"validation: expected a share of {total} {self.noun} that leaves some, got {share}")
+        if self.samples is not None and self.samples > len(train):
+            raise ValueError(f"samples: expected at most {len(train)} {self.noun}, got {self.samples}")
+        return train[: self.samples], held_out
 
 
 def generator(seed: int, split: str, index: int) -> np.random.Generator:
@@ -123,3 +185,9 @@ def check_rate(name: str, rate: float, dt: float) -> None:
     """Raise ValueError where Poisson spikes at this rate would need more than one a step."""
     if not 0 <= rate * dt <= 1:
         raise ValueError(f"{name}: expected 0 to {1 / dt:g} spikes a second (one a step of {dt} s), got {rate}")
+
+
+def check_held_out(split: str) -> None:
+    """Raise ValueError for a split that holds no samples back from training."""
+    if split not in ("validation", "test"):
+        raise ValueError(f"split: expected validation or test, got {split!r}")

@@ -1,0 +1,165 @@
+"""Several seeds of one configuration over the cores, and what came of them together (`run_folder` has the files)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from hetsyn_plugins.core.files import replacing
+from hetsyn_plugins.experiments import training, variants
+from hetsyn_plugins.experiments.config import Config, differences, load_config, to_toml, toml_value
+from hetsyn_plugins.experiments.run_folder import (
+    CONFIG,
+    FAILURE,
+    RESULT,
+    SUMMARY,
+    RunSummary,
+    load_result,
+    load_run_config,
+    mean_sd,
+    seed_folder,
+    seeds_text,
+    trained_seeds,
+    write_content,
+)
+
+
+def train_seeds(
+    config: Config, seeds: Sequence[int], folder: Path, *, jobs: int = 0, quiet: bool = False, tensorboard: bool = False
+) -> RunSummary:
+    """Train every seed that has no result in the folder yet, and return the summary of all of them.
+
+    jobs   seeds at a time, each in a process of its own; 0: as many as the cores hold at training.threads each
+
+    Raises ValueError where the folder holds another configuration or a seed failed: the others are trained first.
+    """
+    if jobs < 0:
+        raise ValueError(f"--jobs: expected at least 0, got {jobs}")
+    task = config.task  # what it lacks is said, or its data made, before a folder is, and not by every seed
+    task.batches(config.training.batch)
+    variants.build(config.network, task.lines, task.outputs, task.dt, seeds[0])
+    prepare(folder, config)
+    missing = [seed for seed in seeds if not (seed_folder(folder, seed) / RESULT).exists()]
+    jobs = jobs or max(1, cores() // config.training.threads)
+    if len(missing) > 1:
+        failed = _sweep(folder, missing, jobs, quiet, tensorboard)
+        if failed:
+            summarise(folder)
+            lines = "\n".join(f"seed {seed}: {why}" for seed, why in failed.items())
+            raise ValueError(f"{len(failed)} of {len(seeds)} seeds failed\n{lines}")
+    for seed in missing if len(missing) == 1 else ():
+        training.train(config, seed, seed_folder(folder, seed), quiet=quiet, tensorboard=tensorboard)
+    return summarise(folder)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare(folder: Path, config: Config) -> None:
+    """Make the folder and write the configuration; ValueError where seeds of another one are in it."""
+    path = folder / CONFIG
+    if path.exists() and any(folder.glob("seed-*/*")):
+        differing = differences(load_config(path), config)
+        if differing:
+            pairs = ", ".join(f"{key} = {old!r} there, {new!r} asked for" for key, (old, new) in differing.items())
+            raise ValueError(f"--out: expected a new folder or a run of this configuration, got {folder}: {pairs}")
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(to_toml(config))
+    except OSError as error:
+        raise OSError(f"--out: expected a folder to write to, got {folder}: {error.strerror or error}") from error
+
+
+def summarise(folder: Path) -> RunSummary:
+    """Mean and s.d. (n - 1) over the seeds that are done; written to summary.json and returned."""
+    config = load_run_config(folder)
+    results = [load_result(seed_folder(folder, seed)) for seed in trained_seeds(folder)]
+    summary = RunSummary(
+        task=config.task.name,
+        variant=config.network.variant,
+        measure=config.task.measure,
+        select=config.training.select,
+        seeds=[result.seed for result in results],
+        test=mean_sd([result.test for result in results]),
+        validation=mean_sd([result.validation for result in results if result.validation is not None]),
+        seconds=mean_sd([result.seconds for result in results]),
+        peak_memory_mb=max((result.peak_memory_mb for result in results), default=0.0),
+        command=train_command(folder, config, [result.seed for result in results]),
+    )
+    write_content(folder / SUMMARY, summary)
+    return summary
+
+
+def train_command(folder: Path, config: Config, seeds: Sequence[int]) -> str:
+    """The command that trains this run again: the task's name and what differs from its settings."""
+    words = ["hetsyn", "train", config.task.name]
+    if config.framework != Config.framework:
+        words += ["--framework", config.framework]
+    settings: list[str] = []
+    for table in ("task.", "network.", "training."):  # a task's settings first: what it brings with it hangs on them
+        plain = load_config(config.task.name, settings, config.framework)
+        changes = differences(plain, config).items()
+        settings += [f"{key}={toml_value(value)}" for key, (_, value) in changes if key.startswith(table)]
+    for setting in settings:
+        words += ["--set", setting]
+    return shlex.join([*words, "--seeds", seeds_text(seeds), "--out", str(folder)])
+
+
+def _sweep(folder: Path, seeds: Sequence[int], jobs: int, quiet: bool, tensorboard: bool) -> dict[int, str]:
+    """Train the seeds in processes of their own, `jobs` at a time; what went wrong, by seed."""
+    waiting, running, failed = list(seeds), dict[int, tuple[subprocess.Popen[bytes], IO[bytes]]](), dict[int, str]()
+    bar = tqdm(total=len(seeds), desc=folder.name, unit="seed", disable=quiet)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                seed = waiting.pop(0)
+                running[seed] = _start(folder, seed, tensorboard)
+            for seed, (process, errors) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[seed]
+                if process.returncode:
+                    failed[seed] = _why(seed_folder(folder, seed), errors, process.returncode)
+                errors.close()
+                bar.update()
+            time.sleep(0.05)
+    finally:  # a Ctrl-C or a kill stops them too; they go on from their checkpoints when asked again
+        for process, errors in running.values():
+            process.terminate()
+            process.wait()
+            errors.close()
+        signal.signal(signal.SIGTERM, before)
+        bar.close()
+    return failed
+
+
+def _start(folder: Path, seed: int, tensorboard: bool) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    words = [sys.executable, "-m", "hetsyn_plugins.cli", "train", str(folder / CONFIG)]
+    words += ["--seeds", str(seed), "--out", str(folder), "--quiet", *(["--tensorboard"] if tensorboard else [])]
+    errors = tempfile.TemporaryFile()
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors), errors
+
+
+def _why(folder: Path, errors: IO[bytes], status: int) -> str:
+    """What a failed seed left: its failure.json, else the last line it wrote."""
+    if (folder / FAILURE).exists():
+        return str(json.loads((folder / FAILURE).read_text())["message"])
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"ended with status {status}"
