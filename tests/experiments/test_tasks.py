@@ -1,0 +1,75 @@
+"""What all tasks promise of their batches: pure functions of seed, split and index, in any order and any process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_images import idx_files
+from test_speech import recorded
+from torch.utils.data import DataLoader, Dataset
+
+from hetsyn_plugins.experiments.tasks import TASKS
+from hetsyn_plugins.experiments.tasks.dms import DelayedMatchToSample
+from hetsyn_plugins.experiments.tasks.images import SequentialImages
+from hetsyn_plugins.experiments.tasks.patterns import PatternGeneration
+from hetsyn_plugins.experiments.tasks.speech import Speech
+from hetsyn_plugins.experiments.tasks.task import Batch, Task
+
+DRAWN: dict[str, Callable[[], Task]] = {
+    "patterns": lambda: PatternGeneration(lines=10, test_samples=7),
+    "dms": lambda: DelayedMatchToSample(test_samples=7),
+}
+
+
+def tasks(folder: Path) -> dict[str, Task]:
+    """Every task, small; with noise in time where it has some."""
+    noise: dict[str, Any] = {"deletion": 0.3, "test_deletion": 0.3, "test_warp": 0.5}
+    made = {name: make() for name, make in DRAWN.items()}
+    return made | {
+        "images": SequentialImages(source=str(folder)),
+        "speech": Speech(source=str(folder), validation=0.25, **noise),
+    }
+
+
+class Batches(Dataset[list[Batch]]):
+    """Item i: the i-th training batch and the i-th held-out ones of every task; at module level, for workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> list[Batch]:
+        batches = []
+        for task in tasks(self.folder).values():
+            batches.append(task.training_batch(index, 4, 5))
+            batches += [list(task.held_out(split, 2, 5))[index // 2] for split in ("validation", "test")]
+        return batches
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images and recordings, few of both."""
+    return recorded(idx_files(tmp_path_factory.mktemp("data")))
+
+
+def test_every_task_is_here(folder: Path) -> None:
+    assert set(tasks(folder)) == set(TASKS)
+
+
+def test_batches_do_not_depend_on_order_workers_or_process(folder: Path) -> None:
+    """Spawned workers are processes of their own, with hash seeds of their own."""
+    items = Batches(folder)
+    expected = [items[index] for index in reversed(range(len(items)))][::-1]
+    loaded = list(DataLoader(items, batch_size=None, num_workers=2, multiprocessing_context="spawn"))
+    assert len(loaded) == len(items)
+    for ours, theirs in zip(expected, loaded, strict=True):
+        for batch, other in zip(ours, theirs, strict=True):
+            assert isinstance(other, Batch)
+            assert torch.equal(batch.inputs, other.inputs) and torch.equal(batch.target, other.target)
+    assert not torch.equal(expected[0][0].inputs, expected[1][0].inputs)
