@@ -20,7 +20,10 @@ from hetsyn_plugins.experiments.config import changed_config, load_config
 from hetsyn_plugins.experiments.run_folder import ClaimRow, load_networks, seed_folder
 
 TINY = ["training.iterations=3", "training.batch=2", "training.validate_every=3"]
-SOURCES = {"dms": ["task.test_samples=6"], "patterns": ["task.test_samples=2"]}
+SOURCES = {
+    "dms": ["task.test_samples=6"],
+    "patterns": ["task.test_samples=2", "task.dt=5e-3", "network.hidden=[8]"],
+}
 
 
 @pytest.fixture(scope="module")
