@@ -57,7 +57,7 @@ _LAZY = {
     "unregister": "exchange.frameworks",
 }
 
-# modules that stood directly in this package once, under the names that code and pickles of that time import
+# modules that stood elsewhere once, under the names that code and pickles of that time import
 _MOVED = {
     "backends": "conformance.backends",
     "checkpoint": "exchange.checkpoint",
@@ -70,6 +70,8 @@ _MOVED = {
     "reference": "core.reference",
     "surrogate": "core.surrogate",
     "tasks": "experiments.tasks",
+    **{f"tasks.{name}": f"experiments.tasks.{name}" for name in ("dms", "images", "patterns", "speech", "task")},
+    **{f"tasks.{name}": f"experiments.data.{name}" for name in ("digits", "idx", "shd", "spoken_digits")},
 }
 
 
@@ -77,11 +79,11 @@ class _MovedModules(MetaPathFinder, Loader):
     """`import hetsyn_plugins.params` gives the very module that is `hetsyn_plugins.core.params` now."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        package, _, name = fullname.rpartition(".")
+        package, _, name = fullname.partition(".")
         return ModuleSpec(fullname, self) if package == __name__ and name in _MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = import_module(f"{__name__}.{_MOVED[spec.name.rpartition('.')[2]]}")
+        module = import_module(f"{__name__}.{_MOVED[spec.name.partition('.')[2]]}")
         spec.loader_state = module.__spec__  # the import system writes its own over it
         return module
 
@@ -91,7 +93,8 @@ class _MovedModules(MetaPathFinder, Loader):
         module.__spec__ = module.__spec__.loader_state
 
 
-sys.meta_path.append(_MovedModules())
+# in front: a moved package's files would be found a second time, under its old name
+sys.meta_path.insert(0, _MovedModules())
 
 
 def __getattr__(name: str) -> Any:
