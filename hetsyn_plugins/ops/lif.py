@@ -59,7 +59,7 @@ def hetsyn_lif(
     """A HetSynLIF layer over a sequence (Deng et al. 2025, Eqs. 2 to 5; equations in `reference.py`).
 
     inputs        (T, B, M), spikes or any graded values
-    weight ... bias   shapes and units as in `params.py`: decays in [0, 1], (N, M) or shared; threshold > 0
+    weight ... bias   shapes and units as in `core/fields.py`: decays in [0, 1], (N, M) or shared; threshold > 0
     state         HetSynState of tensors from an earlier call, or None: zeros
     surrogate     a Surrogate, its name, or another library's spike function; None: the paper's multi-Gaussian
     detach_reset  no gradient through z in the reset current

@@ -68,17 +68,10 @@ def hetsyn_lif_quantised(
     x = arguments.checked_inputs(inputs, weight, None, arguments.OP)
     params = to_hetsyn_params(layer._asdict(), spiking)
     fixed, _ = quantise(params, form=form, fraction=fraction, unit=unit, clip=True)
-    # where rounding would give more than 8 bits and the exponent can grow no more
-    low, high = ((m + half) * unit * (1 << MAX_EXP) for m, half in zip(MANTISSA, (-0.5, 0.5), strict=True))
-    bounded = {
-        name: Bounded.apply(getattr(layer, name), low, high)
-        for name in ("weight", "recurrent_weight")
-        if getattr(layer, name) is not None
-    }
     spikes, v, _ = straight_through(
         fixed,
         x,
-        layer._replace(**bounded),
+        _moved_back(layer, unit),
         surrogate=resolve(surrogate),
         detach_reset=detach_reset,
         allow_overflow=allow_overflow,
@@ -86,6 +79,13 @@ def hetsyn_lif_quantised(
     )
     out = arguments.output_dtype(inputs, weight)
     return (None if spikes is None else spikes.to(out)), v.to(out)
+
+
+def _moved_back(layer: LayerTensors, unit: float) -> LayerTensors:
+    """The layer whose weights beyond 8 bits, where the exponent can grow no more, get gradient that leads back only."""
+    low, high = ((m + half) * unit * (1 << MAX_EXP) for m, half in zip(MANTISSA, (-0.5, 0.5), strict=True))
+    weights = {name: getattr(layer, name) for name in ("weight", "recurrent_weight")}
+    return layer._replace(**{name: Bounded.apply(w, low, high) for name, w in weights.items() if w is not None})
 
 
 def straight_through(
