@@ -8,6 +8,7 @@ come and a piece of its message.
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import types
@@ -35,18 +36,23 @@ def changed(
     with _restored(names):
         for name in names:
             path = str(real[name].__file__)
-            source = Path(path).read_text()
-            if name == module:
-                if source.count(old) != times:
-                    raise LookupError(f"{name}: expected {old!r} {times} times, found {source.count(old)}")
-                source = source.replace(old, new)
-            code = compile(source.replace("cache=True", "cache=False"), path, "exec")  # numba caches by file
+            source = changed_text(module, old, new, times=times) if name == module else Path(path).read_text()
             fresh[name] = types.ModuleType(name)
             fresh[name].__file__ = path
             fresh[name].__package__ = real[name].__package__
             _put(name, fresh[name])
-            exec(code, fresh[name].__dict__)
+            with _nothing_cached():
+                exec(compile(source, path, "exec"), fresh[name].__dict__)
+    _share_compiled(real, fresh, module, old)
     return fresh
+
+
+def changed_text(module: str, old: str, new: str, *, times: int = 1) -> str:
+    """The module's source with its `times` occurrences of `old` replaced."""
+    source = Path(str(import_module(module).__file__)).read_text()
+    if source.count(old) != times:
+        raise LookupError(f"{module}: expected {old!r} {times} times, found {source.count(old)}")
+    return source.replace(old, new)
 
 
 @contextmanager
@@ -71,6 +77,68 @@ def planted(
 def caught(says: str, error: type[BaseException] = AssertionError) -> Any:
     """The block must raise this very error, with this piece of text in its message."""
     return pytest.raises(error, match=re.escape(says))
+
+
+# ---- compiled kernels
+
+
+@contextmanager
+def _nothing_cached() -> Iterator[None]:
+    """numba keeps on disk what it compiles, by file and line: changed kernels must neither find nor leave any there."""
+    dispatchers = sys.modules.get("numba.core.dispatcher")
+    if dispatchers is None:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatchers.Dispatcher, "enable_caching", lambda dispatcher: None)
+        yield
+
+
+def _share_compiled(
+    real: Mapping[str, types.ModuleType], fresh: Mapping[str, types.ModuleType], module: str, old: str
+) -> None:
+    """Give the fresh modules the real ones' compiled kernels where the change does not reach: compiling takes seconds.
+
+    It reaches what it stands in, and whatever mentions that, in the module or in one that imports it.
+    """
+    reached: dict[str, set[str]] = {}
+    for name, copy in fresh.items():
+        source = Path(str(copy.__file__)).read_text()
+        statements = ast.parse(source).body
+        seeds = _standing_in(source, statements, old) if name == module else set()
+        for node in statements:
+            if isinstance(node, ast.ImportFrom):
+                names = {a.asname or a.name: a.name for a in node.names}
+                seeds |= {here for here, there in names.items() if there in reached.get(str(node.module), ())}
+                seeds |= {here for here, there in names.items() if f"{node.module}.{there}" in fresh}
+        reached[name] = _mentioning(statements, seeds)
+        kernels = {n: x for n, x in vars(real[name]).items() if hasattr(x, "py_func") and x.__module__ == name}
+        vars(copy).update({n: kernel for n, kernel in kernels.items() if n not in reached[name]})
+
+
+def _standing_in(source: str, statements: Sequence[ast.stmt], old: str) -> set[str]:
+    """The names that the statements bind in which `old` occurs."""
+    starts = [match.start() for match in re.finditer(re.escape(old), source)]
+    lines = [(source.count("\n", 0, at) + 1, source.count("\n", 0, at + len(old)) + 1) for at in starts]
+    inside = [
+        s for s in statements if any(s.lineno <= last and first <= int(s.end_lineno or 0) for first, last in lines)
+    ]
+    return set().union(*map(_bound, inside))
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    names = {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return {statement.name} if isinstance(statement, ast.FunctionDef | ast.ClassDef) else names
+
+
+def _mentioning(statements: Sequence[ast.stmt], names: set[str]) -> set[str]:
+    """These names and all whose statements mention one of them, directly or by way of others."""
+    while True:
+        mentions = [s for s in statements if {n.id for n in ast.walk(s) if isinstance(n, ast.Name)} & names]
+        more = names.union(*map(_bound, mentions))
+        if more == names:
+            return names
+        names = more
 
 
 @contextmanager

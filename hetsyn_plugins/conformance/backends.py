@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from hetsyn_plugins.conformance import checks as conformance
-from hetsyn_plugins.conformance import comparison
 from hetsyn_plugins.conformance.cases import Backend, Case, Outcome
+from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.fields import ARRAYS, Array, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.reference import Gradients
@@ -26,7 +25,7 @@ FRAMEWORKS = ("snntorch", "norse")
 def available() -> tuple[list[Backend], dict[str, str]]:
     """The backends that can run here, and name -> reason for those that cannot."""
     backends = [
-        Backend("reference", comparison.expected),
+        Backend("reference", lambda case: run_reference(case)),
         Backend("eager", lambda case: run_op(case)),
         Backend("eager-step", lambda case: run_op_stepwise(case)),
     ]
@@ -62,10 +61,19 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     return backends, absent
 
 
-def run_op(case: Case, ops: Any = None, backend: str = "eager", device: str = "cpu") -> Outcome:
-    """The fused op; `ops` is the module to use (the tests pass one with a planted bug)."""
-    if ops is None:
-        from hetsyn_plugins.ops import lif as ops
+# Every function finds the modules that it runs at each call: the tests put changed ones in their place.
+
+
+def run_reference(case: Case) -> Outcome:
+    """The judge itself, through the same door as the others."""
+    outcome: Outcome = importlib.import_module("hetsyn_plugins.conformance.comparison").expected(case)
+    return outcome
+
+
+def run_op(case: Case, backend: str = "eager", device: str = "cpu") -> Outcome:
+    """The fused op."""
+    from hetsyn_plugins.ops import lif as ops
+
     x, fields, state = _leaves(case, device)
     if case.params.spiking:
         options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "backend": backend}
@@ -76,12 +84,12 @@ def run_op(case: Case, ops: Any = None, backend: str = "eager", device: str = "c
     return _outcome(case, x, fields, state, spikes, v, end)
 
 
-def run_cpu(case: Case, lanes: str, ops: Any = None) -> Outcome:
+def run_cpu(case: Case, lanes: str) -> Outcome:
     """The cpu kernel with one of its two layouts, whatever it would choose itself."""
     layouts = importlib.import_module("hetsyn_plugins.kernels.cpu.layout")
     token = layouts.ONLY.set(getattr(layouts, lanes))
     try:
-        return run_op(case, ops, backend="cpu")
+        return run_op(case, backend="cpu")
     finally:
         layouts.ONLY.reset(token)
 
@@ -102,15 +110,15 @@ def run_gpu(case: Case) -> Outcome:
     return run_op(case, backend="gpu", device="cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 
 
-def run_op_stepwise(case: Case, ops: Any = None) -> Outcome:
+def run_op_stepwise(case: Case) -> Outcome:
     """The one-step form in a loop over time."""
-    if ops is None:
-        from hetsyn_plugins.ops import lif as ops
     import torch
+
+    from hetsyn_plugins.ops import lif as ops
 
     x, fields, state = _leaves(case)
     options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "spiking": case.params.spiking}
-    end = state if state is not None else _tensors(conformance.reference.zero_state(case.params, x.shape[1]), x, False)
+    end = state if state is not None else _tensors(reference.zero_state(case.params, x.shape[1]), x, False)
     steps = []
     for x_t in x.unbind(0):
         end = ops.hetsyn_lif_step(x_t, state=end, **fields, **options)
@@ -122,12 +130,11 @@ def run_op_stepwise(case: Case, ops: Any = None) -> Outcome:
     return _outcome(case, x, fields, state, spikes, torch.stack([s.v for s in steps]), end)
 
 
-def run_snntorch(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
+def run_snntorch(case: Case, sequence: bool) -> Outcome:
     """The snnTorch layers: the whole sequence in one call, or their one-step idiom with explicit states."""
     import torch
 
-    if adapter is None:
-        adapter = importlib.import_module("hetsyn_plugins.adapters.snntorch")
+    adapter = importlib.import_module("hetsyn_plugins.adapters.snntorch")
     p, recurrent = case.params, case.params.recurrent_weight is not None
     layer = (adapter.RHetSynLeaky if recurrent else adapter.HetSynLeaky).from_params(
         p,
@@ -163,12 +170,11 @@ def run_snntorch(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
     return _outcome(case, x, _stored(layer, p), state, spikes if p.spiking else None, v, end)
 
 
-def run_norse(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
+def run_norse(case: Case, sequence: bool) -> Outcome:
     """The Norse modules: the sequence ones, or the cells in a loop over time."""
     import torch
 
-    if adapter is None:
-        adapter = importlib.import_module("hetsyn_plugins.adapters.norse")
+    adapter = importlib.import_module("hetsyn_plugins.adapters.norse")
     p = case.params
     kind = "HetSynLI" if not p.spiking else "HetSynLIFRecurrent" if p.recurrent_weight is not None else "HetSynLIF"
     layer = getattr(adapter, kind if sequence else f"{kind}Cell").from_params(
@@ -198,7 +204,7 @@ def run_norse(case: Case, sequence: bool, adapter: Any = None) -> Outcome:
             out, end = layer(x_t, end)
             outs.append((out, end.v))
         if not outs:
-            return run_norse(case, sequence=True, adapter=adapter)
+            return run_norse(case, sequence=True)
         out = torch.stack([o for o, _ in outs])
     core = HetSynState(**{part: None if lacks.get(part) else getattr(end, n) for n, part in parts.items()})
     if not p.spiking:

@@ -2,48 +2,94 @@
 
 from __future__ import annotations
 
-import pytest
-from planted import BUGS, Bug, planted
+import ast
+import dataclasses
+from importlib import import_module
+from pathlib import Path
 
-from hetsyn_plugins.conformance import backends, comparison
-from hetsyn_plugins.conformance import checks as conformance
+import planting
+import pytest
+from bugs import BUGS, CHAINS, SURROGATE, Bug
+
+from hetsyn_plugins.conformance import backends, checks
+from hetsyn_plugins.conformance.cases import Backend, Case, Mismatch, Outcome
 
 AVAILABLE, ABSENT = backends.available()
 
 
-@pytest.mark.parametrize("check", conformance.CHECKS)
+@pytest.mark.parametrize("check", checks.CHECKS)
 @pytest.mark.parametrize("backend", AVAILABLE, ids=lambda backend: backend.name)
-def test_backend_keeps_the_contract(backend: comparison.Backend, check: str, poisoned_empty: None) -> None:
-    tally = conformance.CHECKS[check](backend)
+def test_backend_keeps_the_contract(backend: Backend, check: str, poisoned_empty: None) -> None:
+    tally = checks.CHECKS[check](backend)
     assert tally.cases > 0
 
 
-def bugs() -> list[object]:
-    """The planted bugs, those of a framework that is not installed marked as skipped."""
-    marks = [pytest.mark.skip(reason=ABSENT[b.backend.split("-")[0]]) if _absent(b) else () for b in BUGS]
-    return [pytest.param(b, id=b.name, marks=m) for b, m in zip(BUGS, marks, strict=True)]
+# ---- planted bugs -------------------------------------------------------------------------------------------------
 
 
-def _absent(bug: Bug) -> bool:
-    return bug.backend.split("-")[0] in ABSENT
+def around(bug: Bug) -> list[str]:
+    """The bug's module, and which of its backend's modules import it, directly or by way of each other."""
+    names = CHAINS[bug.backend]
+    anew = [bug.module]
+    for name in names[names.index(bug.module) + 1 :]:
+        if imported(name) & set(anew):
+            anew.append(name)
+    return anew
 
 
-@pytest.mark.parametrize("bug", bugs())
+def imported(module: str) -> set[str]:
+    """The modules that a module imports anything from at its top."""
+    tree = ast.parse(Path(str(import_module(module).__file__)).read_text())
+    nodes = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {str(n.module) for n in nodes} | {f"{n.module}.{alias.name}" for n in nodes for alias in n.names}
+
+
+def planted(bug: Bug) -> Backend:
+    """The backend of the bug's name with the bug in it."""
+    changed = planting.changed(bug.module, bug.old, bug.new, around=around(bug), times=bug.times)
+    (real,) = [backend for backend in AVAILABLE if backend.name == bug.backend]
+
+    def run(case: Case) -> Outcome:
+        with planting.in_place(changed):  # a backend finds its modules at each call
+            return real.run(dataclasses.replace(case, surrogate=again(case.surrogate)))
+
+    return dataclasses.replace(real, run=run)
+
+
+def again(surrogate: object) -> object:
+    """The surrogate, made by the module that is in place now (its classes are executed anew too)."""
+    return getattr(import_module(SURROGATE), type(surrogate).__name__)(**vars(surrogate))
+
+
+def framework(bug: Bug) -> str:
+    """What `ABSENT` calls the bug's backend."""
+    return bug.backend.split("-")[0]
+
+
+def available(bugs: list[Bug]) -> list[object]:
+    """The bugs as parameters, those of a framework that is not installed marked as skipped."""
+    marks = [pytest.mark.skip(reason=ABSENT[framework(b)]) if framework(b) in ABSENT else () for b in bugs]
+    return [pytest.param(b, id=b.name, marks=m) for b, m in zip(bugs, marks, strict=True)]
+
+
+@pytest.mark.parametrize("bug", available(BUGS))
 def test_planted_bug_is_caught(bug: Bug, poisoned_empty: None) -> None:
-    with pytest.raises(comparison.Mismatch):
-        conformance.CHECKS[bug.check](planted(bug))
+    backend = planted(bug)
+    with planting.caught(bug.says, Mismatch):
+        checks.CHECKS[bug.check](backend)
 
 
-def test_an_unchanged_module_executed_anew_passes() -> None:
+# of every module the first bug
+@pytest.mark.parametrize("bug", available(list({bug.module: bug for bug in reversed(BUGS)}.values())))
+def test_an_unchanged_module_executed_anew_passes(bug: Bug) -> None:
     """The planting itself breaks nothing: text replaced by itself is not caught."""
-    for bug in {b.backend: b for b in BUGS if not _absent(b)}.values():
-        same = Bug("nothing", bug.backend, bug.check, bug.module, bug.old, bug.old)
-        for name in ("hand-table", "gradients", "states"):
-            conformance.CHECKS[name](planted(same))
+    backend = planted(bug._replace(new=bug.old))
+    for name in ("hand-table", "gradients", "states"):
+        checks.CHECKS[name](backend)
 
 
 def test_every_check_is_tripped_by_a_planted_bug() -> None:
-    assert set(conformance.CHECKS) == {bug.check for bug in BUGS}
+    assert set(checks.CHECKS) == {bug.check for bug in BUGS}
 
 
 def test_there_are_at_least_twenty_bugs_with_names_of_their_own() -> None:

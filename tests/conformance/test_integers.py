@@ -6,23 +6,20 @@ finds them as the module: the workers are forked with the bug in them, so it sit
 
 from __future__ import annotations
 
-import importlib
-import sys
-import types
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import planting
 import pytest
 
 from hetsyn_plugins.adapters.lava_dl import runtime
-from hetsyn_plugins.conformance import integers as conformance_fixed
+from hetsyn_plugins.conformance import integers
 from hetsyn_plugins.conformance.cases import Mismatch
 from hetsyn_plugins.conformance.comparison import Tally
 from hetsyn_plugins.conformance.integers import Backend, Case, Output, Outputs
 
-AVAILABLE, ABSENT = conformance_fixed.available()
+AVAILABLE, ABSENT = integers.available()
 BACKENDS = {backend.name: backend for backend in AVAILABLE}
 POINT, STACK = "hetsyn_plugins.fixed_point.neuron", "hetsyn_plugins.fixed_point.network"
 MODELS, RUNTIME = "hetsyn_plugins.adapters.lava_dl.proc.hetsyn.models", "hetsyn_plugins.adapters.lava_dl.runtime"
@@ -31,48 +28,57 @@ MODELS, RUNTIME = "hetsyn_plugins.adapters.lava_dl.proc.hetsyn.models", "hetsyn_
 @cache
 def verdicts(backend: str) -> dict[str, Tally | Mismatch]:
     """What came of every check, from one run of the backend: Lava takes longer to start than to run."""
-    return {check: result for _, check, result in conformance_fixed.verify([BACKENDS[backend]])}
+    return {check: result for _, check, result in integers.verify([BACKENDS[backend]])}
 
 
-@pytest.mark.parametrize("check", conformance_fixed.CHECKS)
+@pytest.mark.parametrize("check", integers.CHECKS)
 @pytest.mark.parametrize("backend", [*BACKENDS, *ABSENT])
 def test_backend_keeps_the_contract(backend: str, check: str) -> None:
     if backend in ABSENT:
         pytest.skip(ABSENT[backend])
     if check not in verdicts(backend):
-        assert not any(map(BACKENDS[backend].takes, conformance_fixed.CHECKS[check]()))
+        assert not any(map(BACKENDS[backend].takes, integers.CHECKS[check]()))
         pytest.skip(f"{backend} has no such numbers")
     result = verdicts(backend)[check]
     assert isinstance(result, Tally) and result.cases > 0, result
 
 
 def test_the_checks_hold_what_they_say() -> None:
-    cases = {name: function() for name, function in conformance_fixed.CHECKS.items()}
+    cases = {name: function() for name, function in integers.CHECKS.items()}
     (clusters,) = cases["clusters"]
     assert [len(layer.params.codebook) for layer in clusters.network.layers] == [1, 3, 8, 16]
     assert all(case.inputs.shape[1] > 1 for name, listed in cases.items() if name != "hand-table" for case in listed)
     (samples,) = cases["samples"]
     assert samples.inputs[-1].mean() > 0.5
     assert {layer.params.form for case in cases["overflow"] for layer in case.network.layers} == {"cluster", "synapse"}
-    assert sum(conformance_fixed.fits_slayer(case) for listed in cases.values() for case in listed) >= 8
+    assert sum(integers.fits_slayer(case) for listed in cases.values() for case in listed) >= 8
 
 
 def test_a_crash_is_a_mismatch_and_hides_nobody() -> None:
     def crash(cases: list[Case]) -> list[Outputs]:
         raise RuntimeError("out of order")
 
-    found = list(conformance_fixed.verify([Backend("crash", crash), BACKENDS["fixed"]], ["kinds", "delays"]))
-    assert [name for name, _, _ in found] == ["crash", "crash", "fixed", "fixed"]
-    assert str(found[0][2]) == "RuntimeError: out of order" and isinstance(found[2][2], Tally)
+    results = list(integers.verify([Backend("crash", crash), BACKENDS["fixed"]], ["kinds", "delays"]))
+    assert [name for name, _, _ in results] == ["crash", "crash", "fixed", "fixed"]
+    assert str(results[0][2]) == "RuntimeError: out of order" and isinstance(results[2][2], Tally)
 
 
-@pytest.mark.parametrize("kind", ["one bin", "shape", "no layer", "no spikes", "no v of a readout"])
-def test_every_difference_is_found(kind: str) -> None:
-    (case,) = conformance_fixed.CHECKS["kinds"]()
-    want = conformance_fixed.expected(case)
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("one bin", "v: 1 of 432 bins differ, the first at step 3, sample 1, neuron 2"),
+        ("shape", "spikes has shape (23, 3, 6), expected (24, 3, 6)"),
+        ("no layer", "kinds: expected layers 0 kinds, 1 kinds"),
+        ("no spikes", "spikes expected some, got the opposite"),
+        ("no v of a readout", "v expected some, got the opposite"),
+    ],
+)
+def test_every_difference_is_found(kind: str, says: str) -> None:
+    (case,) = integers.CHECKS["kinds"]()
+    want = integers.expected(case)
     got = {name: Output(*(None if a is None else a.copy() for a in output)) for name, output in want.items()}
     first, last = next(iter(got)), list(got)[-1]
-    conformance_fixed.compare(case, got, want, Tally())
+    integers.compare(case, got, want, Tally())
     if kind == "one bin":
         got[last].v[3, 1, 2] += 1
     elif kind == "shape":
@@ -83,21 +89,22 @@ def test_every_difference_is_found(kind: str) -> None:
         got[first] = Output(None, got[first].v)
     else:
         got[last] = Output(None, None)
-    with pytest.raises(Mismatch):
-        conformance_fixed.compare(case, got, want, Tally())
+    with planting.caught(says, Mismatch):
+        integers.compare(case, got, want, Tally())
 
 
 # ---- planted bugs -------------------------------------------------------------------------------------------------
 
 
 class Bug(NamedTuple):
-    """In `module`, `old` (which must occur) becomes `new`; `check` must then fail."""
+    """In `module`, `old` becomes `new`; `check` must then fail with `says` in its message."""
 
     name: str
     check: str
     module: str
     old: str
     new: str
+    says: str = "bins differ"
 
 
 CORE = [
@@ -106,7 +113,7 @@ CORE = [
     Bug("no wrap", "hand-table", POINT, "wrapped(u, self.bits) if", "u if"),
     Bug("wrap in the synapse form at 24 bits", "overflow", POINT, "wrapped(u, self.bits)", "wrapped(u, 24)"),
     Bug("no clip", "overflow", POINT, "np.clip(v, -limit, limit) if", "v if"),
-    Bug("words off by one", "decay-words", POINT, "(DECAY_ONE - word) >> 12", "(DECAY_ONE - np.minimum(word + 1, DECAY_ONE)) >> 12"),
+    Bug("words off by one", "decay-words", POINT, "- word) >> 12", "- np.minimum(word + 1, DECAY_ONE)) >> 12"),
     Bug("reset one step late", "hand-table", POINT, "total = total - reset", "total = total - s.reset"),
     Bug("no adaptation", "kinds", POINT, "total = total - adaptation", "total = total + 0"),
     Bug("bias in the readout only", "kinds", POINT, "if p.bias is None else", "if p.bias is None or p.spiking else"),
@@ -141,105 +148,76 @@ IN_LAVA = [
 ]  # fmt: skip
 IN_FLOAT = [
     Bug("float state kept between samples", "samples", MODELS, "            self.zero()\n", ""),
-    Bug("rounded decays", "kinds", MODELS, "p.to_params() if", "p.replace(reset_decay=None).to_params() if"),
+    Bug(
+        "rounded decays",
+        "kinds",
+        MODELS,
+        "p.to_params() if",
+        "p.replace(reset_decay=None).to_params() if",
+    ),
 ]
 
 
-def executed_anew(names: tuple[str, ...], bug: Bug) -> dict[str, types.ModuleType]:
-    """The modules from their text, in order, the bug in it, each where an import finds it."""
-    fresh = {}
-    for name in names:
-        real = importlib.import_module(name)
-        source = Path(str(real.__file__)).read_text()
-        if name == bug.module:
-            assert bug.old in source, f"{bug.name}: {bug.old!r} is not in {name} any more"
-            source = source.replace(bug.old, bug.new)
-        fresh[name] = module = types.ModuleType(name)
-        module.__file__ = real.__file__
-        module.__package__ = real.__package__
-        put(name, module)
-        exec(compile(source, f"<{bug.name}>", "exec"), module.__dict__)
-    return fresh
-
-
-def put(name: str, module: types.ModuleType) -> None:
-    sys.modules[name] = module
-    package, _, attribute = name.rpartition(".")
-    setattr(sys.modules[package], attribute, module)
-
-
 def cases_of(bug: Bug) -> list[Case]:
-    return conformance_fixed.CHECKS[bug.check]()
+    return integers.CHECKS[bug.check]()
 
 
-def differs(cases: list[Case], results: list[Outputs], judge: Any = conformance_fixed.expected) -> bool:
-    try:
-        for case, got in zip(cases, results, strict=True):
-            conformance_fixed.compare(case, got, judge(case), Tally())
-    except Mismatch:
-        return True
-    return False
+def compare_all(cases: list[Case], results: list[Outputs], judge: Any = integers.expected) -> None:
+    for case, got in zip(cases, results, strict=True):
+        integers.compare(case, got, judge(case), Tally())
 
 
 @pytest.mark.parametrize("bug", CORE, ids=lambda bug: bug.name)
 def test_a_bug_in_the_core_is_caught(bug: Bug) -> None:
-    cases, kept = cases_of(bug), {name: sys.modules[name] for name in (POINT, STACK)}
-    try:
-        changed = executed_anew((POINT, STACK), bug)[STACK]
-    finally:
-        for name, module in kept.items():
-            put(name, module)
-    backend = Backend("planted", lambda taken: conformance_fixed.run_core(taken, changed.FixedNetwork))
-    ((_, _, result),) = conformance_fixed.verify([backend], [bug.check])
-    assert isinstance(result, Mismatch)
-    assert "bins differ" in str(result), result  # not a crash
-    assert not differs(cases, conformance_fixed.run_core(cases))
+    cases = cases_of(bug)
+    changed = planting.changed(bug.module, bug.old, bug.new, around=(POINT, STACK))[STACK]
+    with planting.caught(bug.says, Mismatch):
+        compare_all(cases, integers.run_core(cases, changed.FixedNetwork))
+    compare_all(cases, integers.run_core(cases))
 
 
 def in_child_planted(bugs: list[Bug], precision: str) -> list[list[Outputs]]:
     """What Lava makes of the cases of each bug's check, with the bug in it."""
-    found = []
+    results = []
     for bug in bugs:
-        names, kept = (MODELS, RUNTIME), {name: importlib.import_module(name) for name in (MODELS, RUNTIME)}
-        try:
-            executed_anew(names, bug)
-            cases = [case for case in cases_of(bug) if precision == "fixed_pt" or not case.allow_overflow]
-            found.append(conformance_fixed.in_lava(cases, precision))
-        finally:
-            for name, module in kept.items():
-                put(name, module)
-    return found
+        cases = [case for case in cases_of(bug) if precision == "fixed_pt" or not case.allow_overflow]
+        with planting.planted(bug.module, bug.old, bug.new, around=(MODELS, RUNTIME)):
+            results.append(integers.in_lava(cases, precision))
+    return results
 
 
 @cache
 def planted_in_lava(precision: str) -> dict[str, list[Outputs]]:
-    bugs = [Bug("nothing", "kinds", MODELS, "", "")] + (IN_LAVA if precision == "fixed_pt" else IN_FLOAT)
-    results = runtime.isolated(in_child_planted, bugs, precision, timeout=120.0)
-    return {bug.name: result for bug, result in zip(bugs, results, strict=True)}
+    bugs = IN_LAVA if precision == "fixed_pt" else IN_FLOAT
+    nothing = bugs[0]._replace(name="nothing", check="kinds", new=bugs[0].old)
+    results = runtime.isolated(in_child_planted, [nothing, *bugs], precision, timeout=120.0)
+    return {bug.name: result for bug, result in zip([nothing, *bugs], results, strict=True)}
 
 
 @pytest.mark.skipif("lava" in ABSENT, reason=ABSENT.get("lava", ""))
 @pytest.mark.parametrize("bug", IN_LAVA, ids=lambda bug: bug.name)
 def test_a_bug_in_lavas_workers_is_caught(bug: Bug) -> None:
-    assert differs(cases_of(bug), planted_in_lava("fixed_pt")[bug.name])
+    results = planted_in_lava("fixed_pt")[bug.name]
+    with planting.caught(bug.says, Mismatch):
+        compare_all(cases_of(bug), results)
 
 
 @pytest.mark.skipif("lava" in ABSENT, reason=ABSENT.get("lava", ""))
 @pytest.mark.parametrize("bug", IN_FLOAT, ids=lambda bug: bug.name)
 def test_a_bug_in_the_float_process_is_caught(bug: Bug) -> None:
-    judge = conformance_fixed.expected_in_float
-    assert differs(cases_of(bug), planted_in_lava("floating_pt")[bug.name], judge)
+    results = planted_in_lava("floating_pt")[bug.name]
+    with planting.caught(bug.says, Mismatch):
+        compare_all(cases_of(bug), results, integers.expected_in_float)
 
 
 @pytest.mark.skipif("lava" in ABSENT, reason=ABSENT.get("lava", ""))
 def test_planting_itself_breaks_nothing() -> None:
-    cases = conformance_fixed.CHECKS["kinds"]()
-    assert not differs(cases, planted_in_lava("fixed_pt")["nothing"])
-    judge = conformance_fixed.expected_in_float
-    assert not differs(cases, planted_in_lava("floating_pt")["nothing"], judge)
+    cases = integers.CHECKS["kinds"]()
+    compare_all(cases, planted_in_lava("fixed_pt")["nothing"])
+    compare_all(cases, planted_in_lava("floating_pt")["nothing"], integers.expected_in_float)
 
 
 def test_every_check_is_tripped_by_a_planted_bug() -> None:
-    assert set(conformance_fixed.CHECKS) == {bug.check for bug in CORE}
+    assert set(integers.CHECKS) == {bug.check for bug in CORE}
     assert len({bug.name for bug in CORE}) == len(CORE)
     assert np.all([len({bug.name for bug in bugs}) == len(bugs) for bugs in (IN_LAVA, IN_FLOAT)])
