@@ -21,7 +21,7 @@ class NoSecondDerivative(torch.autograd.Function):
         return tuple(None if g is None else g.view_as(g) for g in gradients)
 
     @staticmethod
-    def backward(ctx: Any, *owed: Tensor | None) -> Any:
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
         raise RuntimeError(
             f"{ctx.op}: its gradients cannot be differentiated again: "
             "detach them, or call backward() and grad() without create_graph"
@@ -37,12 +37,12 @@ def differentiable_once(op: str) -> Callable[[Any], Any]:
 
     def decorate(backward: Any) -> Any:
         @functools.wraps(backward)
-        def wrapped(ctx: Any, *owed: Tensor | None) -> Any:
+        def wrapped(ctx: Any, *output_gradients: Tensor | None) -> Any:
             with torch.no_grad():
-                found = backward(ctx, *owed)
+                grads = backward(ctx, *output_gradients)
             if not torch.is_grad_enabled():
-                return found
-            leaves = (None if g is None else g.detach().requires_grad_() for g in found)
+                return grads
+            leaves = (None if g is None else g.detach().requires_grad_() for g in grads)
             return NoSecondDerivative.apply(op, *leaves)
 
         return wrapped

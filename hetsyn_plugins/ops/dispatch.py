@@ -6,10 +6,12 @@ import functools
 import importlib
 import warnings
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+
+from hetsyn_plugins.kernels.interface import Kernel
 
 # backend -> module in kernels/; "integers" is no backend of the op but the forward of `straight_through`
 MODULES = {"eager": "eager", "cpu": "cpu.sequence", "gpu": "gpu.sequence", "integers": "cpu.fixed_point"}
@@ -67,7 +69,7 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend: expected 'auto', 'eager', 'cpu' or 'gpu', got {backend!r}")
 
 
-def kernel_for(backend: str, inputs: Tensor, weight: Tensor) -> ModuleType:
+def kernel_for(backend: str, inputs: Tensor, weight: Tensor) -> Kernel:
     """The module that computes a backend, or ValueError where it cannot run what it is given."""
     check_backend(backend)
     if backend == "auto":
@@ -79,7 +81,7 @@ def kernel_for(backend: str, inputs: Tensor, weight: Tensor) -> ModuleType:
             raise ValueError(f"backend: 'cpu' cannot run, {missing}; use 'auto' or 'eager'")
     elif backend == "gpu":
         _check_gpu(weight)
-    return load(backend)
+    return cast(Kernel, load(backend))
 
 
 def load(backend: str) -> ModuleType:

@@ -10,8 +10,7 @@ adapters, whose layers hold tensors that fit each other, go through the door the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import ModuleType
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +19,9 @@ from torch import Tensor
 from hetsyn_plugins.core.autograd import differentiable_once
 from hetsyn_plugins.core.fields import ARRAYS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate, resolve
-from hetsyn_plugins.kernels import eager, interface
+from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu.threads import check_fork
-from hetsyn_plugins.kernels.interface import LayerTensors
+from hetsyn_plugins.kernels.interface import Kernel, LayerTensors, NeedsGrad, OutputGradients
 from hetsyn_plugins.ops.arguments import (
     OP,
     OP_STEP,
@@ -178,14 +177,14 @@ def run_step(
 
 
 def _sequence(
-    kernel: ModuleType, x: Tensor, terms: LayerTensors, start: HetSynState, surrogate: Surrogate, detach_reset: bool
+    kernel: Kernel, x: Tensor, layer: LayerTensors, initial: HetSynState, surrogate: Surrogate, detach_reset: bool
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
     """Spikes and v of every step and the last state; the spikes and v of a state are those of its last step."""
     if len(x) == 0:
-        v = x.new_zeros((0, x.shape[1], len(terms.weight)))
-        return (None if terms.threshold is None else v.clone()), v, start
+        v = x.new_zeros((0, x.shape[1], len(layer.weight)))
+        return (None if layer.threshold is None else v.clone()), v, initial
     with torch.autocast(x.device.type, enabled=False):
-        spikes, v, *currents = Sequence.apply(kernel, surrogate, detach_reset, x, *terms, *start)
+        spikes, v, *currents = Sequence.apply(kernel, surrogate, detach_reset, x, *layer, *initial)
     current, recurrent, reset, adaptation = currents
     last = None if spikes is None else spikes[-1]
     return spikes, v, HetSynState(current, recurrent, reset, adaptation, last, v[-1])
@@ -196,35 +195,31 @@ class Sequence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, kernel: ModuleType, surrogate: Surrogate, detach_reset: bool, inputs: Tensor, *rest: Tensor | None
+        ctx: Any, kernel: Kernel, surrogate: Surrogate, detach_reset: bool, inputs: Tensor, *tensors: Tensor | None
     ) -> Any:
-        terms, start = LayerTensors(*rest[: len(LayerTensors._fields)]), HetSynState(*rest[len(LayerTensors._fields) :])  # type: ignore[arg-type]
-        v, end = kernel.forward(inputs, terms, start, surrogate)
+        layer, initial = _layer_and_state(tensors)
+        v, final = kernel.forward(inputs, layer, initial)
         ctx.kernel, ctx.surrogate, ctx.detach_reset = kernel, surrogate, detach_reset
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs, v, *rest)
-        spikes = None if terms.threshold is None else kernel.fire(v, terms.threshold)
-        return spikes, v, *end[:4]
+        ctx.save_for_backward(inputs, v, *tensors)
+        spikes = None if layer.threshold is None else kernel.spikes_of(v, layer.threshold)
+        return spikes, v, *final[:4]
 
     @staticmethod
     @differentiable_once("hetsyn_lif / hetsyn_li")
-    def backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, *owed: Tensor | None) -> Any:
-        inputs, v, *rest = ctx.saved_tensors
-        cut = len(LayerTensors._fields)
-        terms, start = LayerTensors(*rest[:cut]), HetSynState(*rest[cut:])
-        _, _, _, needs_inputs, *needs = ctx.needs_input_grad
-        needs_grad = interface.Gradients(needs_inputs, LayerTensors(*needs[:cut]), HetSynState(*needs[cut:]))
+    def backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, *grad_currents: Tensor | None) -> Any:
+        inputs, v, *tensors = ctx.saved_tensors
+        layer, initial = _layer_and_state(tensors)
+        output_gradients = OutputGradients(grad_spikes, grad_v, HetSynState(*grad_currents))
+        needs_grad = NeedsGrad(*ctx.needs_input_grad[3:])
         g = ctx.kernel.backward(
-            inputs,
-            terms,
-            start,
-            v,
-            grad_spikes,
-            grad_v,
-            HetSynState(*owed),
-            ctx.surrogate,
-            ctx.detach_reset,
-            needs_grad,
+            inputs, layer, initial, v, output_gradients, ctx.surrogate, ctx.detach_reset, needs_grad
         )
-        found = (g.inputs, *g.terms, *g.state)
-        return None, None, None, *(x if want else None for x, want in zip(found, ctx.needs_input_grad[3:], strict=True))
+        grads = (g.inputs, *map(g.layer.get, LayerTensors._fields), *g.state)
+        return None, None, None, *(x if needed else None for x, needed in zip(grads, needs_grad, strict=True))
+
+
+def _layer_and_state(tensors: Iterable[Tensor | None]) -> tuple[LayerTensors, HetSynState]:
+    """What `Sequence` was given behind the inputs."""
+    fields, state = tuple(tensors), len(LayerTensors._fields)
+    return LayerTensors(*fields[:state]), HetSynState(*fields[state:])  # type: ignore[arg-type]  # has a weight

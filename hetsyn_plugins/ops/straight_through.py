@@ -21,7 +21,7 @@ from hetsyn_plugins.fixed_point import neuron as fixed_point
 from hetsyn_plugins.fixed_point.neuron import MANTISSA, MAX_EXP, FixedParams, FixedRun, FixedState
 from hetsyn_plugins.fixed_point.rounding import quantise
 from hetsyn_plugins.kernels.cpu.threads import check_fork
-from hetsyn_plugins.kernels.interface import Gradients, LayerTensors
+from hetsyn_plugins.kernels.interface import LayerTensors, NeedsGrad, OutputGradients
 from hetsyn_plugins.ops import arguments, dispatch
 from hetsyn_plugins.ops.lif import fields_of
 from hetsyn_plugins.ops.trainable import Bounded, to_hetsyn_params
@@ -134,7 +134,7 @@ class Rounded(torch.autograd.Function):
         surrogate: Surrogate,
         detach_reset: bool,
         inputs: Tensor,
-        *terms: Tensor | None,
+        *layer: Tensor | None,
     ) -> tuple[Tensor | None, Tensor]:
         dtype = np.float64 if inputs.dtype == torch.float64 else np.float32
         v = torch.from_numpy((result.v * (fixed.unit / (1 << fixed.fraction))).astype(dtype)).to(inputs)
@@ -148,19 +148,16 @@ class Rounded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None) -> Any:
         inputs, spikes, v = ctx.saved_tensors
-        terms = _rounded_terms(ctx.fixed, inputs)
+        layer = _rounded_terms(ctx.fixed, inputs)
         if spikes is not None:
-            v = _agreeing(v, spikes, terms.threshold)
-        _, _, _, _, _, needs_inputs, *needs = ctx.needs_input_grad
-        needs_grad = Gradients(needs_inputs, LayerTensors(*needs), HetSynState(*[False] * 6))
-        backend = dispatch.choose_backend(inputs, terms.weight).backend
-        kernel = dispatch.load(backend)
-        start = _float_state(ctx.fixed, ctx.state, inputs)
-        g = kernel.backward(
-            inputs, terms, start, v, grad_spikes, grad_v, HetSynState(None), ctx.surrogate, ctx.detach_reset, needs_grad
-        )
-        found = [x if want else None for x, want in zip(g.terms, needs, strict=True)]
-        return None, None, None, None, None, g.inputs if needs_inputs else None, *found
+            v = _agreeing(v, spikes, layer.threshold)
+        needs_grad = NeedsGrad(*ctx.needs_input_grad[5:])
+        kernel = dispatch.kernel_for("auto", inputs, layer.weight)
+        initial = _float_state(ctx.fixed, ctx.state, inputs)
+        output_gradients = OutputGradients(grad_spikes, grad_v, HetSynState(None))
+        g = kernel.backward(inputs, layer, initial, v, output_gradients, ctx.surrogate, ctx.detach_reset, needs_grad)
+        grads = (g.inputs, *map(g.layer.get, LayerTensors._fields))
+        return *(None,) * 5, *(x if needed else None for x, needed in zip(grads, needs_grad, strict=False))
 
 
 def _rounded_terms(fixed: FixedParams, like: Tensor) -> LayerTensors:

@@ -94,8 +94,8 @@ BUGS = [
         "random",
         "spikes differ",
         EAGER,
-        "torch.addcmul(p.decay * state.current, p.weight, x[:, None, :])",
-        "p.decay * torch.addcmul(state.current, p.weight, x[:, None, :])",
+        "torch.addcmul(layer.decay * state.current, layer.weight, x[:, None, :])",
+        "layer.decay * torch.addcmul(state.current, layer.weight, x[:, None, :])",
     ),
     Bug(
         "eager: a 1 % leak",
@@ -103,8 +103,8 @@ BUGS = [
         "thousand-steps",
         "spikes differ",
         EAGER,
-        "torch.addcmul(p.decay * state.current, p.weight",
-        "torch.addcmul(0.99 * p.decay * state.current, p.weight",
+        "torch.addcmul(layer.decay * state.current, layer.weight",
+        "torch.addcmul(0.99 * layer.decay * state.current, layer.weight",
     ),
     Bug(
         "eager: reset one step late",
@@ -121,8 +121,8 @@ BUGS = [
         "hand-table",
         "spikes differ",
         EAGER,
-        "reset = q(p.reset_decay * state.reset + p.threshold * (z.detach() if detach_reset else z))",
-        "reset = q(p.reset_decay * (state.reset + p.threshold * (z.detach() if detach_reset else z)))",
+        "leak(layer.reset_decay, state.reset) + layer.threshold * (z.detach() if detach_reset else z))",
+        "leak(layer.reset_decay, state.reset + layer.threshold * (z.detach() if detach_reset else z)))",
     ),
     Bug(
         "eager: reset detached",
@@ -157,8 +157,8 @@ BUGS = [
         "random",
         "spikes differ",
         EAGER,
-        "p.recurrent_weight, z[:, None, :])",
-        "p.recurrent_weight, z[:, :, None])",
+        "z = state.spikes[:, None, :]",
+        "z = state.spikes[:, :, None]",
     ),
     Bug(
         "eager: recurrent weight transposed",
@@ -166,8 +166,8 @@ BUGS = [
         "hand-table",
         "spikes differ",
         EAGER,
-        "state.recurrent_current, p.recurrent_weight,",
-        "state.recurrent_current, p.recurrent_weight.T,",
+        "state.recurrent_current, layer.recurrent_weight,",
+        "state.recurrent_current, layer.recurrent_weight.T,",
     ),
     Bug(
         "eager: adaptation not carried",
@@ -175,7 +175,7 @@ BUGS = [
         "random",
         "spikes differ",
         EAGER,
-        "p.adaptation_decay * state.adaptation + ",
+        "leak(layer.adaptation_decay, state.adaptation) + ",
         "",
     ),
     Bug(
@@ -187,15 +187,15 @@ BUGS = [
         "v = v - adaptation",
         "v = v + adaptation",
     ),
-    Bug("eager: bias filtered", "eager", "closed-forms", "v is off", EAGER, "v = v + p.bias", "v = v + p.bias * 2"),
+    Bug("eager: bias filtered", "eager", "closed-forms", "v is off", EAGER, "v = v + layer.bias", "v = v + layer.bias * 2"),
     Bug(
         "eager: the first state's currents are dropped",
         "eager",
         "states",
         "v is off",
         EAGER,
-        "    v = inputs.new_empty((*inputs.shape[:2], len(p.weight)))\n",
-        "    v = inputs.new_empty((*inputs.shape[:2], len(p.weight)))\n"
+        "    v = inputs.new_empty((*inputs.shape[:2], len(layer.weight)))\n",
+        "    v = inputs.new_empty((*inputs.shape[:2], len(layer.weight)))\n"
         "    state = state._replace(current=torch.zeros_like(state.current))\n",
     ),
     Bug(
@@ -204,8 +204,8 @@ BUGS = [
         "chunks",
         "spikes differ",
         EAGER,
-        "    v = inputs.new_empty((*inputs.shape[:2], len(p.weight)))\n",
-        "    v = inputs.new_empty((*inputs.shape[:2], len(p.weight)))\n"
+        "    v = inputs.new_empty((*inputs.shape[:2], len(layer.weight)))\n",
+        "    v = inputs.new_empty((*inputs.shape[:2], len(layer.weight)))\n"
         "    state = state._replace(spikes=torch.zeros_like(state.spikes) if state.spikes is not None else None)\n",
     ),
     Bug(
@@ -214,8 +214,8 @@ BUGS = [
         "rows",
         "v is off",
         EAGER,
-        "    v = current.sum(-1)\n",
-        "    v = current.sum(-1) + 0.01 * current.sum((0, 2))\n",
+        "    u = current.sum(-1)\n",
+        "    u = current.sum(-1) + 0.01 * current.sum((0, 2))\n",
     ),
     Bug(
         "eager: input one step late",
@@ -223,8 +223,8 @@ BUGS = [
         "rows",
         "is unchanged",
         EAGER,
-        "    v = current.sum(-1)\n",
-        "    v = state.current.sum(-1)\n",
+        "    u = current.sum(-1)\n",
+        "    u = state.current.sum(-1)\n",
     ),
     Bug(
         "eager: float32 inside a float64 run",
@@ -232,8 +232,8 @@ BUGS = [
         "thousand-steps",
         "v is off",
         EAGER,
-        "    v = current.sum(-1)\n",
-        "    current = current.float().to(current.dtype)\n    v = current.sum(-1)\n",
+        "    u = current.sum(-1)\n",
+        "    current = current.float().to(current.dtype)\n    u = current.sum(-1)\n",
     ),
     Bug(
         "eager: half precision sums",
@@ -241,8 +241,8 @@ BUGS = [
         "float32",
         "v is off",
         EAGER,
-        "    v = current.sum(-1)\n",
-        "    v = current.bfloat16().sum(-1).to(current.dtype)\n",
+        "    u = current.sum(-1)\n",
+        "    u = current.bfloat16().sum(-1).to(current.dtype)\n",
     ),
     Bug(
         "ops: writes to the inputs",
@@ -305,7 +305,7 @@ BUGS = [
         "gradients",
         "gradient of inputs is off",
         EAGER,
-        "gz_before += (weight * at_t)[:, :, 0]",
+        "gz_prev += (weight * at_t)[:, :, 0]",
         "pass",
     ),
     Bug(
@@ -314,7 +314,7 @@ BUGS = [
         "gradients",
         "gradient of inputs is off",
         EAGER,
-        'gz_before += torch.einsum("bnk,nk->bk", at_t, weight)',
+        'gz_prev += torch.einsum("bnk,nk->bk", at_t, weight)',
         "pass",
     ),
     Bug(
@@ -323,8 +323,8 @@ BUGS = [
         "gradients",
         "gradient of threshold is off",
         EAGER,
-        'fired + g["threshold"] if "threshold" in g else fired',
-        "fired",
+        'grad_threshold + g_layer["threshold"] if "threshold" in g_layer else grad_threshold',
+        "grad_threshold",
     ),
     Bug(
         "backward: gradient of the returned current lost",
@@ -332,16 +332,16 @@ BUGS = [
         "gradients",
         "gradient of inputs is off",
         EAGER,
-        "torch.zeros_like(start) if owed is None else owed.clone()",
-        "torch.zeros_like(start)",
+        "torch.zeros_like(initial) if grad_final is None else grad_final.clone()",
+        "torch.zeros_like(initial)",
     ),
     Bug(
-        "backward: what is owed is forgotten by the weights",
+        "backward: the weights forget the gradient of the returned current",
         "eager",
         "gradients",
         "gradient of weight is off",
         EAGER,
-        "g_weight += (self.owed * trace).sum(0)",
+        "g_weight += (self.grad_final * trace).sum(0)",
         "pass",
     ),
     Bug(
@@ -350,8 +350,8 @@ BUGS = [
         "state-gradients",
         "gradient of state.spikes is off",
         EAGER,
-        '"spikes": gz_first}',
-        '"spikes": 0 * gz_first}',
+        '"spikes": gz_initial}',
+        '"spikes": 0 * gz_initial}',
     ),
     Bug(
         "backward: first current not counted in the decay's gradient",
@@ -359,8 +359,8 @@ BUGS = [
         "state-gradients",
         "gradient of decay is off",
         EAGER,
-        "current, trace, sensitivity = self.start,",
-        "current, trace, sensitivity = torch.zeros_like(self.start),",
+        "current, trace, sensitivity = self.initial,",
+        "current, trace, sensitivity = torch.zeros_like(self.initial),",
     ),
     Bug(
         "backward: bias gradient of the last step only",
@@ -368,8 +368,8 @@ BUGS = [
         "float32-gradients",
         "gradient of bias is off",
         EAGER,
-        'g["bias"] = gv.sum((0, 1))',
-        'g["bias"] = gv[-1].sum(0)',
+        'g_layer["bias"] = gv.sum((0, 1))',
+        'g_layer["bias"] = gv[-1].sum(0)',
     ),
     Bug(
         "surrogate: triangular ignores the threshold",

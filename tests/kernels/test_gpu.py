@@ -119,9 +119,8 @@ BUGS = [
         "the reset gives nothing back",
         "gradients",
         "gradient of inputs is off",
-        "carry = kk * aJ + st * aA",
-        "carry = st * aA",
-        times=2,
+        "return reset_strength * aJ + adaptation_strength * aA, kappa",
+        "return adaptation_strength * aA, kappa",
     ),
     Bug(
         "programs of one row read what another has written (a race)",
@@ -147,8 +146,8 @@ for index, bug in enumerate([nothing, *test_gpu.BUGS]):
     path = pathlib.Path(tempfile.mkdtemp()) / f"planted_{index}.py"
     path.write_text(planting.changed_text("hetsyn_plugins.kernels.gpu.kernels", bug.old, bug.new, times=bug.times))
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    sequence.k = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sequence.k)
+    sequence.kernels = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sequence.kernels)
     ((_, _, result),) = checks.verify([gpu], [bug.check])
     print(bug.name, "|", result)
 """
@@ -167,7 +166,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from hetsyn_plugins.kernels.gpu import sequence as gpu
-from hetsyn_plugins.kernels.gpu import kernels as k
+from hetsyn_plugins.kernels.gpu import kernels
 
 def build(kernel, num_warps=4, **constants):
     names = kernel.arg_names
@@ -191,16 +190,16 @@ def spilled(ptx):
 
 tile = {"BI": gpu.TILE_I, "BJ": gpu.TILE_J}
 for flag in (False, True):
-    build(k.scan, REVERSE=flag, HAS_START=flag, WANT_LAST=not flag, **tile)
-    build(k.gradients, HAS_START=flag, HAS_OWED=flag, WANT_FIRST=flag, **tile)
+    build(kernels.currents_fwd, REVERSE=flag, HAS_INITIAL=flag, NEEDS_FINAL=not flag, **tile)
+    build(kernels.synapses_bwd, HAS_INITIAL=flag, HAS_GRAD_FINAL=flag, NEEDS_INITIAL=flag, **tile)
     step = {"BI": gpu.TILE_STEP, "BK": gpu.TILE_STEP}
-    build(k.adjoint_step, FIRST=flag, **step)
-build(k.fire_step, **step)
-for kernel in (k.fire, k.adjoint, k.own_gradients):
-    build(kernel, BI=gpu.TILE_OWN, num_warps=gpu.OWN_WARPS)
-for kernel in (k.fire_recurrent, k.adjoint_recurrent):
-    for n in (5, 64, gpu.WHOLE):
-        build(kernel, **gpu._whole(n))
+    build(kernels.recurrent_step_bwd, FIRST=flag, **step)
+build(kernels.recurrent_step_fwd, **step)
+for kernel in (kernels.neurons_fwd, kernels.neurons_bwd, kernels.soma_parameters_bwd):
+    build(kernel, BI=gpu.TILE_NEURONS, num_warps=gpu.NEURON_WARPS)
+for kernel in (kernels.recurrent_fwd, kernels.recurrent_bwd):
+    for n in (5, 64, gpu.MAX_FUSED_NEURONS):
+        build(kernel, **gpu._fused(n))
 """
 
 

@@ -12,9 +12,12 @@ from lava.lib.dl.slayer.neuron.base import Neuron as BaseNeuron
 from torch import Tensor
 
 from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import WEIGHT_STEP, Arithmetic, Scaled
+from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.surrogate import resolve
 from hetsyn_plugins.fixed_point.neuron import COUNTS, DECAY_ONE, DECAY_WORDS, STATE_UNITS, WEIGHT_UNITS
 from hetsyn_plugins.fixed_point.rounding import decay_to_word
+from hetsyn_plugins.kernels import eager
+from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
 
@@ -153,19 +156,17 @@ class Neuron(TrainableFields, BaseNeuron):
     def dynamics(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """The reset current and v for summed currents (B, N, ..., T), step by step (blocks have a faster way)."""
         self.shape = input.shape[1:-1]
-        f = {name: self._per_neuron(name, t, input) for name, t in self.tensors().items() if t is not None}
-        theta = f["threshold"]
-        J = A = z = torch.zeros_like(input[..., 0]).to(theta)
+        fields = {name: self._per_neuron(name, t, input) for name, t in self.tensors().items() if t is not None}
+        currents = input.to(fields["threshold"]).unbind(-1)
+        zero = torch.zeros_like(currents[0])
+        no_synapses = zero.new_empty((zero.shape[1], 0))
+        layer, state = LayerTensors(no_synapses, no_synapses, **fields), HetSynState(None, None, zero, zero, zero)
         resets, voltages = [], []
-        for x in input.unbind(-1):
-            back = z.detach() if self.detach_reset else z
-            J = self._leak(f["reset_decay"], J) + theta * back if "reset_decay" in f else J
-            if "adaptation_decay" in f:
-                A = self._leak(f["adaptation_decay"], A) + f["adaptation_strength"] * z
-            v = x - J - A + f.get("bias", 0.0)
-            z = self.surrogate(v - theta, theta)
-            resets.append(J)
-            voltages.append(v)
+        for x in currents:
+            soma = eager.soma_step(x, state, layer, self.surrogate, self.detach_reset, leak=self._leak)
+            state = HetSynState(None, None, *soma)
+            resets.append(zero if state.reset is None else state.reset)
+            voltages.append(state.v)
         return torch.stack(resets, -1), torch.stack(voltages, -1)
 
     def spike(self, voltage: Tensor) -> Tensor:
@@ -193,6 +194,7 @@ class Neuron(TrainableFields, BaseNeuron):
         return _through(field.double(), torch.round, last_bit)
 
     def _leak(self, decay: Tensor, current: Tensor) -> Tensor:
+        """What is left of a current after a step; where quantised, rounded toward zero as on the chip."""
         left = decay * current
         return _through(left, torch.trunc, self.arithmetic.state_unit) if self.arithmetic.quantised else left
 

@@ -1,20 +1,27 @@
 """Synapses with lanes = rows of the batch: what large batches use. States live in vector registers over all of time.
 
-Sequences are packed as [block][K / 4][T][4][lanes]: a block is `lanes` rows of the batch, K is padded to a multiple of
-4, and what an inner loop reads is contiguous. r and w are (N, M), padded with zeros. `cpu_common.py` says what every
-kernel keeps to. With g[t] = dLoss/dv[t], per sample (see `eager.py` for where this comes from):
+The currents I_ij (Deng et al. 2025, Eqs. 2 to 5; `core/reference.py`) are held as w_ij x_ij, and per sample, with
+g[t] = dLoss/dv[t] (see `eager.py` for where this comes from):
 
-    x_ij[t] = r_ij x_ij[t-1] + s_j[t]        v_i    = sum_j w_ij x_ij + ...
+    x_ij[t] = r_ij x_ij[t-1] + s_j[t]        u_i    = sum_j w_ij x_ij + ...
     y_ij[t] = r_ij y_ij[t-1] + x_ij[t-1]     dw_ij  = sum_t g_i x_ij          dr_ij = w_ij sum_t g_i y_ij
     a_ij[t] = g_i[t] + r_ij a_ij[t+1]        ds_j   = sum_i w_ij a_ij         (a scan with the roles exchanged)
+
+    s        sources: the inputs, or for recurrent synapses z[t-1]      r, w      decays and weights of synapses (N, M)
+    p, w     the same of recurrent synapses (N, N)                      u         sums of the synaptic currents
+    h        what is left of first currents, r^t I[-1]                  X         traces x of recurrent synapses
+    L        lanes       N, M   neurons and sources, padded             q, e, i   as in `soma.py`, as z, J, A, d, g
+
+Sequences are packed as [block][K / 4][T][4][lanes]: a block is `lanes` rows of the batch, K is padded to a multiple of
+4, and what an inner loop reads is contiguous. r and w are padded with zeros. `soma.py` says what every kernel keeps to.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from hetsyn_plugins.kernels.cpu.simd import above, add, fma, get, lanes, load, mul, put, splat, store, sub, total
-from hetsyn_plugins.kernels.cpu.soma import kernel
+from hetsyn_plugins.kernels.cpu.simd import add, fma, get, lanes, load, mul, put, splat, store, sub, total
+from hetsyn_plugins.kernels.cpu.soma import kernel, load_soma, soma_bwd, soma_fwd
 
 CHUNK = 8  # steps packed at a time: what is written together is contiguous
 
@@ -34,8 +41,10 @@ def pack(x, steps, batch, width, rows, out, start, stop):
                 p = (t * batch + block * L) * width + tile * 4
                 if here == L and inside == 4:
                     for lane in range(L):
-                        put(out, q + lane, get(x, p)), put(out, q + L + lane, get(x, p + 1))
-                        put(out, q + 2 * L + lane, get(x, p + 2)), put(out, q + 3 * L + lane, get(x, p + 3))
+                        put(out, q + lane, get(x, p))
+                        put(out, q + L + lane, get(x, p + 1))
+                        put(out, q + 2 * L + lane, get(x, p + 2))
+                        put(out, q + 3 * L + lane, get(x, p + 3))
                         p += width
                 else:
                     for k in range(4):
@@ -62,7 +71,7 @@ def unpack(packed, rows, x, steps, batch, width, start, stop):
 
 
 @kernel
-def scan(s, u, r, w, bias, state, sizes, steps, group, reverse, start, stop):
+def currents_fwd(s, u, r, w, bias, state, sizes, steps, group, reverse, start, stop):
     """u_i[t] = bias_i + sum_j w_ij x_ij[t]; units are (block, group of i tiles).
 
     A group's u stays in the L2 cache while the tiles of s pass by. `reverse` runs time backwards. `state`, flat
@@ -101,10 +110,14 @@ def scan(s, u, r, w, bias, state, sizes, steps, group, reverse, start, stop):
                     store(u, q + L, fma(w13, x13, fma(w12, x12, fma(w11, x11, fma(w10, x10, load(u, q + L))))))
                     p += stride
                     q += stride
-                store(last, 0, mul(w00, x00)), store(last, L, mul(w01, x01))
-                store(last, 2 * L, mul(w02, x02)), store(last, 3 * L, mul(w03, x03))
-                store(last, 4 * L, mul(w10, x10)), store(last, 5 * L, mul(w11, x11))
-                store(last, 6 * L, mul(w12, x12)), store(last, 7 * L, mul(w13, x13))
+                store(last, 0, mul(w00, x00))
+                store(last, L, mul(w01, x01))
+                store(last, 2 * L, mul(w02, x02))
+                store(last, 3 * L, mul(w03, x03))
+                store(last, 4 * L, mul(w10, x10))
+                store(last, 5 * L, mul(w11, x11))
+                store(last, 6 * L, mul(w12, x12))
+                store(last, 7 * L, mul(w13, x13))
                 for di in range(min(2, neurons - i)):
                     for lane in range(here):
                         e = ((block * L + lane) * neurons + i + di) * width + j
@@ -113,7 +126,7 @@ def scan(s, u, r, w, bias, state, sizes, steps, group, reverse, start, stop):
 
 
 @kernel
-def free_decay(state, u, r, steps, start, stop):
+def initial_current_fwd(state, u, r, steps, start, stop):
     """u_i[t] += sum_j h_ij[t], h[t] = r h[t-1], h[-1] the first state [block][i][j][lanes]; units are (block, i)."""
     L = lanes(u)
     N, M = r.shape
@@ -131,7 +144,7 @@ def free_decay(state, u, r, steps, start, stop):
 
 
 @kernel
-def free_decay_gradients(state, g, r, gr, steps, blocks, start, stop):
+def initial_current_bwd(state, g, r, gr, steps, blocks, start, stop):
     """gr_ij += sum_t g_i q_ij, q[t] = r q[t-1] + h[t-1]: what the first state adds; units are i."""
     L = lanes(g)
     N, M = r.shape
@@ -152,7 +165,7 @@ def free_decay_gradients(state, g, r, gr, steps, blocks, start, stop):
 
 
 @kernel
-def gradients(s, g, r, gw, gr, steps, blocks, group, start, stop):
+def synapses_bwd(s, g, r, gw, gr, steps, blocks, group, start, stop):
     """gw_ij += sum g_i x_ij and gr_ij += sum g_i y_ij; units are (group of i tiles, group of j tiles).
 
     A group's tiles of s and g, of one block, stay in the L2 cache together.
@@ -213,14 +226,16 @@ def gradients(s, g, r, gw, gr, steps, blocks, group, start, stop):
 # Every neuron of a row needs the last spikes of all, so a unit of work is a block of rows, and its traces, N * N
 # vectors, pass through the cache at every step: that, not arithmetic, is what a step costs. So they pass once for two
 # steps. What is kept is Y[t] = p x[t], which lacks the spike that comes to it, x[t+1] = Y[t] + z[t], because that is
-# not yet known. `early` is that spike, `late` the one after it:
+# not yet known. `z_now` is that spike, `z_next` the one after it:
 #
-#     x[t] = p (Y + early) + late      v[t]   += w x[t]
+#     x[t] = p (Y + z_now) + z_next    v[t]   += w x[t]
 #     Y    = p x[t]                    v[t+1] += w Y          and w z[t], once v[t] has fired
+#
+# Backwards the same two steps serve, with a in the place of x and g in that of the spikes.
 
 
 @kernel
-def two_steps(X, x, early, late, n0, p, w, i, u, at, v, at_next):
+def two_steps(X, x, z_now, z_next, n0, p, w, i, u, at, v, at_next):
     """x[t] and Y of the synapses of tile i; `u` at `at` gets w x[t], `v` at `at_next` w Y; X at x [k][4][lanes]."""
     L = lanes(X)
     u0, u1, u2, u3 = load(u, at), load(u, at + L), load(u, at + 2 * L), load(u, at + 3 * L)
@@ -231,37 +246,45 @@ def two_steps(X, x, early, late, n0, p, w, i, u, at, v, at_next):
         load(v, at_next + 3 * L),
     )
     for k in range(len(p)):
-        a, b = load(early, n0 + k * L), load(late, n0 + k * L)
+        a, b = load(z_now, n0 + k * L), load(z_next, n0 + k * L)
         p0, p1, p2, p3 = splat(p[i, k]), splat(p[i + 1, k]), splat(p[i + 2, k]), splat(p[i + 3, k])
         w0, w1, w2, w3 = splat(w[i, k]), splat(w[i + 1, k]), splat(w[i + 2, k]), splat(w[i + 3, k])
         x0, x1 = fma(p0, add(load(X, x), a), b), fma(p1, add(load(X, x + L), a), b)
         x2, x3 = fma(p2, add(load(X, x + 2 * L), a), b), fma(p3, add(load(X, x + 3 * L), a), b)
         u0, u1, u2, u3 = fma(w0, x0, u0), fma(w1, x1, u1), fma(w2, x2, u2), fma(w3, x3, u3)
         x0, x1, x2, x3 = mul(p0, x0), mul(p1, x1), mul(p2, x2), mul(p3, x3)
-        store(X, x, x0), store(X, x + L, x1), store(X, x + 2 * L, x2), store(X, x + 3 * L, x3)
+        store(X, x, x0)
+        store(X, x + L, x1)
+        store(X, x + 2 * L, x2)
+        store(X, x + 3 * L, x3)
         v0, v1, v2, v3 = fma(w0, x0, v0), fma(w1, x1, v1), fma(w2, x2, v2), fma(w3, x3, v3)
         x += 4 * L
-    store(u, at, u0), store(u, at + L, u1), store(u, at + 2 * L, u2), store(u, at + 3 * L, u3)
-    store(v, at_next, v0), store(v, at_next + L, v1)
-    store(v, at_next + 2 * L, v2), store(v, at_next + 3 * L, v3)
+    store(u, at, u0)
+    store(u, at + L, u1)
+    store(u, at + 2 * L, u2)
+    store(u, at + 3 * L, u3)
+    store(v, at_next, v0)
+    store(v, at_next + L, v1)
+    store(v, at_next + 2 * L, v2)
+    store(v, at_next + 3 * L, v3)
 
 
 @kernel
-def one_step(X, x, early, late, n0, p, w, i, u, at):
+def one_step(X, x, z_now, z_next, n0, p, w, i, u, at):
     """The last of an odd number of steps: X becomes x[t]."""
     L = lanes(X)
     for row in range(4):
         acc = load(u, at + row * L)
         for k in range(len(p)):
             e = x + (k * 4 + row) * L
-            trace = fma(splat(p[i + row, k]), add(load(X, e), load(early, n0 + k * L)), load(late, n0 + k * L))
+            trace = fma(splat(p[i + row, k]), add(load(X, e), load(z_now, n0 + k * L)), load(z_next, n0 + k * L))
             store(X, e, trace)
             acc = fma(splat(w[i + row, k]), trace, acc)
         store(u, at + row * L, acc)
 
 
 @kernel
-def spikes_of_now(z, n0, w, i, u, at):
+def add_spikes(z, n0, w, i, u, at):
     """`u` at `at` gets w z: what the step before has just fired."""
     L = lanes(u)
     u0, u1, u2, u3 = load(u, at), load(u, at + L), load(u, at + 2 * L), load(u, at + 3 * L)
@@ -269,49 +292,58 @@ def spikes_of_now(z, n0, w, i, u, at):
         zk = load(z, n0 + k * L)
         u0, u1 = fma(splat(w[i, k]), zk, u0), fma(splat(w[i + 1, k]), zk, u1)
         u2, u3 = fma(splat(w[i + 2, k]), zk, u2), fma(splat(w[i + 3, k]), zk, u3)
-    store(u, at, u0), store(u, at + L, u1), store(u, at + 2 * L, u2), store(u, at + 3 * L, u3)
+    store(u, at, u0)
+    store(u, at + L, u1)
+    store(u, at + 2 * L, u2)
+    store(u, at + 3 * L, u3)
 
 
 @kernel
-def fire_step(u, block, t, before, z, J0, A0, theta, reset_strength, kappa, strength, rho, steps, N):
-    """`cpu_common.fire` for step t of a block: `before` holds z[t-1], z gets z[t]."""
+def soma_step_fwd(u, block, t, z_prev, z, J0, A0, theta, reset_strength, kappa, adaptation_strength, rho, steps, N):
+    """`soma_fwd` for step t of a block: `z_prev` holds z[t-1], z gets z[t]."""
     L = lanes(u)
     for i in range(N):
         q = ((block * (N // 4) + i // 4) * steps + t) * 4 * L + i % 4 * L
-        e, own = (block * N + i) * L, i * L
-        last = load(before, e)
-        J = fma(load(kappa, own), load(J0, e), mul(load(reset_strength, own), last))
-        A = fma(load(rho, own), load(A0, e), mul(load(strength, own), last))
-        v = sub(sub(load(u, q), J), A)
-        store(u, q, v), store(J0, e, J), store(A0, e, A), store(z, e, above(v, load(theta, own)))
+        e = (block * N + i) * L
+        constants = load_soma(theta, reset_strength, kappa, adaptation_strength, rho, i * L)
+        v, z_t, J, A = soma_fwd(load(u, q), load(z_prev, e), load(J0, e), load(A0, e), *constants)
+        store(u, q, v)
+        store(J0, e, J)
+        store(A0, e, A)
+        store(z, e, z_t)
 
 
 @kernel
-def fire_recurrent(u, X, early, z0, J0, A0, theta, reset_strength, kappa, strength, rho, p, w, steps, start, stop):
-    """As `cpu_common.fire`, with recurrent synapses p, w (N, N); X [block][i tile][k][4][lanes], zeros, becomes the
-    last traces; `early` [block][N][lanes] is zeros. Units are blocks.
+def recurrent_fwd(
+    u, X, z_odd, z_even, J0, A0, theta, reset_strength, kappa, adaptation_strength, rho, p, w, steps, start, stop
+):
+    """As `soma.neurons_fwd`, with recurrent synapses p, w (N, N). Units are blocks.
+
+    X     [block][i tile][k][4][lanes]   zeros, becomes the last traces
+    z_even, z_odd   [block][N][lanes]    the first spikes, which become the last; zeros
     """
     L = lanes(u)
     N = len(p)
     for block in range(start, stop):
         n0, x0 = block * N * L, block * N * N * L
+        soma = (J0, A0, theta, reset_strength, kappa, adaptation_strength, rho)
         for t in range(0, steps - 1, 2):
             for i in range(0, N, 4):
                 q = ((block * (N // 4) + i // 4) * steps + t) * 4 * L
-                two_steps(X, x0 + i * N * L, early, z0, n0, p, w, i, u, q, u, q + 4 * L)
-            fire_step(u, block, t, z0, early, J0, A0, theta, reset_strength, kappa, strength, rho, steps, N)
+                two_steps(X, x0 + i * N * L, z_odd, z_even, n0, p, w, i, u, q, u, q + 4 * L)
+            soma_step_fwd(u, block, t, z_even, z_odd, *soma, steps, N)
             for i in range(0, N, 4):
                 q = ((block * (N // 4) + i // 4) * steps + t + 1) * 4 * L
-                spikes_of_now(early, n0, w, i, u, q)
-            fire_step(u, block, t + 1, early, z0, J0, A0, theta, reset_strength, kappa, strength, rho, steps, N)
+                add_spikes(z_odd, n0, w, i, u, q)
+            soma_step_fwd(u, block, t + 1, z_odd, z_even, *soma, steps, N)
         if steps % 2:
             for i in range(0, N, 4):
                 q = ((block * (N // 4) + i // 4) * steps + steps - 1) * 4 * L
-                one_step(X, x0 + i * N * L, early, z0, n0, p, w, i, u, q)
-            fire_step(u, block, steps - 1, z0, z0, J0, A0, theta, reset_strength, kappa, strength, rho, steps, N)
+                one_step(X, x0 + i * N * L, z_odd, z_even, n0, p, w, i, u, q)
+            soma_step_fwd(u, block, steps - 1, z_even, z_even, *soma, steps, N)
         else:
             for k in range(N):
-                z = load(early, n0 + k * L)
+                z = load(z_odd, n0 + k * L)
                 for i in range(0, N, 4):
                     e = x0 + (i * N + k * 4) * L
                     for row in range(4):
@@ -319,41 +351,62 @@ def fire_recurrent(u, X, early, z0, J0, A0, theta, reset_strength, kappa, streng
 
 
 @kernel
-def adjoint_step(
-    g, gz, d, block, t, owed, before, now, aJ0, aA0, fired, reset_strength, kappa, strength, rho, steps, N
+def soma_step_bwd(
+    g,
+    gz,
+    d,
+    block,
+    t,
+    gz_t,
+    gz_prev,
+    g_t,
+    aJ0,
+    aA0,
+    grad_threshold,
+    reset_strength,
+    kappa,
+    adaptation_strength,
+    rho,
+    steps,
+    N,
 ):
-    """`cpu_common.adjoint` for step t of a block: `owed` is what later steps owe z[t], and is zeroed; `before` gets
-    what J and A owe z[t-1]; `now` gets g[t].
+    """`soma_bwd` for step t of a block: `gz_t` holds what later steps gave dLoss/dz[t], and is zeroed; `gz_prev` gets
+    what J and A give dLoss/dz[t-1]; `g_t` gets g[t].
     """
     L = lanes(g)
     for i in range(N):
         q = ((block * (N // 4) + i // 4) * steps + t) * 4 * L + i % 4 * L
-        e, own = (block * N + i) * L, i * L
-        through = mul(add(load(gz, q), load(owed, e)), load(d, q))
-        g_now = add(load(g, q), through)
-        store(g, q, g_now), store(now, e, g_now), store(fired, e, sub(load(fired, e), through))
-        store(owed, e, sub(through, through))
-        aJ, aA = sub(load(aJ0, e), g_now), sub(load(aA0, e), g_now)
-        store(before, e, add(load(before, e), fma(load(reset_strength, own), aJ, mul(load(strength, own), aA))))
-        store(aJ0, e, mul(load(kappa, own), aJ)), store(aA0, e, mul(load(rho, own), aA))
+        e, i0 = (block * N + i) * L, i * L
+        constants = load(reset_strength, i0), load(kappa, i0), load(adaptation_strength, i0), load(rho, i0)
+        grad_z = add(load(gz, q), load(gz_t, e))
+        g_i, grad_z_d, grad_z_prev, aJ, aA = soma_bwd(
+            load(g, q), grad_z, load(d, q), load(aJ0, e), load(aA0, e), *constants
+        )
+        store(g, q, g_i)
+        store(g_t, e, g_i)
+        store(grad_threshold, e, sub(load(grad_threshold, e), grad_z_d))
+        store(gz_t, e, sub(grad_z_d, grad_z_d))
+        store(gz_prev, e, add(load(gz_prev, e), grad_z_prev))
+        store(aJ0, e, aJ)
+        store(aA0, e, aA)
 
 
 @kernel
-def adjoint_recurrent(
+def recurrent_bwd(
     g,
     gz,
     d,
     a,
-    early,
-    late,
-    other,
+    g_odd,
+    g_even,
+    gz_even,
     gz0,
     aJ0,
     aA0,
-    fired,
+    grad_threshold,
     reset_strength,
     kappa,
-    strength,
+    adaptation_strength,
     rho,
     pT,
     wT,
@@ -361,29 +414,30 @@ def adjoint_recurrent(
     start,
     stop,
 ):
-    """As `cpu_common.adjoint`, with recurrent synapses pT, wT (k, i): the traces are a[t] = p a[t+1] + g[t], time runs
-    backwards, and what step t owes to step t-1 is sum_i w a[t]. a [block][k tile][i][4][lanes], early, late, other and
-    gz0 [block][N][lanes] are zeros. Units are blocks.
+    """As `soma.neurons_bwd`, with recurrent synapses pT, wT (k, i): the traces are a[t] = p a[t+1] + g[t], time runs
+    backwards, and step t gives sum_i w a[t] to dLoss/dz[t-1]. Units are blocks.
+
+    a                            [block][k tile][i][4][lanes]   zeros
+    g_even, g_odd, gz0, gz_even  [block][N][lanes]              zeros: g of a step, dLoss/dz of the one before it
     """
     L = lanes(g)
     N = len(pT)
     for block in range(start, stop):
         n0, x0 = block * N * L, block * N * N * L
-        constants = (reset_strength, kappa, strength, rho)
-        states = (aJ0, aA0, fired)
-        adjoint_step(g, gz, d, block, steps - 1, other, gz0, late, *states, *constants, steps, N)
-        for t in range(steps - 1, 0, -2):  # gz0 is owed to z[t-1], other to z[t-2]
+        soma = (aJ0, aA0, grad_threshold, reset_strength, kappa, adaptation_strength, rho)
+        soma_step_bwd(g, gz, d, block, steps - 1, gz_even, gz0, g_even, *soma, steps, N)
+        for t in range(steps - 1, 0, -2):  # gz0 is of z[t-1], gz_even of z[t-2]
             for k in range(0, N, 4):
                 q = n0 + k * L
-                two_steps(a, x0 + k * N * L, early, late, n0, pT, wT, k, gz0, q, other, q)
-            adjoint_step(g, gz, d, block, t - 1, gz0, other, early, *states, *constants, steps, N)
+                two_steps(a, x0 + k * N * L, g_odd, g_even, n0, pT, wT, k, gz0, q, gz_even, q)
+            soma_step_bwd(g, gz, d, block, t - 1, gz0, gz_even, g_odd, *soma, steps, N)
             for k in range(0, N, 4):
-                spikes_of_now(early, n0, wT, k, other, n0 + k * L)
+                add_spikes(g_odd, n0, wT, k, gz_even, n0 + k * L)
             if t > 1:
-                adjoint_step(g, gz, d, block, t - 2, other, gz0, late, *states, *constants, steps, N)
+                soma_step_bwd(g, gz, d, block, t - 2, gz_even, gz0, g_even, *soma, steps, N)
         if steps % 2:
             for k in range(0, N, 4):
-                one_step(a, x0 + k * N * L, early, late, n0, pT, wT, k, gz0, n0 + k * L)
+                one_step(a, x0 + k * N * L, g_odd, g_even, n0, pT, wT, k, gz0, n0 + k * L)
         else:
             for k in range(N):
-                store(gz0, n0 + k * L, load(other, n0 + k * L))
+                store(gz0, n0 + k * L, load(gz_even, n0 + k * L))

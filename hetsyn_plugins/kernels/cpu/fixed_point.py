@@ -5,6 +5,10 @@ and the product, below 2^53, is exact, so this is the integer step; sums are exa
 here: where the largest state found needs more bits than there are, the integer core runs the layer instead, and raises
 or wraps.
 
+    x  inputs                        c  (4096 - d) / 4096 of a decay word d          w, u  weights and synaptic currents
+    v  u, then the membrane          z, J, A, theta, reset_strength, adaptation_strength      as in `soma.py`
+    c_reset, c_adapt                 c of J and A                peak  the largest |state| so far
+
 Synapse form: lanes = neurons, and a synapse's current stays in a register over all of time. Cluster form: every spike
 adds its weights to the accumulators of its synapses, so that silent lines cost nothing.
 """
@@ -65,9 +69,9 @@ def run(
     check_inputs_shape(x, p.weight)
     if 0 in x.shape:
         return fixed_point.run(p, x.numpy(), state)
-    first = None if state is None else fixed_point.fitting_state(p, state, x.shape[1])
+    initial = None if state is None else fixed_point.fitting_state(p, state, x.shape[1])
     with np.errstate(invalid="ignore"):  # a state that no int64 holds is not used
-        v, last, peak = (_clusters if p.form == "cluster" else _synapses)(p, x, first, keep_state)
+        v, last, peak = (_clusters if p.form == "cluster" else _synapses)(p, x, initial, keep_state)
     if peak >= 1 << (p.state_bits - 1):
         return fixed_point.run(p, x.numpy(), state, name=name, allow_overflow=allow_overflow)
     spikes = (v > (p.threshold << p.fraction)).astype(np.int64) if p.spiking else None
@@ -77,50 +81,56 @@ def run(
 
 
 def _synapses(
-    p: FixedParams, x: Tensor, first: FixedState | None, keep: bool
+    p: FixedParams, x: Tensor, initial: FixedState | None, keep: bool
 ) -> tuple[Integers, FixedState | None, int]:
     """v (T, B, N), the last state (its spikes left out) if kept, and the largest |state|, in the synapse form."""
     steps, batch, lines = x.shape
-    own = _Own(p, first, batch)
+    soma = _Soma(p, initial, batch)
     sources = np.zeros((batch, _up(lines, 4), steps))
     _gather(x, sources, (1, sources[0].size, steps))
     c, w = _blocked(_factor(p.decay), 4), _blocked(p.weight << (p.weight_exp + p.fraction), 4)
-    v, units = np.empty((batch, steps, own.n)), batch * own.n // LANES
-    u = np.zeros((units if keep or first else 0, c.shape[1], LANES)) if first is None else _blocked(first.current, 4)
+    v, units = np.empty((batch, steps, soma.n)), batch * soma.n // LANES
+    u = (
+        np.zeros((units if keep or initial else 0, c.shape[1], LANES))
+        if initial is None
+        else _blocked(initial.current, 4)
+    )
     peaks = np.zeros((2, units, LANES))
-    parallel(scan, units, *map(np.ravel, (sources, c, w, u, v, peaks[0])), steps, c.shape[1])
-    loop = [np.zeros((0, 1, LANES))] * 3
+    parallel(currents_fwd, units, *map(np.ravel, (sources, c, w, u, v, peaks[0])), steps, c.shape[1])
+    recurrent = [np.zeros((0, 1, LANES))] * 3
     if p.recurrent_weight is not None:
-        recurrent = p.recurrent_weight << (p.recurrent_exp + p.fraction)
-        start = np.zeros((batch, own.neurons, own.neurons)) if first is None else first.recurrent_current
-        loop = [_blocked(part, LANES) for part in (_factor(p.recurrent_decay), recurrent, start)]
-    parallel(fire, batch, *map(np.ravel, (v, *loop, *own.state, *own.terms, peaks[1])), steps)
+        weight = p.recurrent_weight << (p.recurrent_exp + p.fraction)
+        start = np.zeros((batch, soma.neurons, soma.neurons)) if initial is None else initial.recurrent_current
+        recurrent = [_blocked(part, LANES) for part in (_factor(p.recurrent_decay), weight, start)]
+    parallel(neurons_fwd, batch, *map(np.ravel, (v, *recurrent, *soma.state, *soma.constants, peaks[1])), steps)
     last = None
     if keep:
         current = _unblocked(u, batch, p.weight)
-        last = FixedState(current, _unblocked(loop[2], batch, p.recurrent_weight), *own.last())
+        last = FixedState(current, _unblocked(recurrent[2], batch, p.recurrent_weight), *soma.final())
     return _time_first(v, p), last, int(peaks.max())
 
 
 def _clusters(
-    p: FixedParams, x: Tensor, first: FixedState | None, keep: bool
+    p: FixedParams, x: Tensor, initial: FixedState | None, keep: bool
 ) -> tuple[Integers, FixedState | None, int]:
     """The same in the cluster form."""
     steps, batch, lines = x.shape
-    words, own = p.codebook, _Own(p, first, batch)
-    u = np.zeros((batch, len(words), own.n))
-    if first is not None:
-        u[:, :, : own.neurons] = first.current.transpose(0, 2, 1)
-    v, peaks = np.empty((batch, steps, own.n)), np.zeros((batch, LANES))
-    feed = _spread_table(p.weight << p.weight_exp, p.decay, p, own.n)
-    loop = feed[0][:0], feed[1][:0]
+    words, soma = p.codebook, _Soma(p, initial, batch)
+    u = np.zeros((batch, len(words), soma.n))
+    if initial is not None:
+        u[:, :, : soma.neurons] = initial.current.transpose(0, 2, 1)
+    v, peaks = np.empty((batch, steps, soma.n)), np.zeros((batch, LANES))
+    of_inputs = _spike_table(p.weight << p.weight_exp, p.decay, p, soma.n)
+    recurrent = of_inputs[0][:0], of_inputs[1][:0]
     if p.recurrent_weight is not None:
-        loop = _spread_table(p.recurrent_weight << p.recurrent_exp, p.recurrent_decay, p, own.n)
+        recurrent = _spike_table(p.recurrent_weight << p.recurrent_exp, p.recurrent_decay, p, soma.n)
     sources = np.empty((batch, steps, lines))
     _gather(x, sources, (lines, steps * lines, 1))
-    arrays = (sources, *feed, *loop, _factor(words), u, v, *own.state, *own.terms, peaks)
-    parallel(accumulate, batch, *map(np.ravel, arrays), own.neurons, steps)
-    last = FixedState(u[:, :, : own.neurons].transpose(0, 2, 1).astype(np.int64), None, *own.last()) if keep else None
+    arrays = (sources, *of_inputs, *recurrent, _factor(words), u, v, *soma.state, *soma.constants, peaks)
+    parallel(clusters_fwd, batch, *map(np.ravel, arrays), soma.neurons, steps)
+    last = (
+        FixedState(u[:, :, : soma.neurons].transpose(0, 2, 1).astype(np.int64), None, *soma.final()) if keep else None
+    )
     return _time_first(v, p), last, int(peaks.max())
 
 
@@ -135,17 +145,17 @@ def _gather(x: Tensor, out: Floats, strides: tuple[int, int, int]) -> None:
         fixed_point.whole_numbers(x.numpy())  # raises, and says what is wrong with them
 
 
-class _Own:
+class _Soma:
     """What a neuron has once, padded to n neurons: its state, (B, n), which the kernels update, and its parameters."""
 
-    def __init__(self, p: FixedParams, first: FixedState | None, batch: int) -> None:
+    def __init__(self, p: FixedParams, initial: FixedState | None, batch: int) -> None:
         self.neurons = len(p.weight)
         self.n = _up(self.neurons, LANES)
         self.parts = (p.reset_decay is not None, p.adaptation_decay is not None)
-        parts = (None,) * 3 if first is None else (first.spikes, first.reset, first.adaptation)
+        parts = (None,) * 3 if initial is None else (initial.spikes, initial.reset, initial.adaptation)
         self.state = [self._rows(part, batch) for part in parts]
         theta = p.threshold << p.fraction
-        self.terms = [
+        self.constants = [
             self._row(p.bias),
             self._row(theta if p.spiking else None, fill=np.inf),
             *(self._row(part) for part in (_factor(p.reset_decay), None if p.reset_decay is None else theta)),
@@ -164,7 +174,7 @@ class _Own:
             rows[:, : self.neurons] = values
         return rows
 
-    def last(self) -> list[Any]:
+    def final(self) -> list[Any]:
         """Reset and adaptation currents after the last step, None where the layer has none."""
         arrays = [a[:, : self.neurons].astype(np.int64) for a in self.state[1:]]
         return [a if has else None for a, has in zip(arrays, self.parts, strict=True)]
@@ -196,7 +206,7 @@ def _unblocked(blocks: Floats, batch: int, weight: Any) -> Any:
     return full[:, :n, :k].astype(np.int64)
 
 
-def _spread_table(weight: Integers, decay: Integers, p: FixedParams, n: int) -> tuple[Any, Any]:
+def _spike_table(weight: Integers, decay: Integers, p: FixedParams, n: int) -> tuple[Any, Any]:
     """Line by line, (lines, N): where the accumulator of each synapse is in [word][n], and what a spike adds to it.
 
     8-bit mantissas times powers of two: exact in float32, half the memory to go through for each spike.
@@ -210,7 +220,7 @@ def _time_first(v: Floats, p: FixedParams) -> Integers:
     return np.ascontiguousarray(v[:, :, : len(p.weight)].transpose(1, 0, 2)).astype(np.int64)
 
 
-# ---- kernels: arrays are flat, only what belongs to the units start..stop is written (see `cpu_common.py`) ---------
+# ---- kernels: arrays are flat, only what belongs to the units start..stop is written (see `soma.py`) ---------
 
 
 @kernel
@@ -227,7 +237,7 @@ def gather(x, out, strides, wrong, steps, lines, start, stop):
 
 
 @kernel
-def scan(x, c, w, u, v, peaks, steps, lines, start, stop):
+def currents_fwd(x, c, w, u, v, peaks, steps, lines, start, stop):
     """v (B, T, N) = the sums of the synaptic currents; u, the first ones, become the last; x (B, lines, T).
 
     c, w, u are blocked; u may be empty: zeros, and nothing is kept. Units are (row, vector of neurons).
@@ -256,29 +266,37 @@ def scan(x, c, w, u, v, peaks, steps, lines, start, stop):
                 store(total, q, add(add(add(u0, u1), add(u2, u3)), load(total, q)))
                 peak = larger(peak, larger(larger(magnitude(u0), magnitude(u1)), larger(magnitude(u2), magnitude(u3))))
             if len(u) > 0:
-                store(u, f, u0), store(u, f + L, u1), store(u, f + 2 * L, u2), store(u, f + 3 * L, u3)
+                store(u, f, u0)
+                store(u, f + L, u1)
+                store(u, f + 2 * L, u2)
+                store(u, f + 3 * L, u3)
         for t in range(steps):
             store(v, ((b * steps + t) * vectors + vector) * L, load(total, t * L))
         store(peaks, unit * L, peak)
 
 
 @kernel
-def settle(v, q, z, J, A, row, bias, theta, c_reset, reset_strength, c_adapt, strength, peak):
+def soma_fwd(v, q, z, J, A, row, bias, theta, c_reset, reset_strength, c_adapt, adaptation_strength, peak):
     """One step of one row: v, the summed synaptic currents, becomes v; z, J, A move on; the peak is returned."""
     L = lanes(v)
     for i in range(0, len(theta), L):
         e = row + i
         before = load(z, e)
         reset = fma(load(reset_strength, i), before, trunc(mul(load(c_reset, i), load(J, e))))
-        adapt = fma(load(strength, i), before, trunc(mul(load(c_adapt, i), load(A, e))))
+        adapt = fma(load(adaptation_strength, i), before, trunc(mul(load(c_adapt, i), load(A, e))))
         now = add(sub(sub(load(v, q + i), reset), adapt), load(bias, i))
-        store(v, q + i, now), store(J, e, reset), store(A, e, adapt), store(z, e, above(now, load(theta, i)))
+        store(v, q + i, now)
+        store(J, e, reset)
+        store(A, e, adapt)
+        store(z, e, above(now, load(theta, i)))
         peak = larger(peak, larger(larger(magnitude(reset), magnitude(adapt)), magnitude(now)))
     return peak
 
 
 @kernel
-def fire(v, c, w, u, z, J, A, bias, theta, c_reset, reset_strength, c_adapt, strength, peaks, steps, start, stop):
+def neurons_fwd(
+    v, c, w, u, z, J, A, bias, theta, c_reset, reset_strength, c_adapt, adaptation_strength, peaks, steps, start, stop
+):
     """v, the sums of the input currents, becomes v; recurrent synapses c, w, u are blocked or empty. Units: rows."""
     L = lanes(v)
     N = len(theta)
@@ -293,17 +311,20 @@ def fire(v, c, w, u, z, J, A, bias, theta, c_reset, reset_strength, c_adapt, str
                     for k in range(b * N, b * N + N, 2):
                         u0 = fma(load(w, e), splat(get(z, k)), trunc(mul(load(c, e), load(u, f))))
                         u1 = fma(load(w, e + L), splat(get(z, k + 1)), trunc(mul(load(c, e + L), load(u, f + L))))
-                        store(u, f, u0), store(u, f + L, u1)
+                        store(u, f, u0)
+                        store(u, f + L, u1)
                         even, odd = add(even, u0), add(odd, u1)
                         peak = larger(peak, larger(magnitude(u0), magnitude(u1)))
                         e, f = e + 2 * L, f + 2 * L
                     store(v, q + vector * L, add(even, odd))
-            peak = settle(v, q, z, J, A, b * N, bias, theta, c_reset, reset_strength, c_adapt, strength, peak)
+            peak = soma_fwd(
+                v, q, z, J, A, b * N, bias, theta, c_reset, reset_strength, c_adapt, adaptation_strength, peak
+            )
         store(peaks, b * L, peak)
 
 
 @kernel
-def spread(u, row, where, adds, first, neurons, spike):
+def add_spike(u, row, where, adds, first, neurons, spike):
     """Add what a spike of one line adds; the line's table starts at `first`."""
     for e in range(first, first + neurons):
         at = row + get(where, e)
@@ -311,10 +332,30 @@ def spread(u, row, where, adds, first, neurons, spike):
 
 
 @kernel
-def accumulate(
-    x, where, adds, loop_where, loop_adds, c, u, v, z, J, A, bias, theta, c_reset, reset_strength, c_adapt, strength, peaks,
-    neurons, steps, start, stop
-):  # fmt: skip
+def clusters_fwd(
+    x,
+    where,
+    adds,
+    recurrent_where,
+    recurrent_adds,
+    c,
+    u,
+    v,
+    z,
+    J,
+    A,
+    bias,
+    theta,
+    c_reset,
+    reset_strength,
+    c_adapt,
+    adaptation_strength,
+    peaks,
+    neurons,
+    steps,
+    start,
+    stop,
+):
     """v (B, T, N) of clustered synapses, c (K,), u (B, K, N); x (B, T, M). Units are rows of the batch."""
     L = lanes(v)
     N, K, M = len(theta), len(c), len(where) // neurons
@@ -329,11 +370,11 @@ def accumulate(
             for j in range(M):
                 spike = get(x, (b * steps + t) * M + j)
                 if spike != 0:
-                    spread(u, row, where, adds, j * neurons, neurons, spike)
-            for j in range(len(loop_where) // neurons):
+                    add_spike(u, row, where, adds, j * neurons, neurons, spike)
+            for j in range(len(recurrent_where) // neurons):
                 spike = get(z, b * N + j)
                 if spike != 0:
-                    spread(u, row, loop_where, loop_adds, j * neurons, neurons, spike)
+                    add_spike(u, row, recurrent_where, recurrent_adds, j * neurons, neurons, spike)
             q = (b * steps + t) * N
             for i in range(0, N, L):
                 total = splat(0.0)
@@ -341,5 +382,7 @@ def accumulate(
                     one = load(u, row + k * N + i)
                     total, peak = add(total, one), larger(peak, magnitude(one))
                 store(v, q + i, total)
-            peak = settle(v, q, z, J, A, b * N, bias, theta, c_reset, reset_strength, c_adapt, strength, peak)
+            peak = soma_fwd(
+                v, q, z, J, A, b * N, bias, theta, c_reset, reset_strength, c_adapt, adaptation_strength, peak
+            )
         store(peaks, b * L, peak)

@@ -1,15 +1,17 @@
-"""Synapses with lanes = neurons: what small batches use, whose rows would not fill a vector. See `cpu_batch.py`.
+"""Synapses with lanes = neurons: what small batches use, whose rows would not fill a vector.
+
+The recursions, their letters and their gradients are those of `batch_lanes.py` and `soma.py`.
 
 Sequences are packed as [b][K / lanes][T][lanes], K padded to a multiple of 4 and of the lanes. Synaptic matrices are
-given with the neurons of the lanes contiguous, flat: `rT` is (K sources, N neurons of the lanes).
+laid out with the neurons of the lanes contiguous, flat: `rT` is (K sources, N neurons of the lanes).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from hetsyn_plugins.kernels.cpu.simd import above, add, fma, get, lanes, load, mul, put, splat, store, sub
-from hetsyn_plugins.kernels.cpu.soma import kernel
+from hetsyn_plugins.kernels.cpu.simd import add, fma, get, lanes, load, mul, put, splat, store, sub
+from hetsyn_plugins.kernels.cpu.soma import kernel, load_soma, soma_bwd, soma_fwd
 
 
 @kernel
@@ -44,8 +46,8 @@ def unpack(packed, rows, x, steps, batch, width, start, stop):
 
 
 @kernel
-def scan(s, u, rT, wT, bias, state, sizes, sources, steps, reverse, start, stop):
-    """u_i[t] = bias_i + sum_j w_ij x_ij[t]; units are vectors of u. `reverse` and `state` as in `cpu_batch.scan`."""
+def currents_fwd(s, u, rT, wT, bias, state, sizes, sources, steps, reverse, start, stop):
+    """u_i[t] = bias_i + sum_j w_ij x_ij[t]; units are vectors of u. The rest as in `batch_lanes.currents_fwd`."""
     L = lanes(s)
     K, N = sources, len(bias)
     _, neurons, width = sizes
@@ -70,8 +72,10 @@ def scan(s, u, rT, wT, bias, state, sizes, sources, steps, reverse, start, stop)
                 x2, x3 = fma(r2, x2, splat(get(s, p2))), fma(r3, x3, splat(get(s, p3)))
                 store(u, q, fma(w3, x3, fma(w2, x2, fma(w1, x1, fma(w0, x0, load(u, q))))))
                 p0, p1, p2, p3, q = p0 + stride, p1 + stride, p2 + stride, p3 + stride, q + stride
-            store(last, 0, mul(w0, x0)), store(last, L, mul(w1, x1))
-            store(last, 2 * L, mul(w2, x2)), store(last, 3 * L, mul(w3, x3))
+            store(last, 0, mul(w0, x0))
+            store(last, L, mul(w1, x1))
+            store(last, 2 * L, mul(w2, x2))
+            store(last, 3 * L, mul(w3, x3))
             for lane in range(min(L, neurons - i)):
                 for dj in range(min(4, width - j)):
                     put(state, (b * neurons + i + lane) * width + j + dj, get(last, dj * L + lane))
@@ -84,7 +88,7 @@ def place(b, k, rows, steps, L):
 
 
 @kernel
-def free_decay(state, u, rT, sources, steps, start, stop):
+def initial_current_fwd(state, u, rT, sources, steps, start, stop):
     """u_i[t] += sum_j h_ij[t], h[t] = r h[t-1], h[-1] the first state (B, K, N) flat; units are vectors of u."""
     L = lanes(u)
     N = len(rT) // sources
@@ -101,7 +105,7 @@ def free_decay(state, u, rT, sources, steps, start, stop):
 
 
 @kernel
-def free_decay_gradients(state, g, rT, grT, sources, steps, batch, start, stop):
+def initial_current_bwd(state, g, rT, grT, sources, steps, batch, start, stop):
     """grT_ji += sum_t g_i q_ij, q[t] = r q[t-1] + h[t-1]: what the first state adds; units are vectors of neurons."""
     L = lanes(g)
     N = len(rT) // sources
@@ -122,7 +126,7 @@ def free_decay_gradients(state, g, rT, grT, sources, steps, batch, start, stop):
 
 
 @kernel
-def gradients(s, g, rT, gwT, grT, sources, steps, batch, start, stop):
+def synapses_bwd(s, g, rT, gwT, grT, sources, steps, batch, start, stop):
     """gw_ij = sum g_i x_ij and gr_ij = sum g_i y_ij; units are (4 sources, vector of neurons)."""
     L = lanes(s)
     K = sources
@@ -142,17 +146,23 @@ def gradients(s, g, rT, gwT, grT, sources, steps, batch, start, stop):
                 y0, y1, y2, y3 = fma(r0, y0, x0), fma(r1, y1, x1), fma(r2, y2, x2), fma(r3, y3, x3)
                 x0, x1 = fma(r0, x0, splat(get(s, p0))), fma(r1, x1, splat(get(s, p1)))
                 x2, x3 = fma(r2, x2, splat(get(s, p2))), fma(r3, x3, splat(get(s, p3)))
-                now = load(g, q)
-                a0, a1, a2, a3 = fma(now, x0, a0), fma(now, x1, a1), fma(now, x2, a2), fma(now, x3, a3)
-                c0, c1, c2, c3 = fma(now, y0, c0), fma(now, y1, c1), fma(now, y2, c2), fma(now, y3, c3)
+                g_t = load(g, q)
+                a0, a1, a2, a3 = fma(g_t, x0, a0), fma(g_t, x1, a1), fma(g_t, x2, a2), fma(g_t, x3, a3)
+                c0, c1, c2, c3 = fma(g_t, y0, c0), fma(g_t, y1, c1), fma(g_t, y2, c2), fma(g_t, y3, c3)
                 p0, p1, p2, p3, q = p0 + L, p1 + L, p2 + L, p3 + L, q + L
-        store(gwT, e, a0), store(gwT, e + N, a1), store(gwT, e + 2 * N, a2), store(gwT, e + 3 * N, a3)
-        store(grT, e, c0), store(grT, e + N, c1), store(grT, e + 2 * N, c2), store(grT, e + 3 * N, c3)
+        store(gwT, e, a0)
+        store(gwT, e + N, a1)
+        store(gwT, e + 2 * N, a2)
+        store(gwT, e + 3 * N, a3)
+        store(grT, e, c0)
+        store(grT, e + N, c1)
+        store(grT, e + 2 * N, c2)
+        store(grT, e + 3 * N, c3)
 
 
 @kernel
-def fire_recurrent(u, X, z0, J0, A0, theta, reset_strength, kappa, strength, rho, pT, wT, steps, start, stop):
-    """As `cpu_common.fire`, with recurrent synapses; X [b][k][N], zeros, becomes the last traces. Units: rows."""
+def recurrent_fwd(u, X, z0, J0, A0, theta, reset_strength, kappa, adaptation_strength, rho, pT, wT, steps, start, stop):
+    """As `soma.neurons_fwd`, with recurrent synapses; X [b][k][N], zeros, becomes the last traces. Units: rows."""
     L = lanes(u)
     N = len(theta)
     for b in range(start, stop):
@@ -167,26 +177,46 @@ def fire_recurrent(u, X, z0, J0, A0, theta, reset_strength, kappa, strength, rho
                     x1 = fma(load(pT, e + N), load(X, x + N), splat(get(z0, k + 1)))
                     x2 = fma(load(pT, e + 2 * N), load(X, x + 2 * N), splat(get(z0, k + 2)))
                     x3 = fma(load(pT, e + 3 * N), load(X, x + 3 * N), splat(get(z0, k + 3)))
-                    store(X, x, x0), store(X, x + N, x1), store(X, x + 2 * N, x2), store(X, x + 3 * N, x3)
+                    store(X, x, x0)
+                    store(X, x + N, x1)
+                    store(X, x + 2 * N, x2)
+                    store(X, x + 3 * N, x3)
                     u0, u1 = fma(load(wT, e), x0, u0), fma(load(wT, e + N), x1, u1)
                     u2, u3 = fma(load(wT, e + 2 * N), x2, u2), fma(load(wT, e + 3 * N), x3, u3)
                     e, x = e + 4 * N, x + 4 * N
                 store(u, q, add(add(u0, u1), add(u2, u3)))
             for i in range(0, N, L):
                 q, e = ((b * (N // L) + i // L) * steps + t) * L, b * N + i
-                z = load(z0, e)
-                J = fma(load(kappa, i), load(J0, e), mul(load(reset_strength, i), z))
-                A = fma(load(rho, i), load(A0, e), mul(load(strength, i), z))
-                v = sub(sub(load(u, q), J), A)
-                store(u, q, v), store(J0, e, J), store(A0, e, A), store(z0, e, above(v, load(theta, i)))
+                constants = load_soma(theta, reset_strength, kappa, adaptation_strength, rho, i)
+                v, z, J, A = soma_fwd(load(u, q), load(z0, e), load(J0, e), load(A0, e), *constants)
+                store(u, q, v)
+                store(J0, e, J)
+                store(A0, e, A)
+                store(z0, e, z)
 
 
 @kernel
-def adjoint_recurrent(
-    g, gz, d, a, gz0, aJ0, aA0, fired, reset_strength, kappa, strength, rho, p, w, steps, start, stop
+def recurrent_bwd(
+    g,
+    gz,
+    d,
+    a,
+    gz0,
+    aJ0,
+    aA0,
+    grad_threshold,
+    reset_strength,
+    kappa,
+    adaptation_strength,
+    rho,
+    p,
+    w,
+    steps,
+    start,
+    stop,
 ):
-    """As `cpu_common.adjoint`, with recurrent synapses p, w (N neurons, N sources: here the lanes); a [b][i][k] is
-    scratch, zeros. Units: rows.
+    """As `soma.neurons_bwd`, with recurrent synapses p, w (N neurons, N sources: here the lanes); a [b][i][k] is
+    zeros. Units: rows.
     """
     L = lanes(g)
     N = len(reset_strength)
@@ -194,12 +224,16 @@ def adjoint_recurrent(
         for t in range(steps - 1, -1, -1):
             for i in range(0, N, L):
                 q, e = ((b * (N // L) + i // L) * steps + t) * L, b * N + i
-                through = mul(add(load(gz, q), load(gz0, e)), load(d, q))
-                now = add(load(g, q), through)
-                store(g, q, now), store(fired, e, sub(load(fired, e), through))
-                bJ, bA = sub(load(aJ0, e), now), sub(load(aA0, e), now)
-                store(gz0, e, fma(load(reset_strength, i), bJ, mul(load(strength, i), bA)))
-                store(aJ0, e, mul(load(kappa, i), bJ)), store(aA0, e, mul(load(rho, i), bA))
+                constants = load(reset_strength, i), load(kappa, i), load(adaptation_strength, i), load(rho, i)
+                gz_t = add(load(gz, q), load(gz0, e))
+                g_t, grad_z_d, grad_z_prev, aJ, aA = soma_bwd(
+                    load(g, q), gz_t, load(d, q), load(aJ0, e), load(aA0, e), *constants
+                )
+                store(g, q, g_t)
+                store(grad_threshold, e, sub(load(grad_threshold, e), grad_z_d))
+                store(gz0, e, grad_z_prev)
+                store(aJ0, e, aJ)
+                store(aA0, e, aA)
             for k in range(0, N, L):
                 e, x = k, b * N * N + k
                 s0 = load(gz0, b * N + k)
@@ -211,7 +245,10 @@ def adjoint_recurrent(
                     a1 = fma(load(p, e + N), load(a, x + N), splat(g1))
                     a2 = fma(load(p, e + 2 * N), load(a, x + 2 * N), splat(g2))
                     a3 = fma(load(p, e + 3 * N), load(a, x + 3 * N), splat(g3))
-                    store(a, x, a0), store(a, x + N, a1), store(a, x + 2 * N, a2), store(a, x + 3 * N, a3)
+                    store(a, x, a0)
+                    store(a, x + N, a1)
+                    store(a, x + 2 * N, a2)
+                    store(a, x + 3 * N, a3)
                     s0, s1 = fma(load(w, e), a0, s0), fma(load(w, e + N), a1, s1)
                     s2, s3 = fma(load(w, e + 2 * N), a2, s2), fma(load(w, e + 3 * N), a3, s3)
                     e, x = e + 4 * N, x + 4 * N

@@ -1,9 +1,9 @@
 """The neuron on the CPU: the order of the kernels, forward and backward; float32 and float64.
 
-`cpu_layout.py` says how a call lies in memory; `cpu_batch.py` and `cpu_neuron.py` are the kernels of synapses,
-`cpu_states.py` those of gradients through whole currents, `cpu_common.py` those of what a neuron has once. On the way
-from kernel to kernel stands NumPy, not torch, whose threads spin for milliseconds after each piece of work and would
-take a core from ours.
+`layout.py` says how a call lies in memory; `batch_lanes.py` and `neuron_lanes.py` are the kernels of synapses,
+`state_gradients.py` those of gradients through currents (B, N, K), `soma.py` those of what a neuron has once, which has
+the legend of the letters here too: u, z, J, A, g, d. On the way from kernel to kernel stands NumPy, not torch, whose
+threads spin for milliseconds after each piece of work and would take a core from ours.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, Triangular
 from hetsyn_plugins.kernels import eager
-from hetsyn_plugins.kernels.cpu import soma as cpu_common
+from hetsyn_plugins.kernels.cpu import soma
 from hetsyn_plugins.kernels.cpu.layout import Array, Layout, layout
 from hetsyn_plugins.kernels.cpu.threads import parallel
-from hetsyn_plugins.kernels.interface import Gradients, LayerTensors
+from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
 
 
 def cached() -> bool:
     """Is there compiled code of these kernels on disk, and none of it from an earlier source?"""
-    folder, sources = Path(str(cpu_common.fire.stats.cache_path)), Path(__file__).parent
+    folder, sources = Path(str(soma.neurons_fwd.stats.cache_path)), Path(__file__).parent
     newest: dict[str, float] = {}  # module -> when a kernel of it was last written
     for module in ("soma", "batch_lanes", "neuron_lanes", "state_gradients"):
         written = [file.stat().st_mtime for file in folder.glob(f"{module}.*.nbi")]
@@ -45,124 +45,76 @@ def known_zero(x: Tensor | None) -> bool:
     return x is None or (not any(x.stride()) and not float(x.detach().as_strided((1,), (1,))))
 
 
-def add_free_decay(current: Tensor, state: Tensor, decay: Tensor, steps: int) -> None:
-    """current += r^T I[-1], in place: what is left of the first currents after the last step."""
-    current.numpy()[...] += decay.detach().numpy() ** steps * state.detach().numpy()
-
-
-def forward(inputs: Tensor, p: LayerTensors, state: HetSynState, surrogate: Surrogate) -> tuple[Tensor, HetSynState]:
-    """As `eager.forward`: v (T, B, N) and the state after the last step."""
+def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Tensor, HetSynState]:
+    """See `Kernel.forward`."""
     if inputs.shape[1] == 0:
-        return eager.forward(inputs, p, state, surrogate)
-    at = layout(inputs, len(p.weight))
-    u, current = at.scan(at.pack(inputs, at.m), (p.decay, p.weight), p.bias)
+        return eager.forward(inputs, layer, state)
+    at = layout(inputs, len(layer.weight))
+    u, current = at.currents_fwd(at.pack(inputs, at.m), (layer.decay, layer.weight), layer.bias)
     if not known_zero(state.current):
-        at.free_decay(u, state.current, p.decay)
-        add_free_decay(current, state.current, p.decay, at.steps)
-    if p.threshold is None:
+        at.initial_current_fwd(u, state.current, layer.decay)
+        _add_initial(current, state.current, layer.decay, at.steps)
+    if layer.threshold is None:
         v = at.unpack(u, at.n, at.neurons)
         return v, HetSynState(current, v=v[-1])
 
-    z, J, A = last = (at.rows(state.spikes), at.rows(state.reset), at.rows(state.adaptation))
+    z, J, A = packed = (at.pack_state(state.spikes), at.pack_state(state.reset), at.pack_state(state.adaptation))
     recurrent = None
-    if p.recurrent_weight is None or p.recurrent_decay is None:
-        parallel(cpu_common.fire, at.vectors, u, *last, *_own(at, p), at.steps, at.tile)
+    if layer.recurrent_weight is None or layer.recurrent_decay is None:
+        parallel(soma.neurons_fwd, at.vectors, u, *packed, *_soma(at, layer), at.steps, at.tile)
     else:
         if not known_zero(state.recurrent_current):
-            at.free_decay(u, state.recurrent_current, p.recurrent_decay)
-        traces = at.fire_recurrent(u, last, _own(at, p), (p.recurrent_decay, p.recurrent_weight))
-        np.multiply(traces.numpy(), p.recurrent_weight.detach().numpy(), out=traces.numpy())
-        recurrent = traces
+            at.initial_current_fwd(u, state.recurrent_current, layer.recurrent_decay)
+        recurrent = at.recurrent_fwd(u, packed, _soma(at, layer), (layer.recurrent_decay, layer.recurrent_weight))
+        np.multiply(recurrent.numpy(), layer.recurrent_weight.detach().numpy(), out=recurrent.numpy())
         if not known_zero(state.recurrent_current):
-            add_free_decay(recurrent, state.recurrent_current, p.recurrent_decay, at.steps)
+            _add_initial(recurrent, state.recurrent_current, layer.recurrent_decay, at.steps)
     v = at.unpack(u, at.n, at.neurons)
-    reset = None if p.reset_decay is None else at.from_rows(J)
-    adaptation = None if p.adaptation_decay is None else at.from_rows(A)
-    return v, HetSynState(current, recurrent, reset, adaptation, at.from_rows(z), v[-1])
+    reset = None if layer.reset_decay is None else at.unpack_state(J)
+    adaptation = None if layer.adaptation_decay is None else at.unpack_state(A)
+    return v, HetSynState(current, recurrent, reset, adaptation, at.unpack_state(z), v[-1])
 
 
-def fire(v: Tensor, threshold: Tensor) -> Tensor:
-    """z = H(v - threshold), (T, B, N)."""
+def _add_initial(current: Tensor, initial: Tensor, decay: Tensor, steps: int) -> None:
+    """current += r^T I[-1], in place: what is left of the initial currents after the last step."""
+    current.numpy()[...] += decay.detach().numpy() ** steps * initial.detach().numpy()
+
+
+def _soma(at: Layout, layer: LayerTensors) -> tuple[Array, ...]:
+    """theta, reset_strength, kappa, adaptation_strength, rho; a part that the layer lacks has coefficients 0."""
+    reset_strength = at.pack_neuron(None if layer.reset_decay is None else layer.threshold)
+    others = (layer.reset_decay, layer.adaptation_strength, layer.adaptation_decay)
+    return (at.pack_neuron(layer.threshold, fill=1.0), reset_strength, *map(at.pack_neuron, others))
+
+
+def spikes_of(v: Tensor, threshold: Tensor) -> Tensor:
+    """See `Kernel.spikes_of`."""
     spikes = np.empty(v.shape, v.numpy().dtype)
     rows = v.shape[0] * v.shape[1]
     theta = np.ascontiguousarray(threshold.numpy())  # one for all neurons is expanded: a stride of 0
-    parallel(cpu_common.heaviside, rows, v.contiguous().numpy().ravel(), theta, spikes.ravel())
+    parallel(soma.spikes_fwd, rows, v.contiguous().numpy().ravel(), theta, spikes.ravel())
     return torch.from_numpy(spikes)
 
 
-def _own(at: Layout, p: LayerTensors) -> tuple[Array, ...]:
-    """threshold, reset_strength, kappa, strength, rho; a part that the layer lacks has coefficients 0."""
-    reset_strength = at.own(None if p.reset_decay is None else p.threshold)
-    own = (p.reset_decay, p.adaptation_strength, p.adaptation_decay)
-    return (at.own(p.threshold, fill=1.0), reset_strength, *map(at.own, own))
-
-
-def backward(
-    inputs: Tensor,
-    p: LayerTensors,
-    state: HetSynState,
-    v: Tensor,
-    grad_spikes: Tensor | None,
-    grad_v: Tensor | None,
-    grad_state: HetSynState,
-    surrogate: Surrogate,
-    detach_reset: bool,
-    needs_grad: Gradients,
-) -> Gradients:
-    """As `eager.backward`."""
-    if inputs.shape[1] == 0:
-        return eager.backward(inputs, p, state, v, grad_spikes, grad_v, grad_state, surrogate, detach_reset, needs_grad)
-    at = layout(inputs, len(p.weight))
-    feed, loop = (_synapses(name, p, state, grad_state, needs_grad) for name in ("", "recurrent_"))
-    first, found = dict[str, Any](), dict[str, Any]()
-    packed = at.pack(v, at.n)
-    g = at.zeros(len(packed)) if grad_v is None else at.pack(grad_v, at.n)
-    if p.threshold is not None:
-        late = None if loop is None or loop.owed is None else at.narrow().owed_to_sources(loop.owed, loop.pair)
-        if late is not None:
-            grad_spikes = torch.zeros_like(v) if grad_spikes is None else grad_spikes.clone()
-            grad_spikes[:-1] += late[1:]
-        d = _derivative(at, p, v, packed, surrogate)
-        first, found["threshold"] = _adjoint(at, g, d, p, loop, grad_spikes, grad_state, detach_reset)
-        if late is not None:
-            first["spikes"] += late[0]
-    if any(getattr(needs_grad.terms, name) for name in OWN):
-        _own_gradients(at, g, p, state, packed, grad_state, found)
-    g_v = at.unpack(g, at.n, at.neurons) if any(x is not None and x.through for x in (feed, loop)) else None
-    _synapse_gradients(at, feed, at.pack(inputs, at.m) if feed.needs_grad else None, g, inputs, g_v, first, found)
-    if loop is not None and (loop.needs_grad or loop.through):
-        before, theta = at.sequence(at.n), at.own(p.threshold, fill=1.0)
-        parallel(cpu_common.previous, at.vectors, packed, at.rows(state.spikes), theta, before, at.steps, at.tile)
-        sources = at.unpack(before, at.n, at.neurons) if loop.through else None
-        _synapse_gradients(at, loop, before, g, sources, g_v, first, found)
-    g_inputs = None
-    if needs_grad.inputs:
-        g_inputs = at.unpack(at.scan_back(g, feed.pair), at.m, at.inputs)
-        if feed.owed is not None:
-            g_inputs += at.narrow().owed_to_sources(feed.owed, feed.pair)
-    terms = LayerTensors(**{"weight": None, "decay": None, **found})
-    return Gradients(g_inputs, terms, HetSynState(first.pop("current", None), **first))
-
-
-OWN = ("threshold", "reset_decay", "adaptation_decay", "adaptation_strength", "bias")
+# ---- backward -----------------------------------------------------------------------------------------------------
 
 
 class Synapses(NamedTuple):
     """One set of synapses, those of the inputs ("") or the "recurrent_" ones, and what is asked of it.
 
-    start    first currents (B, N, K), None where they are zero
-    owed     dLoss/d(last currents) (B, N, K), or None
-    needs_grad   are gradients of weight or decay asked for?
-    through  are gradients of the first currents asked for, or any through the last?
+    initial       first currents (B, N, K), None where they are zero
+    grad_final    dLoss/d(last currents) (B, N, K), or None
+    needs_grad    are gradients of weight or decay asked for?
+    needs_states  are gradients of the first currents asked for, or any through the last?
     """
 
     name: str
     decay: Tensor
     weight: Tensor
-    start: Tensor | None
-    owed: Tensor | None
+    initial: Tensor | None
+    grad_final: Tensor | None
     needs_grad: bool
-    through: bool
+    needs_states: bool
 
     @property
     def pair(self) -> tuple[Tensor, Tensor]:
@@ -170,15 +122,63 @@ class Synapses(NamedTuple):
         return self.decay, self.weight
 
 
-def _synapses(name: str, p: LayerTensors, state: HetSynState, grad_state: HetSynState, needs_grad: Gradients) -> Any:
-    weight, start = getattr(p, f"{name}weight"), getattr(state, f"{name}current")
+def _synapses(
+    name: str, layer: LayerTensors, state: HetSynState, grad_state: HetSynState, needs_grad: NeedsGrad
+) -> Any:
+    weight, initial = getattr(layer, f"{name}weight"), getattr(state, f"{name}current")
     if weight is None:
         return None
-    own = getattr(needs_grad.terms, f"{name}weight") or getattr(needs_grad.terms, f"{name}decay")
-    owed = getattr(grad_state, f"{name}current")
-    through = owed is not None or bool(getattr(needs_grad.state, f"{name}current"))
-    start = None if known_zero(start) else start
-    return Synapses(name, getattr(p, f"{name}decay"), weight, start, owed, bool(own), through)
+    of_fields = getattr(needs_grad, f"{name}weight") or getattr(needs_grad, f"{name}decay")
+    grad_final = getattr(grad_state, f"{name}current")
+    needs_states = grad_final is not None or getattr(needs_grad, f"{name}current")
+    initial = None if known_zero(initial) else initial
+    return Synapses(name, getattr(layer, f"{name}decay"), weight, initial, grad_final, of_fields, needs_states)
+
+
+def backward(
+    inputs: Tensor,
+    layer: LayerTensors,
+    state: HetSynState,
+    v: Tensor,
+    output_gradients: OutputGradients,
+    surrogate: Surrogate,
+    detach_reset: bool,
+    needs_grad: NeedsGrad,
+) -> Gradients:
+    """See `Kernel.backward`."""
+    if inputs.shape[1] == 0:
+        return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
+    at = layout(inputs, len(layer.weight))
+    grad_state = output_gradients.state
+    of_inputs, recurrent = (_synapses(name, layer, state, grad_state, needs_grad) for name in ("", "recurrent_"))
+    grads, grads_initial = dict[str, Any](), dict[str, Any]()
+    packed_v = at.pack(v, at.n)
+    g = at.zeros(len(packed_v)) if output_gradients.v is None else at.pack(output_gradients.v, at.n)
+    if layer.threshold is not None:
+        d = _derivative(at, layer.threshold, v, packed_v, surrogate)
+        grads_initial, grads["threshold"] = _neurons_bwd(at, g, d, layer, recurrent, output_gradients, detach_reset)
+    if any(getattr(needs_grad, name) for name in NEURON_FIELDS):
+        grads |= _soma_gradients(at, g, layer, state, packed_v, grad_state, grads.get("threshold"))
+    in_states = [x for x in (of_inputs, recurrent) if x is not None and x.needs_states]
+    g_v = at.unpack(g, at.n, at.neurons) if in_states else None
+    if of_inputs.needs_grad or of_inputs.needs_states:
+        packed = at.pack(inputs, at.m) if of_inputs.needs_grad else None
+        _synapse_gradients(at, of_inputs, packed, g, inputs, g_v, grads_initial, grads)
+    if recurrent is not None and (recurrent.needs_grad or recurrent.needs_states):
+        sources, theta = at.sequence(at.n), at.pack_neuron(layer.threshold, fill=1.0)
+        z_initial = at.pack_state(state.spikes)
+        parallel(soma.shifted_spikes, at.vectors, packed_v, z_initial, theta, sources, at.steps, at.tile)
+        z_prev = at.unpack(sources, at.n, at.neurons) if recurrent.needs_states else None
+        _synapse_gradients(at, recurrent, sources, g, z_prev, g_v, grads_initial, grads)
+    g_inputs = None
+    if needs_grad.inputs:
+        g_inputs = at.unpack(at.inputs_bwd(g, of_inputs.pair), at.m, at.inputs)
+        if of_inputs.grad_final is not None:
+            g_inputs += at.neuron_lanes().final_current_bwd(of_inputs.grad_final, of_inputs.pair)
+    return Gradients(g_inputs, grads, HetSynState(grads_initial.pop("current", None), **grads_initial))
+
+
+NEURON_FIELDS = ("threshold", "reset_decay", "adaptation_decay", "adaptation_strength", "bias")
 
 
 def _synapse_gradients(
@@ -188,10 +188,10 @@ def _synapse_gradients(
     g: Array,
     sources: Tensor | None,
     g_v: Tensor | None,
-    first: dict[str, Any],
-    found: dict[str, Any],
+    grads_initial: dict[str, Any],
+    grads: dict[str, Any],
 ) -> None:
-    """Gradients of weight and decay (N, K) into `found`, of first currents (B, N, K) into `first`.
+    """Gradients of weight and decay (N, K) into `grads`, of first currents (B, N, K) into `grads_initial`.
 
     packed, sources   the sequence of the sources, packed and as a tensor (T, B, K), where each is needed
     g, g_v            dLoss/dv, likewise
@@ -199,92 +199,104 @@ def _synapse_gradients(
     name = synapses.name
     g_weight = g_decay = None
     if synapses.needs_grad and packed is not None:
-        g_weight, g_decay, extra = at.gradients(packed, g, synapses.decay, synapses.start)
+        g_weight, g_decay, from_initial = at.synapses_bwd(packed, g, synapses.decay, synapses.initial)
         np.multiply(g_decay.numpy(), synapses.weight.detach().numpy(), out=g_decay.numpy())
-        g_decay = g_decay if extra is None else g_decay + extra
-    if synapses.through and sources is not None and g_v is not None:
-        start, owed = synapses.start, synapses.owed
-        first[f"{name}current"], late_weight, late_decay = at.narrow().through_currents(
-            sources, g_v, synapses.pair, start, owed
+        g_decay = g_decay if from_initial is None else g_decay + from_initial
+    if synapses.needs_states and sources is not None and g_v is not None:
+        ends = (synapses.initial, synapses.grad_final)
+        grads_initial[f"{name}current"], from_final_weight, from_final_decay = at.neuron_lanes().states_bwd(
+            sources, g_v, synapses.pair, *ends
         )
         if g_weight is not None and g_decay is not None:
-            g_weight, g_decay = g_weight + late_weight, g_decay + late_decay
-    found[f"{name}weight"], found[f"{name}decay"] = g_weight, g_decay
+            g_weight, g_decay = g_weight + from_final_weight, g_decay + from_final_decay
+    grads[f"{name}weight"], grads[f"{name}decay"] = g_weight, g_decay
 
 
-def _derivative(at: Layout, p: LayerTensors, v: Tensor, packed: Array, surrogate: Surrogate) -> Array:
+def _derivative(at: Layout, threshold: Tensor, v: Tensor, packed_v: Array, surrogate: Surrogate) -> Array:
     """The surrogate's derivative at every v, packed; a foreign one is asked in torch."""
     constants = _constants(surrogate)
     if constants is None:
-        return at.pack(surrogate.derivative(v - p.threshold, p.threshold), at.n)
+        return at.pack(surrogate.derivative(v - threshold, threshold), at.n)
     kind, values = constants
-    d, c = at.empty(len(packed)), np.array(values, at.dtype)
-    parallel(cpu_common.derivative, at.vectors, kind, c, packed, at.own(p.threshold, fill=1.0), d, at.steps, at.tile)
+    d, c, theta = at.empty(len(packed_v)), np.array(values, at.dtype), at.pack_neuron(threshold, fill=1.0)
+    parallel(soma.surrogate_bwd, at.vectors, kind, c, packed_v, theta, d, at.steps, at.tile)
     return d
 
 
 def _constants(surrogate: Surrogate) -> tuple[int, list[float]] | None:
-    """Which formula of `cpu_common.derivative`, and its five constants (the last must be > 0)."""
+    """Which formula of `soma.surrogate_bwd`, and its five constants (the last must be > 0)."""
     if type(surrogate) is MultiGaussian:
         (w0, _, s0), (w1, mean, s1), _ = surrogate._terms()
         scale = math.sqrt(2 * math.pi)
-        return cpu_common.MULTI_GAUSSIAN, [w0 / (s0 * scale), -0.5 / s0**2, w1 / (s1 * scale), -0.5 / s1**2, mean]
+        return soma.MULTI_GAUSSIAN, [w0 / (s0 * scale), -0.5 / s0**2, w1 / (s1 * scale), -0.5 / s1**2, mean]
     if type(surrogate) is Triangular:
-        return cpu_common.TRIANGULAR, [surrogate.gamma, surrogate.zeta, 0.0, 0.0, 1.0]
+        return soma.TRIANGULAR, [surrogate.gamma, surrogate.zeta, 0.0, 0.0, 1.0]
     if type(surrogate) is Arctan:
-        return cpu_common.ARCTAN, [0.5 * surrogate.alpha, 0.5 * math.pi * surrogate.alpha, 0.0, 0.0, 1.0]
+        return soma.ARCTAN, [0.5 * surrogate.alpha, 0.5 * math.pi * surrogate.alpha, 0.0, 0.0, 1.0]
     if type(surrogate) is FastSigmoid:
-        return cpu_common.FAST_SIGMOID, [surrogate.slope, 0.0, 0.0, 0.0, 1.0]
+        return soma.FAST_SIGMOID, [surrogate.slope, 0.0, 0.0, 0.0, 1.0]
     if type(surrogate) is Sigmoid:
-        return cpu_common.SIGMOID, [surrogate.slope, 0.0, 0.0, 0.0, 1.0]
+        return soma.SIGMOID, [surrogate.slope, 0.0, 0.0, 0.0, 1.0]
     return None
 
 
-def _adjoint(
+def _neurons_bwd(
     at: Layout,
     g: Array,
     d: Array,
-    p: LayerTensors,
-    loop: Synapses | None,
-    grad_spikes: Tensor | None,
-    grad_state: HetSynState,
+    layer: LayerTensors,
+    recurrent: Synapses | None,
+    output_gradients: OutputGradients,
     detach_reset: bool,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Turn g from what is owed to v into dLoss/dv; return the first state's gradients and the threshold's part."""
-    others = (at.zeros(len(g)) if grad_spikes is None else at.pack(grad_spikes, at.n), d)
-    _, reset_strength, *rest = _own(at, p)
-    own = (reset_strength * 0 if detach_reset else reset_strength, *rest)
-    z, J, A, fired = at.rows(None), at.rows(grad_state.reset), at.rows(grad_state.adaptation), at.rows(None)
-    if loop is None:
-        parallel(cpu_common.adjoint, at.vectors, g, *others, z, J, A, fired, *own, at.steps, at.tile)
+    """Turn g from the gradient given for v into dLoss/dv; return those of the first state, and the threshold's part."""
+    grad_spikes, grad_state, from_final = output_gradients.spikes, output_gradients.state, None
+    gz = at.zeros(len(g)) if grad_spikes is None else at.pack(grad_spikes, at.n)
+    if recurrent is not None and recurrent.grad_final is not None:  # of z[t-1], at t
+        from_final = at.neuron_lanes().final_current_bwd(recurrent.grad_final, recurrent.pair)
+        shifted = torch.cat([from_final[1:], torch.zeros_like(from_final[:1])])
+        gz = at.pack(shifted if grad_spikes is None else grad_spikes + shifted, at.n)
+    _, reset_strength, *decays = _soma(at, layer)
+    constants = (reset_strength * 0 if detach_reset else reset_strength, *decays)
+    z, J, A, grad_threshold = packed = (
+        at.pack_state(None),
+        at.pack_state(grad_state.reset),
+        at.pack_state(grad_state.adaptation),
+        at.pack_state(None),
+    )
+    if recurrent is None:
+        parallel(soma.neurons_bwd, at.vectors, g, gz, d, *packed, *constants, at.steps, at.tile)
     else:
-        at.adjoint_recurrent(g, others, (z, J, A, fired), own, loop.pair)
-    first = {"spikes": at.from_rows(z)}
-    if p.reset_decay is not None:
-        first["reset"] = at.from_rows(J)
-    if p.adaptation_decay is not None:
-        first["adaptation"] = at.from_rows(A)
-    return first, at.over_batch(fired)
+        at.recurrent_bwd(g, (gz, d), packed, constants, recurrent.pair)
+    grads_initial = {"spikes": at.unpack_state(z)}
+    if from_final is not None:
+        grads_initial["spikes"] += from_final[0]
+    if layer.reset_decay is not None:
+        grads_initial["reset"] = at.unpack_state(J)
+    if layer.adaptation_decay is not None:
+        grads_initial["adaptation"] = at.unpack_state(A)
+    return grads_initial, at.sum_batch(grad_threshold)
 
 
-def _own_gradients(
+def _soma_gradients(
     at: Layout,
     g: Array,
-    p: LayerTensors,
+    layer: LayerTensors,
     state: HetSynState,
-    packed: Array,
-    owed: HetSynState,
-    found: dict[str, Tensor],
-) -> None:
-    """Gradients of everything that a neuron has once, into `found`."""
-    start = (at.rows(state.spikes), at.rows(state.reset), at.rows(state.adaptation))
-    late = (at.rows(owed.reset), at.rows(owed.adaptation))
+    packed_v: Array,
+    grad_state: HetSynState,
+    through_z: Tensor | None,
+) -> dict[str, Tensor]:
+    """Gradients of everything that a neuron has once; `through_z` is the threshold's by way of the spikes."""
+    initial = (at.pack_state(state.spikes), at.pack_state(state.reset), at.pack_state(state.adaptation))
+    grad_final = (at.pack_state(grad_state.reset), at.pack_state(grad_state.adaptation))
     out = at.empty(5, at.vectors, at.lanes)
-    parallel(cpu_common.own_gradients, at.vectors, packed, g, *start, *late, *_own(at, p), out, at.steps, at.tile)
-    g_kick, g_kappa, g_strength, g_rho, g_bias = map(at.over_batch, out.reshape(5, -1))
-    if p.reset_decay is not None:
-        found["threshold"] = found["threshold"] + g_kick
-        found["reset_decay"] = g_kappa
-    if p.adaptation_decay is not None:
-        found["adaptation_strength"], found["adaptation_decay"] = g_strength, g_rho
-    found["bias"] = g_bias
+    arrays = (packed_v, g, *initial, *grad_final, *_soma(at, layer), out)
+    parallel(soma.soma_parameters_bwd, at.vectors, *arrays, at.steps, at.tile)
+    g_reset, g_kappa, g_adapt, g_rho, g_bias = map(at.sum_batch, out.reshape(5, -1))
+    grads = {"bias": g_bias}
+    if layer.reset_decay is not None and through_z is not None:
+        grads["threshold"], grads["reset_decay"] = through_z + g_reset, g_kappa
+    if layer.adaptation_decay is not None:
+        grads["adaptation_strength"], grads["adaptation_decay"] = g_adapt, g_rho
+    return grads

@@ -19,10 +19,12 @@ from numba.extending import intrinsic, models, register_model
 
 def _vector_bytes() -> int:
     """The widest registers of the processor, or of what NUMBA_CPU_FEATURES says it has."""
-    said: str | None = vars(config)["CPU_FEATURES"]
-    features = llvmlite.binding.get_host_cpu_features().flatten() if said is None else said
+    requested: str | None = vars(config)["CPU_FEATURES"]
+    features = llvmlite.binding.get_host_cpu_features().flatten() if requested is None else requested
     present = features.split(",")
-    return 64 if "+avx512f" in present else 32 if "+avx" in present else 16
+    if "+avx512f" in present:
+        return 64
+    return 32 if "+avx" in present else 16
 
 
 VECTOR_BYTES = _vector_bytes()

@@ -1,7 +1,19 @@
 """What every neuron does for itself, in vectors of `lanes` neurons or of `lanes` rows of the batch: no synapses here.
 
+The one place in numba where the equations of a neuron stand (Deng et al. 2025, Eqs. 2 to 5; `core/reference.py` has
+all of them and their gradients): `soma_fwd` is a step forwards, `soma_bwd` its adjoint, a step backwards.
+
+    u        summed synaptic currents, sum_j I_ij + sum_k L_ik + b_i        v = u - J - A    membrane, in the place of u
+    z, J, A  spikes, reset current, adaptation current                      z0, J0, A0       before the first step
+    theta, reset_strength, kappa            threshold, what a spike adds to J (theta, or 0 without reset), decay of J
+    adaptation_strength, rho                what a spike adds to A, decay of A
+    d        the surrogate's derivative at v, in the place of dz/dv
+    g        dLoss/dv          gz      dLoss/dz from outside the layer      aJ, aA           dLoss/dJ, dLoss/dA
+    XJ, XA   dJ/d(reset_strength), dA/d(adaptation_strength)                SJ, SA           dJ/dkappa, dA/drho
+
 A sequence is packed as [vector / tile][T][tile][lanes]: `tile` vectors side by side, then their next step. The state of
-a vector is [vector][lanes]; a parameter is [p][lanes], and vector V has parameter V modulo their number.
+a vector is [vector][lanes]; a parameter is [p][lanes], and vector V has parameter V modulo their number. `q` is where a
+step of a vector lies in a sequence, `e` where it lies in a state, `i` where its parameters lie.
 
 Every kernel of the package takes a range of units of work to do, releases the GIL, and writes nothing that another unit
 reads: results are the same to the bit for any number of threads.
@@ -31,35 +43,53 @@ kernel = njit(nogil=True, cache=True)
 
 
 @kernel
-def fire(u, z0, J0, A0, theta, reset_strength, kappa, strength, rho, steps, tile, start, stop):
-    """u becomes v, in place; z0, J0, A0 become the last ones; units are vectors.
-
-    `reset_strength` is what a spike adds to the reset current: the threshold, or 0 where there is no reset.
-    """
-    L = lanes(u)
-    for unit in range(start, stop):
-        own = unit * L % len(theta)
-        th, kk, kp, st, rh = (
-            load(theta, own),
-            load(reset_strength, own),
-            load(kappa, own),
-            load(strength, own),
-            load(rho, own),
-        )
-        z, J, A = load(z0, unit * L), load(J0, unit * L), load(A0, unit * L)
-        q = (unit // tile * steps * tile + unit % tile) * L
-        for _ in range(steps):
-            J = fma(kp, J, mul(kk, z))
-            A = fma(rh, A, mul(st, z))
-            v = sub(sub(load(u, q), J), A)
-            z = above(v, th)
-            store(u, q, v)
-            q += tile * L
-        store(z0, unit * L, z), store(J0, unit * L, J), store(A0, unit * L, A)
+def soma_fwd(u, z, J, A, theta, reset_strength, kappa, adaptation_strength, rho):
+    """One step of a vector of neurons: v, and z, J, A after it, from those before it."""
+    J = fma(kappa, J, mul(reset_strength, z))
+    A = fma(rho, A, mul(adaptation_strength, z))
+    v = sub(sub(u, J), A)
+    return v, above(v, theta), J, A
 
 
 @kernel
-def heaviside(v, theta, out, start, stop):
+def soma_bwd(g, gz, d, aJ, aA, reset_strength, kappa, adaptation_strength, rho):
+    """The adjoint of a step: dLoss/dv whole, the part of it that came through z, dLoss/dz of the step before, aJ, aA.
+
+    g, gz, aJ, aA hold what is known so far of the gradients of v, z, J and A of this step.
+    """
+    grad_z_d = mul(gz, d)
+    g = add(g, grad_z_d)
+    aJ, aA = sub(aJ, g), sub(aA, g)
+    grad_z_prev = fma(reset_strength, aJ, mul(adaptation_strength, aA))
+    return g, grad_z_d, grad_z_prev, mul(kappa, aJ), mul(rho, aA)
+
+
+@kernel
+def load_soma(theta, reset_strength, kappa, adaptation_strength, rho, i):
+    """The parameters of a vector of neurons."""
+    return load(theta, i), load(reset_strength, i), load(kappa, i), load(adaptation_strength, i), load(rho, i)
+
+
+@kernel
+def neurons_fwd(u, z0, J0, A0, theta, reset_strength, kappa, adaptation_strength, rho, steps, tile, start, stop):
+    """u becomes v, in place; z0, J0, A0 become the last ones; units are vectors."""
+    L = lanes(u)
+    for unit in range(start, stop):
+        i, e = unit * L % len(theta), unit * L
+        constants = load_soma(theta, reset_strength, kappa, adaptation_strength, rho, i)
+        z, J, A = load(z0, e), load(J0, e), load(A0, e)
+        q = (unit // tile * steps * tile + unit % tile) * L
+        for _ in range(steps):
+            v, z, J, A = soma_fwd(load(u, q), z, J, A, *constants)
+            store(u, q, v)
+            q += tile * L
+        store(z0, e, z)
+        store(J0, e, J)
+        store(A0, e, A)
+
+
+@kernel
+def spikes_fwd(v, theta, out, start, stop):
     """out = 1 where v > theta, else 0; v and out flat (rows, N), units are rows."""
     N = len(theta)
     for unit in range(start, stop):
@@ -68,15 +98,15 @@ def heaviside(v, theta, out, start, stop):
 
 
 @kernel
-def previous(v, z0, theta, out, steps, tile, start, stop):
+def shifted_spikes(v, z0, theta, out, steps, tile, start, stop):
     """out[t] = z[t-1], z0 before the first step; units are vectors."""
     L = lanes(v)
     for unit in range(start, stop):
-        th, z = load(theta, unit * L % len(theta)), load(z0, unit * L)
+        theta_i, z = load(theta, unit * L % len(theta)), load(z0, unit * L)
         q = (unit // tile * steps * tile + unit % tile) * L
         for _ in range(steps):
             store(out, q, z)
-            z = above(load(v, q), th)
+            z = above(load(v, q), theta_i)
             q += tile * L
 
 
@@ -84,23 +114,23 @@ MULTI_GAUSSIAN, TRIANGULAR, ARCTAN, FAST_SIGMOID, SIGMOID = range(5)
 
 
 @kernel
-def derivative(kind, c, v, theta, d, steps, tile, start, stop):
+def surrogate_bwd(kind, c, v, theta, d, steps, tile, start, stop):
     """d = the surrogate's derivative at v - theta (`surrogate.py`), c its constants; units are vectors."""
     L = lanes(v)
     c0, c1, c2, c3, c4 = splat(c[0]), splat(c[1]), splat(c[2]), splat(c[3]), splat(c[4])
     zero = sub(c0, c0)
     one = above(c4, zero)
     for unit in range(start, stop):
-        th = load(theta, unit * L % len(theta))
+        theta_i = load(theta, unit * L % len(theta))
         q = (unit // tile * steps * tile + unit % tile) * L
         for _ in range(steps):
-            x = sub(load(v, q), th)
+            x = sub(load(v, q), theta_i)
             if kind == MULTI_GAUSSIAN:  # c0 exp(c1 x^2) + c2 (exp(c3 (x - 1/2)^2) + exp(c3 (x + 1/2)^2))
                 left, right = add(x, c4), sub(x, c4)
                 wide = add(exponential(mul(c3, mul(left, left))), exponential(mul(c3, mul(right, right))))
                 out = fma(c0, exponential(mul(c1, mul(x, x))), mul(c2, wide))
             elif kind == TRIANGULAR:  # c0 max(0, 1 - |x| / (c1 theta))
-                rest = sub(one, div(magnitude(x), mul(c1, th)))
+                rest = sub(one, div(magnitude(x), mul(c1, theta_i)))
                 out = mul(c0, mul(rest, above(rest, zero)))
             elif kind == ARCTAN:  # c0 / (1 + (c1 x)^2)
                 scaled = mul(c1, x)
@@ -116,65 +146,81 @@ def derivative(kind, c, v, theta, d, steps, tile, start, stop):
 
 
 @kernel
-def adjoint(g, gz, d, gz0, aJ0, aA0, fired, reset_strength, kappa, strength, rho, steps, tile, start, stop):
-    """g becomes dLoss/dv, in place: g[t] += gz[t] d[t], gz[t-1] += reset_strength aJ + strength aA; units are vectors.
+def neurons_bwd(
+    g, gz, d, gz0, aJ0, aA0, grad_threshold, reset_strength, kappa, adaptation_strength, rho, steps, tile, start, stop
+):
+    """g becomes dLoss/dv whole, in place; units are vectors.
 
-    gz0 gets the gradient of the spikes before the first step; aJ0, aA0 hold what is owed to the last J and A and become
-    the gradients of the first; `fired` gets -sum_t gz d, the threshold's part.
+    gz0 gets the gradient of the spikes before the first step; aJ0, aA0 hold the gradients of the last J and A and
+    become those of the first; `grad_threshold` gets -sum_t gz d, the part of the threshold's that comes through z.
     """
     L = lanes(g)
     for unit in range(start, stop):
-        own = unit * L % len(reset_strength)
-        kk, kp, st, rh = load(reset_strength, own), load(kappa, own), load(strength, own), load(rho, own)
-        aJ, aA = load(aJ0, unit * L), load(aA0, unit * L)
-        carry = lost = sub(kk, kk)
+        i, e = unit * L % len(reset_strength), unit * L
+        constants = load(reset_strength, i), load(kappa, i), load(adaptation_strength, i), load(rho, i)
+        aJ, aA = load(aJ0, e), load(aA0, e)
+        grad_z_prev = through_z = sub(aJ, aJ)
         q = (unit // tile * steps * tile + unit % tile + (steps - 1) * tile) * L
         for _ in range(steps):
-            through = mul(add(load(gz, q), carry), load(d, q))
-            now = add(load(g, q), through)
-            lost = sub(lost, through)
-            store(g, q, now)
-            bJ, bA = sub(aJ, now), sub(aA, now)
-            carry = fma(kk, bJ, mul(st, bA))
-            aJ, aA = mul(kp, bJ), mul(rh, bA)
+            gz_t = add(load(gz, q), grad_z_prev)
+            g_t, grad_z_d, grad_z_prev, aJ, aA = soma_bwd(load(g, q), gz_t, load(d, q), aJ, aA, *constants)
+            through_z = sub(through_z, grad_z_d)
+            store(g, q, g_t)
             q -= tile * L
-        store(gz0, unit * L, carry), store(aJ0, unit * L, aJ), store(aA0, unit * L, aA), store(fired, unit * L, lost)
+        store(gz0, e, grad_z_prev)
+        store(aJ0, e, aJ)
+        store(aA0, e, aA)
+        store(grad_threshold, e, through_z)
 
 
 @kernel
-def own_gradients(v, g, z0, J0, A0, oJ, oA, theta, reset_strength, kappa, strength, rho, out, steps, tile, start, stop):
-    """out [5][vector][lanes]: gradients of reset_strength, kappa, strength, rho and bias, one a lane; units are vectors.
+def soma_parameters_bwd(
+    v,
+    g,
+    z0,
+    J0,
+    A0,
+    aJ,
+    aA,
+    theta,
+    reset_strength,
+    kappa,
+    adaptation_strength,
+    rho,
+    out,
+    steps,
+    tile,
+    start,
+    stop,
+):
+    """out [5][vector][lanes]: gradients of reset_strength, kappa, adaptation_strength, rho and bias; units are vectors.
 
-    z0, J0, A0 are the first state, oJ, oA what is owed to the last J and A.
+    aJ, aA are the gradients of the last J and A.
     """
     L = lanes(g)
     size = len(z0)
     for unit in range(start, stop):
-        own, e = unit * L % len(theta), unit * L
-        th, kk, kp, st, rh = (
-            load(theta, own),
-            load(reset_strength, own),
-            load(kappa, own),
-            load(strength, own),
-            load(rho, own),
-        )
+        i, e = unit * L % len(theta), unit * L
+        theta_i, reset_i, kappa_i, adapt_i, rho_i = load_soma(theta, reset_strength, kappa, adaptation_strength, rho, i)
         z, J, A = load(z0, e), load(J0, e), load(A0, e)
-        zero = sub(th, th)
-        g_kick = g_kappa = g_strength = g_rho = g_bias = XJ = XA = SJ = SA = zero
+        zero = sub(theta_i, theta_i)
+        g_reset = g_kappa = g_adapt = g_rho = g_bias = XJ = XA = SJ = SA = zero
         q = (unit // tile * steps * tile + unit % tile) * L
         for _ in range(steps):
-            SJ, SA = fma(kp, SJ, J), fma(rh, SA, A)
-            J, A = fma(kp, J, mul(kk, z)), fma(rh, A, mul(st, z))
-            XJ, XA = fma(kp, XJ, z), fma(rh, XA, z)
-            now = load(g, q)
-            g_bias = add(g_bias, now)
-            g_kick, g_kappa = sub(g_kick, mul(now, XJ)), sub(g_kappa, mul(now, SJ))
-            g_strength, g_rho = sub(g_strength, mul(now, XA)), sub(g_rho, mul(now, SA))
-            z = above(load(v, q), th)
+            SJ, SA = fma(kappa_i, SJ, J), fma(rho_i, SA, A)
+            XJ, XA = fma(kappa_i, XJ, z), fma(rho_i, XA, z)
+            _, _, J, A = soma_fwd(zero, z, J, A, theta_i, reset_i, kappa_i, adapt_i, rho_i)
+            g_t = load(g, q)
+            g_bias = add(g_bias, g_t)
+            g_reset, g_kappa = sub(g_reset, mul(g_t, XJ)), sub(g_kappa, mul(g_t, SJ))
+            g_adapt, g_rho = sub(g_adapt, mul(g_t, XA)), sub(g_rho, mul(g_t, SA))
+            z = above(load(v, q), theta_i)
             q += tile * L
-        lJ, lA = load(oJ, e), load(oA, e)
-        store(out, e, fma(lJ, XJ, g_kick)), store(out, size + e, fma(lJ, SJ, g_kappa))
-        store(out, 2 * size + e, fma(lA, XA, g_strength)), store(out, 3 * size + e, fma(lA, SA, g_rho))
+        from_J, from_A = load(aJ, e), load(aA, e)
+        store(out, e, fma(from_J, XJ, g_reset))
+        store(out, size + e, fma(from_J, SJ, g_kappa))
+        store(out, 2 * size + e, fma(from_A, XA, g_adapt))
+        store(out, 3 * size + e, fma(from_A, SA, g_rho))
         store(out, 4 * size + e, g_bias)
 
 
