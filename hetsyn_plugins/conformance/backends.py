@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -149,7 +150,7 @@ def run_snntorch(case: Case, sequence: bool) -> Outcome:
     order += ["adaptation"] * (p.adaptation_decay is not None) + ["v"]
     # a layer without reset still has its place in the tuple: zeros
     placeholder = x.new_zeros((x.shape[1], len(p.weight)))
-    given = [] if state is None else [placeholder if (s := getattr(state, name)) is None else s for name in order]
+    states = [] if state is None else [placeholder if (s := getattr(state, name)) is None else s for name in order]
 
     def last(spikes: Any, *others: Any) -> HetSynState:
         values = dict(zip(order, ([spikes] if recurrent else []) + list(others), strict=True)) | {"spikes": spikes}
@@ -157,10 +158,10 @@ def run_snntorch(case: Case, sequence: bool) -> Outcome:
         return HetSynState(**{**kept, "spikes": spikes if p.spiking else None})
 
     if sequence or len(x) == 0:
-        spikes, *others, v = layer(x, *given)
+        spikes, *others, v = layer(x, *states)
         end = last(spikes[-1], *others, v[-1]) if len(x) else state or last(placeholder, *others, placeholder)
     else:
-        steps, current = [], given
+        steps, current = [], states
         for x_t in x.unbind(0):
             out = layer(x_t, *current)
             steps.append(out)
@@ -220,23 +221,28 @@ def _stored(fields: Any, params: HetSynParams) -> dict[str, Any]:
 
 def _leaves(case: Case, device: str = "cpu") -> tuple[Any, dict[str, Any], HetSynState | None]:
     """Inputs, fields and state as tensors that collect gradients where the case asks for them."""
-    import torch
-
-    wanted = case.output_gradients is not None
-    # shares memory where it can: a strided view stays strided
-    x = torch.from_numpy(case.inputs).to(device).requires_grad_(wanted)
+    needs_grad = case.output_gradients is not None
+    x = _shared(case.inputs, device).requires_grad_(needs_grad)
     arrays = {name: getattr(case.params, name) for name in ARRAYS}
-    tensors = {k: None if a is None else torch.tensor(np.array(a), device=device) for k, a in arrays.items()}
-    fields = {k: None if t is None else t.requires_grad_(wanted) for k, t in tensors.items()}
+    fields = {k: None if a is None else _shared(a, device).requires_grad_(needs_grad) for k, a in arrays.items()}
     through_state = case.output_gradients is not None and case.output_gradients.state is not None
     return x, fields, None if case.state is None else _tensors(case.state, x, through_state)
 
 
-def _tensors(state: HetSynState, like: Any, wanted: bool) -> HetSynState:
+def _shared(array: Any, device: Any = "cpu") -> Any:
+    """A tensor on the memory of the array, where it can be: so a strided view stays strided, and a check sees whether
+    it was written to.
+    """
     import torch
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of arrays that are read-only: just what nobody may do
+        return torch.from_numpy(array).to(device)
+
+
+def _tensors(state: HetSynState, like: Any, needs_grad: bool) -> HetSynState:
     def tensor(a: Array | None) -> Any:
-        return None if a is None else torch.from_numpy(a).to(like).requires_grad_(wanted)
+        return None if a is None else _shared(a).to(like).requires_grad_(needs_grad)
 
     return HetSynState(*map(tensor, state))
 
@@ -244,7 +250,7 @@ def _tensors(state: HetSynState, like: Any, wanted: bool) -> HetSynState:
 def _outcome(
     case: Case, x: Any, fields: Mapping[str, Any], state: HetSynState | None, spikes: Any, v: Any, end: HetSynState
 ) -> Outcome:
-    """Back to NumPy, after the backward pass from what the case says is owed to the outputs."""
+    """Back to NumPy, after the backward pass from the case's gradients of the outputs."""
     plain = Outcome(_numpy(spikes), _numpy(v), HetSynState(*map(_numpy, end)))
     if case.output_gradients is None:
         return plain
@@ -264,23 +270,15 @@ def _in_shape(gradient: Array | None, field: Array | None) -> Array | None:
 
 
 def backpropagate(case: Case, spikes: Any, v: Any, end: HetSynState) -> None:
-    """loss.backward() for the loss whose derivatives are `case.owed`."""
+    """The backward pass from the case's gradients of the outputs, handed over as they are: see `_shared`."""
     import torch
 
-    assert case.output_gradients is not None
-    pairs = [
-        (spikes, case.output_gradients.spikes),
-        (v, case.output_gradients.v),
-        *zip(end, case.output_gradients.state or [None] * 6, strict=True),
-    ]
-    terms = [
-        (out * torch.tensor(output_gradients).to(out)).sum()
-        for out, output_gradients in pairs
-        if out is not None and output_gradients is not None
-    ]
-    loss = torch.stack(terms).sum()
-    if loss.requires_grad:
-        loss.backward()
+    gradients = case.output_gradients
+    assert gradients is not None
+    pairs = [(spikes, gradients.spikes), (v, gradients.v), *zip(end, gradients.state or [None] * 6, strict=True)]
+    pairs = [(out, g) for out, g in pairs if out is not None and g is not None and out.requires_grad]
+    if pairs:
+        torch.autograd.backward([out for out, _ in pairs], [_shared(g).to(out) for out, g in pairs])
 
 
 def _numpy(tensor: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import Array, HetSynState
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate
 
@@ -28,7 +28,7 @@ class OutputGradients:
 
 @dataclass(frozen=True)
 class Case:
-    """What a backend is asked to run: `owed` None means forward only; the dtype is that of the parameters."""
+    """What a backend is asked to run: without output gradients forward only; the dtype is that of the parameters."""
 
     label: str
     params: HetSynParams
@@ -154,12 +154,51 @@ def draw(
     if not with_gradients:
         return case
 
-    def like(x: Array | None) -> Array | None:
+    return replace(case, output_gradients=draw_gradients(rng, (spikes, v, end), dtype, through_state))
+
+
+def draw_gradients(
+    rng: np.random.Generator, outputs: tuple[Array | None, Array, HetSynState], dtype: Any, through_state: bool
+) -> OutputGradients:
+    """Random gradients for what `reference.run` gave."""
+
+    def like(x: Any) -> Any:
         return None if x is None else rng.normal(size=x.shape).astype(dtype)
 
-    grad_state = HetSynState(*map(like, end)) if through_state else None
-    output_gradients = OutputGradients(like(spikes), rng.normal(size=v.shape).astype(dtype), grad_state)
-    return replace(case, output_gradients=output_gradients)
+    spikes, v, end = outputs
+    return OutputGradients(like(spikes), like(v), HetSynState(*map(like, end)) if through_state else None)
+
+
+def draw_at_threshold(kind: str, dtype: Any) -> Case:
+    """A case in which v is the threshold, to the bit, in many neuron-steps, among them the last of the first state.
+
+    Weights and thresholds are multiples of 1/4, decays 0 or 1/2, inputs 0 or 1, in 5 steps behind 3: every sum, in any
+    order, is a multiple of 2^-10 below 2^6, exact in float32.
+    """
+    n, m = 7, 5
+    for seed in range(1000):
+        rng = np.random.default_rng([seed, n])
+        drawn = KINDS[kind](rng, n, m)
+        fields = {name: _dyadic(rng, name, getattr(drawn, name)) for name in ARRAYS}
+        params = HetSynParams(**fields).astype(dtype)
+        x = rng.integers(0, 2, (8, 2, m)).astype(dtype)
+        state = _rounded(reference.run(params, x[:3])[2], dtype)
+        outputs = reference.run(params, x[3:], state)
+        spikes, v, _ = outputs
+        hits = (v[:-1] == params.threshold).sum()  # of the last step nothing later depends on
+        if hits >= 5 and (state.v == params.threshold).any() and spikes is not None and spikes.mean() > 0.1:
+            gradients = draw_gradients(rng, outputs, dtype, through_state=False)
+            return Case(f"at the threshold, {kind}", params, x[3:], state, gradients)
+    raise Mismatch(f"{kind}: none of 1000 draws hits the threshold")
+
+
+def _dyadic(rng: np.random.Generator, name: str, like: Array | None) -> Array | None:
+    if like is None:
+        return None
+    if name in DECAYS:
+        return rng.choice([0.0, 0.5], like.shape)
+    low, high = {"threshold": (2, 5), "adaptation_strength": (1, 2)}.get(name, (-2, 5))
+    return rng.integers(low, high, like.shape) / 4
 
 
 def _rounded(state: HetSynState, dtype: Any) -> HetSynState:

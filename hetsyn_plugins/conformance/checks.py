@@ -17,7 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from hetsyn_plugins.conformance.cases import INPUTS, KINDS, Backend, Case, Mismatch, Outcome, rounding_bound
+from hetsyn_plugins.conformance.cases import (
+    INPUTS,
+    KINDS,
+    Backend,
+    Case,
+    Mismatch,
+    Outcome,
+    draw_at_threshold,
+    rounding_bound,
+)
 from hetsyn_plugins.conformance.comparison import (
     Tally,
     close,
@@ -29,17 +38,9 @@ from hetsyn_plugins.conformance.comparison import (
     tolerance,
 )
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import Array, HetSynState
+from hetsyn_plugins.core.fields import ARRAYS, Array, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid, Triangular
-
-# ---- cases --------------------------------------------------------------------------------------------------------
-
-
-# ---- comparing ----------------------------------------------------------------------------------------------------
-
-
-# ---- checks -------------------------------------------------------------------------------------------------------
 
 Check = Callable[[Backend], Tally]
 CHECKS: dict[str, Check] = {}
@@ -100,6 +101,19 @@ def check_threshold(backend: Backend) -> Tally:
             same_spikes(f"threshold {theta}, {np.dtype(dtype)}", got.spikes, want, tally)
             reset = np.concatenate([np.zeros((1, 1, 3)), theta * want[:-1]])
             close(f"threshold {theta}, {np.dtype(dtype)}: v", got.v, x - reset, tally, 0.0)
+    return tally
+
+
+@check
+def check_threshold_gradients(backend: Backend) -> Tally:
+    """v == threshold does not fire in backward either, where kernels ask v again who fired.
+
+    Neurons at the threshold feed the others, their reset and their adaptation: a spike too many moves those gradients.
+    """
+    tally = Tally()
+    for dtype in backend.dtypes:
+        for kind in ("feed-forward", "adaptation", "everything"):
+            compare(backend, draw_at_threshold(kind, dtype), tally)
     return tally
 
 
@@ -229,21 +243,25 @@ def check_chunks(backend: Backend) -> Tally:
     tally = Tally()
     for seed, kind in enumerate(("everything", "no reset", "readout")):
         case = backend.draw(seed, kind, sizes=(37, 2, 5, 6))
-        whole = backend.run(case)
+        unbroken = backend.run(case)
         for cut in (1, 20, 37):
             first = backend.run(replace(case, inputs=case.inputs[:cut]))
             second = backend.run(replace(case, inputs=case.inputs[cut:], state=first.state))
             tally.cases += 1
-            if whole.spikes is not None and first.spikes is not None and second.spikes is not None:
+            if unbroken.spikes is not None and first.spikes is not None and second.spikes is not None:
                 same_spikes(
-                    f"{case.label}, cut at {cut}", np.concatenate([first.spikes, second.spikes]), whole.spikes, tally
+                    f"{case.label}, cut at {cut}", np.concatenate([first.spikes, second.spikes]), unbroken.spikes, tally
                 )
             close(
-                f"{case.label}, cut at {cut}: v", np.concatenate([first.v, second.v]), whole.v, tally, tolerance(case)
+                f"{case.label}, cut at {cut}: v",
+                np.concatenate([first.v, second.v]),
+                unbroken.v,
+                tally,
+                tolerance(case),
             )
             for name in HetSynState._fields:
                 label = f"{case.label}, cut at {cut}: state.{name}"
-                same_field(label, getattr(second.state, name), getattr(whole.state, name), tally, tolerance(case))
+                same_field(label, getattr(second.state, name), getattr(unbroken.state, name), tally, tolerance(case))
     return tally
 
 
@@ -252,37 +270,60 @@ def check_rows(backend: Backend) -> Tally:
     """Rows of a batch do not see each other, and a step does not see later inputs."""
     tally = Tally()
     case = backend.draw(5, "everything", sizes=(30, 4, 5, 6))
-    whole = backend.run(case)
-    assert whole.spikes is not None
+    together = backend.run(case)
+    assert together.spikes is not None
     for row in range(4):
         alone = backend.run(replace(case, inputs=case.inputs[:, row : row + 1]))
         tally.cases += 1
-        same_spikes(f"row {row} alone", alone.spikes, whole.spikes[:, row : row + 1], tally)
-        close(f"row {row} alone: v", alone.v, whole.v[:, row : row + 1], tally, tolerance(case))
+        same_spikes(f"row {row} alone", alone.spikes, together.spikes[:, row : row + 1], tally)
+        close(f"row {row} alone: v", alone.v, together.v[:, row : row + 1], tally, tolerance(case))
     changed = case.inputs.copy()
     changed[20:] = 1 - changed[20:]
-    early = backend.run(replace(case, inputs=changed))
-    close("v before a later input changed", early.v[:20], whole.v[:20], tally, 0.0)
-    if np.array_equal(early.v[20], whole.v[20]):
+    before = backend.run(replace(case, inputs=changed))
+    close("v before a later input changed", before.v[:20], together.v[:20], tally, 0.0)
+    if np.array_equal(before.v[20], together.v[20]):
         raise Mismatch("v at the step of a changed input is unchanged: input at t must reach v at t")
     return tally
 
 
 @check
 def check_arguments_kept(backend: Backend) -> Tally:
-    """Inputs and state are not written to, and a strided view of the inputs gives what a copy gives."""
-    case = backend.draw(6, "everything", sizes=(20, 3, 5, 6), with_state=True, with_gradients=True)
-    assert case.state is not None
-    wide: Array = np.zeros((40, 3, 12), backend.dtypes[0])
-    wide[::2, :, ::2] = case.inputs
-    strided = replace(case, inputs=wide[::2, :, ::2])
-    before = [wide.copy(), *(None if s is None else s.copy() for s in case.state)]
+    """Nothing that comes in is written to: inputs, state, parameters, gradients of the outputs.
+
+    And a strided view of the inputs gives what a copy gives.
+    """
     tally = Tally()
-    compare(backend, strided, tally)
-    for name, was, now in zip(("inputs", *HetSynState._fields), before, (wide, *case.state), strict=True):
-        if was is not None and not np.array_equal(was, now):
-            raise Mismatch(f"{name}: was written to")
+    for dtype in backend.dtypes:
+        for kind in ("everything", "readout"):
+            options: dict[str, Any] = {"with_state": True, "with_gradients": True, "through_state": True}
+            case = backend.draw(6, kind, sizes=(20, 3, 5, 6), dtype=dtype, **options)
+            # gradients of the last spikes and v would be added to those of all: what is handed on were then a sum
+            assert case.output_gradients is not None and case.output_gradients.state is not None
+            of_currents = case.output_gradients.state._replace(spikes=None, v=None)
+            case = replace(case, output_gradients=replace(case.output_gradients, state=of_currents))
+            wide: Array = np.zeros((40, 3, 12), dtype)
+            wide[::2, :, ::2] = case.inputs
+            for view in (case, replace(case, inputs=wide[::2, :, ::2])):
+                before = {name: array.copy() for name, array in arrays_of(view).items()}
+                backend.run(view)
+                for name, array in arrays_of(view).items():
+                    if not np.array_equal(before[name], array):
+                        raise Mismatch(f"{case.label}: {name} was written to")
+                compare(backend, view, tally)
     return tally
+
+
+def arrays_of(case: Case) -> dict[str, Array]:
+    """Every array of a case, by name."""
+    arrays: dict[str, Any] = {"inputs": case.inputs}
+    arrays |= {name: getattr(case.params, name) for name in ARRAYS}
+    if case.state is not None:
+        arrays |= {f"state.{name}": array for name, array in case.state._asdict().items()}
+    if case.output_gradients is not None:
+        spikes, v, state = (getattr(case.output_gradients, name) for name in ("spikes", "v", "state"))
+        arrays |= {"gradient of spikes": spikes, "gradient of v": v}
+        arrays |= {} if state is None else {f"gradient of state.{name}": a for name, a in state._asdict().items()}
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 @check

@@ -51,8 +51,8 @@ def expected(case: Case, z_from_v: bool = False) -> Outcome:
         surrogate=case.surrogate,
         detach_reset=case.detach_reset,
     )
-    fired = case.state is not None and output_gradients.state is not None and case.params.spiking
-    if z_from_v and fired and case.params.recurrent_weight is None:
+    through_z = case.state is not None and output_gradients.state is not None and case.params.spiking
+    if z_from_v and through_z and case.params.recurrent_weight is None:
         g = _through_v(case, g)
     return Outcome(spikes, v, state, g)
 

@@ -24,7 +24,7 @@ EAGER = f"{KERNELS}.eager"
 SOMA, BATCH_LANES, NEURON_LANES, STATE_GRADIENTS, LAYOUT, CPU = CPU_CHAIN = tuple(
     f"{KERNELS}.cpu.{part}" for part in ("soma", "batch_lanes", "neuron_lanes", "state_gradients", "layout", "sequence")
 )
-ARGUMENTS, LIF, TRAINABLE = f"{OPS}.arguments", f"{OPS}.lif", f"{OPS}.trainable"
+ARGUMENTS, LIF, TRAINABLE, LAYER = (f"{OPS}.{part}" for part in ("arguments", "lif", "trainable", "layer"))
 SNNTORCH, NORSE = f"{ADAPTERS}.snntorch", f"{ADAPTERS}.norse"
 COMPARISON = "hetsyn_plugins.conformance.comparison"
 
@@ -36,10 +36,10 @@ CHAINS = {
     "eager-step": EAGER_CHAIN,
     "cpu-batch": CPU_CHAIN,
     "cpu-neuron": CPU_CHAIN,
-    "snntorch": (TRAINABLE, SNNTORCH),
-    "snntorch-step": (TRAINABLE, SNNTORCH),
-    "norse": (TRAINABLE, NORSE),
-    "norse-cell": (TRAINABLE, NORSE),
+    "snntorch": (TRAINABLE, LAYER, SNNTORCH),
+    "snntorch-step": (TRAINABLE, LAYER, SNNTORCH),
+    "norse": (TRAINABLE, LAYER, NORSE),
+    "norse-cell": (TRAINABLE, LAYER, NORSE),
 }
 
 BUGS = [
@@ -187,7 +187,15 @@ BUGS = [
         "v = v - adaptation",
         "v = v + adaptation",
     ),
-    Bug("eager: bias filtered", "eager", "closed-forms", "v is off", EAGER, "v = v + layer.bias", "v = v + layer.bias * 2"),
+    Bug(
+        "eager: bias filtered",
+        "eager",
+        "closed-forms",
+        "v is off",
+        EAGER,
+        "v = v + layer.bias",
+        "v = v + layer.bias * 2",
+    ),
     Bug(
         "eager: the first state's currents are dropped",
         "eager",
@@ -248,10 +256,10 @@ BUGS = [
         "ops: writes to the inputs",
         "eager",
         "arguments-kept",
-        "inputs: was written to",
+        "inputs was written to",
         ARGUMENTS,
-        "    return inputs.to(dtype)\n",
-        "    inputs.detach().mul_(1 + 1e-12)\n    return inputs.to(dtype)\n",
+        "    x = inputs.to(compute_dtype(weight))\n",
+        "    inputs.detach().mul_(1 + 1e-12)\n    x = inputs.to(compute_dtype(weight))\n",
     ),
     Bug(
         "ops: no gradient of the inputs",
@@ -259,8 +267,8 @@ BUGS = [
         "gradients",
         "gradient of inputs is off",
         ARGUMENTS,
-        "    return inputs.to(dtype)\n",
-        "    return inputs.to(dtype).detach()\n",
+        "    x = inputs.to(compute_dtype(weight))\n",
+        "    x = inputs.to(compute_dtype(weight)).detach()\n",
     ),
     Bug(
         "ops: a run of one step is skipped",
@@ -389,6 +397,90 @@ BUGS = [
         "(0.5 * 1.15, 0.0, 0.5)",
         "(0.5 * 1.15, 0.0, 1.0)",
     ),
+    # ---- what comes in stays as it was; the threshold in backward
+    Bug(
+        "eager: the first currents decay where they lie",
+        "eager",
+        "arguments-kept",
+        "state.current was written to",
+        EAGER,
+        "layer.decay * state.current, layer.weight",
+        "state.current.mul_(layer.decay), layer.weight",
+    ),
+    Bug(
+        "eager: backward works in the gradients that came in",
+        "eager",
+        "arguments-kept",
+        "gradient of spikes was written to",
+        EAGER,
+        "if g is None else g.clone() for g",
+        "if g is None else g for g",
+    ),
+    Bug(
+        "eager: the gradient of a returned current moves on where it lies",
+        "eager",
+        "arguments-kept",
+        "gradient of state.current was written to",
+        EAGER,
+        "if grad_final is None else grad_final.clone()\n",
+        "if grad_final is None else grad_final.mul_(1 + 1e-7)\n",
+    ),
+    Bug(
+        "cpu: the first currents decay where they lie",
+        "cpu-batch",
+        "arguments-kept",
+        "state.current was written to",
+        CPU,
+        "    current.numpy()[...] += decay",
+        "    initial.detach().numpy()[...] *= 1 + 1e-7\n    current.numpy()[...] += decay",
+    ),
+    Bug(
+        "cpu: backward adds to the gradient of the spikes where it lies",
+        "cpu-neuron",
+        "arguments-kept",
+        "gradient of spikes was written to",
+        CPU,
+        "grad_spikes + shifted, at.n",
+        "grad_spikes.add_(shifted), at.n",
+    ),
+    Bug(
+        "eager: in backward, sources fire at the threshold",
+        "eager",
+        "threshold-gradients",
+        "gradient of",
+        EAGER,
+        "(v > layer.threshold).to(v.dtype)",
+        "(v >= layer.threshold).to(v.dtype)",
+    ),
+    Bug(
+        "cpu: in backward, recurrent sources fire at the threshold",
+        "cpu-batch",
+        "threshold-gradients",
+        "gradient of recurrent_weight is off",
+        SOMA,
+        "            z = above(load(v, q), theta_i)\n            q += tile * L\n\n",
+        "            z = sub(above(theta_i, sub(theta_i, theta_i)), above(theta_i, load(v, q)))\n"
+        "            q += tile * L\n\n",
+    ),
+    Bug(
+        "cpu: in backward, the reset sees spikes at the threshold",
+        "cpu-neuron",
+        "threshold-gradients",
+        "gradient of reset_decay is off",
+        SOMA,
+        "            z = above(load(v, q), theta_i)\n            q += tile * L\n        from_J",
+        "            z = sub(above(theta_i, zero), above(theta_i, load(v, q)))\n"
+        "            q += tile * L\n        from_J",
+    ),
+    Bug(
+        "snntorch: z[t-1] of a plain mem fires at the threshold",
+        "snntorch",
+        "threshold-gradients",
+        "spikes differ",
+        SNNTORCH,
+        "(mem > layer.threshold).to(mem.dtype)",
+        "(mem >= layer.threshold).to(mem.dtype)",
+    ),
     # ---- adapters
     Bug(
         "snntorch: states are not carried from step to step",
@@ -396,8 +488,8 @@ BUGS = [
         "random",
         "spikes differ",
         SNNTORCH,
-        "state=self._core_state(before, fields),\n            surrogate",
-        "state=None,\n            surrogate",
+        "self._step(x, layer, self._start(states, layer,",
+        "self._step(x, layer, self._start((), layer,",
     ),
     Bug(
         "snntorch: recurrence sees z[t] fired again, not the spikes given",
@@ -405,8 +497,8 @@ BUGS = [
         "states",
         "spikes differ",
         SNNTORCH,
-        'self._ungraded(before["spk"], mem.dtype) if self.recurrent else',
-        'torch.zeros_like(before["spk"]) if self.recurrent else',
+        "return self._ungraded(spk)",
+        "return torch.zeros_like(spk)",
     ),
     Bug(
         "snntorch: z[t-1] fires at the threshold",
@@ -414,8 +506,8 @@ BUGS = [
         "threshold",
         "v is off",
         SNNTORCH,
-        "spikes: Tensor = self._used_surrogate(mem - theta, theta)",
-        "spikes: Tensor = self._used_surrogate(mem - theta + 1e-30, theta)",
+        "self._used_surrogate(mem - layer.threshold, layer.threshold)",
+        "self._used_surrogate(mem - layer.threshold + 1e-30, layer.threshold)",
     ),
     Bug(
         "snntorch: z[t-1] with a surrogate as wide as 1, not as the threshold",
@@ -423,8 +515,8 @@ BUGS = [
         "surrogates",
         "gradient of inputs is off",
         SNNTORCH,
-        "spikes: Tensor = self._used_surrogate(mem - theta, theta)",
-        "spikes: Tensor = self._used_surrogate(mem - theta, torch.ones_like(theta))",
+        "self._used_surrogate(mem - layer.threshold, layer.threshold)",
+        "self._used_surrogate(mem - layer.threshold, torch.ones_like(layer.threshold))",
     ),
     Bug(
         "snntorch: ada is rst",
@@ -432,8 +524,8 @@ BUGS = [
         "random",
         "state.adaptation is off",
         SNNTORCH,
-        '"ada": state.adaptation,',
-        '"ada": None if state.adaptation is None else rst,',
+        "rst, end.adaptation) if s",
+        "rst, None if end.adaptation is None else rst) if s",
     ),
     Bug(
         "snntorch: the sequence ignores detach_reset",
@@ -441,8 +533,8 @@ BUGS = [
         "detached-reset",
         "gradient of inputs is off",
         SNNTORCH,
-        '"surrogate": self._used_surrogate, "detach_reset": self.detach_reset}',
-        '"surrogate": self._used_surrogate}',
+        "Way(self._used_surrogate, self.detach_reset,",
+        "Way(self._used_surrogate, False,",
     ),
     Bug(
         "snntorch: the default surrogate, whatever is given",
@@ -459,8 +551,8 @@ BUGS = [
         "random",
         "spikes differ",
         SNNTORCH,
-        "threshold=params.threshold,",
-        "threshold=1.0,",
+        "fields = {name: getattr(params, field) for field, name in NAMES.items()}\n",
+        "fields = {name: getattr(params, field) for field, name in NAMES.items()} | {'threshold': 1.0}\n",
     ),
     Bug(
         "trainable: half the gradient",
@@ -468,8 +560,8 @@ BUGS = [
         "gradients",
         "gradient of decay is off",
         TRAINABLE,
-        "return gradient.mask",
-        "return 0.5 * gradient.mask",
+        "            return p\n",
+        "            return 0.5 * p + 0.5 * p.detach()\n",
     ),
     Bug(
         "trainable: decays rounded to float32",
@@ -486,8 +578,8 @@ BUGS = [
         "random",
         "spikes differ",
         NORSE,
-        "state=None if state is None else self.to_core(state),\n            surrogate",
-        "state=None,\n            surrogate",
+        "run_step(x, layer, self.start(state,",
+        "run_step(x, layer, self.start(None,",
     ),
     Bug(
         "norse: the sequence starts anew",
@@ -495,8 +587,8 @@ BUGS = [
         "chunks",
         "spikes differ",
         NORSE,
-        "core = None if state is None else self.to_core(state)",
-        "core = None",
+        "run_sequence(x, layer, self.start(state,",
+        "run_sequence(x, layer, self.start(None,",
     ),
     Bug(
         "norse: reset and adaptation exchanged",
@@ -522,8 +614,8 @@ BUGS = [
         "state-gradients",
         "gradient of inputs is off",
         NORSE,
-        "values = {name: getattr(state, FIELDS[name]) for name in kind._fields}",
-        "values = {n: None if (s := getattr(state, FIELDS[n])) is None else s.detach() for n in kind._fields}",
+        "if part is None else part for part in parts",
+        "if part is None else part.detach() for part in parts",
     ),
     # ---- the compiled kernels
     Bug(
@@ -532,8 +624,8 @@ BUGS = [
         "sizes",
         "spikes differ",
         BATCH_LANES,
-        "put(out, q + lane, get(x, p)), put(",
-        "put(out, q + (lane + 1) % L, get(x, p)), put(",
+        "put(out, q + lane, get(x, p))\n",
+        "put(out, q + (lane + 1) % L, get(x, p))\n",
     ),
     Bug(
         "cpu: an unwritten tail",
@@ -620,7 +712,7 @@ BUGS = [
         "for lane in range(min(L, neurons - i) - 1):",
     ),
     Bug(
-        "cpu: one source in four owes nothing",
+        "cpu: one source in four gets no gradient",
         "cpu-neuron",
         "gradients",
         "gradient of inputs is off",
@@ -652,8 +744,8 @@ BUGS = [
         "gradients",
         "gradient of recurrent_weight is off",
         SOMA,
-        "store(out, q, z)\n            z = above(load(v, q), th)",
-        "z = above(load(v, q), th)\n            store(out, q, z)",
+        "store(out, q, z)\n            z = above(load(v, q), theta_i)",
+        "z = above(load(v, q), theta_i)\n            store(out, q, z)",
     ),
     Bug(
         "cpu: one side of the multi-Gaussian twice",
@@ -670,7 +762,16 @@ BUGS = [
         "random",
         "spikes differ",
         SOMA,
-        "J = fma(kp, J, mul(kk, z))\n            A",
-        "J = fma(kp, add(J, mul(kk, z)), sub(A, A))\n            A",
+        "J = fma(kappa, J, mul(reset_strength, z))",
+        "J = fma(kappa, add(J, mul(reset_strength, z)), sub(A, A))",
+    ),
+    Bug(
+        "cpu: the adjoint of the reset current does not decay",
+        "cpu-batch",
+        "gradients",
+        "gradient of inputs is off",
+        SOMA,
+        "grad_z_prev, mul(kappa, aJ), mul(rho, aA)",
+        "grad_z_prev, aJ, mul(rho, aA)",
     ),
 ]

@@ -184,16 +184,17 @@ def backward(
         if any((need.threshold, need.reset_decay, need.adaptation_decay, need.adaptation_strength, need.bias)):
             grads |= _soma_gradients(g, layer, state, v, grad_state, grads.get("threshold"))
         if need.weight or need.decay or need.current:
-            synapses: tuple[Any, Any] = (layer.decay, layer.weight)
-            ends = (state.current, grad_state.current)
+            synapses, ends = (layer.decay, layer.weight), (state.current, grad_state.current)
             g_weight, g_decay, g_initial = _synapses_bwd(g, inputs, synapses, ends, need.current)
             grads["weight"], grads["decay"], grads_initial["current"] = g_weight, g_decay, g_initial
         of_recurrent = need.recurrent_weight or need.recurrent_decay or need.recurrent_current
-        if layer.recurrent_weight is not None and layer.threshold is not None and of_recurrent:
+        if of_recurrent and layer.recurrent_weight is not None and layer.threshold is not None:
             z_prev = torch.cat([state.spikes[None].to(v.dtype), spikes_of(v[:-1], layer.threshold)])
-            synapses = (layer.recurrent_decay, layer.recurrent_weight)
-            ends = (state.recurrent_current, grad_state.recurrent_current)
-            g_weight, g_decay, g_initial = _synapses_bwd(g, z_prev, synapses, ends, need.recurrent_current)
+            recurrent, ends = (
+                (layer.recurrent_decay, layer.recurrent_weight),
+                (state.recurrent_current, grad_state.recurrent_current),
+            )
+            g_weight, g_decay, g_initial = _synapses_bwd(g, z_prev, recurrent, ends, need.recurrent_current)
             grads["recurrent_weight"], grads["recurrent_decay"] = g_weight, g_decay
             grads_initial["recurrent_current"] = g_initial
         g_inputs = None
@@ -288,7 +289,7 @@ def _soma_gradients(
 def _synapses_bwd(
     g: Tensor,
     s: Tensor,
-    synapses: tuple[Tensor, Tensor],
+    synapses: tuple[Any, Tensor],
     ends: tuple[Tensor | None, Tensor | None],
     needs_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
