@@ -31,9 +31,7 @@ from hetsyn_plugins.benchmark import peers
 from hetsyn_plugins.benchmark.peers import PEERS, Shape
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.core.params import HetSynParams
-from hetsyn_plugins.fixed_point import network as fixed_network
-from hetsyn_plugins.fixed_point.network import FixedNetwork
-from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.fixed_point.network import FixedNetwork, quantise
 
 SHAPES = {
     "A": Shape(250, 32, 700, 128),
@@ -78,19 +76,19 @@ def gate() -> None:
     for recurrent in (False, True):
         torch.manual_seed(0)
         shape = Shape(60, 19, 50, 33, recurrent=recurrent, rate=0.1)
-        x, given = shape.spikes().double(), {k: t.detach().double() for k, t in peers.fields(shape).items()}
-        found = []
-        for run in (peers.plain_run, lambda x, p: ops.hetsyn_lif(x, **p, reset_decay=0.9)[0]):
-            leaves = {k: t.clone().requires_grad_() for k, t in given.items()}
+        x, fields = shape.spikes().double(), {k: t.detach().double() for k, t in peers.fields(shape).items()}
+        results = []
+        for run in (peers.plain_run, peers.our_run):
+            leaves = {k: t.clone().requires_grad_() for k, t in fields.items()}
             spikes = run(x, leaves)
             weights = torch.linspace(0.5, 1.5, spikes.numel(), dtype=spikes.dtype).reshape(spikes.shape)
             (spikes * weights).sum().backward()
-            found.append((spikes.detach(), {k: t.grad for k, t in leaves.items()}))
-        (spikes, gradients), (own_spikes, own_gradients) = found
-        assert spikes.any() and torch.equal(spikes, own_spikes), "ours spikes differently from plain autograd"
+            results.append((spikes.detach(), {k: t.grad for k, t in leaves.items()}))
+        (spikes, gradients), (our_spikes, our_gradients) = results
+        assert spikes.any() and torch.equal(spikes, our_spikes), "ours spikes differently from plain autograd"
         for name, gradient in gradients.items():
             # sums of T * B products of states, each off by some eps: 1e-10 of the largest is far above
-            off = (gradient - own_gradients[name]).abs().max() / gradient.abs().max()
+            off = (gradient - our_gradients[name]).abs().max() / gradient.abs().max()
             assert off < 1e-10, f"gradient of {name} is off by {off:.1e} of its largest entry"
 
 
@@ -133,26 +131,25 @@ def _seconds(run: Callable[[], Any], device: str = "cpu") -> float:
 def measure(shape: Shape, names: list[str], runs: int) -> dict[str, list[float] | str]:
     """Seconds of each peer's steps, taken in turns; or why it cannot run."""
     steps: dict[str, Any] = {}
-    found: dict[str, list[float] | str] = {}
+    absent: dict[str, list[float] | str] = {}
     for name in names:
         torch.manual_seed(0)
         if name == "plain autograd" and shape.plain_bytes > 0.8 * _memory(shape.device):
-            found[name] = f"would need about {shape.plain_bytes / 1e9:.0f} GB"
+            absent[name] = f"would need about {shape.plain_bytes / 1e9:.0f} GB"
             continue
         try:
             steps[name] = PEERS[name](shape)
             _seconds(steps[name], shape.device)  # compiles, fills caches
         except ImportError as error:
-            found[name] = str(error)
+            absent[name] = str(error)
             steps.pop(name, None)
     times: dict[str, list[float]] = {name: [] for name in steps}
     order = random.Random(0)
     for _ in range(runs):
-        for name in order.sample(
-            list(steps), len(steps)
-        ):  # whoever follows plain autograd finds the memory in disorder
+        # whoever follows plain autograd finds the memory in disorder
+        for name in order.sample(list(steps), len(steps)):
             times[name].append(_seconds(steps[name], shape.device))
-    return {**found, **times}
+    return {**absent, **times}
 
 
 def _memory(device: str) -> float:
@@ -177,7 +174,7 @@ def peak_memory(shape: Shape, name: str) -> float | None:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not Path("/proc/self/clear_refs").exists():
         return None
-    code = f"from hetsyn_plugins import bench, peers; bench.print_peak(peers.{shape!r}, {name!r})"
+    code = f"from hetsyn_plugins.benchmark import bench, peers; bench.print_peak(peers.{shape!r}, {name!r})"
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     try:
@@ -207,16 +204,16 @@ def table(names: list[str], runs: int, memory: bool, fma_limit: float, device: s
     rows: list[Row] = []
     for label in names:
         shape = replace(SHAPES[label], device=device)
-        found = measure(shape, list(PEERS), runs)
-        peaks = {peer: peak_memory(shape, peer) for peer, s in found.items() if memory and not isinstance(s, str)}
-        own = found["ours"]
-        assert not isinstance(own, str)  # ours runs everywhere
+        times = measure(shape, list(PEERS), runs)
+        peaks = {peer: peak_memory(shape, peer) for peer, s in times.items() if memory and not isinstance(s, str)}
+        our_seconds = times["ours"]
+        assert not isinstance(our_seconds, str)  # ours runs everywhere
         for peer in PEERS:
-            seconds, peak = found[peer], peaks.get(peer)
+            seconds, peak = times[peer], peaks.get(peer)
             if isinstance(seconds, str):
                 row = Row(label, peer, note=seconds)
             else:
-                median, ours, our_peak = statistics.median(seconds), statistics.median(own), peaks.get("ours")
+                median, ours, our_peak = statistics.median(seconds), statistics.median(our_seconds), peaks.get("ours")
                 row = Row(label, peer, 1e3 * median, 1e3 * min(seconds), 1e3 * max(seconds), peak, median / ours)
                 if peak and our_peak:
                     row = row._replace(memory_times_ours=peak / our_peak)
@@ -253,8 +250,8 @@ def scaling(runs: int, memory: bool, device: str) -> list[Row]:
     for axis, values in SCALING.items():
         for value in values:
             shape = varied(axis, value, device)
-            found = measure(shape, ["ours", "plain autograd", "snnTorch"], runs)
-            for peer, seconds in found.items():
+            times = measure(shape, ["ours", "plain autograd", "snnTorch"], runs)
+            for peer, seconds in times.items():
                 if isinstance(seconds, str):
                     continue
                 ms = [1e3 * s for s in seconds]
@@ -283,14 +280,17 @@ def deployed() -> FixedNetwork:
 
     def layer(name: str, n: int, m: int, recurrent: bool = False, spiking: bool = True) -> HetSynLayer:
         weight, decay = rng.normal(0.05, 1, (n, m)) / m**0.5, rng.choice(decays, (n, m))
-        loop: dict[str, Any] = {}
+        of_recurrent: dict[str, Any] = {}
         if recurrent:
-            loop = {"recurrent_weight": rng.normal(size=(n, n)) / n**0.5, "recurrent_decay": rng.choice(decays, (n, n))}
+            of_recurrent = {
+                "recurrent_weight": rng.normal(size=(n, n)) / n**0.5,
+                "recurrent_decay": rng.choice(decays, (n, n)),
+            }
         reset = 0.9 if spiking else None
-        return HetSynLayer(name, HetSynParams(weight, decay, reset_decay=reset, spiking=spiking, **loop))
+        return HetSynLayer(name, HetSynParams(weight, decay, reset_decay=reset, spiking=spiking, **of_recurrent))
 
     stack = (layer("1", 128, 700), layer("2", 128, 128, recurrent=True), layer("out", 20, 128, spiking=False))
-    return fixed_network.quantise(Network(stack))[0]
+    return quantise(Network(stack))[0]
 
 
 def chip_rates() -> None:

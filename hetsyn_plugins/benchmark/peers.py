@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.core.surrogate import MultiGaussian
-from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops.lif import hetsyn_li, hetsyn_lif
 
 Step = Callable[[], None]
 
@@ -59,10 +59,10 @@ class Shape:
 def fields(shape: Shape) -> dict[str, Any]:
     """Parameters of a HetSyn layer of this shape that spikes."""
     n, m = shape.neurons, shape.inputs
-    found: dict[str, Any] = {"weight": torch.randn(n, m) * (2 / m**0.5), "decay": torch.rand(n, m) * 0.2 + 0.75}
+    params: dict[str, Any] = {"weight": torch.randn(n, m) * (2 / m**0.5), "decay": torch.rand(n, m) * 0.2 + 0.75}
     if shape.recurrent:
-        found |= {"recurrent_weight": torch.randn(n, n) / n**0.5, "recurrent_decay": torch.rand(n, n) * 0.2 + 0.75}
-    return {name: t.to(shape.device).requires_grad_() for name, t in found.items()}
+        params |= {"recurrent_weight": torch.randn(n, n) / n**0.5, "recurrent_decay": torch.rand(n, n) * 0.2 + 0.75}
+    return {name: t.to(shape.device).requires_grad_() for name, t in params.items()}
 
 
 def readout_fields(shape: Shape) -> dict[str, Any] | None:
@@ -71,52 +71,63 @@ def readout_fields(shape: Shape) -> dict[str, Any] | None:
 
 
 def ours(shape: Shape) -> Step:
-    """`ops.hetsyn_lif`, and `ops.hetsyn_li` for the readout."""
-    x, given, readout = shape.spikes(), fields(shape), readout_fields(shape)
+    """`hetsyn_lif`, and `hetsyn_li` for the readout."""
+    x, params, readout = shape.spikes(), fields(shape), readout_fields(shape)
 
     def step() -> None:
-        out = ops.hetsyn_lif(x, **given, reset_decay=0.9)[0]
-        (out if readout is None else ops.hetsyn_li(out, **readout)[0]).sum().backward()
+        out = our_run(x, params)
+        (out if readout is None else hetsyn_li(out, **readout)[0]).sum().backward()
 
     return step
 
 
-def plain_run(x: Tensor, given: dict[str, Any]) -> Tensor:
-    """The equations as one would write them first: (B, N, M) currents, one step after another."""
+RESET_DECAY, THRESHOLD = 0.9, 1.0
+
+
+def our_run(x: Tensor, params: dict[str, Any]) -> Tensor:
+    """The spikes of the op."""
+    return hetsyn_lif(x, **params, reset_decay=RESET_DECAY, threshold=THRESHOLD)[0]
+
+
+def plain_run(x: Tensor, params: dict[str, Any]) -> Tensor:
+    """The equations as one would write them first: (B, N, M) currents, one step after another.
+
+    A second one on purpose: the gate compares with what shares nothing with the kernels.
+    """
     spike = MultiGaussian()
-    batch, n = x.shape[1], len(given["weight"])
-    current = x.new_zeros(batch, *given["weight"].shape)
+    batch, n = x.shape[1], len(params["weight"])
+    current = x.new_zeros(batch, *params["weight"].shape)
     recurrent = x.new_zeros(batch, n, n)
     reset = z = x.new_zeros(batch, n)
     spikes = []
     for x_t in x.unbind(0):
-        current = given["decay"] * current + given["weight"] * x_t[:, None, :]
+        current = params["decay"] * current + params["weight"] * x_t[:, None, :]
         v = current.sum(-1)
-        if "recurrent_weight" in given:
-            recurrent = given["recurrent_decay"] * recurrent + given["recurrent_weight"] * z[:, None, :]
+        if "recurrent_weight" in params:
+            recurrent = params["recurrent_decay"] * recurrent + params["recurrent_weight"] * z[:, None, :]
             v = v + recurrent.sum(-1)
-        reset = 0.9 * reset + z
-        z = spike(v - reset - 1.0)
+        reset = RESET_DECAY * reset + THRESHOLD * z
+        z = spike(v - reset - THRESHOLD)
         spikes.append(z)
     return torch.stack(spikes)
 
 
 def plain(shape: Shape) -> Step:
     """The same neuron by plain autograd."""
-    x, given, readout = shape.spikes(), fields(shape), readout_fields(shape)
+    x, params, readout = shape.spikes(), fields(shape), readout_fields(shape)
 
     def step() -> None:
-        out = plain_run(x, given)
+        out = plain_run(x, params)
         (out if readout is None else plain_readout(out, readout)).sum().backward()
 
     return step
 
 
-def plain_readout(x: Tensor, given: dict[str, Any]) -> Tensor:
+def plain_readout(x: Tensor, params: dict[str, Any]) -> Tensor:
     """The leaky readout, likewise."""
-    current, v = x.new_zeros(x.shape[1], *given["weight"].shape), []
+    current, v = x.new_zeros(x.shape[1], *params["weight"].shape), []
     for x_t in x.unbind(0):
-        current = given["decay"] * current + given["weight"] * x_t[:, None, :]
+        current = params["decay"] * current + params["weight"] * x_t[:, None, :]
         v.append(current.sum(-1))
     return torch.stack(v)
 

@@ -118,7 +118,8 @@ def run_op_stepwise(case: Case) -> Outcome:
     from hetsyn_plugins.ops import lif as ops
 
     x, fields, state = _leaves(case)
-    options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "spiking": case.params.spiking}
+    options: dict[str, Any] = {"surrogate": case.surrogate, "detach_reset": case.detach_reset}
+    options["spiking"] = case.params.spiking
     end = state if state is not None else _tensors(reference.zero_state(case.params, x.shape[1]), x, False)
     steps = []
     for x_t in x.unbind(0):

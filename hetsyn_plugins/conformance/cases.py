@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -136,6 +138,21 @@ def draw(
 
     Spikes: in 2 to 90 % of neuron-steps, or it would prove nothing. Clear: see `rounding_bound`.
     """
+    case, outputs, rng = _draw(seed, kind, inputs, sizes, dtype, with_state)
+    case, outputs, rng = copy.deepcopy((replace(case, **options), outputs, rng))
+    if not with_gradients:
+        return case
+    return replace(case, output_gradients=draw_gradients(rng, outputs, dtype, through_state))
+
+
+Outputs = tuple[Array | None, Array, HetSynState]  # what `reference.run` gives
+
+
+@functools.lru_cache(maxsize=512)  # every backend asks for the same ones
+def _draw(
+    seed: int, kind: str, inputs: str, sizes: tuple[int, int, int, int], dtype: Any, with_state: bool
+) -> tuple[Case, Outputs, np.random.Generator]:
+    """The case without gradients, what the reference makes of it, and the generator, which goes on."""
     steps, batch, n, m = sizes
     for attempt in range(50):
         rng = np.random.default_rng([seed, attempt])
@@ -144,22 +161,15 @@ def draw(
         state = None
         if with_state:
             state = _rounded(reference.run(params, INPUTS["dense"](rng, (9, batch, m)))[2], dtype)
-        case = Case(f"{kind}, {inputs}, seed {seed}", params, x, state, **options)
-        spikes, v, end = reference.run(params, x, state)
+        case = Case(f"{kind}, {inputs}, seed {seed}", params, x, state)
+        outputs = spikes, v, _ = reference.run(params, x, state)
         alive = spikes is None or inputs == "silent" or steps < 20 or 0.02 < spikes.mean() < 0.9
         if alive and _clear_of_threshold(case, spikes, v):
-            break
-    else:
-        raise Mismatch(f"{kind}, {inputs}: none of 50 draws spikes and stays clear of the threshold")
-    if not with_gradients:
-        return case
-
-    return replace(case, output_gradients=draw_gradients(rng, (spikes, v, end), dtype, through_state))
+            return case, outputs, rng
+    raise Mismatch(f"{kind}, {inputs}: none of 50 draws spikes and stays clear of the threshold")
 
 
-def draw_gradients(
-    rng: np.random.Generator, outputs: tuple[Array | None, Array, HetSynState], dtype: Any, through_state: bool
-) -> OutputGradients:
+def draw_gradients(rng: np.random.Generator, outputs: Outputs, dtype: Any, through_state: bool) -> OutputGradients:
     """Random gradients for what `reference.run` gave."""
 
     def like(x: Any) -> Any:
@@ -179,7 +189,7 @@ def draw_at_threshold(kind: str, dtype: Any) -> Case:
     for seed in range(1000):
         rng = np.random.default_rng([seed, n])
         drawn = KINDS[kind](rng, n, m)
-        fields = {name: _dyadic(rng, name, getattr(drawn, name)) for name in ARRAYS}
+        fields: dict[str, Any] = {name: _dyadic(rng, name, getattr(drawn, name)) for name in ARRAYS}
         params = HetSynParams(**fields).astype(dtype)
         x = rng.integers(0, 2, (8, 2, m)).astype(dtype)
         state = _rounded(reference.run(params, x[:3])[2], dtype)
@@ -267,7 +277,7 @@ class Backend:
     """One way to run the neuron.
 
     z_from_v  the state of a layer without recurrence has no spikes of its own: the last z is fired from v, so
-              gradients owed to z[-1] reach v and the threshold
+              gradients of z[-1] reach v and the threshold
     """
 
     name: str

@@ -229,7 +229,7 @@ def check_sizes(backend: Backend) -> Tally:
 
 @check
 def check_states(backend: Backend) -> Tally:
-    """A given first state is used whole, and the state returned is the last one."""
+    """All of a first state is used, and the state returned is the last one."""
     tally = Tally()
     for seed, kind in enumerate(("feed-forward", "everything", "no reset", "readout")):
         for steps in (0, 1, 25):
@@ -296,12 +296,12 @@ def check_arguments_kept(backend: Backend) -> Tally:
     for dtype in backend.dtypes:
         for kind in ("everything", "readout"):
             options: dict[str, Any] = {"with_state": True, "with_gradients": True, "through_state": True}
-            case = backend.draw(6, kind, sizes=(20, 3, 5, 6), dtype=dtype, **options)
+            case = backend.draw(6, kind, sizes=(9, 3, 5, 6), dtype=dtype, **options)
             # gradients of the last spikes and v would be added to those of all: what is handed on were then a sum
             assert case.output_gradients is not None and case.output_gradients.state is not None
             of_currents = case.output_gradients.state._replace(spikes=None, v=None)
             case = replace(case, output_gradients=replace(case.output_gradients, state=of_currents))
-            wide: Array = np.zeros((40, 3, 12), dtype)
+            wide: Array = np.zeros((18, 3, 12), dtype)
             wide[::2, :, ::2] = case.inputs
             for view in (case, replace(case, inputs=wide[::2, :, ::2])):
                 before = {name: array.copy() for name, array in arrays_of(view).items()}

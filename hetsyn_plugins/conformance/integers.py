@@ -20,9 +20,8 @@ import numpy as np
 from hetsyn_plugins.conformance.cases import Mismatch
 from hetsyn_plugins.conformance.comparison import Tally
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.deployment import chip_file as loihi
-from hetsyn_plugins.fixed_point import network as fixed_network
-from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
+from hetsyn_plugins.deployment import chip_file
+from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork, shifted
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE, FixedParams, FixedPointOverflow, Integers
 
 TIMEOUT = 300.0  # seconds for all cases of a backend in Lava
@@ -53,14 +52,14 @@ def expected(case: Case) -> Outputs:
     """What the integer core says, or the table."""
     if case.want is not None:
         return case.want
-    found = case.network.run(case.inputs, allow_overflow=case.allow_overflow)
-    return {name: Output(result.spikes, result.v) for name, result in found.items()}
+    results = case.network.run(case.inputs, allow_overflow=case.allow_overflow)
+    return {name: Output(result.spikes, result.v) for name, result in results.items()}
 
 
 def expected_a_step_late(case: Case) -> Outputs:
     """What the integer core says where every layer takes a step, as on a chip and in slayer's blocks; v of readouts."""
-    found = case.network.run(case.inputs, latency=1, allow_overflow=case.allow_overflow)
-    return {name: Output(r.spikes, r.v if r.spikes is None else None) for name, r in found.items()}
+    results = case.network.run(case.inputs, latency=1, allow_overflow=case.allow_overflow)
+    return {name: Output(r.spikes, r.v if r.spikes is None else None) for name, r in results.items()}
 
 
 def expected_in_float(case: Case) -> Outputs:
@@ -96,7 +95,7 @@ def draw_layer(
     *,
     words: Any = 3,
     form: str = "cluster",
-    loop: bool = False,
+    recurrent: bool = False,
     adaptation: bool = False,
     bias: bool = False,
     always_on: bool = False,
@@ -123,7 +122,7 @@ def draw_layer(
         "form": form,
         "unit": 1 / 64,
     }
-    if loop:
+    if recurrent:
         values |= {"recurrent_weight": rng.integers(-60, 60, (n, n)), "recurrent_decay": mixed((n, n))}
         values["recurrent_exp"] = 1
     if adaptation:
@@ -161,10 +160,10 @@ def draw(
         x = np.asarray((rng.random(shape) < 0.3) if inputs is None else inputs(rng, shape)).astype(np.int64)
         case = Case(label, FixedNetwork(tuple(stack)), x, allow_overflow)
         try:
-            found = expected(case).values()
+            outputs = expected(case).values()
         except FixedPointOverflow:
             continue
-        if all(out.spikes is None or 0.02 < out.spikes.mean() < 0.9 for out in found):
+        if all(out.spikes is None or 0.02 < out.spikes.mean() < 0.9 for out in outputs):
             return case
     raise Mismatch(f"{label}: none of 100 draws spikes in every layer without overflow")
 
@@ -193,7 +192,7 @@ def check_hand_table() -> list[Case]:
         0   0      64     128   -64     0       96     128  -32    0
         3   768    0      64     704    1       48     128  -80    0
     """
-    loop = FixedParams(
+    both_ways = FixedParams(
         [[4], [0]],
         np.array([[DECAY_ONE], [DECAY_ONE]]),
         threshold=np.array([4, 2]),
@@ -202,7 +201,7 @@ def check_hand_table() -> list[Case]:
         recurrent_decay=np.array([[DECAY_ONE, DECAY_ONE], [2048, DECAY_ONE]]),
     )
     tables = [
-        ("loop", loop, [1, 2, 0, 0, 3], [[256, 0], [512, 0], [-256, 192], [-64, -32], [704, -80]]),
+        ("loop", both_ways, [1, 2, 0, 0, 3], [[256, 0], [512, 0], [-256, 192], [-64, -32], [704, -80]]),
         # half of -5 is -2, not -3
         ("zero", _readout(-5, 2048), [1] + 9 * [0], [[v] for v in (-320, -160, -80, -40, -20, -10, -5, -2, -1, 0)]),
         # 64 * 127 * 128 more at every step, around at 2^23
@@ -222,13 +221,13 @@ def _readout(weight: int, word: int, exponent: int = 0) -> FixedParams:
     return FixedParams([[weight]], [[word]], weight_exp=exponent, spiking=False)
 
 
-EVERYTHING: dict[str, Any] = {"loop": True, "adaptation": True, "bias": True, "always_on": True}
+EVERYTHING: dict[str, Any] = {"recurrent": True, "adaptation": True, "bias": True, "always_on": True}
 KINDS: list[dict[str, Any]] = [
     {},
-    {"loop": True},
+    {"recurrent": True},
     {"adaptation": True},
     EVERYTHING,
-    {"reset_decay": None, "loop": True},
+    {"reset_decay": None, "recurrent": True},
     {"spiking": False, "bias": True},
 ]
 
@@ -242,7 +241,7 @@ def check_kinds() -> list[Case]:
 @check
 def check_clusters() -> list[Case]:
     """K = 1, 3, 8 and 16 accumulators a neuron, feed-forward and recurrent."""
-    return [draw(2, "clusters", [{"words": k, "loop": k in (3, 16)} for k in (1, 3, 8, 16)])]
+    return [draw(2, "clusters", [{"words": k, "recurrent": k in (3, 16)} for k in (1, 3, 8, 16)])]
 
 
 @check
@@ -257,15 +256,18 @@ def check_synapse_form() -> list[Case]:
 def check_decay_words() -> list[Case]:
     """The ends: r = 1 and r = 0 exactly, and the words beside them."""
     ends = np.array([0, 1, DECAY_ONE - 1, DECAY_ONE])
-    layer: dict[str, Any] = {"words": ends, "threshold": 600, "loop": True, "reset_decay": np.resize(ends, 6)}
+    layer: dict[str, Any] = {"words": ends, "threshold": 600, "recurrent": True, "reset_decay": np.resize(ends, 6)}
     return [draw(4, "decay words", [{**layer, "form": form} for form in BOTH])]
 
 
 @check
 def check_delays() -> list[Case]:
     """Delays of 0 to 9 steps between layers, and some longer than the sample: those spikes never arrive."""
-    late: list[dict[str, Any]] = [{"delays": 62, "bias": True}, {"spiking": False}]
-    return [draw(5, "delays", [{"delays": 9, "loop": True}, {"delays": 3, **EVERYTHING}]), draw(6, "long delays", late)]
+    longer: list[dict[str, Any]] = [{"delays": 62, "bias": True}, {"spiking": False}]
+    return [
+        draw(5, "delays", [{"delays": 9, "recurrent": True}, {"delays": 3, **EVERYTHING}]),
+        draw(6, "long delays", longer),
+    ]
 
 
 @check
@@ -284,10 +286,10 @@ def check_samples() -> list[Case]:
     slow: dict[str, Any] = {"words": np.array([3, 20, 60]), "reset_decay": 30, "threshold": 800}
     stack: list[dict[str, Any]] = [{**slow, "delays": 5}, {**slow, **EVERYTHING}, {"spiking": False, "words": 1}]
 
-    def late(rng: Rng, shape: tuple[int, ...]) -> Any:
+    def rising(rng: Rng, shape: tuple[int, ...]) -> Any:
         return rng.random(shape) < np.linspace(0.0, 0.8, shape[0])[:, None, None]
 
-    return [draw(8, "samples", stack, sizes=(16, 5, 7, 6), inputs=late)]
+    return [draw(8, "samples", stack, sizes=(16, 5, 7, 6), inputs=rising)]
 
 
 @check
@@ -348,15 +350,15 @@ def verify(backends: list[Backend], only: list[str] | None = None) -> Iterator[t
                 yield backend.name, name, Mismatch(f"{type(error).__name__}: {error}")
             continue
         for name, listed in taken.items():
-            found = [(case, next(results)) for case in listed]
+            pairs = [(case, next(results)) for case in listed]
             if listed:
-                yield backend.name, name, _tallied(backend, found)
+                yield backend.name, name, _tallied(backend, pairs)
 
 
-def _tallied(backend: Backend, found: list[tuple[Case, Outputs]]) -> Tally | Mismatch:
+def _tallied(backend: Backend, pairs: list[tuple[Case, Outputs]]) -> Tally | Mismatch:
     tally = Tally()
     try:
-        for case, got in found:
+        for case, got in pairs:
             compare(case, got, backend.judge(case), tally)
     except Mismatch as mismatch:
         return mismatch
@@ -409,8 +411,8 @@ def run_quantised(cases: list[Case]) -> list[Outputs]:
     def run_layer(case: Case, layer: FixedLayer, x: Integers) -> tuple[Any, Any]:
         p = layer.params
         floats = p.to_params()
-        given = {name: getattr(floats, name) for name in ARRAYS}
-        tensors = {name: None if a is None else torch.tensor(np.array(a)) for name, a in given.items()}
+        arrays = {name: getattr(floats, name) for name in ARRAYS}
+        tensors = {name: None if a is None else torch.tensor(np.array(a)) for name, a in arrays.items()}
         spikes, v = hetsyn_lif_quantised(
             torch.tensor(x, dtype=torch.float64),
             **tensors,
@@ -463,23 +465,23 @@ def _layer_by_layer(
 ) -> Outputs:
     """A stack out of something that gives the spikes and v of one layer; `delays`: it does not delay them itself."""
     x: Any = case.inputs
-    found = {}
+    outputs = {}
     for layer in case.network.layers:
         x = np.concatenate([x, np.ones((*x.shape[:2], 1), x.dtype)], axis=2) if layer.always_on else x
         spikes, v = run_layer(layer, x)
         if spikes is not None and layer.delay is not None and delays:
-            spikes = fixed_network.shifted(spikes.astype(np.int64), layer.delay)
-        found[layer.name] = Output(spikes, v)
+            spikes = shifted(spikes.astype(np.int64), layer.delay)
+        outputs[layer.name] = Output(spikes, v)
         x = v if spikes is None else spikes
-    return found
+    return outputs
 
 
 def run_lava(cases: list[Case], *, precision: str, as_file: bool = False) -> list[Outputs]:
     """Lava's runtime, all cases in one child process; `as_file`: by way of a file and netx."""
     from hetsyn_plugins.adapters.lava_dl import runtime
 
-    found: list[Outputs] = runtime.isolated(in_lava, cases, precision, as_file, timeout=TIMEOUT)
-    return found
+    outputs: list[Outputs] = runtime.isolated(in_lava, cases, precision, as_file, timeout=TIMEOUT)
+    return outputs
 
 
 def in_lava(cases: list[Case], precision: str, as_file: bool = False) -> list[Outputs]:
@@ -489,11 +491,11 @@ def in_lava(cases: list[Case], precision: str, as_file: bool = False) -> list[Ou
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
-            what: Any = case.network
+            network: Any = case.network
             if as_file:
-                what = Path(folder, "case.net")
-                loihi.write(case.network, what)
-            found = runtime.simulate(what, case.inputs, precision, case.allow_overflow, TIMEOUT)
+                network = Path(folder, "case.net")
+                chip_file.write(case.network, network)
+            layers = runtime.simulate(network, case.inputs, precision, case.allow_overflow, TIMEOUT)
             readouts = {layer.name for layer in case.network.layers if not layer.params.spiking}
-            results.append({n: Output(None, a) if n in readouts else Output(a, None) for n, a in found.items()})
+            results.append({n: Output(None, a) if n in readouts else Output(a, None) for n, a in layers.items()})
     return results

@@ -36,8 +36,9 @@ import math
 import conftest, pytest
 from hetsyn_plugins.conformance import backends, cases, checks
 conftest.poison_empty(pytest.MonkeyPatch())
-checks.EDGES = [sizes for sizes in checks.EDGES if math.prod(sizes) < 15_000 and sizes[0] < 10]
-checks.EDGES += [(2, 2, 129, 3), (2, 2, 3, 129), (250, 1, 2, 3)]
+# rows are programs of their own: many of them show no more than some
+checks.EDGES = [sizes for sizes in checks.EDGES if math.prod(sizes) < 15_000 and sizes[0] < 10 and sizes[1] < 40]
+checks.EDGES += [(2, 2, 129, 3), (2, 2, 3, 129), (100, 1, 2, 3)]
 for kind in set(cases.KINDS) - {"feed-forward", "adaptation", "everything", "no reset", "readout"}:
     del cases.KINDS[kind]
 gpu = [b for b in backends.available()[0] if b.name == "gpu"]
