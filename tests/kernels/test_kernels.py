@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import planting
 import pytest
 import torch
 from torch import Tensor
 
 from hetsyn_plugins.conformance import cases
 from hetsyn_plugins.core.fields import ARRAYS, HetSynState
+from hetsyn_plugins.fixed_point.neuron import FixedParams
 from hetsyn_plugins.kernels.cpu import buffers, layout, simd, threads
 from hetsyn_plugins.kernels.cpu.layout import BatchLanes, NeuronLanes
 from hetsyn_plugins.ops import lif
@@ -289,3 +292,19 @@ def test_a_machine_without_a_working_numba_is_told_once_and_computes(tmp_path: P
     done = python(code.replace("lif.hetsyn_lif", "warnings.simplefilter('always'); lif.hetsyn_lif"))
     assert done.stdout.strip() == "eager", done.stderr
     assert done.stderr.count("numba is broken here; backend='eager' is used instead") == 1
+
+
+def test_a_planted_kernel_neither_finds_nor_leaves_compiled_code() -> None:
+    """numba keeps compiled code by file and line, which a changed kernel shares with the real one."""
+    name = "hetsyn_plugins.kernels.cpu.fixed_point"
+    real: Any = importlib.import_module(name)
+    params = FixedParams([[-5]], [[2048]], spiking=False, form="synapse", fraction=0)
+    x = np.eye(4, 1, dtype=np.int64).reshape(4, 1, 1)
+    assert real.run(params, x).v.ravel().tolist() == [-5, -2, -1, 0]
+    folder = Path(str(real.currents_fwd.stats.cache_path))
+    files = sorted(folder.glob("fixed_point.*"))
+    assert files
+    (changed,) = planting.changed(name, "trunc(mul(c0, u0))", "trunc(sub(mul(c0, u0), splat(0.5)))").values()
+    assert changed.run(params, x).v.ravel().tolist() == [-5, -3, -2, -1]
+    assert sorted(folder.glob("fixed_point.*")) == files
+    assert changed.currents_fwd is not real.currents_fwd and changed.gather is real.gather  # out of the change's reach
