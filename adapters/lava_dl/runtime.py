@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hetsyn_plugins.exchange import frameworks
 from hetsyn_plugins.fixed_point.network import FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import Integers, whole_numbers
 
@@ -52,9 +53,10 @@ def why_no_lava() -> str | None:
     """None where Lava can run, else the reason."""
     if sys.version_info >= (3, 11):
         version = ".".join(map(str, sys.version_info[:2]))
-        return f"Lava ends at Python 3.10, this is {version}: pip install 'hetsyn_plugins[lava]' there"
+        there = f"pip install 'hetsyn_plugins[lava]' there; {frameworks.WITHOUT_LAVA}"
+        return f"Lava ends at Python 3.10, this is {version}: {there}"
     if importlib.util.find_spec("lava") is None or importlib.util.find_spec("lava.magma") is None:
-        return "lava is not installed: pip install 'hetsyn_plugins[lava]' (Python 3.10)"
+        return f"{frameworks.how_to_install('lava_dl')} (Python 3.10); {frameworks.WITHOUT_LAVA}"
     return None
 
 
@@ -62,8 +64,7 @@ def require_lava() -> None:
     """Raise ImportError, with the extra to install and what works without it, where Lava cannot run."""
     why = why_no_lava()
     if why is not None:
-        others = "training, clustering, quantisation, hetsyn_plugins.loihi and the integer core (FixedNetwork.run)"
-        raise ImportError(f"{why}; only running in Lava needs it: {others} work without")
+        raise ImportError(why)
 
 
 def require_lava_here() -> None:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import warnings
 from collections.abc import Mapping
@@ -19,8 +17,7 @@ from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.fields import ARRAYS, Array, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.reference import Gradients
-
-FRAMEWORKS = ("snntorch", "norse")
+from hetsyn_plugins.exchange import frameworks
 
 
 def available() -> tuple[list[Backend], dict[str, str]]:
@@ -46,9 +43,7 @@ def available() -> tuple[list[Backend], dict[str, str]]:
         backends.append(Backend("gpu", run_gpu, dtypes=(np.float32,)))
     else:
         absent["gpu"] = why
-    for name in FRAMEWORKS:
-        if importlib.util.find_spec(name) is None:
-            absent[name] = f"{name} is not installed: pip install 'hetsyn_plugins[{name}]'"
+    absent |= {name: why for name in frameworks.CONVERTIBLE if (why := frameworks.why_not_installed(name))}
     if "snntorch" not in absent:
         backends += [
             Backend("snntorch", lambda case: run_snntorch(case, sequence=True), z_from_v=True),
@@ -67,8 +62,9 @@ def available() -> tuple[list[Backend], dict[str, str]]:
 
 def run_reference(case: Case) -> Outcome:
     """The judge itself, through the same door as the others."""
-    outcome: Outcome = importlib.import_module("hetsyn_plugins.conformance.comparison").expected(case)
-    return outcome
+    from hetsyn_plugins.conformance import comparison
+
+    return comparison.expected(case)
 
 
 def run_op(case: Case, backend: str = "eager", device: str = "cpu") -> Outcome:
@@ -87,7 +83,8 @@ def run_op(case: Case, backend: str = "eager", device: str = "cpu") -> Outcome:
 
 def run_cpu(case: Case, lanes: str) -> Outcome:
     """The cpu kernel with one of its two layouts, whatever it would choose itself."""
-    layouts = importlib.import_module("hetsyn_plugins.kernels.cpu.layout")
+    from hetsyn_plugins.kernels.cpu import layout as layouts
+
     token = layouts.ONLY.set(getattr(layouts, lanes))
     try:
         return run_op(case, backend="cpu")
@@ -136,7 +133,7 @@ def run_snntorch(case: Case, sequence: bool) -> Outcome:
     """The snnTorch layers: the whole sequence in one call, or their one-step idiom with explicit states."""
     import torch
 
-    adapter = importlib.import_module("hetsyn_plugins.adapters.snntorch")
+    adapter = frameworks.adapter("snntorch")
     p, recurrent = case.params, case.params.recurrent_weight is not None
     layer = (adapter.RHetSynLeaky if recurrent else adapter.HetSynLeaky).from_params(
         p,
@@ -176,7 +173,7 @@ def run_norse(case: Case, sequence: bool) -> Outcome:
     """The Norse modules: the sequence ones, or the cells in a loop over time."""
     import torch
 
-    adapter = importlib.import_module("hetsyn_plugins.adapters.norse")
+    adapter = frameworks.adapter("norse")
     p = case.params
     kind = "HetSynLI" if not p.spiking else "HetSynLIFRecurrent" if p.recurrent_weight is not None else "HetSynLIF"
     layer = getattr(adapter, kind if sequence else f"{kind}Cell").from_params(

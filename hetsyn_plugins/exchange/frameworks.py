@@ -21,15 +21,14 @@ class Framework(NamedTuple):
     note: str = ""
 
 
+WITHOUT_LAVA = (
+    "training, clustering, quantisation, chip files (hetsyn_plugins.loihi) and the integer core work without it"
+)
+
 FRAMEWORKS = {
     "snntorch": Framework("snntorch", "snntorch", "snntorch"),
     "norse": Framework("norse", "norse", "norse"),
-    "lava_dl": Framework(
-        "lava_dl.slayer",
-        "lava",
-        "lava",
-        " (Python 3.10 only); training, clustering, the integer core and export work without it",
-    ),
+    "lava_dl": Framework("lava_dl.slayer", "lava", "lava", f" (Python 3.10 only); {WITHOUT_LAVA}"),
 }
 CONVERTIBLE = ("snntorch", "norse")  # whose networks `convert` reads and makes
 
@@ -60,10 +59,13 @@ def is_installed(framework: str) -> bool:
 
 def why_not_installed(framework: str) -> str | None:
     """None for a framework that can be imported; else what to do about it."""
-    if is_installed(framework):
-        return None
-    _, imported_as, extra, note = FRAMEWORKS[framework]
-    return f"{imported_as} is not installed: pip install 'hetsyn_plugins[{extra}]'{note}"
+    return None if is_installed(framework) else how_to_install(framework) + FRAMEWORKS[framework].note
+
+
+def how_to_install(framework: str) -> str:
+    """What is said where a framework is missing."""
+    known = FRAMEWORKS[framework]
+    return f"{known.imported_as} is not installed: pip install 'hetsyn_plugins[{known.extra}]'"
 
 
 def require(framework: str) -> None:
