@@ -46,7 +46,9 @@ def step(
         z = state.spikes[:, None, :]
         recurrent = q(torch.addcmul(layer.recurrent_decay * state.recurrent_current, layer.recurrent_weight, z))
         u = u + recurrent.sum(-1)
-    return HetSynState(current, recurrent, *soma_step(u, state, layer, surrogate, detach_reset, q))
+    # by name: torch.compile cannot go on behind a spike that is among the arguments of a call
+    reset, adaptation, spikes, v = soma_step(u, state, layer, surrogate, detach_reset, q)
+    return HetSynState(current, recurrent, reset, adaptation, spikes, v)
 
 
 def soma_step(
