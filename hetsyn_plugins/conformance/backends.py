@@ -69,27 +69,27 @@ def run_reference(case: Case) -> Outcome:
 
 def run_op(case: Case, backend: str = "eager", device: str = "cpu") -> Outcome:
     """The fused op."""
-    from hetsyn_plugins.ops import lif as ops
+    from hetsyn_plugins.ops import lif
 
     x, fields, state = _leaves(case, device)
     if case.params.spiking:
         options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "backend": backend}
-        spikes, v, end = ops.hetsyn_lif(x, state=state, **fields, **options)
+        spikes, v, end = lif.hetsyn_lif(x, state=state, **fields, **options)
     else:
         readout = {name: fields[name] for name in ("weight", "decay", "bias")}
-        spikes, (v, end) = None, ops.hetsyn_li(x, state=state, **readout, backend=backend)
+        spikes, (v, end) = None, lif.hetsyn_li(x, state=state, **readout, backend=backend)
     return _outcome(case, x, fields, state, spikes, v, end)
 
 
 def run_cpu(case: Case, lanes: str) -> Outcome:
     """The cpu kernel with one of its two layouts, whatever it would choose itself."""
-    from hetsyn_plugins.kernels.cpu import layout as layouts
+    from hetsyn_plugins.kernels.cpu import layout
 
-    token = layouts.ONLY.set(getattr(layouts, lanes))
+    token = layout.ONLY.set(getattr(layout, lanes))
     try:
         return run_op(case, backend="cpu")
     finally:
-        layouts.ONLY.reset(token)
+        layout.ONLY.reset(token)
 
 
 def _why_no_gpu() -> str | None:
@@ -112,7 +112,7 @@ def run_op_stepwise(case: Case) -> Outcome:
     """The one-step form in a loop over time."""
     import torch
 
-    from hetsyn_plugins.ops import lif as ops
+    from hetsyn_plugins.ops import lif
 
     x, fields, state = _leaves(case)
     options: dict[str, Any] = {"surrogate": case.surrogate, "detach_reset": case.detach_reset}
@@ -120,7 +120,7 @@ def run_op_stepwise(case: Case) -> Outcome:
     end = state if state is not None else _tensors(reference.zero_state(case.params, x.shape[1]), x, False)
     steps = []
     for x_t in x.unbind(0):
-        end = ops.hetsyn_lif_step(x_t, state=end, **fields, **options)
+        end = lif.hetsyn_lif_step(x_t, state=end, **fields, **options)
         steps.append(end)
     if not steps:
         empty = torch.zeros((0, x.shape[1], len(case.params.weight)), dtype=x.dtype)
@@ -175,7 +175,8 @@ def run_norse(case: Case, sequence: bool) -> Outcome:
 
     adapter = frameworks.adapter("norse")
     p = case.params
-    kind = "HetSynLI" if not p.spiking else "HetSynLIFRecurrent" if p.recurrent_weight is not None else "HetSynLIF"
+    spiking_kind = "HetSynLIF" if p.recurrent_weight is None else "HetSynLIFRecurrent"
+    kind = spiking_kind if p.spiking else "HetSynLI"
     layer = getattr(adapter, kind if sequence else f"{kind}Cell").from_params(
         p,
         method=case.surrogate,

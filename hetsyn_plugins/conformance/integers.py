@@ -110,9 +110,7 @@ def draw_layer(
         words = rng.choice(np.unique(np.rint(np.geomspace(80, 3000, 200))), words, replace=False)
     lines = m + always_on
 
-    def mixed(shape: tuple[int, int]) -> Any:
-        return rng.permutation(np.resize(words, shape).ravel()).reshape(shape)  # every word occurs
-
+    mixed = partial(_mixed, rng, words)
     values: dict[str, Any] = {
         "weight": rng.integers(-60, 100, (n, lines)),
         "decay": mixed((n, lines)),
@@ -134,6 +132,11 @@ def draw_layer(
         values |= {"reset_decay": None, "threshold": 1}
     delay = rng.integers(0, delays + 1, n) if delays else None
     return FixedLayer(name, FixedParams(**{**values, **fields}), always_on, delay)
+
+
+def _mixed(rng: Rng, words: Any, shape: tuple[int, int]) -> Any:
+    """Decay words in this shape, every one of them."""
+    return rng.permutation(np.resize(words, shape).ravel()).reshape(shape)
 
 
 def draw(
@@ -441,7 +444,8 @@ def run_slayer(cases: list[Case]) -> list[Outputs]:
 
     def run_layer(case: Case, layer: FixedLayer, x: Any) -> tuple[Any, Any]:
         p = layer.params
-        kind = slayer.Affine if not p.spiking else slayer.Dense if p.recurrent_weight is None else slayer.Recurrent
+        spiking_kind = slayer.Dense if p.recurrent_weight is None else slayer.Recurrent
+        kind = spiking_kind if p.spiking else slayer.Affine
         block = kind.from_params(
             p.to_params(),
             neuron_params={"scale": int(1 / p.unit)},

@@ -506,8 +506,8 @@ BUGS = [
         "threshold",
         "v is off",
         SNNTORCH,
-        "self._used_surrogate(mem - layer.threshold, layer.threshold)",
-        "self._used_surrogate(mem - layer.threshold + 1e-30, layer.threshold)",
+        "surrogate(mem - layer.threshold, layer.threshold)",
+        "surrogate(mem - layer.threshold + 1e-30, layer.threshold)",
     ),
     Bug(
         "snntorch: z[t-1] with a surrogate as wide as 1, not as the threshold",
@@ -515,8 +515,8 @@ BUGS = [
         "surrogates",
         "gradient of inputs is off",
         SNNTORCH,
-        "self._used_surrogate(mem - layer.threshold, layer.threshold)",
-        "self._used_surrogate(mem - layer.threshold, torch.ones_like(layer.threshold))",
+        "surrogate(mem - layer.threshold, layer.threshold)",
+        "surrogate(mem - layer.threshold, torch.ones_like(layer.threshold))",
     ),
     Bug(
         "snntorch: ada is rst",
@@ -533,8 +533,8 @@ BUGS = [
         "detached-reset",
         "gradient of inputs is off",
         SNNTORCH,
-        "Way(self._used_surrogate, self.detach_reset,",
-        "Way(self._used_surrogate, False,",
+        "Way(surrogate, self.detach_reset,",
+        "Way(surrogate, False,",
     ),
     Bug(
         "snntorch: the default surrogate, whatever is given",

@@ -14,6 +14,7 @@ g[t] = dLoss/dv[t] (see `eager.py` for where this comes from):
 
 Sequences are packed as [block][K / 4][T][4][lanes]: a block is `lanes` rows of the batch, K is padded to a multiple of
 4, and what an inner loop reads is contiguous. r and w are padded with zeros. `soma.py` says what every kernel keeps to.
+Kernels are unrolled by fours by hand, for registers: that makes them longer than other functions.
 """
 
 from __future__ import annotations

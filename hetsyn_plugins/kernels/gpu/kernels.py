@@ -23,7 +23,7 @@ The letters (Deng et al. 2025, Eqs. 2 to 5; `core/reference.py` has the equation
 No kernel reads a number that it writes: several warps hold a tensor of fewer numbers than threads, and one of them
 could otherwise load what another has stored already. Flags are constants to the compiler. Written for Triton 2.3 too:
 reductions of 2-D tiles only, `tl.expand_dims`, and no annotations from __future__, which its interpreter does not
-understand.
+understand. Arguments stand one a line, which makes these functions long.
 """
 
 import triton
