@@ -148,7 +148,8 @@ def run_snntorch(case: Case, sequence: bool) -> Outcome:
     order += ["adaptation"] * (p.adaptation_decay is not None) + ["v"]
     # a layer without reset still has its place in the tuple: zeros
     placeholder = x.new_zeros((x.shape[1], len(p.weight)))
-    states = [] if state is None else [placeholder if (s := getattr(state, name)) is None else s for name in order]
+    parts = [] if state is None else [getattr(state, name) for name in order]
+    states = [placeholder if part is None else part for part in parts]
 
     def last(spikes: Any, *others: Any) -> HetSynState:
         values = dict(zip(order, ([spikes] if recurrent else []) + list(others), strict=True)) | {"spikes": spikes}

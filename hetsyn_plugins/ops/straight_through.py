@@ -28,7 +28,7 @@ from hetsyn_plugins.ops.trainable import Bounded, to_hetsyn_params
 
 
 @torch.compiler.disable
-def hetsyn_lif_quantised(
+def hetsyn_lif_quantised(  # long for its arguments: those of `hetsyn_lif`, written out as there
     inputs: Tensor,
     weight: Tensor,
     decay: Tensor | float,

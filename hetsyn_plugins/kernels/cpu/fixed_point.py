@@ -90,11 +90,10 @@ def _synapses(
     _gather(x, sources, (1, sources[0].size, steps))
     c, w = _blocked(_factor(p.decay), 4), _blocked(p.weight << (p.weight_exp + p.fraction), 4)
     v, units = np.empty((batch, steps, soma.n)), batch * soma.n // LANES
-    u = (
-        np.zeros((units if keep or initial else 0, c.shape[1], LANES))
-        if initial is None
-        else _blocked(initial.current, 4)
-    )
+    if initial is None:
+        u = np.zeros((units if keep else 0, c.shape[1], LANES))
+    else:
+        u = _blocked(initial.current, 4)
     peaks = np.zeros((2, units, LANES))
     parallel(currents_fwd, units, *map(np.ravel, (sources, c, w, u, v, peaks[0])), steps, c.shape[1])
     recurrent = [np.zeros((0, 1, LANES))] * 3
