@@ -60,10 +60,13 @@ def test_a_folder_holds_one_configuration(tmp_path: Path) -> None:
 def test_seeds_that_fail_are_told_and_the_others_kept(tmp_path: Path) -> None:
     config = load_config("dms", SMALL)
     sweep.prepare(tmp_path, config)
-    (tmp_path / "seed-1").mkdir()
-    (tmp_path / "seed-1/state.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match=r"^1 of 2 seeds failed\nseed 1: .*checkpoint: expected a whole one.*$"):
-        sweep.train_seeds(config, [1, 2], tmp_path, quiet=True)
+    for seed in (1, 3):
+        (tmp_path / f"seed-{seed}").mkdir()
+        (tmp_path / f"seed-{seed}/state.pt").write_bytes(b"no checkpoint")
+    why = "checkpoint: expected a whole one"
+    message = rf"^2 of 3 seeds failed\nseed 1: .*{why}.*\nseed 3: .*{why}.*$"
+    with pytest.raises(ValueError, match=message):
+        sweep.train_seeds(config, [1, 2, 3], tmp_path, quiet=True)
     assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [2]
 
 
