@@ -441,8 +441,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         return self.recurrent_weights if field == "recurrent_weight" else self.p.stored(field)
 
     def stored_tensors(self) -> list[Tensor | None]:
-        p = self.p
-        return [self.input_weights, self.recurrent_weights, *(p.stored(field) for field in p.names)]
+        return [self.input_weights, self.recurrent_weights, *self.p.stored_tensors()]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """As nn.Module's; weights with NaN or infinity are reported and not loaded (p does so for its own)."""

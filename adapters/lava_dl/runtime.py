@@ -108,7 +108,8 @@ def run_network(
     Raises ImportError without Lava, ValueError for wrong inputs, FixedPointOverflow, LavaError, LavaTimeout.
     """
     if not isinstance(network, FixedNetwork):
-        raise ValueError(f"network: expected a FixedNetwork, got {type(network).__name__}; `fixed_network.quantise`")
+        came = type(network).__name__
+        raise ValueError(f"network: expected a FixedNetwork, got {came}; `fixed_point.network.quantise` makes one")
     checked_timeout(timeout)
     x = _checked(inputs, precision, network.layers[0].widths[0])
     require_lava()

@@ -94,6 +94,7 @@ FIELDS: dict[str, Field] = {
 }
 ARRAYS = tuple(FIELDS)
 MATRICES = tuple(name for name, field in FIELDS.items() if len(field.axes) == 2)  # the synapses'
+NEURON_FIELDS = tuple(name for name, field in FIELDS.items() if field.axes == "N")  # what a soma has once
 NAMES = {name: name for name in FIELDS}  # what arguments are called where nobody calls them otherwise
 # the fields that come together, each pair once
 PAIRS = tuple(

@@ -70,7 +70,9 @@ def write(network: FixedNetwork, path: str | os.PathLike[str], *, dt: float | No
     A file that exists is replaced only by a whole one. Raises FileNotFoundError where the folder does not exist.
     """
     if not isinstance(network, FixedNetwork):
-        raise ValueError(f"network: expected a FixedNetwork, got {type(network).__name__}; `fixed_network.quantise`")
+        raise ValueError(
+            f"network: expected a FixedNetwork, got {type(network).__name__}; `fixed_point.network.quantise`"
+        )
     dt = None if dt is None else checked_dt(dt)
     with replacing(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         for index, layer in enumerate(network.layers):

@@ -24,6 +24,7 @@ from hetsyn_plugins.kernels.interface import LayerTensors
 
 HALF = (torch.float16, torch.bfloat16)
 COUNTS = (torch.bool, torch.uint8)
+AT_ONCE = 1 << 15  # numbers that torch sums in one thread (at::internal::GRAIN_SIZE)
 
 
 class ArgumentNames(dict[str, str]):
@@ -199,10 +200,13 @@ def _plain(t: Tensor) -> Any:
 
 def _check_finite(x: Tensor, name: str) -> None:
     """One NaN or infinity makes the sum so, which is one pass and no copy."""
-    plain = _plain(x)
-    with np.errstate(all="ignore"):
-        if isfinite(np.add.reduce(plain, axis=None) if isinstance(plain, np.ndarray) else plain.sum()):
-            return
+    if x.numel() < AT_ONCE or x.device.type != "cpu":
+        total = x.detach().sum().item()
+    else:
+        with np.errstate(all="ignore"):
+            total = np.add.reduce(_plain(x), axis=None)
+    if isfinite(total):
+        return
     wrong = int((~torch.isfinite(x)).sum())
     if wrong:
         raise ValueError(f"{name}: expected finite values, got {wrong} NaN or infinite")

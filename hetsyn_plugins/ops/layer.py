@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.fields import ARRAYS
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
@@ -46,8 +45,8 @@ class HetSynModule:
         raise NotImplementedError
 
     def stored_tensors(self) -> list[Tensor | None]:
-        """`stored` of all fields."""
-        return [self.stored(field) for field in ARRAYS]
+        """The tensors that are registered, for a look at whether they changed."""
+        raise NotImplementedError
 
     def layer_tensors(self) -> LayerTensors:
         """Every field as a kernel takes it: in full, half types as float32."""

@@ -11,6 +11,7 @@ adapters, whose layers hold tensors that fit each other, go through the door the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -183,7 +184,8 @@ def _sequence(
     if len(x) == 0:
         v = x.new_zeros((0, x.shape[1], len(layer.weight)))
         return (None if layer.threshold is None else v.clone()), v, initial
-    with torch.autocast(x.device.type, enabled=False):
+    off = torch.autocast(x.device.type, enabled=False) if autocast_enabled(x.device) else nullcontext()
+    with off:
         spikes, v, *currents = Sequence.apply(kernel, surrogate, detach_reset, x, *layer, *initial)
     current, recurrent, reset, adaptation = currents
     last = None if spikes is None else spikes[-1]

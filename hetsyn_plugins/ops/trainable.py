@@ -189,6 +189,12 @@ class TrainableFields(nn.Module):
             tensor = self._buffers[name] if name in self._buffers else getattr(self, name)
         return tensor
 
+    def stored_tensors(self) -> list[Tensor | None]:
+        """The tensors that are registered, for a look at whether they changed."""
+        if self._modules:  # parametrized: what is trained stands deeper
+            return [self.stored(field) for field in self.names]
+        return [*self._parameters.values(), *self._buffers.values()]
+
     def tensor(self, field: str) -> Tensor | None:
         """A field as the op takes it: decays as r in [0, 1], the threshold kept above 0, the rest as stored."""
         stored = self.stored(field)

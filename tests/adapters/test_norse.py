@@ -454,7 +454,8 @@ def test_params_round_trip(dtype: Any, parametrization: str) -> None:
     ).astype(dtype)
     first = HetSynLIFRecurrent.from_params(params, DT, parametrization=parametrization).to_params()
     second = HetSynLIFRecurrent.from_params(first, DT, parametrization=parametrization).to_params()
-    limit = 0 if parametrization == "decay" else (4 if dtype == np.float32 else 2) * np.finfo(dtype).eps
+    ulps = {np.float32: 4, np.float64: 2}[dtype]
+    limit = 0 if parametrization == "decay" else ulps * np.finfo(dtype).eps
     for name in ARRAYS:
         np.testing.assert_allclose(getattr(first, name), getattr(params, name), rtol=0, atol=limit, err_msg=name)
         np.testing.assert_array_equal(getattr(second, name), getattr(first, name), err_msg=name)

@@ -259,7 +259,8 @@ def test_registration_is_idempotent_undone_and_refuses_a_taken_name(monkeypatch:
 def test_reset_reaches_nested_and_copied_neurons_of_this_net_only(registered: None) -> None:
     net = nn.Sequential(nn.Sequential(lively(snn.HetSynLeaky(M, N, init_hidden=True))), nn.Linear(N, N))
     other, x = copy.deepcopy(net), spike_trains(B, M)
-    net(x), other(x)
+    net(x)
+    other(x)
     utils.reset(net)
     assert not net[0][0].mem.any() and not net[0][0].syn.any() and other[0][0].mem.any()
     utils.reset(other)

@@ -88,7 +88,9 @@ def test_patterns_need_every_seed_below(shift: float, holds: bool, monkeypatch: 
     values["patterns-F-hetsyn-2hz"] = [0.1, 0.1, 0.1, 0.1, 0.2 + shift]
 
     def figure(evidence: Evidence, name: str, what: str) -> np.ndarray:
-        return evidence.values(name) if what == "MSE" else np.full(5, 0.5 if "hetsyn" in name else 0.1)
+        if what == "MSE":
+            return evidence.values(name)
+        return np.full(5, 0.5 if "hetsyn" in name else 0.1)
 
     monkeypatch.setattr("hetsyn_plugins.experiments.claims.patterns.figure", figure)
     row = rows_of(claim, values, monkeypatch)["F-HomNeuLIF: MSE"]

@@ -158,6 +158,7 @@ def test_a_readout_has_no_spikes(core: Core) -> None:
 # ---- independent judges ------------------------------------------------------------------------------------------
 
 
+# long: the whole neuron in one place, to be read beside the text that it judges
 def by_hand(p: Any, x: Any, at: int = 0) -> tuple[Any, Any]:
     """The neuron in plain Python integers and fractions, one accumulator at a time, for one sample of x."""
     n, m = p.weight.shape

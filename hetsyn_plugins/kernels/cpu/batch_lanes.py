@@ -71,6 +71,7 @@ def unpack(packed, rows, x, steps, batch, width, start, stop):
                         put(x, p + lane * width + k, get(packed, q + k * L + lane))
 
 
+# long: unrolled by fours, one statement a line
 @kernel
 def currents_fwd(s, u, r, w, bias, state, sizes, steps, group, reverse, start, stop):
     """u_i[t] = bias_i + sum_j w_ij x_ij[t]; units are (block, group of i tiles).
@@ -165,6 +166,7 @@ def initial_current_bwd(state, g, r, gr, steps, blocks, start, stop):
             gr[i, j] += total(acc)
 
 
+# long: unrolled by fours, one statement a line
 @kernel
 def synapses_bwd(s, g, r, gw, gr, steps, blocks, group, start, stop):
     """gw_ij += sum g_i x_ij and gr_ij += sum g_i y_ij; units are (group of i tiles, group of j tiles).
@@ -392,6 +394,7 @@ def soma_step_bwd(
         store(aA0, e, aA)
 
 
+# long: unrolled by fours, one statement a line
 @kernel
 def recurrent_bwd(
     g,

@@ -330,6 +330,7 @@ def add_spike(u, row, where, adds, first, neurons, spike):
         put(u, at, get(u, at) + get(adds, e) * spike)
 
 
+# long: unrolled, one statement a line
 @kernel
 def clusters_fwd(
     x,

@@ -195,6 +195,7 @@ def recurrent_fwd(u, X, z0, J0, A0, theta, reset_strength, kappa, adaptation_str
                 store(z0, e, z)
 
 
+# long: unrolled by fours, one statement a line
 @kernel
 def recurrent_bwd(
     g,

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.fields import HetSynState
+from hetsyn_plugins.core.fields import NEURON_FIELDS, HetSynState
 from hetsyn_plugins.core.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, Triangular
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu import soma
@@ -176,9 +176,6 @@ def backward(
         if of_inputs.grad_final is not None:
             g_inputs += at.neuron_lanes().final_current_bwd(of_inputs.grad_final, of_inputs.pair)
     return Gradients(g_inputs, grads, HetSynState(grads_initial.pop("current", None), **grads_initial))
-
-
-NEURON_FIELDS = ("threshold", "reset_decay", "adaptation_decay", "adaptation_strength", "bias")
 
 
 def _synapse_gradients(

@@ -173,6 +173,7 @@ def neurons_bwd(
         store(grad_threshold, e, through_z)
 
 
+# long: a line for every array that is read and every sum that is kept
 @kernel
 def soma_parameters_bwd(
     v,

@@ -92,6 +92,7 @@ def currents_fwd(
         tl.store(final + b * N * M + at, current, mask=inside)
 
 
+# long: a line for every argument and every load, as Triton wants them
 @triton.jit
 def synapses_bwd(
     s,
@@ -176,6 +177,7 @@ def neurons_fwd(
     tl.store(A1 + e, A, mask=inside)
 
 
+# long: a line for every argument and every load, as Triton wants them
 @triton.jit
 def recurrent_fwd(
     u,
@@ -226,6 +228,7 @@ def recurrent_fwd(
     tl.store(A1 + e, A, mask=inside)
 
 
+# long: a line for every argument and every load, as Triton wants them
 @triton.jit(do_not_specialize=["t"])
 def recurrent_step_fwd(
     u,
@@ -324,6 +327,7 @@ def neurons_bwd(
     tl.store(grad_threshold + e, through_z, mask=inside)
 
 
+# long: a line for every argument and every load, as Triton wants them
 @triton.jit
 def recurrent_bwd(
     gv,
@@ -378,6 +382,7 @@ def recurrent_bwd(
     tl.store(grad_threshold + e, through_z, mask=inside)
 
 
+# long: a line for every argument and every load, as Triton wants them
 @triton.jit(do_not_specialize=["t"])
 def recurrent_step_bwd(
     gv,
@@ -441,6 +446,7 @@ def recurrent_step_bwd(
     tl.store(grad_threshold0 + e, through_z, mask=inside)
 
 
+# long: a line for every argument and every load, as Triton wants them
 @triton.jit
 def soma_parameters_bwd(
     v,

@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from hetsyn_plugins.core.fields import HetSynState
+from hetsyn_plugins.core.fields import NEURON_FIELDS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.eager import spikes_of
@@ -181,7 +181,7 @@ def backward(
         if layer.threshold is not None:
             d = surrogate.derivative(v - layer.threshold, layer.threshold).contiguous()
             g, grads_initial, grads["threshold"] = _neurons_bwd(g, d, layer, output_gradients, detach_reset)
-        if any((need.threshold, need.reset_decay, need.adaptation_decay, need.adaptation_strength, need.bias)):
+        if any(getattr(need, name) for name in NEURON_FIELDS):
             grads |= _soma_gradients(g, layer, state, v, grad_state, grads.get("threshold"))
         if need.weight or need.decay or need.current:
             synapses, ends = (layer.decay, layer.weight), (state.current, grad_state.current)
