@@ -1,4 +1,4 @@
-"""Rules of CONTRIBUTING that a parser can see: one statement a line, no conditional in another, long functions say why."""
+"""Rules that a parser can see: one statement a line, no conditional inside another, long functions say why."""
 
 from __future__ import annotations
 
