@@ -40,7 +40,7 @@ from hetsyn_plugins.ops.lif import run_sequence, run_step
 from hetsyn_plugins.ops.trainable import TrainableFields, all_finite, decay_from_stored, start_values
 
 # what the core's fields are called as arguments here
-ARGUMENTS = {
+FIELD_NAMES = {
     "weight": "input_weights",
     "recurrent_weight": "recurrent_weights",
     "decay": "tau_syn_inv",
@@ -92,7 +92,7 @@ STATE_FIELDS = {
     "i_adapt": "adaptation",
 }
 STATE_NAMES = {f"state.{core}": f"state.{name}" for name, core in STATE_FIELDS.items()}
-ARGUMENT_NAMES = ArgumentNames({**ARGUMENTS, **STATE_NAMES, "inputs": "input_tensor"})
+ARGUMENT_NAMES = ArgumentNames({**FIELD_NAMES, **STATE_NAMES, "inputs": "input_tensor"})
 CELL = Caller(ARGUMENT_NAMES, {2: "(B, {m}), one step"})
 SEQUENCE = Caller(ARGUMENT_NAMES, {3: "(T, B, {m}), a sequence"})
 
@@ -186,7 +186,7 @@ class HetSynLIFParameters(TrainableFields):
             if value is not None and field not in self.initialisers:
                 value = _tensor(value, dtype)
                 if not (value >= 0).all():
-                    raise ValueError(f"{ARGUMENTS[field]}: expected values >= 0 in 1/s, got {describe_values(value)}")
+                    raise ValueError(f"{FIELD_NAMES[field]}: expected values >= 0 in 1/s, got {describe_values(value)}")
                 tau = 1 / value
             self._register(field, tau)
         for field, value in (("adaptation_strength", adapt_strength), ("bias", bias), ("threshold", v_th)):
@@ -287,7 +287,7 @@ def hetsyn_lif_step(
     kind = HetSynLIFState if recurrent_weights is None else HetSynLIFRecurrentState
     p = _checked_p(p, compute_dtype(input_weights) if isinstance(input_weights, Tensor) else None)
     if p.initialisers:
-        names = ", ".join(ARGUMENTS[field] for field in p.initialisers)
+        names = ", ".join(FIELD_NAMES[field] for field in p.initialisers)
         raise ValueError(f"p: expected values, got an initialiser for {names}, which only a layer can draw from")
     fields = {**p.tensors(), **p.decays(dt), "weight": input_weights, "recurrent_weight": recurrent_weights}
     if recurrent_weights is None:
@@ -405,7 +405,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         for field, value in fields.items():  # p's own tensors follow the layer's dtype: they are start values
             if isinstance(value, Tensor) and field not in ("weight", "recurrent_weight"):
                 if value.dtype == torch.float64 != wide:
-                    raise ValueError(f"{ARGUMENTS[field]}: expected {kept} like the layer, got {value.dtype} in p")
+                    raise ValueError(f"{FIELD_NAMES[field]}: expected {kept} like the layer, got {value.dtype} in p")
                 fields[field] = value.detach().to(kept if field in DECAYS else wide)
         values: dict[str, Any] = start_values(
             fields,
@@ -463,7 +463,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         }
         return self.state_class(**zeros)
 
-    def start(self, state: Any, layer: LayerTensors, batch: int) -> HetSynState:
+    def initial(self, state: Any, layer: LayerTensors, batch: int) -> HetSynState:
         """The state before the first step as the core has it; None: zeros."""
         core = None if state is None else _to_core(state, self.state_class, layer._asdict())
         return checked_state(core, layer, batch, ARGUMENT_NAMES)
@@ -475,7 +475,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         layer = self.step_tensors()
         if self.check:
             self.check_changed(layer, ARGUMENT_NAMES)
-        after = run_step(x, layer, self.start(state, layer, x.shape[0]), self.way())
+        after = run_step(x, layer, self.initial(state, layer, x.shape[0]), self.way())
         out = after.spikes if self.spiking else after.v
         return out.to(output_dtype(input_tensor, weight)), _from_core(after, self.state_class)
 
@@ -486,9 +486,9 @@ class _HetSynModule(HetSynModule, nn.Module):
         x = checked_inputs(input_tensor, weight, self.check, SEQUENCE)
         layer = self.layer_tensors()
         self.check_changed(layer, ARGUMENT_NAMES)
-        z, v, end = run_sequence(x, layer, self.start(state, layer, x.shape[1]), self.way())
+        z, v, final = run_sequence(x, layer, self.initial(state, layer, x.shape[1]), self.way())
         out = output_dtype(input_tensor, weight)
-        return None if z is None else z.to(out), v.to(out), _from_core(end, self.state_class)
+        return None if z is None else z.to(out), v.to(out), _from_core(final, self.state_class)
 
     @classmethod
     def from_params(
@@ -561,8 +561,8 @@ class _Sequence(_HetSynModule):
             x = checked_inputs(input_tensor, self.input_weights, self.check, SEQUENCE)
             if len(x) > 0:
                 return self._recorded(input_tensor, state)
-        z, v, end = self.sequence(input_tensor, state)
-        return (v if z is None else z), end
+        z, v, final = self.sequence(input_tensor, state)
+        return (v if z is None else z), final
 
     def _recorded(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
         outs, states = [], []

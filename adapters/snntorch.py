@@ -29,7 +29,7 @@ from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from
 from hetsyn_plugins.ops.lif import Way, run_sequence, run_step
 from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
-NAMES = {
+FIELD_NAMES = {
     "weight": "weight",
     "decay": "alpha",
     "reset_decay": "beta",
@@ -51,7 +51,7 @@ STATES = {
 
 def caller_of(spikes: str) -> Caller:
     """How a layer speaks of its arguments; `spikes` is the state that z[t-1] comes from."""
-    names = ArgumentNames({**NAMES, **STATES, "inputs": "input_", "state.spikes": spikes})
+    names = ArgumentNames({**FIELD_NAMES, **STATES, "inputs": "input_", "state.spikes": spikes})
     return Caller(names, {2: "(B, {m})", 3: "(T, B, {m})"}, dtype="{} like the layer,", owner="layer")
 
 
@@ -93,7 +93,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     Memory: autograd keeps syn, B * N * M numbers, of every single step; the sequence form keeps none of them.
     """
 
-    names = NAMES
+    names = FIELD_NAMES
     recurrent = False
     _caller = caller_of("mem")
     _own_instances: ClassVar[WeakSet[HetSynLeaky]] = WeakSet()
@@ -277,19 +277,19 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
                 raise TypeError("states should not be passed as arguments while `init_hidden=True`")
             states = self._hidden(x.shape[-2], weight)
         if not is_sequence:
-            spk, mem, end = self._one_step(x, states)
+            spk, mem, final = self._one_step(x, states)
         elif self.inhibition or self.state_quant or len(x) == 0:
-            spk, mem, end = self._loop(x, states)
+            spk, mem, final = self._loop(x, states)
         else:
-            spk, mem, end = self._sequence(x, states)
+            spk, mem, final = self._sequence(x, states)
         spk = self._graded(spk.to(input_.dtype if input_.dtype.is_floating_point else weight.dtype))
-        rst = torch.zeros_like(end.v) if end.reset is None else end.reset
-        after = [s for s in (end.current, end.recurrent_current, rst, end.adaptation) if s is not None]
+        rst = torch.zeros_like(final.v) if final.reset is None else final.reset
+        after = [s for s in (final.current, final.recurrent_current, rst, final.adaptation) if s is not None]
         if not self.init_hidden:
             return (spk, *after, mem)
         if self.recurrent:
-            self.__dict__["spk"] = self._last_output(spk, end, is_sequence)
-        self.__dict__.update(zip(self._states[self.recurrent :], (*after, end.v), strict=True))
+            self.__dict__["spk"] = self._last_output(spk, final, is_sequence)
+        self.__dict__.update(zip(self._states[self.recurrent :], (*after, final.v), strict=True))
         if self.output:
             return (spk, *after, mem)
         return spk if self.spiking else mem
@@ -307,7 +307,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         fits = mem.ndim == 2 and mem.shape[0] == batch and mem.device == weight.device
         return tuple(map(self.__dict__.get, self._states)) if fits and mem.dtype == compute_dtype(weight) else ()
 
-    def _start(self, states: tuple[Tensor | None, ...], layer: LayerTensors, batch: int) -> HetSynState:
+    def _initial_state(self, states: tuple[Tensor | None, ...], layer: LayerTensors, batch: int) -> HetSynState:
         """The core's state; zeros where none is given; a mixture, or one that does not fit, raises ValueError."""
         names = self._states
         values: dict[str, Any] = {n: s for n, s in zip(names, states, strict=False) if _is_state(n, s)}
@@ -358,54 +358,54 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         z = spk / self._factor(spk.dtype)
         return z + ((spk != 0).to(spk.dtype) - z).detach()
 
-    def _last_output(self, spk: Tensor, end: HetSynState, is_sequence: bool) -> Tensor:
+    def _last_output(self, spk: Tensor, final: HetSynState, is_sequence: bool) -> Tensor:
         """The spk of the last step, or, after no step at all, the one before."""
         if is_sequence:
-            return spk[-1] if len(spk) > 0 else self._graded(end.spikes)
+            return spk[-1] if len(spk) > 0 else self._graded(final.spikes)
         return spk
 
     def _one_step(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
         layer = self.step_tensors()
         if self.check:
             self.check_changed(layer, self._caller.names)
-        spk, end = self._step(x, layer, self._start(states, layer, x.shape[0]))
-        return spk, end.v, end
+        spk, final = self._step(x, layer, self._initial_state(states, layer, x.shape[0]))
+        return spk, final.v, final
 
     def _step(self, x: Tensor, layer: LayerTensors, start: HetSynState) -> tuple[Tensor, HetSynState]:
         """spk (B, N), ungraded, and the state after it."""
-        end = run_step(x, layer, start, self.way(), self.state_quant or None)
+        final = run_step(x, layer, start, self.way(), self.state_quant or None)
         if not self.spiking:
-            return torch.zeros_like(end.v), end
-        spk: Tensor = end.spikes
-        if spk.requires_grad and not end.v.requires_grad:
+            return torch.zeros_like(final.v), final
+        spk: Tensor = final.spikes
+        if spk.requires_grad and not final.v.requires_grad:
             # only theta is trained: mem must not look like a plain value to the next step's _last_spikes
-            end = end._replace(v=end.v + 0 * layer.threshold)  # type: ignore[operator]  # spiking: there is one
+            final = final._replace(v=final.v + 0 * layer.threshold)  # type: ignore[operator]  # spiking: there is one
         if self.inhibition:
-            winner = (end.v - layer.threshold).argmax(1, keepdim=True)
+            winner = (final.v - layer.threshold).argmax(1, keepdim=True)
             spk = spk * torch.zeros_like(spk).scatter_(1, winner, 1.0)
-        return spk, end
+        return spk, final
 
     def _loop(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
         """A sequence step by step: what quantised or inhibited layers need, and T = 0."""
         layer = self.step_tensors()
-        end = self._start(states, layer, x.shape[1])
+        final = self._initial_state(states, layer, x.shape[1])
         spks: list[Tensor] = []
         mems: list[Tensor] = []
         for x_t in x.unbind(0):
             if spks and self.spiking:
-                end = end._replace(spikes=self._last_spikes(self._graded(spks[-1]), end.v, layer))
-            spk, end = self._step(x_t, layer, end)
+                final = final._replace(spikes=self._last_spikes(self._graded(spks[-1]), final.v, layer))
+            spk, final = self._step(x_t, layer, final)
             spks.append(spk)
-            mems.append(end.v)
-        empty = end.v.new_zeros((0, *end.v.shape))
-        return (torch.stack(spks), torch.stack(mems), end) if spks else (empty, empty.clone(), end)
+            mems.append(final.v)
+        empty = final.v.new_zeros((0, *final.v.shape))
+        return (torch.stack(spks), torch.stack(mems), final) if spks else (empty, empty.clone(), final)
 
     @torch.compiler.disable  # as the op: a clean graph break
     def _sequence(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
         layer = self.layer_tensors()
         self.check_changed(layer, self._caller.names)
-        spk, v, end = run_sequence(x, layer, self._start(states, layer, x.shape[1]), self.way())
-        return (torch.zeros_like(v) if spk is None else spk), v, end
+        spk, v, final = run_sequence(x, layer, self._initial_state(states, layer, x.shape[1]), self.way())
+        return (torch.zeros_like(v) if spk is None else spk), v, final
 
     # ---- parameters in and out ----
 
@@ -426,7 +426,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             other = "RHetSynLeaky" if recurrent else "HetSynLeaky"
             raise ValueError(f"params: expected {'' if cls.recurrent else 'no '}recurrent weights; use {other}")
         n, m = params.weight.shape
-        fields = {name: getattr(params, field) for field, name in NAMES.items()}
+        fields = {name: getattr(params, field) for field, name in FIELD_NAMES.items()}
         if not recurrent:
             del fields["rec_weight"], fields["rec_alpha"]
         if params.reset_decay is None:

@@ -75,11 +75,11 @@ def hetsyn_lif(
     names = ArgumentNames(argument_names or {})
     layer = checked_layer(fields, True, check, names)
     x = checked_inputs(inputs, weight, check, OP._replace(names=names))
-    start = checked_state(state, layer, x.shape[1], names)
-    spikes, v, end = run_sequence(x, layer, start, Way(resolve(surrogate), detach_reset, backend))
+    initial = checked_state(state, layer, x.shape[1], names)
+    spikes, v, final = run_sequence(x, layer, initial, Way(resolve(surrogate), detach_reset, backend))
     out = output_dtype(inputs, weight)
     assert spikes is not None  # only the readout has none
-    return spikes.to(out), v.to(out), end
+    return spikes.to(out), v.to(out), final
 
 
 @torch.compiler.disable
@@ -102,9 +102,9 @@ def hetsyn_li(
     fields = {**dict.fromkeys(ARRAYS), "weight": weight, "decay": decay, "threshold": 1.0, "bias": bias}
     layer = checked_layer(fields, False, check, names)
     x = checked_inputs(inputs, weight, check, OP._replace(names=names))
-    start = checked_state(state, layer, x.shape[1], names)
-    _, v, end = run_sequence(x, layer, start, Way(resolve(None), False, backend))
-    return v.to(output_dtype(inputs, weight)), end
+    initial = checked_state(state, layer, x.shape[1], names)
+    _, v, final = run_sequence(x, layer, initial, Way(resolve(None), False, backend))
+    return v.to(output_dtype(inputs, weight)), final
 
 
 def hetsyn_lif_step(
@@ -137,8 +137,8 @@ def hetsyn_lif_step(
     names = ArgumentNames(argument_names or {})
     layer = checked_layer(fields, spiking, bool(check), names)
     x = checked_inputs(inputs, weight, bool(check), OP_STEP._replace(names=names))
-    start = checked_state(state, layer, len(x), names)
-    return run_step(x, layer, start, Way(resolve(surrogate), detach_reset), quantise)
+    initial = checked_state(state, layer, len(x), names)
+    return run_step(x, layer, initial, Way(resolve(surrogate), detach_reset), quantise)
 
 
 def fields_of(arguments: Mapping[str, Any]) -> dict[str, Any]:

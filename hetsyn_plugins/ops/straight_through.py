@@ -91,7 +91,7 @@ def _moved_back(layer: LayerTensors, unit: float) -> LayerTensors:
 def straight_through(
     fixed: FixedParams,
     inputs: Tensor,
-    terms: LayerTensors,
+    layer: LayerTensors,
     *,
     surrogate: Surrogate,
     detach_reset: bool = False,
@@ -118,7 +118,7 @@ def straight_through(
         result = fixed_point.run(fixed, x.numpy(), state, **options)
     else:
         result = dispatch.load("integers").run(fixed, x, state, keep_state=keep_state, **options)
-    spikes, v = Rounded.apply(fixed, result, state, surrogate, detach_reset, inputs, *terms)
+    spikes, v = Rounded.apply(fixed, result, state, surrogate, detach_reset, inputs, *layer)
     return spikes, v, result.state
 
 
@@ -148,7 +148,7 @@ class Rounded(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None) -> Any:
         inputs, spikes, v = ctx.saved_tensors
-        layer = _rounded_terms(ctx.fixed, inputs)
+        layer = _rounded_layer(ctx.fixed, inputs)
         if spikes is not None:
             v = _agreeing(v, spikes, layer.threshold)
         needs_grad = NeedsGrad(*ctx.needs_input_grad[5:])
@@ -160,7 +160,7 @@ class Rounded(torch.autograd.Function):
         return *(None,) * 5, *(x if needed else None for x, needed in zip(grads, needs_grad, strict=False))
 
 
-def _rounded_terms(fixed: FixedParams, like: Tensor) -> LayerTensors:
+def _rounded_layer(fixed: FixedParams, like: Tensor) -> LayerTensors:
     """The parameters that the integers stand for, as the float kernels take them."""
     params = fixed.to_params()
     arrays = {name: getattr(params, name) for name in ARRAYS}

@@ -146,8 +146,8 @@ def test_the_op_takes_every_field_in_this_order(name: str) -> None:
 @pytest.mark.parametrize(
     ("module", "table", "missing"),
     [
-        ("snntorch", "NAMES", ()),
-        ("norse", "ARGUMENTS", ()),
+        ("snntorch", "FIELD_NAMES", ()),
+        ("norse", "FIELD_NAMES", ()),
         ("norse", "HetSynLIFParameters.names", ("weight", "recurrent_weight")),  # which the cells have
     ],
 )

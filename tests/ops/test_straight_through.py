@@ -244,13 +244,13 @@ def test_float32_backward_sees_the_spikes_of_the_integers(code: Code) -> None:
     """One last bit above a threshold of 2^29: float32 puts v on the threshold, where no float neuron fires."""
     p = fixed_point.FixedParams([[127, 1]], 4096, weight_exp=7, threshold=127 << 7, reset_decay=0, form="synapse")
     p = p.replace(bias=[1], fraction=15)
-    terms = quantised._rounded_terms(p, torch.zeros(1))
-    leaves = [None if a is None else a.clone().requires_grad_() for a in terms]
+    layer = quantised._rounded_layer(p, torch.zeros(1))
+    leaves = [None if a is None else a.clone().requires_grad_() for a in layer]
     x = torch.tensor([[[1.0, 0.0]], [[0.0, 0.0]]])
     spikes, v, _ = code.quantised.straight_through(
         p, x, quantised.LayerTensors(*leaves), surrogate=quantised.resolve("triangular"), detach_reset=True
     )
-    assert spikes[0] == 1 and v[0] == terms.threshold
+    assert spikes[0] == 1 and v[0] == layer.threshold
     v[1].sum().backward()  # the reset current of that spike
     assert leaves[3].grad.item() == pytest.approx(-1)
 
@@ -259,13 +259,13 @@ def test_a_state_goes_on(code: Code) -> None:
     for form in FORMS:
         p, _ = fixed_point.quantise(layer("everything", 3), form=form, unit=UNIT, clip=True)
         x = torch.tensor(spikes_in())
-        terms = quantised.LayerTensors(
-            *(None if a is None else a.requires_grad_() for a in quantised._rounded_terms(p, x))
+        leaves = quantised.LayerTensors(
+            *(None if a is None else a.requires_grad_() for a in quantised._rounded_layer(p, x))
         )
         options = {"surrogate": quantised.resolve(None), "keep_state": True}
-        _, whole, _ = code.quantised.straight_through(p, x, terms, **options)
-        _, _, state = code.quantised.straight_through(p, x[:15], terms, **options)
-        spikes, rest, _ = code.quantised.straight_through(p, x[15:], terms, state=state, **options)
+        _, whole, _ = code.quantised.straight_through(p, x, leaves, **options)
+        _, _, state = code.quantised.straight_through(p, x[:15], leaves, **options)
+        spikes, rest, _ = code.quantised.straight_through(p, x[15:], leaves, state=state, **options)
         assert torch.equal(whole[15:], rest)
         if form == "cluster":  # its currents are no synapse's own: the reference cannot start from them
             continue
@@ -275,7 +275,7 @@ def test_a_state_goes_on(code: Code) -> None:
         start = HetSynState(*parts, state.spikes, start.v)
         ones = np.ones(rest.shape)
         want = reference.gradients(p.to_params(), x[15:].numpy(), start, grad_spikes=ones, grad_v=ones)
-        for name, leaf in terms._asdict().items():
+        for name, leaf in leaves._asdict().items():
             grad = want.params[name]
             np.testing.assert_allclose(leaf.grad.numpy(), grad, rtol=2e-3, atol=2e-3 * abs(grad).max())
 
@@ -337,8 +337,8 @@ BUGS = [
     Bug("backward at the unrounded v", QUANTISED, "(result.v * (fixed.unit / (1 << fixed.fraction)))",
         "(result.v * fixed.unit)", forward_of("cluster", "readout"),
         "FixedParams(7 -> 11, readout, cluster form"),
-    Bug("a decay is what is lost", QUANTISED, "layer = _rounded_terms(ctx.fixed, inputs)",
-        "layer = _rounded_terms(ctx.fixed, inputs)\n        layer = layer._replace(decay=1 - layer.decay)",
+    Bug("a decay is what is lost", QUANTISED, "layer = _rounded_layer(ctx.fixed, inputs)",
+        "layer = _rounded_layer(ctx.fixed, inputs)\n        layer = layer._replace(decay=1 - layer.decay)",
         test_the_decay_gradient_is_the_slope_of_the_float_twin,
         "Expected: 76.5195"),
     Bug("slayer's sign of the decay gradient", QUANTISED, "grads = (g.inputs,",
