@@ -1,7 +1,7 @@
 """HetSynLIF as Norse modules: three cells (one step) and three sequence modules (fused), in Norse's own idiom.
 
 Importing this changes nothing in Norse; `hetsyn_plugins.register("norse")` makes them `norse.torch.HetSynLIFCell` and
-so on. The equations are the core's: one step is `ops.hetsyn_lif_step`, a sequence `ops.hetsyn_lif`. Decays are
+so on. The equations are the core's: one step is `ops.lif.run_step`, a sequence `ops.lif.run_sequence`. Decays are
 exp(-dt * tau_inv), as in the paper, not Norse's Euler step 1 - dt * tau_inv.
 
 A cell's autograd graph keeps the currents, B * N * M numbers, of every step; a sequence module's keeps none.

@@ -2,7 +2,7 @@
 
 Importing this changes nothing in snnTorch; `hetsyn_plugins.register("snntorch")` makes them `snn.HetSynLeaky` and lets
 `snntorch.utils.reset` and `snntorch.backprop` see them. The equations are the core's: one step is
-`ops.hetsyn_lif_step`, a whole sequence `ops.hetsyn_lif`.
+`ops.lif.run_step`, a whole sequence `ops.lif.run_sequence`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 No pickle, written atomically (a file that exists is replaced only by a whole one), read back into plain data and from
 there into any framework that is installed.
+
+    <i>.<field>           a field of layer i (`core/fields.py`), or weight and bias of a Linear
+    <i>.stored.<field>    tau or log tau, where that is what is trained
+    metadata              format, format_version, hetsyn_plugins (its version), architecture: a JSON list of layers
 """
 
 from __future__ import annotations
