@@ -71,7 +71,14 @@ _MOVED = {
     "surrogate": "core.surrogate",
     "tasks": "experiments.tasks",
     **{f"tasks.{name}": f"experiments.tasks.{name}" for name in ("dms", "images", "patterns", "speech", "task")},
-    **{f"tasks.{name}": f"experiments.data.{name}" for name in ("digits", "idx", "shd", "spoken_digits")},
+    **{
+        f"{tasks}.{name}": f"experiments.data.{name}"
+        for tasks in (
+            "tasks",
+            "experiments.tasks",
+        )  # the second: what `from hetsyn_plugins.tasks import digits` asks for
+        for name in ("cochlea", "digits", "idx", "shd", "speakers", "spoken_digits")
+    },
 }
 
 

@@ -134,25 +134,35 @@ def write_content(path: Path, content: Any) -> None:
     write_json(path, asdict(content))
 
 
-def parse(kind: type[Content], content: Any, path: Path, argument: str, within: str = "") -> Content:
+def parse(
+    kind: type[Content],
+    content: Any,
+    path: Path,
+    argument: str,
+    *,
+    needed: Sequence[str] | None = None,
+    within: str = "",
+) -> Content:
     """What was read from a file as one of these; keys that it does not know are left out.
 
     argument   what the folder is called in messages
+    needed     the entries that the reader goes by; others are taken as they are, None where they are missing
     within     the place of this object in the file
 
-    Raises ValueError, naming the file, the key and what is there, where a key is missing or has another type.
+    Raises ValueError, naming the file, the key and what is there, where a needed key is missing or has another type.
     """
     hints = typing.get_type_hints(kind)
-    checked_entries(hints, content, path, argument, within)
-    values: dict[str, Any] = {}
-    for name, hint in hints.items():
-        value, (part, *_) = content[name], (*typing.get_args(hint), None)
-        if is_dataclass(hint):
-            value = parse(hint, value, path, argument, f"{within}{name}.")  # type: ignore[arg-type]
-        elif typing.get_origin(hint) is list and is_dataclass(part):
+    needed = list(hints) if needed is None else needed
+    checked_entries({name: hints[name] for name in needed}, content, path, argument, within)
+    values: dict[str, Any] = {name: content.get(name) for name in hints}
+    for name in needed:
+        value, (part, *_) = content[name], (*typing.get_args(hints[name]), None)
+        if is_dataclass(hints[name]):
+            values[name] = parse(hints[name], value, path, argument, within=f"{within}{name}.")
+        elif typing.get_origin(hints[name]) is list and is_dataclass(part):
             places = (f"{within}{name}[{index}]." for index in range(len(value)))
-            value = [parse(part, entry, path, argument, at) for entry, at in zip(value, places, strict=True)]  # type: ignore[arg-type]
-        values[name] = value
+            pairs = zip(value, places, strict=True)
+            values[name] = [parse(part, entry, path, argument, within=at) for entry, at in pairs]  # type: ignore[arg-type]
     return kind(**values)
 
 

@@ -10,6 +10,7 @@ bool and uint8 inputs count as 0/1 or counts. Other mixtures raise ValueError, a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any, NamedTuple
@@ -87,7 +88,7 @@ def checked_layer(fields: Mapping[str, Any], spiking: bool, check: bool | None, 
 def in_full(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
     """Tensors that fit each other, written out to their full shapes in the dtype of the arithmetic: for kernels."""
     shapes = full_shapes(*tensors["weight"].shape)
-    layer = broadcast(tensors, spiking)._asdict()
+    layer = _broadcast(tensors, spiking)
     for name, t in layer.items():
         if t is not None and t.shape != shapes[FIELDS[name].axes]:
             layer[name] = t.expand(shapes[FIELDS[name].axes])
@@ -96,6 +97,10 @@ def in_full(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
 
 def broadcast(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
     """The same, not written out but so that torch broadcasts them: for a step, which needs no more."""
+    return LayerTensors(**_broadcast(tensors, spiking))
+
+
+def _broadcast(tensors: Mapping[str, Any], spiking: bool) -> dict[str, Any]:
     dtype = compute_dtype(tensors["weight"])
     layer = dict(tensors)
     for name, t in tensors.items():
@@ -106,7 +111,7 @@ def broadcast(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
                 layer[name] = t.to(dtype)
     if not spiking:
         layer["threshold"] = None
-    return LayerTensors(**layer)
+    return layer
 
 
 def check_ranges(tensors: Mapping[str, Tensor | None], names: ArgumentNames) -> None:
@@ -150,10 +155,9 @@ def check_inputs(x: Tensor, name: str = "inputs") -> None:
 def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNames) -> HetSynState:
     """The state before the first step, in the dtype and on the device of the layer; None: zeros."""
     weight = layer.weight
-    shapes = state_shapes(layer._asdict(), layer.threshold is not None, batch)
     if state is None:
-        zero = weight.new_zeros(())
-        return HetSynState(**{name: None if shape is None else zero.expand(shape) for name, shape in shapes.items()})
+        return _zeros(layer, batch)
+    shapes = state_shapes(layer._asdict(), layer.threshold is not None, batch)
     if not isinstance(state, HetSynState):
         raise ValueError(f"{names['state']}: expected a HetSynState or None, got {type(state).__name__}")
     for part, value, shape in zip(STATE, state, shapes.values(), strict=True):
@@ -167,6 +171,36 @@ def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNa
             came = f"{value.dtype} on {value.device}"
             raise ValueError(f"{names[f'state.{part}']}: expected {weight.dtype} on {weight.device}, got {came}")
     return state
+
+
+def _zeros(layer: LayerTensors, batch: int) -> HetSynState:
+    """The state before the first step: zeros that are not written out."""
+    weight = layer.weight
+    lacks = tuple(f is None for f in (layer.recurrent_weight, layer.reset_decay, layer.adaptation_decay))
+    arguments = (*weight.shape, batch, lacks, layer.threshold is not None, weight.dtype, weight.device)
+    if torch.compiler.is_compiling() or batch * len(weight) == 1:  # a single number could be written to in place
+        return _expanded_zeros(*arguments)
+    return _kept_zeros(*arguments)
+
+
+def _expanded_zeros(
+    n: int, m: int, batch: int, lacks: tuple[bool, ...], spiking: bool, dtype: torch.dtype, device: torch.device
+) -> HetSynState:
+    with torch.inference_mode(False):  # kept ones must serve training too
+        zero = torch.zeros((), dtype=dtype, device=device)
+        no_recurrence, no_reset, no_adaptation = lacks
+        one = zero.expand(batch, n)
+        return HetSynState(
+            zero.expand(batch, n, m),
+            None if no_recurrence else zero.expand(batch, n, n),
+            None if no_reset else one,
+            None if no_adaptation else one,
+            one if spiking else None,
+            one,
+        )
+
+
+_kept_zeros = functools.lru_cache(maxsize=64)(_expanded_zeros)
 
 
 def _as_tensor(name: str, value: Any, weight: Tensor, autocast: bool, names: ArgumentNames) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 import warnings
 from types import ModuleType
 from typing import Any, NamedTuple, cast
@@ -86,7 +87,8 @@ def kernel_for(backend: str, inputs: Tensor, weight: Tensor) -> Kernel:
 
 def load(backend: str) -> ModuleType:
     """The kernel's module: numba and Triton are imported when they are asked for, and looked up at each call."""
-    return importlib.import_module(f"hetsyn_plugins.kernels.{MODULES[backend]}")
+    name = f"hetsyn_plugins.kernels.{MODULES[backend]}"
+    return sys.modules.get(name) or importlib.import_module(name)  # the second takes a twentieth of a small call
 
 
 def _check_gpu(weight: Tensor) -> None:

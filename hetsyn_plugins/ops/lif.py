@@ -183,7 +183,8 @@ def _sequence(
     """Spikes and v of every step and the last state; the spikes and v of a state are those of its last step."""
     if len(x) == 0:
         v = x.new_zeros((0, x.shape[1], len(layer.weight)))
-        return (None if layer.threshold is None else v.clone()), v, initial
+        own = HetSynState(*(None if part is None else part.clone() for part in initial))  # zeros are everybody's
+        return (None if layer.threshold is None else v.clone()), v, own
     off = torch.autocast(x.device.type, enabled=False) if autocast_enabled(x.device) else nullcontext()
     with off:
         spikes, v, *currents = Sequence.apply(kernel, surrogate, detach_reset, x, *layer, *initial)

@@ -42,7 +42,27 @@ else:
     import tomli as tomllib
 
 SETTINGS = {"framework": str, "task.name": str, "network.variant": str, "network.hidden": list}  # what a page shows
-RECORD = get_type_hints(Record)
+RECORD = {name: get_type_hints(Record)[name] for name in ("iteration", "score", "validation")}
+# of the files, in this order; what is not shown need not be there
+SHOWN: dict[type, tuple[str, ...]] = {
+    SeedResult: (
+        "measure",
+        "test",
+        "validation",
+        "iterations",
+        "selected_iteration",
+        "select",
+        "seconds",
+        "peak_memory_mb",
+        "threads",
+        "framework",
+        "parameters",
+        "versions",
+    ),
+    Failure: ("message",),
+    RunSummary: ("command",),
+    ClaimResult: ("title", "statement", "command", "verdict", "tried", "rows", "pictures", "runs"),
+}
 
 Content = TypeVar("Content")
 
@@ -221,7 +241,7 @@ def _read(kind: type[Content], path: Path) -> Content:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"folders: expected JSON, got {path}: {error}") from error
-    return parse(kind, content, path, "folders")
+    return parse(kind, content, path, "folders", needed=SHOWN[kind])
 
 
 def _png(path: Path) -> bytes:
