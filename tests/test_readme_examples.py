@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import subprocess
@@ -26,6 +27,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 ROOMS = "core fixed_point kernels ops exchange deployment adapters conformance experiments benchmark cli".split()
 
 
+@functools.cache
 def run(code: str, folder: Path = ROOT) -> str:
     command = [sys.executable, "-W", "ignore", "-c", PREPARE + code]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)

@@ -53,7 +53,7 @@ def why_no_gpu_kernel() -> str | None:
 
 def _why_not(backend: str, library: str) -> str | None:
     try:
-        kernel: Any = load(backend)
+        kernel: Any = _import(backend)
         if backend == "gpu" and torch.cuda.is_available():
             kernel.trial()  # Triton imports where nothing can be compiled, or on a card that it does not know
     except Exception as error:  # many kinds: missing, broken, no place for a cache
@@ -87,8 +87,12 @@ def kernel_for(backend: str, inputs: Tensor, weight: Tensor) -> Kernel:
 
 def load(backend: str) -> ModuleType:
     """The kernel's module: numba and Triton are imported when they are asked for, and looked up at each call."""
-    name = f"hetsyn_plugins.kernels.{MODULES[backend]}"
-    return sys.modules.get(name) or importlib.import_module(name)  # the second takes a twentieth of a small call
+    # to import what is imported takes a twentieth of a small call
+    return sys.modules.get(f"hetsyn_plugins.kernels.{MODULES[backend]}") or _import(backend)
+
+
+def _import(backend: str) -> ModuleType:
+    return importlib.import_module(f"hetsyn_plugins.kernels.{MODULES[backend]}")
 
 
 def _check_gpu(weight: Tensor) -> None:
