@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     bench.add_argument("--no-memory", action="store_true", help="times only")
     bench.add_argument("--no-scaling", action="store_true", help="the table only")
+    bench.add_argument("--calls", action="store_true", help="only what small calls cost beside their kernels")
     bench.set_defaults(handler=run_bench)
 
     add_export(commands)
@@ -132,11 +133,14 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Check the request, then measure."""
-    from hetsyn_plugins.benchmark import bench
+    from hetsyn_plugins.benchmark import bench, calls
 
     _check_known("--shape", arguments.shape, list(bench.SHAPES))
     if arguments.runs < 1:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
+    if arguments.calls:
+        print(calls.table(calls.measure(arguments.runs)))
+        return 0
     names = [name for name in bench.SHAPES if arguments.shape is None or name in arguments.shape]
     memory, scaling = not arguments.no_memory, not arguments.no_scaling
     return bench.main(names, arguments.runs, arguments.out, memory, scaling, arguments.device)
