@@ -77,14 +77,14 @@ def test_rooms_have_no_circles() -> None:
 
 
 def _at_top(tree: ast.Module, modules: dict[str, ast.Module]) -> set[str]:
-    found = set()
+    modules_needed = set()
     for node in tree.body:
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules_needed |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             submodules = {f"{node.module}.{alias.name}" for alias in node.names} & set(modules)
-            found |= submodules or {node.module}
-    return found & set(modules)
+            modules_needed |= submodules or {node.module}
+    return modules_needed & set(modules)
 
 
 def test_only_the_two_openings_load_by_name() -> None:

@@ -685,8 +685,8 @@ def test_sequence_saves_no_currents() -> None:
 )
 @pytest.mark.filterwarnings("ignore:Inhibition")
 def test_what_is_no_plain_data_is_named(options: dict[str, Any], why: str | None) -> None:
-    found = adapter.why_not_plain(HetSynLeaky(M, N, **options))
-    assert found is None if why is None else found is not None and found.startswith(why)
+    reason = adapter.why_not_plain(HetSynLeaky(M, N, **options))
+    assert reason is None if why is None else reason is not None and reason.startswith(why)
 
 
 def test_what_is_learned_survives_conversion_field_by_field() -> None:

@@ -220,12 +220,12 @@ def test_double_backward_through_a_spike_of_a_step_raises() -> None:
 def test_create_graph_alone_changes_no_gradient() -> None:
     params, x = fields(), train(T, B, M)
 
-    def found(create_graph: bool) -> Any:
+    def grads_of(create_graph: bool) -> Any:
         spikes, v, _ = ops.hetsyn_lif(x, **params)
         leaves = [t for t in params.values() if t is not None]
         return torch.autograd.grad(spikes.sum() + v.square().sum(), leaves, create_graph=create_graph)
 
-    assert all(torch.equal(one, other) for one, other in zip(found(True), found(False), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(grads_of(True), grads_of(False), strict=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -68,8 +68,8 @@ def spikes_in(steps: int = 40, batch: int = 3, m: int = 7, seed: int = 1) -> Any
 
 def tensors(params: HetSynParams, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
     """The fields as leaves that want gradients."""
-    found = {name: getattr(params, name) for name in ARRAYS}
-    leaves = {k: torch.tensor(np.array(a)).to(dtype).requires_grad_() for k, a in found.items() if a is not None}
+    arrays = {name: getattr(params, name) for name in ARRAYS}
+    leaves = {k: torch.tensor(np.array(a)).to(dtype).requires_grad_() for k, a in arrays.items() if a is not None}
     return {"reset_decay": None, **leaves}
 
 

@@ -112,10 +112,10 @@ class Browser:
 
     def evaluate(self, script: str) -> Any:
         """The value of an expression (or of the promise that it is) in the page."""
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        if "exceptionDetails" in found:
-            raise RuntimeError(f"the script failed in the page: {found['exceptionDetails']}")
-        return found["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"the script failed in the page: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Ask for something and wait for the answer; events that come meanwhile are kept."""
@@ -145,16 +145,16 @@ class Browser:
         return dict(json.loads(message))
 
     def _errors(self) -> list[str]:
-        found = []
+        problems = []
         for event in self._events:
             params = event.get("params", {})
             if event["method"] == "Runtime.exceptionThrown":
-                found.append(params["exceptionDetails"]["exception"].get("description", "exception"))
+                problems.append(params["exceptionDetails"]["exception"].get("description", "exception"))
             elif event["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
-                found.append(" ".join(str(argument.get("value")) for argument in params["args"]))
+                problems.append(" ".join(str(argument.get("value")) for argument in params["args"]))
             elif event["method"] == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-                found.append(f"{params['entry']['text']} {params['entry'].get('url', '')[:100]}")
-        return found
+                problems.append(f"{params['entry']['text']} {params['entry'].get('url', '')[:100]}")
+        return problems
 
     def _requests(self, page: Path) -> list[str]:
         sent = [e["params"]["request"]["url"] for e in self._events if e["method"] == "Network.requestWillBeSent"]
