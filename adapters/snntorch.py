@@ -315,7 +315,9 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         if not values:
             return checked_state(None, layer, batch, self._caller.names)
         if len(values) != len(names) or len(states) != len(names):
-            raise ValueError(f"states: expected all of {', '.join(names)} or none, got {len(values)}")
+            count = max(len(values), len(states) if len(states) > len(names) else 0)
+            hint = "; spk is no state of this layer" if len(states) > len(names) and not self.recurrent else ""
+            raise ValueError(f"states: expected all of {', '.join(names)} or none, got {count}{hint}")
         mem, rst = values["mem"], values["rst"]
         spk = values.get("spk", mem)  # z itself, or that from which it is fired
         if spk.dtype in HALF:

@@ -23,11 +23,12 @@ LOOP = 100  # calls a timing
 
 
 class CallCost(NamedTuple):
-    """A call, the kernel beside which it is taken, microseconds (median), and how many times the kernel's."""
+    """A call and the kernel beside which it is taken, microseconds (medians), and how many times the kernel's."""
 
     call: str
     kernel: str
     microseconds: float
+    kernel_microseconds: float
     times: float
 
 
@@ -49,7 +50,7 @@ def measure(runs: int) -> list[CallCost]:
     finally:
         torch.set_num_threads(threads)
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    return [CallCost(n, k, 1e6 * median[n], median[n] / median[k]) for n, (k, _) in calls.items()]
+    return [CallCost(n, k, 1e6 * median[n], 1e6 * median[k], median[n] / median[k]) for n, (k, _) in calls.items()]
 
 
 def _prepared() -> tuple[dict[str, Callable[[], Any]], dict[str, tuple[str, Callable[[], Any]]]]:
@@ -86,5 +87,8 @@ def _prepared() -> tuple[dict[str, Callable[[], Any]], dict[str, tuple[str, Call
 def table(costs: list[CallCost]) -> str:
     """The costs, a line each."""
     head = f"{M} -> {N} neurons, {B} rows, T = {T}, one thread; medians"
-    lines = [f"{c.call:22} {c.microseconds:7.1f} us   {c.times:4.2f} times {c.kernel}" for c in costs]
+    lines = [
+        f"{c.call:22} {c.microseconds:7.1f} us   {c.times:4.2f} times {c.kernel}, {c.kernel_microseconds:.1f} us"
+        for c in costs
+    ]
     return "\n".join([head, *lines])

@@ -125,6 +125,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
             failed = isinstance(result, comparison.Mismatch)
             failures, lines = failures + failed, lines + 1
             print(f"{backend:14} {check:18} {'FAILED' if failed else 'ok':7} {result}", flush=True)
+    if lines == 0:
+        raise ValueError("--check: expected one that applies to the --backend, got none: floats and integers are apart")
     for name, reason in {**suites[0][1][1], **suites[1][1][1]}.items():
         print(f"{name:14} absent: {reason}")
     print(f"{lines - failures} of {lines} passed in {time.time() - start:.0f} s")
@@ -139,6 +141,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if arguments.runs < 1:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
     if arguments.calls:
+        if arguments.shape is not None:
+            raise ValueError("--calls: expected without --shape, small calls have one shape, got both")
         print(calls.table(calls.measure(arguments.runs)))
         return 0
     names = [name for name in bench.SHAPES if arguments.shape is None or name in arguments.shape]

@@ -6,12 +6,13 @@ import ast
 import dataclasses
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import planting
 import pytest
 from bugs import BUGS, CHAINS, SURROGATE, Bug
 
-from hetsyn_plugins.conformance import backends, checks
+from hetsyn_plugins.conformance import backends, checks, integers
 from hetsyn_plugins.conformance.cases import Backend, Case, Mismatch, Outcome
 
 AVAILABLE, ABSENT = backends.available()
@@ -86,6 +87,14 @@ def test_an_unchanged_module_executed_anew_passes(bug: Bug) -> None:
     backend = planted(bug._replace(new=bug.old))
     for name in ("hand-table", "state-gradients"):
         checks.CHECKS[name](backend)
+
+
+@pytest.mark.parametrize("module", [checks, integers], ids=["floats", "integers"])
+def test_every_check_is_in_the_table(module: Any) -> None:
+    """One without its decorator would never run."""
+    functions = {name: f for name, f in vars(module).items() if name.startswith("check_")}
+    own = {name for name, function in functions.items() if function.__module__ == module.__name__}
+    assert {name.removeprefix("check_").replace("_", "-") for name in own} == set(module.CHECKS)
 
 
 def test_every_check_is_tripped_by_a_planted_bug() -> None:
