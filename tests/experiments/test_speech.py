@@ -573,7 +573,7 @@ BUGS = [
         BINS,
         "Mismatched elements: 7 / 175000",
     ),
-    Bug("late spikes are not counted", "part.times >= end", "part.times >= 2 * end", BINS, "assert 0 == 652"),
+    Bug("late spikes are not counted", "part.times >= end", "part.times >= 2 * end", BINS, "assert 0 == "),
     Bug(
         "arithmetic in float16",
         "times / self.dt",
@@ -709,7 +709,7 @@ READER_BUGS = [
         "labels.astype(np.int64)",
         "np.sort(labels).astype(np.int64)",
         READ,
-        "(0, 1) == (1, 1)",
+        "At index 0 diff",
         module=READER,
     ),
     Bug(
