@@ -174,7 +174,10 @@ def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNa
 
 
 def _zeros(layer: LayerTensors, batch: int) -> HetSynState:
-    """The state before the first step: zeros that are not written out."""
+    """The state before the first step: zeros that are not written out.
+
+    To ask `state_shapes` for them took 3 % of a short call; a test holds the two to each other.
+    """
     weight = layer.weight
     lacks = tuple(f is None for f in (layer.recurrent_weight, layer.reset_decay, layer.adaptation_decay))
     arguments = (*weight.shape, batch, lacks, layer.threshold is not None, weight.dtype, weight.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
 from typing import Any
@@ -17,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hetsyn_plugins import HetSynParams, HetSynState, UniformTau
 from hetsyn_plugins.conformance import cases
-from hetsyn_plugins.core import reference
+from hetsyn_plugins.core import reference, validation
 from hetsyn_plugins.core.fields import ARRAYS
 from hetsyn_plugins.ops import arguments, dispatch
 from hetsyn_plugins.ops import lif as ops
@@ -548,3 +549,41 @@ def test_the_op_equals_the_reference_on_what_a_user_types() -> None:
     expected = reference.run(core(params), x.numpy())
     np.testing.assert_array_equal(spikes.detach().numpy(), expected[0])
     np.testing.assert_allclose(v.detach().numpy(), expected[1], atol=1e-11)
+
+
+# ---- the zeros that calls share -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", cases.KINDS)
+@pytest.mark.parametrize("sizes", [(B, N, M), (1, 1, 1)])
+def test_zeros_have_the_shapes_of_the_state(kind: str, sizes: tuple[int, int, int]) -> None:
+    batch, n, m = sizes
+    layer = arguments.in_full(fields(kind, n=n, m=m), kind != "readout")
+    zeros = arguments.checked_state(None, layer, batch, arguments.OP.names)
+    shapes = validation.state_shapes(layer._asdict(), layer.threshold is not None, batch)
+    assert [None if part is None else tuple(part.shape) for part in zeros] == list(shapes.values())
+    assert not any(part.any() for part in zeros if part is not None)
+
+
+@pytest.mark.parametrize("sizes", [(B, N, M), (1, 1, 1), (1, 1, 3)])
+def test_what_is_written_to_a_state_is_in_no_later_one(sizes: tuple[int, int, int]) -> None:
+    batch, n, m = sizes
+    given = fields(n=n, m=m)
+    layer = arguments.in_full(given, True)
+    for _ in range(2):
+        # a sequence of no steps gives back the state it began with
+        *_, final = ops.hetsyn_lif(train(0, batch, m), **given)
+        parts = (*final, *arguments.checked_state(None, layer, batch, arguments.OP.names))
+        assert not any(part.any() for part in parts)
+        for part in parts:
+            with contextlib.suppress(RuntimeError), torch.no_grad():  # torch refuses where numbers share memory
+                part.add_(1.0)
+
+
+def test_zeros_kept_in_inference_mode_serve_training() -> None:
+    given, x = fields(m=M + 3), train(T, B, M + 3)
+    with torch.inference_mode():
+        ops.hetsyn_lif(x, **given)
+    spikes, v, _ = ops.hetsyn_lif(x, **given)
+    (spikes.sum() + v.sum()).backward()
+    assert given["weight"].grad.any()

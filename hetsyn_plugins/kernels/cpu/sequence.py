@@ -90,7 +90,7 @@ def _soma(at: Layout, layer: LayerTensors) -> tuple[Array, ...]:
 def spikes_of(v: Tensor, threshold: Tensor) -> Tensor:
     """See `Kernel.spikes_of`."""
     if v.numel() < 1 << 12:  # to start a kernel takes longer
-        return torch.gt(v, threshold, out=torch.empty_like(v))
+        return eager.spikes_of(v, threshold)
     spikes = np.empty(v.shape, v.numpy().dtype)
     rows = v.shape[0] * v.shape[1]
     theta = np.ascontiguousarray(threshold.numpy())  # one for all neurons is expanded: a stride of 0
