@@ -37,6 +37,7 @@ from hetsyn_plugins.ops.arguments import (
 from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
 from hetsyn_plugins.ops.lif import run_sequence, run_step
+from hetsyn_plugins.ops.steps import mark_of
 from hetsyn_plugins.ops.trainable import TrainableFields, all_finite, decay_from_stored, start_values
 
 # what the core's fields are called as arguments here
@@ -440,8 +441,14 @@ class _HetSynModule(HetSynModule, nn.Module):
             return self.input_weights
         return self.recurrent_weights if field == "recurrent_weight" else self.p.stored(field)
 
-    def stored_tensors(self) -> list[Tensor | None]:
-        return [self.input_weights, self.recurrent_weights, *self.p.stored_tensors()]
+    def registered(self) -> list[Tensor | None]:
+        if self._modules.keys() != {"p"}:  # parametrized: what is trained stands deeper
+            return [*self.parameters(), *self.buffers()]
+        return [*self._parameters.values(), *self._buffers.values(), *self.p.registered()]
+
+    def set_by_hooks(self) -> list[Tensor]:
+        weights = map(self.__dict__.get, ("input_weights", "recurrent_weights"))
+        return [*(w for w in weights if w is not None), *self.p.set_by_hooks()]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """As nn.Module's; weights with NaN or infinity are reported and not loaded (p does so for its own)."""
@@ -468,14 +475,27 @@ class _HetSynModule(HetSynModule, nn.Module):
         core = None if state is None else _to_core(state, self.state_class, layer._asdict())
         return checked_state(core, layer, batch, ARGUMENT_NAMES)
 
+    def _returned(self, state: Any, layer: LayerTensors, batch: int) -> HetSynState | None:
+        """The state as the core has it where it is what the last step returned, which needs no more checks."""
+        mark = mark_of(getattr(state, "i", None))
+        if mark is None or type(state) is not self.state_class or len(state.v) != batch:
+            return None
+        parts = {STATE_FIELDS[name]: part for name, part in zip(state._fields, state, strict=True)}
+        for name, field in UNUSED.items():
+            if getattr(layer, field) is None:
+                parts.pop(STATE_FIELDS[name], None)
+        core = HetSynState(**parts)
+        return core if mark.goes_on(core, layer, self.way()) else None
+
     def step(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step: z (or v) (B, N) and the state after it."""
         weight = self.input_weights
         x = checked_inputs(input_tensor, weight, bool(self.check), CELL)
-        layer = self.step_tensors()
+        layer, origin = self.step_layer(getattr(state, "i", None))
         if self.check:
             self.check_changed(layer, ARGUMENT_NAMES)
-        after = run_step(x, layer, self.initial(state, layer, x.shape[0]), self.way())
+        before = self._returned(state, layer, x.shape[0]) or self.initial(state, layer, x.shape[0])
+        after = run_step(x, layer, before, self.way(), owner=origin)
         out = after.spikes if self.spiking else after.v
         return out.to(output_dtype(input_tensor, weight)), _from_core(after, self.state_class)
 

@@ -27,6 +27,7 @@ from hetsyn_plugins.ops.arguments import HALF, ArgumentNames, Caller, checked_in
 from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
 from hetsyn_plugins.ops.lif import Way, run_sequence, run_step
+from hetsyn_plugins.ops.steps import mark_of
 from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
 FIELD_NAMES = {
@@ -202,7 +203,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
 
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle: the states without their graph."""
-        return {k: v.detach().clone() if k in self._states else v for k, v in self.__dict__.items()}
+        return {k: _without_graph(v) if k in self._states else v for k, v in self.__dict__.items()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -238,7 +239,9 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     def reset_mem(self) -> Any:
         """Set the states to zeros of their present shape and return them, in the order of the outputs."""
         for name in self._states:
-            self.__dict__[name] = torch.zeros_like(self.__dict__[name], requires_grad=False)
+            state = self.__dict__[name]
+            zero = torch.zeros_like(state) if state.ndim < 3 else state.new_zeros(()).expand(state.shape)
+            self.__dict__[name] = zero  # currents of synapses are not written out: a reset costs nothing
         states = tuple(self.__dict__[name] for name in self._states)
         return states
 
@@ -368,15 +371,31 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         return spk
 
     def _one_step(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
-        layer = self.step_tensors()
+        layer, origin = self.step_layer(states[self.recurrent] if len(states) > self.recurrent else None)
         if self.check:
             self.check_changed(layer, self._caller.names)
-        spk, final = self._step(x, layer, self._initial_state(states, layer, x.shape[0]))
+        start = self._returned(states, layer, x.shape[0]) or self._initial_state(states, layer, x.shape[0])
+        spk, final = self._step(x, layer, start, origin)
         return spk, final.v, final
 
-    def _step(self, x: Tensor, layer: LayerTensors, start: HetSynState) -> tuple[Tensor, HetSynState]:
+    def _returned(self, states: tuple[Tensor | None, ...], layer: LayerTensors, batch: int) -> HetSynState | None:
+        """The state as the core has it where it is what the last step returned, which needs no more checks."""
+        if len(states) != len(self._states):
+            return None
+        values: dict[str, Any] = dict(zip(self._states, states, strict=True))
+        mark = mark_of(values["syn"])
+        if mark is None or len(mark.state.v) != batch:
+            return None
+        rst = None if layer.reset_decay is None else values["rst"]
+        z = values["spk"] if self.recurrent else mark.state.spikes  # fired from mem, as the step did
+        state = HetSynState(values["syn"], values.get("rec"), rst, values.get("ada"), z, values["mem"])
+        return state if mark.goes_on(state, layer, self.way()) else None
+
+    def _step(
+        self, x: Tensor, layer: LayerTensors, start: HetSynState, origin: Any = None
+    ) -> tuple[Tensor, HetSynState]:
         """spk (B, N), ungraded, and the state after it."""
-        final = run_step(x, layer, start, self.way(), self.state_quant or None)
+        final = run_step(x, layer, start, self.way(), self.state_quant or None, origin)
         if not self.spiking:
             return torch.zeros_like(final.v), final
         spk: Tensor = final.spikes
@@ -390,7 +409,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
 
     def _loop(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
         """A sequence step by step: what quantised or inhibited layers need, and T = 0."""
-        layer = self.step_tensors()
+        layer = self.layer_tensors()
         final = self._initial_state(states, layer, x.shape[1])
         spks: list[Tensor] = []
         mems: list[Tensor] = []
@@ -464,6 +483,11 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             f"{self.in_features}, {self.out_features}, share={self.share!r}{trained}, "
             f"reset_mechanism={self.reset_mechanism!r}, init_hidden={self.init_hidden}, output={self.output}{kind}"
         )
+
+
+def _without_graph(state: Tensor) -> Tensor:
+    """A copy without graph; zeros that are not written out stay so."""
+    return state.detach().clone() if any(state.stride()) else state.detach()
 
 
 def _is_state(name: str, state: Any) -> bool:

@@ -12,6 +12,11 @@ from torch import Tensor
 from hetsyn_plugins.core.surrogate import Surrogate
 
 
+def transforming() -> bool:
+    """Is this call inside a transformation of torch.func, or traced by torch.jit?"""
+    return torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()
+
+
 class NoSecondDerivative(torch.autograd.Function):
     """Gradients as they are; differentiating them raises an error that names the op."""
 

@@ -87,31 +87,20 @@ def checked_layer(fields: Mapping[str, Any], spiking: bool, check: bool | None, 
 
 def in_full(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
     """Tensors that fit each other, written out to their full shapes in the dtype of the arithmetic: for kernels."""
-    shapes = full_shapes(*tensors["weight"].shape)
-    layer = _broadcast(tensors, spiking)
-    for name, t in layer.items():
-        if t is not None and t.shape != shapes[FIELDS[name].axes]:
-            layer[name] = t.expand(shapes[FIELDS[name].axes])
-    return LayerTensors(**layer)
-
-
-def broadcast(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
-    """The same, not written out but so that torch broadcasts them: for a step, which needs no more."""
-    return LayerTensors(**_broadcast(tensors, spiking))
-
-
-def _broadcast(tensors: Mapping[str, Any], spiking: bool) -> dict[str, Any]:
-    dtype = compute_dtype(tensors["weight"])
+    dtype, shapes = compute_dtype(tensors["weight"]), full_shapes(*tensors["weight"].shape)
     layer = dict(tensors)
     for name, t in tensors.items():
-        if t is not None:
-            if t.ndim == 1 and name in MATRICES:  # one a neuron
-                layer[name] = t = t[:, None]
-            if t.dtype != dtype:
-                layer[name] = t.to(dtype)
+        if t is None:
+            continue
+        if t.ndim == 1 and name in MATRICES:  # one a neuron
+            layer[name] = t = t[:, None]
+        if t.dtype != dtype:
+            layer[name] = t = t.to(dtype)
+        if t.shape != shapes[FIELDS[name].axes]:
+            layer[name] = t.expand(shapes[FIELDS[name].axes])
     if not spiking:
         layer["threshold"] = None
-    return layer
+    return LayerTensors(**layer)
 
 
 def check_ranges(tensors: Mapping[str, Tensor | None], names: ArgumentNames) -> None:

@@ -12,10 +12,19 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels.interface import Kernel
 
 # backend -> module in kernels/; "integers" is no backend of the op but the forward of `straight_through`
 MODULES = {"eager": "eager", "cpu": "cpu.sequence", "gpu": "gpu.sequence", "integers": "cpu.fixed_point"}
+
+
+class Way(NamedTuple):
+    """How a layer is run, beside its tensors."""
+
+    surrogate: Surrogate
+    detach_reset: bool = False
+    backend: str = "auto"
 
 
 class Choice(NamedTuple):

@@ -6,7 +6,7 @@ layout, what a state is, when one is kept.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +15,26 @@ from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels.interface import LayerTensors
-from hetsyn_plugins.ops.arguments import ArgumentNames, broadcast, check_ranges, in_full
-from hetsyn_plugins.ops.lif import Way
+from hetsyn_plugins.ops.arguments import ArgumentNames, check_ranges, in_full
+from hetsyn_plugins.ops.dispatch import Way
+from hetsyn_plugins.ops.steps import mark_of
 from hetsyn_plugins.ops.trainable import check_tied, share_of, to_hetsyn_params
+
+
+class Origin(NamedTuple):
+    """What a layer's fields were made from: registered tensors, how often each was written to, and those of hooks."""
+
+    registered: list[Tensor]
+    versions: list[int]
+    set_by_hooks: list[Tensor]
+
+    def is_same(self, other: Any) -> bool:
+        """Are the fields still those made from the other? What hooks set is another tensor each time: by its values."""
+        if not isinstance(other, Origin) or self.versions != other.versions:
+            return False
+        if any(a is not b for a, b in zip(self.registered, other.registered, strict=True)):
+            return False
+        return all(map(torch.equal, self.set_by_hooks, other.set_by_hooks))
 
 
 class HetSynModule:
@@ -44,17 +61,32 @@ class HetSynModule:
         """The tensor that is registered for a field, None where the layer has no such field."""
         raise NotImplementedError
 
-    def stored_tensors(self) -> list[Tensor | None]:
-        """The tensors that are registered, for a look at whether they changed."""
+    def registered(self) -> list[Tensor | None]:
+        """All parameters and buffers that the fields are made from."""
+        raise NotImplementedError
+
+    def set_by_hooks(self) -> list[Tensor]:
+        """Fields that are no parameter or buffer: what pruning's and weight_norm's hooks set anew before every call."""
         raise NotImplementedError
 
     def layer_tensors(self) -> LayerTensors:
         """Every field as a kernel takes it: in full, half types as float32."""
         return in_full(self.tensors(), self.spiking)
 
-    def step_tensors(self) -> LayerTensors:
-        """Every field as a step takes it: so that it broadcasts."""
-        return broadcast(self.tensors(), self.spiking)
+    def origin(self) -> Origin | None:
+        """What the fields are made from just now; None where torch cannot tell whether it changes."""
+        registered = [t for t in self.registered() if t is not None]
+        try:
+            return Origin(registered, [t._version for t in registered], self.set_by_hooks())
+        except RuntimeError:  # tensors made in inference mode have no such count
+            return None
+
+    def step_layer(self, current: Any) -> tuple[LayerTensors, Origin | None]:
+        """The layer for a step from this current: while nothing of it has changed, that of the loop it comes from."""
+        origin, mark = self.origin(), mark_of(current)
+        if mark is not None and origin is not None and origin.is_same(mark.loop.owner):
+            return mark.loop.layer, origin
+        return self.layer_tensors(), origin
 
     def way(self) -> Way:
         """How the op runs this layer."""
@@ -68,13 +100,10 @@ class HetSynModule:
         """
         if self.check is False or (self.check is None and layer.weight.device.type != "cpu"):
             return
-        try:
-            counts = [(id(t), t._version) for t in self.stored_tensors() if t is not None]
-        except RuntimeError:  # tensors made in inference mode have no such count
-            counts = None
-        if counts is None or counts != self.__dict__.get("_counts_seen"):
+        origin = self.origin()
+        if origin is None or not origin.is_same(self.__dict__.get("_seen")):
             check_ranges(layer._asdict(), names)
-            self.__dict__["_counts_seen"] = counts
+            self.__dict__["_seen"] = origin
 
     def to_params(self) -> HetSynParams:
         """The layer's parameters as the core has them: decays bounded to [0, 1], half types as float32."""

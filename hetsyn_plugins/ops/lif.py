@@ -12,17 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.autograd import differentiable_once
+from hetsyn_plugins.core.autograd import differentiable_once, transforming
 from hetsyn_plugins.core.fields import ARRAYS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate, resolve
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu.threads import check_fork
 from hetsyn_plugins.kernels.interface import Kernel, LayerTensors, NeedsGrad, OutputGradients
+from hetsyn_plugins.ops import steps
 from hetsyn_plugins.ops.arguments import (
     OP,
     OP_STEP,
@@ -33,7 +34,7 @@ from hetsyn_plugins.ops.arguments import (
     checked_state,
     output_dtype,
 )
-from hetsyn_plugins.ops.dispatch import kernel_for
+from hetsyn_plugins.ops.dispatch import Way, kernel_for
 
 
 @torch.compiler.disable  # a clean graph break: the loop over time is the kernel's, not the compiler's
@@ -146,14 +147,6 @@ def fields_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: arguments[name] for name in ARRAYS}
 
 
-class Way(NamedTuple):
-    """How a layer is run, beside its tensors."""
-
-    surrogate: Surrogate
-    detach_reset: bool = False
-    backend: str = "auto"
-
-
 def run_sequence(
     x: Tensor, layer: LayerTensors, state: HetSynState, way: Way
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
@@ -169,12 +162,15 @@ def run_step(
     state: HetSynState,
     way: Way,
     quantise: Callable[[Tensor], Tensor] | None = None,
+    owner: Any = None,
 ) -> HetSynState:
-    """The state after one step, of what came through the door: inputs (B, M)."""
-    if not autocast_enabled(x.device):
-        return eager.step(x, state, layer, way.surrogate, way.detach_reset, quantise)
-    with torch.autocast(x.device.type, enabled=False):
-        return eager.step(x, state, layer, way.surrogate, way.detach_reset, quantise)
+    """The state after one step, of what came through the door: inputs (B, M); `owner` as in `steps.Loop`."""
+    off = torch.autocast(x.device.type, enabled=False) if autocast_enabled(x.device) else nullcontext()
+    with off:
+        if quantise is not None or torch.compiler.is_compiling() or transforming():
+            return eager.step(x, state, layer, way.surrogate, way.detach_reset, quantise)
+        check_fork()
+        return steps.step(x, layer, state, way, owner)
 
 
 def _sequence(

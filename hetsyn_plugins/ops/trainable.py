@@ -189,11 +189,16 @@ class TrainableFields(nn.Module):
             tensor = self._buffers[name] if name in self._buffers else getattr(self, name)
         return tensor
 
-    def stored_tensors(self) -> list[Tensor | None]:
-        """The tensors that are registered, for a look at whether they changed."""
+    def registered(self) -> list[Tensor | None]:
+        """All parameters and buffers that the fields are made from."""
         if self._modules:  # parametrized: what is trained stands deeper
-            return [self.stored(field) for field in self.names]
+            return [*self.parameters(), *self.buffers()]
         return [*self._parameters.values(), *self._buffers.values()]
+
+    def set_by_hooks(self) -> list[Tensor]:
+        """Fields that are no parameter or buffer: what pruning's and weight_norm's hooks set anew before every call."""
+        attributes = map(self.__dict__.get, self._stored_names.values())
+        return [tensor for tensor in attributes if tensor is not None]
 
     def tensor(self, field: str) -> Tensor | None:
         """A field as the op takes it: decays as r in [0, 1], the threshold kept above 0, the rest as stored."""

@@ -42,6 +42,11 @@ def _up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+def known_zero(x: Tensor | None) -> bool:
+    """Is this state absent, or zeros that were never written out (an expanded scalar of 0)?"""
+    return x is None or (not any(x.stride()) and not float(x.detach().as_strided((1,), (1,))))
+
+
 class Layout(ABC):
     """What both share: the sizes of a call, and everything that does not depend on what the lanes are.
 
@@ -172,7 +177,7 @@ class BatchLanes(Layout):
     def unpack(self, packed: Array, padded: int, width: int) -> Tensor:
         x = self.empty(self.steps, self.batch, width)
         parallel(batch_lanes.unpack, self.chunks, packed, padded, x, self.steps, self.batch, width)
-        return torch.from_numpy(x).view(self.steps, self.batch, width)
+        return torch.from_numpy(x.reshape(self.steps, self.batch, width))
 
     def pack_neuron(self, x: Tensor | None, fill: float = 0.0) -> Array:
         return self.vector(x, self.n, fill).repeat(self.lanes)
@@ -196,7 +201,7 @@ class BatchLanes(Layout):
         u, sizes = self.sequence(self.n), (self.batch, *synapses[0].shape)
         current = self.empty(*sizes)
         self._currents_fwd(s, u, r, w, self.vector(bias, self.n), current, sizes, False)
-        return u, torch.from_numpy(current).view(sizes)
+        return u, torch.from_numpy(current.reshape(sizes))
 
     def inputs_bwd(self, g: Array, synapses: Synapses) -> Array:
         r, w = (self.matrix(x.T, self.m, self.n) for x in synapses)
@@ -279,7 +284,7 @@ class NeuronLanes(Layout):
     def unpack(self, packed: Array, padded: int, width: int) -> Tensor:
         x = self.empty(self.steps, self.batch, width)
         parallel(neuron_lanes.unpack, self.batch, packed, padded, x, self.steps, self.batch, width)
-        return torch.from_numpy(x).view(self.steps, self.batch, width)
+        return torch.from_numpy(x.reshape(self.steps, self.batch, width))
 
     def pack_neuron(self, x: Tensor | None, fill: float = 0.0) -> Array:
         return self.vector(x, self.n, fill)
@@ -316,7 +321,7 @@ class NeuronLanes(Layout):
             self.steps,
             False,
         )
-        return u, torch.from_numpy(current).view(sizes)
+        return u, torch.from_numpy(current.reshape(sizes))
 
     def inputs_bwd(self, g: Array, synapses: Synapses) -> Array:
         r, w = (self.matrix(x, self.n, self.m).ravel() for x in synapses)

@@ -2,14 +2,14 @@
 
 `layout.py` says how a call lies in memory; `batch_lanes.py` and `neuron_lanes.py` are the kernels of synapses,
 `state_gradients.py` those of gradients through currents (B, N, K), `soma.py` those of what a neuron has once, which has
-the legend of the letters here too: u, z, J, A, g, d. On the way from kernel to kernel stands NumPy, not torch, whose
-threads spin for milliseconds after each piece of work and would take a core from ours.
+the legend of the letters here too: u, z, J, A, g, d. A single step goes its own way, in `one_step.py`. On the way from
+kernel to kernel stands NumPy, not torch, whose threads spin for milliseconds after each piece of work and would take a
+core from ours.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from hetsyn_plugins.core.fields import NEURON_FIELDS, HetSynState
-from hetsyn_plugins.core.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, Triangular
+from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
-from hetsyn_plugins.kernels.cpu import soma
-from hetsyn_plugins.kernels.cpu.layout import Array, Layout, layout
+from hetsyn_plugins.kernels.cpu import one_step, soma
+from hetsyn_plugins.kernels.cpu.layout import ONLY, Array, Layout, known_zero, layout
+from hetsyn_plugins.kernels.cpu.neurons import derivative, soma_arrays, soma_gradients
 from hetsyn_plugins.kernels.cpu.threads import parallel
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
 
@@ -30,7 +31,7 @@ def cached() -> bool:
     """Is there compiled code of these kernels on disk, and none of it from an earlier source?"""
     folder, sources = Path(str(soma.neurons_fwd.stats.cache_path)), Path(__file__).parent
     newest: dict[str, float] = {}  # module -> when a kernel of it was last written
-    for module in ("soma", "batch_lanes", "neuron_lanes", "state_gradients"):
+    for module in ("soma", "batch_lanes", "neuron_lanes", "state_gradients", "step_synapses"):
         written = [file.stat().st_mtime for file in folder.glob(f"{module}.*.nbi")]
         newest |= {module: max(written)} if written else {}
     return bool(newest) and all(t >= (sources / f"{module}.py").stat().st_mtime for module, t in newest.items())
@@ -40,15 +41,12 @@ if not cached():
     logging.getLogger("hetsyn_plugins").warning("compiling the CPU kernels, once: each takes a second at its first use")
 
 
-def known_zero(x: Tensor | None) -> bool:
-    """Is this state absent, or zeros that were never written out (an expanded scalar of 0)?"""
-    return x is None or (not any(x.stride()) and not float(x.detach().as_strided((1,), (1,))))
-
-
 def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Tensor, HetSynState]:
     """See `Kernel.forward`."""
     if inputs.shape[1] == 0:
         return eager.forward(inputs, layer, state)
+    if _is_one_step(inputs):
+        return one_step.forward(inputs, layer, state)
     at = layout(inputs, len(layer.weight))
     u, current = at.currents_fwd(at.pack(inputs, at.m), (layer.decay, layer.weight), layer.bias)
     if not known_zero(state.current):
@@ -61,11 +59,11 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     z, J, A = packed = (at.pack_state(state.spikes), at.pack_state(state.reset), at.pack_state(state.adaptation))
     recurrent = None
     if layer.recurrent_weight is None or layer.recurrent_decay is None:
-        parallel(soma.neurons_fwd, at.vectors, u, *packed, *_soma(at, layer), at.steps, at.tile)
+        parallel(soma.neurons_fwd, at.vectors, u, *packed, *soma_arrays(at, layer), at.steps, at.tile)
     else:
         if not known_zero(state.recurrent_current):
             at.initial_current_fwd(u, state.recurrent_current, layer.recurrent_decay)
-        recurrent = at.recurrent_fwd(u, packed, _soma(at, layer), (layer.recurrent_decay, layer.recurrent_weight))
+        recurrent = at.recurrent_fwd(u, packed, soma_arrays(at, layer), (layer.recurrent_decay, layer.recurrent_weight))
         np.multiply(recurrent.numpy(), layer.recurrent_weight.detach().numpy(), out=recurrent.numpy())
         if not known_zero(state.recurrent_current):
             _add_initial(recurrent, state.recurrent_current, layer.recurrent_decay, at.steps)
@@ -75,16 +73,13 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     return v, HetSynState(current, recurrent, reset, adaptation, at.unpack_state(z), v[-1])
 
 
+def _is_one_step(inputs: Tensor) -> bool:
+    return len(inputs) == 1 and ONLY.get() is None
+
+
 def _add_initial(current: Tensor, initial: Tensor, decay: Tensor, steps: int) -> None:
     """current += r^T I[-1], in place: what is left of the initial currents after the last step."""
     current.numpy()[...] += decay.detach().numpy() ** steps * initial.detach().numpy()
-
-
-def _soma(at: Layout, layer: LayerTensors) -> tuple[Array, ...]:
-    """theta, reset_strength, kappa, adaptation_strength, rho; a part that the layer lacks has coefficients 0."""
-    reset_strength = at.pack_neuron(None if layer.reset_decay is None else layer.threshold)
-    others = (layer.reset_decay, layer.adaptation_strength, layer.adaptation_decay)
-    return (at.pack_neuron(layer.threshold, fill=1.0), reset_strength, *map(at.pack_neuron, others))
 
 
 def spikes_of(v: Tensor, threshold: Tensor) -> Tensor:
@@ -150,6 +145,8 @@ def backward(
     """See `Kernel.backward`."""
     if inputs.shape[1] == 0:
         return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
+    if _is_one_step(inputs):
+        return one_step.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
     at = layout(inputs, len(layer.weight))
     grad_state = output_gradients.state
     of_inputs, recurrent = (_synapses(name, layer, state, grad_state, needs_grad) for name in ("", "recurrent_"))
@@ -157,10 +154,10 @@ def backward(
     packed_v = at.pack(v, at.n)
     g = at.zeros(len(packed_v)) if output_gradients.v is None else at.pack(output_gradients.v, at.n)
     if layer.threshold is not None:
-        d = _derivative(at, layer.threshold, v, packed_v, surrogate)
+        d = derivative(at, layer.threshold, v, packed_v, surrogate)
         grads_initial, grads["threshold"] = _neurons_bwd(at, g, d, layer, recurrent, output_gradients, detach_reset)
     if any(getattr(needs_grad, name) for name in NEURON_FIELDS):
-        grads |= _soma_gradients(at, g, layer, state, packed_v, grad_state, grads.get("threshold"))
+        grads |= soma_gradients(at, g, layer, state, packed_v, grad_state, grads.get("threshold"))
     in_states = [x for x in (of_inputs, recurrent) if x is not None and x.needs_states]
     g_v = at.unpack(g, at.n, at.neurons) if in_states else None
     if of_inputs.needs_grad or of_inputs.needs_states:
@@ -211,34 +208,6 @@ def _synapse_gradients(
     grads[f"{name}weight"], grads[f"{name}decay"] = g_weight, g_decay
 
 
-def _derivative(at: Layout, threshold: Tensor, v: Tensor, packed_v: Array, surrogate: Surrogate) -> Array:
-    """The surrogate's derivative at every v, packed; a foreign one is asked in torch."""
-    constants = _constants(surrogate)
-    if constants is None:
-        return at.pack(surrogate.derivative(v - threshold, threshold), at.n)
-    kind, values = constants
-    d, c, theta = at.empty(len(packed_v)), np.array(values, at.dtype), at.pack_neuron(threshold, fill=1.0)
-    parallel(soma.surrogate_bwd, at.vectors, kind, c, packed_v, theta, d, at.steps, at.tile)
-    return d
-
-
-def _constants(surrogate: Surrogate) -> tuple[int, list[float]] | None:
-    """Which formula of `soma.surrogate_bwd`, and its five constants (the last must be > 0)."""
-    if type(surrogate) is MultiGaussian:
-        (w0, _, s0), (w1, mean, s1), _ = surrogate._terms()
-        scale = math.sqrt(2 * math.pi)
-        return soma.MULTI_GAUSSIAN, [w0 / (s0 * scale), -0.5 / s0**2, w1 / (s1 * scale), -0.5 / s1**2, mean]
-    if type(surrogate) is Triangular:
-        return soma.TRIANGULAR, [surrogate.gamma, surrogate.zeta, 0.0, 0.0, 1.0]
-    if type(surrogate) is Arctan:
-        return soma.ARCTAN, [0.5 * surrogate.alpha, 0.5 * math.pi * surrogate.alpha, 0.0, 0.0, 1.0]
-    if type(surrogate) is FastSigmoid:
-        return soma.FAST_SIGMOID, [surrogate.slope, 0.0, 0.0, 0.0, 1.0]
-    if type(surrogate) is Sigmoid:
-        return soma.SIGMOID, [surrogate.slope, 0.0, 0.0, 0.0, 1.0]
-    return None
-
-
 def _neurons_bwd(
     at: Layout,
     g: Array,
@@ -255,7 +224,7 @@ def _neurons_bwd(
         from_final = at.neuron_lanes().final_current_bwd(recurrent.grad_final, recurrent.pair)
         shifted = torch.cat([from_final[1:], torch.zeros_like(from_final[:1])])
         gz = at.pack(shifted if grad_spikes is None else grad_spikes + shifted, at.n)
-    _, reset_strength, *decays = _soma(at, layer)
+    _, reset_strength, *decays = soma_arrays(at, layer)
     constants = (reset_strength * 0 if detach_reset else reset_strength, *decays)
     z, J, A, grad_threshold = packed = (
         at.pack_state(None),
@@ -275,27 +244,3 @@ def _neurons_bwd(
     if layer.adaptation_decay is not None:
         grads_initial["adaptation"] = at.unpack_state(A)
     return grads_initial, at.sum_batch(grad_threshold)
-
-
-def _soma_gradients(
-    at: Layout,
-    g: Array,
-    layer: LayerTensors,
-    state: HetSynState,
-    packed_v: Array,
-    grad_state: HetSynState,
-    through_z: Tensor | None,
-) -> dict[str, Tensor]:
-    """Gradients of everything that a neuron has once; `through_z` is the threshold's by way of the spikes."""
-    initial = (at.pack_state(state.spikes), at.pack_state(state.reset), at.pack_state(state.adaptation))
-    grad_final = (at.pack_state(grad_state.reset), at.pack_state(grad_state.adaptation))
-    out = at.empty(5, at.vectors, at.lanes)
-    arrays = (packed_v, g, *initial, *grad_final, *_soma(at, layer), out)
-    parallel(soma.soma_parameters_bwd, at.vectors, *arrays, at.steps, at.tile)
-    g_reset, g_kappa, g_adapt, g_rho, g_bias = map(at.sum_batch, out.reshape(5, -1))
-    grads = {"bias": g_bias}
-    if layer.reset_decay is not None and through_z is not None:
-        grads["threshold"], grads["reset_decay"] = through_z + g_reset, g_kappa
-    if layer.adaptation_decay is not None:
-        grads["adaptation_strength"], grads["adaptation_decay"] = g_adapt, g_rho
-    return grads

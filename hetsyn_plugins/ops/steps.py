@@ -1,0 +1,259 @@
+"""A loop of single steps, with the gradients and the memory of the sequence that it is.
+
+A step by itself would have to keep its synaptic currents, (B, N, M), for its backward pass. But steps that follow each
+other from one state on are a sequence, cut at every step. So the first of them is a `Start`, a node of the graph that
+holds the layer and the initial state, and every step is a `Step`, a node that holds its inputs and v alone:
+
+    Start(layer, initial state) --> Step 0 (x[0]) --> Step 1 (x[1]) --> ...      values: one pass over the synapses each
+
+Backwards the steps come in turn, last to first, and leave what they were given (dLoss/dz[t], dLoss/dv[t]) with the
+loop; `Start`, which comes after them all, has the sequence kernel compute the gradients of the layer and of the initial
+state from all that at once. A step whose inputs need gradients (or one after such a step) also takes the adjoint of the
+state, one array (B, N, M) for the whole loop, a step back, which gives its dLoss/dx[t].
+
+The edges between the nodes carry no value: they are there for the order. A state that is read or given elsewhere is an
+output of its step like others; its gradient counts as that of the last state of the sequence up to there.
+
+Which loop a state belongs to is known of its current. It goes on with the next call where that gets this state as it
+was returned, and the same layer, unchanged; anything else (a state detached, replaced, written to or used before;
+another weight) starts a new loop, from the state given, whose graph then is an ordinary one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from hetsyn_plugins.core.autograd import differentiable_once
+from hetsyn_plugins.core.fields import HetSynState
+from hetsyn_plugins.kernels.interface import Gradients, Kernel, LayerTensors, NeedsGrad, OutputGradients
+from hetsyn_plugins.ops.arguments import OP, checked_state
+from hetsyn_plugins.ops.dispatch import Way, kernel_for
+
+_marks: Any = WeakTensorKeyDictionary()  # of currents: which step of which loop they come from
+
+
+class Record(NamedTuple):
+    """What a step leaves behind in a backward pass: its inputs and v, and the gradients that its outputs got."""
+
+    x: Tensor
+    v: Tensor
+    grad_spikes: Tensor | None
+    grad_v: Tensor | None
+    grad_state: HetSynState
+
+
+class BackwardPass:
+    """What the steps of a loop have left behind in one backward pass; `adjoint` is dLoss/d(state) of the last one."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []  # last step first
+        self.adjoint = HetSynState(None)
+
+
+class Loop:
+    """Steps that follow each other: the kernel, the layer, and how it is run.
+
+    owner    what the layer's tensors were made from, for the one who made them
+    length   steps so far
+    """
+
+    def __init__(self, kernel: Kernel, layer: LayerTensors, way: Way, owner: Any) -> None:
+        self.kernel, self.layer, self.way = kernel, layer, way
+        self.owner, self.length = owner, 0
+        self.versions = _versions(layer)
+        self.born_in = _backward_pass()
+        self.passes: dict[int, BackwardPass] = {}
+
+    def in_this_pass(self) -> BackwardPass:
+        """What is gathered in the backward pass that runs now; another one's, which ended before `Start`, goes."""
+        now = _backward_pass()
+        if now not in self.passes:
+            self.passes = {now: BackwardPass()}
+        return self.passes[now]
+
+    def check_unchanged(self) -> None:
+        """Raise RuntimeError, as torch does for a tensor that it saved, where the layer was written to meanwhile."""
+        if _versions(self.layer) != self.versions:
+            raise RuntimeError(
+                "HetSyn steps: a parameter was modified by an inplace operation (an optimiser's step?) between these "
+                "steps and their backward(): detach or reset the states before the next step"
+            )
+
+    def backward(self, inputs: Tensor, state: HetSynState, record: Record, needs_grad: NeedsGrad) -> Gradients:
+        """The kernel's backward pass from a record whose tensors have a leading time."""
+        _, v, grad_spikes, grad_v, grad_state = record
+        gradients, (surrogate, detach_reset, _) = OutputGradients(grad_spikes, grad_v, grad_state), self.way
+        return self.kernel.backward(inputs, self.layer, state, v, gradients, surrogate, detach_reset, needs_grad)
+
+
+class Mark(NamedTuple):
+    """What is known of a current: its step, the edge to the next one, and the state as it was returned.
+
+    carries   did this step or an earlier one have inputs that need a gradient?
+    """
+
+    loop: Loop
+    step: int
+    edge: Tensor
+    carries: bool
+    state: HetSynState  # without the current, which would refer to itself
+    versions: tuple[int, ...]
+
+    def goes_on(self, state: HetSynState, layer: LayerTensors, way: Way) -> bool:
+        """Is this state the one that was returned, the last of its loop, and the layer the loop's?"""
+        if any(a is not b for a, b in zip(state[1:], self.state[1:], strict=True)):
+            return False
+        if self.versions != _versions(state):
+            return False
+        # a checkpoint's recomputation, in a backward pass, takes the same steps once more
+        is_last = self.loop.length == self.step + 1 or _backward_pass() != self.loop.born_in
+        return is_last and way == self.loop.way and _same(layer, self.loop.layer)
+
+
+def mark_of(current: Any) -> Mark | None:
+    """What is known of a current; None for one that no step has returned."""
+    return _marks.get(current) if isinstance(current, Tensor) else None
+
+
+def step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, owner: Any = None) -> HetSynState:
+    """The state after one step, inputs (B, M), as a step of the loop that `state` comes from, or of a new one."""
+    if not torch.is_grad_enabled():
+        return _values(kernel_for(way.backend, x, layer.weight), x, layer, state)
+    mark = mark_of(state.current)
+    if mark is not None and mark.goes_on(state, layer, way):
+        loop, index, edge, carries = mark.loop, mark.step + 1, mark.edge, mark.carries or x.requires_grad
+    else:
+        loop, index, carries = Loop(kernel_for(way.backend, x, layer.weight), layer, way, owner), 0, x.requires_grad
+        edge = Start.apply(loop, *layer, *state)
+    *parts, edge = Step.apply(loop, carries, state, x, edge)
+    after = HetSynState(*parts)
+    if _backward_pass() == loop.born_in:
+        loop.length = index + 1
+    if edge.requires_grad and (versions := _versions(after)) is not None:
+        _marks[after.current] = Mark(loop, index, edge, carries, after._replace(current=None), versions)
+    return after
+
+
+def _values(kernel: Kernel, x: Tensor, layer: LayerTensors, state: HetSynState) -> HetSynState:
+    """The state after a step, without a graph."""
+    _, after = kernel.forward(x[None], layer, state)
+    # a view of another tensor could not be written to in place
+    return HetSynState(*(t.clone() if t is not None and t._is_view() else t for t in after))
+
+
+def _backward_pass() -> int:
+    """Which backward pass runs now; -1: none."""
+    return torch._C._current_graph_task_id()
+
+
+def _versions(tensors: Iterable[Tensor | None]) -> tuple[int, ...] | None:
+    """How often each was written to; None for tensors made in inference mode, which have no such count."""
+    try:
+        return tuple(-1 if t is None else t._version for t in tensors)
+    except RuntimeError:
+        return None
+
+
+def _same(layer: LayerTensors, other: LayerTensors) -> bool:
+    """Are these the same tensors, or, where none of two has a gradient, the same values?"""
+    return all(a is b or _equal_constants(a, b) for a, b in zip(layer, other, strict=True))
+
+
+def _equal_constants(a: Tensor | None, b: Tensor | None) -> bool:
+    if a is None or b is None or a.requires_grad or b.requires_grad:
+        return False
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+
+
+class Start(torch.autograd.Function):
+    """Where a loop begins; its backward, which comes after those of all steps, has the gradients computed."""
+
+    @staticmethod
+    def forward(ctx: Any, loop: Loop, *tensors: Tensor | None) -> Tensor:
+        ctx.loop = loop
+        ctx.save_for_backward(*tensors)
+        return loop.layer.weight.new_zeros(())
+
+    @staticmethod
+    @differentiable_once("a loop of HetSyn steps")
+    def backward(ctx: Any, _: Tensor) -> Any:
+        loop, count = ctx.loop, len(LayerTensors._fields)
+        state = HetSynState(*ctx.saved_tensors[count:])
+        records = loop.in_this_pass().records[::-1]
+        loop.passes.clear()
+        needs_grad = NeedsGrad(False, *ctx.needs_input_grad[1:])
+        grads: list[Tensor | None] = [None] * (len(needs_grad) - 1)
+        for sequence in _sequences(records):
+            g = loop.backward(sequence.x, state, sequence, needs_grad)
+            grads = list(map(_sum, grads, (*map(g.layer.get, LayerTensors._fields), *g.state)))
+        return None, *(g if needed else None for g, needed in zip(grads, needs_grad[1:], strict=True))
+
+
+class Step(torch.autograd.Function):
+    """One step of a loop: the state after it, and the edge to the next one."""
+
+    @staticmethod
+    def forward(ctx: Any, loop: Loop, carries: bool, state: HetSynState, x: Tensor, edge: Tensor) -> Any:
+        ctx.loop, ctx.carries = loop, carries
+        ctx.set_materialize_grads(False)
+        after = _values(loop.kernel, x, loop.layer, state)
+        ctx.save_for_backward(x, after.v)
+        return (*after, edge.new_zeros(()))
+
+    @staticmethod
+    @differentiable_once("a HetSyn step")
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        # without their graphs: what is gathered must not keep alive what keeps it
+        x, v = (t.detach() for t in ctx.saved_tensors)
+        *currents, grad_spikes, grad_v, _ = (None if g is None else g.detach() for g in grads)
+        gathered, record = ctx.loop.in_this_pass(), Record(x, v, grad_spikes, grad_v, HetSynState(*currents))
+        gathered.records.append(record)
+        grad_x = None
+        if ctx.carries:
+            ctx.loop.check_unchanged()
+            grad_x, gathered.adjoint = _step_back(ctx.loop, record, gathered.adjoint)
+        return None, None, None, grad_x, v.new_zeros(())
+
+
+ADJOINT = NeedsGrad(inputs=True, **dict.fromkeys(HetSynState._fields, True))
+
+
+def _step_back(loop: Loop, record: Record, adjoint: HetSynState) -> tuple[Tensor, HetSynState]:
+    """dLoss/dx (B, M) of a step and dLoss/d(state before it), from dLoss/d(state) of later steps."""
+    x, v, grad_spikes, grad_v, grad_state = record
+    later = HetSynState(*map(_sum, grad_state, adjoint))
+    spikes, of_v = (None if g is None else g[None] for g in (_sum(grad_spikes, adjoint.spikes), grad_v))
+    zeros = checked_state(None, loop.layer, len(x), OP.names)  # the adjoint does not depend on the state
+    g = loop.backward(x[None], zeros, Record(x, v[None], spikes, of_v, later), ADJOINT)
+    assert g.inputs is not None  # asked for
+    return g.inputs[0], g.state
+
+
+def _sequences(records: list[Record]) -> Iterator[Record]:
+    """The steps as one sequence, then, for each step before the last whose state was read, the sequence up to it."""
+    x, v = (torch.stack(column) for column in zip(*(record[:2] for record in records), strict=True))
+    grad_spikes = _stacked([record.grad_spikes for record in records], v)
+    grad_v = _stacked([record.grad_v for record in records], v)
+    yield Record(x, v, grad_spikes, grad_v, records[-1].grad_state)
+    for t, record in enumerate(records[:-1]):
+        if any(g is not None for g in record.grad_state):
+            yield Record(x[: t + 1], v[: t + 1], None, None, record.grad_state)
+
+
+def _stacked(grads: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
+    """Gradients of every step (T, B, N), zeros where a step got none; None where none got one."""
+    if all(g is None for g in grads):
+        return None
+    zero = torch.zeros_like(like[0])
+    return torch.stack([zero if g is None else g for g in grads])
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
