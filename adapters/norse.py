@@ -18,6 +18,7 @@ import torch
 from norse.torch.functional.threshold import threshold as norse_threshold
 from torch import Tensor, nn
 
+from hetsyn_plugins.core.autograd import transforming
 from hetsyn_plugins.core.fields import DECAYS, HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
@@ -332,7 +333,8 @@ def _check_unused(name: str, current: Any) -> None:
     """Raise ValueError for a current that this layer does not have; like all values, looked at on the CPU only."""
     if not isinstance(current, Tensor):
         raise ValueError(f"state.{name}: expected a torch tensor, got {type(current).__name__}")
-    if current.device.type == "cpu" and not torch.compiler.is_compiling() and current.any():
+    looked_at = current.device.type == "cpu" and not torch.compiler.is_compiling() and not transforming()
+    if looked_at and current.any():
         raise ValueError(f"state.{name}: expected zeros, the layer has no such current; is the state another layer's?")
 
 

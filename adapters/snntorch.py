@@ -17,6 +17,7 @@ import torch
 from snntorch import SpikingNeuron, utils
 from torch import Tensor, nn
 
+from hetsyn_plugins.core.autograd import backward_pass, transforming
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
@@ -196,6 +197,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     def _clear(self) -> None:
         for name in ("spk", "syn", "rec", "rst", "ada", "mem"):
             self.__dict__[name] = torch.zeros(0)
+        self._left_in = -1  # the backward pass in which they were computed: a checkpoint's recomputation
 
     def __getattr__(self, name: str) -> Any:
         # snntorch.functional.probe calls this by name, also for plain attributes
@@ -294,6 +296,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         if self.recurrent:
             self.__dict__["spk"] = self._last_output(spk, final, is_sequence)
         self.__dict__.update(zip(self._states[self.recurrent :], (*after, final.v), strict=True))
+        self._left_in = backward_pass()
         if self.output:
             return (spk, *after, mem)
         return spk if self.spiking else mem
@@ -308,6 +311,12 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     def _hidden(self, batch: int, weight: Tensor) -> tuple[Tensor | None, ...]:
         """The states kept from the last call; none of them where batch size, device or dtype changed."""
         mem: Tensor = self.__dict__["mem"]
+        syn: Tensor = self.__dict__["syn"]
+        if backward_pass() not in (-1, self._left_in) and syn.numel() > 0 and any(syn.stride()):
+            raise RuntimeError(
+                "HetSynLeaky: torch.utils.checkpoint computes this call again, but its hidden states have moved on: "
+                "reset them inside the function that is checkpointed, or pass states in and out (init_hidden=False)"
+            )
         fits = mem.ndim == 2 and mem.shape[0] == batch and mem.device == weight.device
         return tuple(map(self.__dict__.get, self._states)) if fits and mem.dtype == compute_dtype(weight) else ()
 
@@ -509,8 +518,9 @@ def _check_reset(reset_mechanism: str, reset_delay: bool) -> None:
 
 def _is_one(factor: Tensor) -> bool:
     """Is this the number 1? Looked at on the CPU only, where it costs nothing."""
-    looked_at = factor.device.type == "cpu" and factor.numel() == 1 and not torch.compiler.is_compiling()
-    return looked_at and factor.item() == 1
+    if factor.device.type != "cpu" or factor.numel() != 1 or torch.compiler.is_compiling() or transforming():
+        return False
+    return factor.item() == 1
 
 
 def _start_factor(value: Any, weight: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hetsyn_plugins.core.autograd import transforming
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, FIELDS, MATRICES, STATE, HetSynState, full_shapes
 from hetsyn_plugins.core.validation import check_fields, check_part, check_values, state_shapes
 from hetsyn_plugins.kernels.interface import LayerTensors
@@ -104,7 +105,9 @@ def in_full(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
 
 
 def check_ranges(tensors: Mapping[str, Tensor | None], names: ArgumentNames) -> None:
-    """Raise ValueError where a field's values are out of range, NaN among them."""
+    """Raise ValueError where a field's values are out of range, NaN among them; not inside a transformation."""
+    if transforming():
+        return
     check_values({name: None if t is None else _plain(t) for name, t in tensors.items()}, names)
 
 
@@ -136,8 +139,8 @@ def checked_inputs(inputs: Any, weight: Tensor, check: bool | None, caller: Call
 
 
 def check_inputs(x: Tensor, name: str = "inputs") -> None:
-    """Raise ValueError for NaN or infinity on the CPU; elsewhere, and under torch.compile, nothing is looked at."""
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+    """Raise ValueError for NaN or infinity on the CPU; elsewhere, and in a transformation, nothing is looked at."""
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not transforming():
         _check_finite(x.detach(), name)
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.autograd import differentiable_once, transforming
+from hetsyn_plugins.core.autograd import differentiable_once, no_forward_mode, one_by_one, transforming
 from hetsyn_plugins.core.fields import ARRAYS, HetSynState
-from hetsyn_plugins.core.surrogate import Surrogate, resolve
+from hetsyn_plugins.core.surrogate import resolve
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu.threads import check_fork
 from hetsyn_plugins.kernels.interface import Kernel, LayerTensors, NeedsGrad, OutputGradients
@@ -153,7 +153,7 @@ def run_sequence(
     """Spikes (None for a readout) and v, (T, B, N), and the last state, of what came through the door."""
     check_fork()
     kernel = kernel_for(way.backend, x, layer.weight)
-    return _sequence(kernel, x, layer, state, way.surrogate, way.detach_reset)
+    return _sequence(kernel, x, layer, state, way)
 
 
 def run_step(
@@ -174,7 +174,7 @@ def run_step(
 
 
 def _sequence(
-    kernel: Kernel, x: Tensor, layer: LayerTensors, initial: HetSynState, surrogate: Surrogate, detach_reset: bool
+    kernel: Kernel, x: Tensor, layer: LayerTensors, initial: HetSynState, way: Way
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
     """Spikes and v of every step and the last state; the spikes and v of a state are those of its last step."""
     if len(x) == 0:
@@ -183,7 +183,7 @@ def _sequence(
         return (None if layer.threshold is None else v.clone()), v, own
     off = torch.autocast(x.device.type, enabled=False) if autocast_enabled(x.device) else nullcontext()
     with off:
-        spikes, v, *currents = Sequence.apply(kernel, surrogate, detach_reset, x, *layer, *initial)
+        spikes, v, *currents = Sequence.apply(kernel, way, x, *layer, *initial)
     current, recurrent, reset, adaptation = currents
     last = None if spikes is None else spikes[-1]
     return spikes, v, HetSynState(current, recurrent, reset, adaptation, last, v[-1])
@@ -192,30 +192,35 @@ def _sequence(
 class Sequence(torch.autograd.Function):
     """A whole sequence as one node of the graph; its backward recomputes what it needs (see the kernels)."""
 
+    jvp = no_forward_mode("hetsyn_lif / hetsyn_li")
+
     @staticmethod
-    def forward(
-        ctx: Any, kernel: Kernel, surrogate: Surrogate, detach_reset: bool, inputs: Tensor, *tensors: Tensor | None
-    ) -> Any:
+    def forward(kernel: Kernel, way: Way, inputs: Tensor, *tensors: Tensor | None) -> Any:
         layer, initial = _layer_and_state(tensors)
         v, final = kernel.forward(inputs, layer, initial)
-        ctx.kernel, ctx.surrogate, ctx.detach_reset = kernel, surrogate, detach_reset
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs, v, *tensors)
         spikes = None if layer.threshold is None else kernel.spikes_of(v, layer.threshold)
         return spikes, v, *final[:4]
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.kernel, ctx.way, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[1], *tensors)
+
+    @staticmethod
     @differentiable_once("hetsyn_lif / hetsyn_li")
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_v: Tensor | None, *grad_currents: Tensor | None) -> Any:
-        inputs, v, *tensors = ctx.saved_tensors
+        v, inputs, *tensors = ctx.saved_tensors
         layer, initial = _layer_and_state(tensors)
         output_gradients = OutputGradients(grad_spikes, grad_v, HetSynState(*grad_currents))
-        needs_grad = NeedsGrad(*ctx.needs_input_grad[3:])
-        g = ctx.kernel.backward(
-            inputs, layer, initial, v, output_gradients, ctx.surrogate, ctx.detach_reset, needs_grad
-        )
+        needs_grad, (surrogate, detach_reset, _) = NeedsGrad(*ctx.needs_input_grad[2:]), ctx.way
+        g = ctx.kernel.backward(inputs, layer, initial, v, output_gradients, surrogate, detach_reset, needs_grad)
         grads = (g.inputs, *map(g.layer.get, LayerTensors._fields), *g.state)
-        return None, None, None, *(x if needed else None for x, needed in zip(grads, needs_grad, strict=True))
+        return None, None, *(x if needed else None for x, needed in zip(grads, needs_grad, strict=True))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return one_by_one(Sequence, info, in_dims, arguments)
 
 
 def _layer_and_state(tensors: Iterable[Tensor | None]) -> tuple[LayerTensors, HetSynState]:

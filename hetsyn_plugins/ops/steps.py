@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from hetsyn_plugins.core.autograd import differentiable_once
+from hetsyn_plugins.core.autograd import backward_pass, differentiable_once
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.kernels.interface import Gradients, Kernel, LayerTensors, NeedsGrad, OutputGradients
 from hetsyn_plugins.ops.arguments import OP, checked_state
@@ -66,12 +66,12 @@ class Loop:
         self.kernel, self.layer, self.way = kernel, layer, way
         self.owner, self.length = owner, 0
         self.versions = _versions(layer)
-        self.born_in = _backward_pass()
+        self.born_in = backward_pass()
         self.passes: dict[int, BackwardPass] = {}
 
     def in_this_pass(self) -> BackwardPass:
         """What is gathered in the backward pass that runs now; another one's, which ended before `Start`, goes."""
-        now = _backward_pass()
+        now = backward_pass()
         if now not in self.passes:
             self.passes = {now: BackwardPass()}
         return self.passes[now]
@@ -111,7 +111,7 @@ class Mark(NamedTuple):
         if self.versions != _versions(state):
             return False
         # a checkpoint's recomputation, in a backward pass, takes the same steps once more
-        is_last = self.loop.length == self.step + 1 or _backward_pass() != self.loop.born_in
+        is_last = self.loop.length == self.step + 1 or backward_pass() != self.loop.born_in
         return is_last and way == self.loop.way and _same(layer, self.loop.layer)
 
 
@@ -132,7 +132,7 @@ def step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, owner: An
         edge = Start.apply(loop, *layer, *state)
     *parts, edge = Step.apply(loop, carries, state, x, edge)
     after = HetSynState(*parts)
-    if _backward_pass() == loop.born_in:
+    if backward_pass() == loop.born_in:
         loop.length = index + 1
     if edge.requires_grad and (versions := _versions(after)) is not None:
         _marks[after.current] = Mark(loop, index, edge, carries, after._replace(current=None), versions)
@@ -144,11 +144,6 @@ def _values(kernel: Kernel, x: Tensor, layer: LayerTensors, state: HetSynState) 
     _, after = kernel.forward(x[None], layer, state)
     # a view of another tensor could not be written to in place
     return HetSynState(*(t.clone() if t is not None and t._is_view() else t for t in after))
-
-
-def _backward_pass() -> int:
-    """Which backward pass runs now; -1: none."""
-    return torch._C._current_graph_task_id()
 
 
 def _versions(tensors: Iterable[Tensor | None]) -> tuple[int, ...] | None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hetsyn_plugins.core.autograd import differentiable_once
+from hetsyn_plugins.core.autograd import differentiable_once, no_forward_mode, one_by_one, transforming
 from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, FIELDS, MATRICES, POSITIVE
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import check_fields, check_values, checked_dt, describe_values, expand, full_shape
@@ -40,17 +40,26 @@ class Bounded(torch.autograd.Function):
     another gradient than the one call of a sequence. `clamp_()` after every optimiser step keeps the two equal.
     """
 
+    jvp = no_forward_mode("HetSyn parameters")
+
     @staticmethod
-    def forward(ctx: Any, p: Tensor, low: float, high: float) -> Tensor:
-        ctx.low, ctx.high = low, high
-        ctx.save_for_backward(p)
+    def forward(p: Tensor, low: float, high: float) -> Tensor:
         return p.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        p, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(p)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (p,) = ctx.saved_tensors
         leads_away = ((p < ctx.low) & (gradient > 0)) | ((p > ctx.high) & (gradient < 0))
         return gradient.masked_fill(leads_away, 0.0), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return one_by_one(Bounded, info, in_dims, arguments)
 
 
 def bounded(p: Tensor, low: float, high: float) -> Tensor:
@@ -60,7 +69,7 @@ def bounded(p: Tensor, low: float, high: float) -> Tensor:
     """
     if not (p.requires_grad and torch.is_grad_enabled()):
         return p.clamp(low, high)
-    if p.device.type == "cpu" and not torch.compiler.is_compiling():
+    if p.device.type == "cpu" and not torch.compiler.is_compiling() and not transforming():
         least, most = torch.aminmax(p.detach())
         if least.item() >= low and most.item() <= high:
             return p
@@ -69,23 +78,37 @@ def bounded(p: Tensor, low: float, high: float) -> Tensor:
 
 
 class DecayFromTau(torch.autograd.Function):
-    """r = exp(-dt / tau), computed in float64, of tau >= 0 in seconds or of log tau; 0 and infinity are allowed."""
+    """r = exp(-dt / tau), computed in float64, of tau >= 0 in seconds or of log tau; 0 and infinity are allowed.
+
+    Gives r and its slope, dr/dp, for the backward pass.
+    """
+
+    jvp = no_forward_mode("the decay of a trained HetSyn tau")
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, dt: float, log: bool) -> Tensor:
+    def forward(p: Tensor, dt: float, log: bool) -> tuple[Tensor, Tensor]:
         tau = p.double().exp() if log else p.double().clamp(min=0)
         steps = dt / tau
         decay = torch.exp(-steps)
         # dr/dtau = r dt / tau^2 and dr/dlog tau = r dt / tau; both are 0 in the limits where they read 0 * inf
         slope = decay * steps if log else decay * steps / tau
-        ctx.save_for_backward(slope.nan_to_num(0.0).to(p.dtype))
-        return decay.to(p.dtype)
+        return decay.to(p.dtype), slope.nan_to_num(0.0).to(p.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _, slope = output
+        ctx.mark_non_differentiable(slope)
+        ctx.save_for_backward(slope)
 
     @staticmethod
     @differentiable_once("the decay of a trained tau")
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         return gradient * slope, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        return one_by_one(DecayFromTau, info, in_dims, arguments)
 
 
 def check_share(share: str) -> None:
@@ -98,7 +121,7 @@ def decay_from_stored(stored: Tensor, parametrization: str, dt: float | None) ->
     """The decay r in [0, 1] that a stored tensor stands for, differentiable, in the stored dtype."""
     if parametrization == "decay":
         return bounded(stored, DECAY.least, DECAY.most)
-    decay: Tensor = DecayFromTau.apply(stored, checked_dt(dt), parametrization == "log_tau")
+    decay, _ = DecayFromTau.apply(stored, checked_dt(dt), parametrization == "log_tau")
     return decay
 
 

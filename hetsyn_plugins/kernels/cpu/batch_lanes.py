@@ -19,8 +19,6 @@ Kernels are unrolled by fours by hand, for registers: that makes them longer tha
 
 from __future__ import annotations
 
-import numpy as np
-
 from hetsyn_plugins.kernels.cpu.simd import add, fma, get, lanes, load, mul, put, splat, store, sub, total
 from hetsyn_plugins.kernels.cpu.soma import kernel, load_soma, soma_bwd, soma_fwd
 
@@ -77,18 +75,16 @@ def currents_fwd(s, u, r, w, bias, state, sizes, steps, group, reverse, start, s
     """u_i[t] = bias_i + sum_j w_ij x_ij[t]; units are (block, group of i tiles).
 
     A group's u stays in the L2 cache while the tiles of s pass by. `reverse` runs time backwards. `state`, flat
-    (B, N, M) with sizes = (B, N, M), gets the last currents w_ij x_ij; nothing where sizes = (0, 0, 0).
+    [N][M][block][lanes] with sizes = (blocks, N, M), gets the last currents w_ij x_ij; nothing where sizes are 0.
     """
     L = lanes(s)
     N, M = r.shape
-    batch, neurons, width = sizes
+    blocks, neurons, width = sizes
     groups = (N // 4 + group - 1) // group
     first, stride = ((steps - 1) * 4 * L, -4 * L) if reverse else (0, 4 * L)
-    last = np.empty(8 * L, s.dtype)
     for unit in range(start, stop):
         block, tile0 = unit // groups, unit % groups * group
         tile1 = min(tile0 + group, N // 4)
-        here = min(L, batch - block * L)
         for i in range(tile0 * 4, tile1 * 4):
             start_value = splat(bias[i])
             u0 = (block * (N // 4) + i // 4) * steps * 4 * L + i % 4 * L
@@ -112,19 +108,23 @@ def currents_fwd(s, u, r, w, bias, state, sizes, steps, group, reverse, start, s
                     store(u, q + L, fma(w13, x13, fma(w12, x12, fma(w11, x11, fma(w10, x10, load(u, q + L))))))
                     p += stride
                     q += stride
-                store(last, 0, mul(w00, x00))
-                store(last, L, mul(w01, x01))
-                store(last, 2 * L, mul(w02, x02))
-                store(last, 3 * L, mul(w03, x03))
-                store(last, 4 * L, mul(w10, x10))
-                store(last, 5 * L, mul(w11, x11))
-                store(last, 6 * L, mul(w12, x12))
-                store(last, 7 * L, mul(w13, x13))
+                if j >= width:
+                    continue
+                e = ((i * width + j) * blocks + block) * L
                 for di in range(min(2, neurons - i)):
-                    for lane in range(here):
-                        e = ((block * L + lane) * neurons + i + di) * width + j
-                        for dj in range(min(4, width - j)):
-                            put(state, e + dj, get(last, (di * 4 + dj) * L + lane))
+                    rest = width - j
+                    if di == 0:
+                        x0, x1, x2, x3 = mul(w00, x00), mul(w01, x01), mul(w02, x02), mul(w03, x03)
+                    else:
+                        x0, x1, x2, x3 = mul(w10, x10), mul(w11, x11), mul(w12, x12), mul(w13, x13)
+                    store(state, e, x0)
+                    if rest > 1:
+                        store(state, e + blocks * L, x1)
+                    if rest > 2:
+                        store(state, e + 2 * blocks * L, x2)
+                    if rest > 3:
+                        store(state, e + 3 * blocks * L, x3)
+                    e += width * blocks * L
 
 
 @kernel

@@ -198,10 +198,12 @@ class BatchLanes(Layout):
     def currents_fwd(self, s: Array, synapses: Synapses, bias: Tensor | None) -> tuple[Array, Tensor]:
         columns = self.pad(synapses[0].shape[1])
         r, w = (self.matrix(x, self.n, columns) for x in synapses)
-        u, sizes = self.sequence(self.n), (self.batch, *synapses[0].shape)
-        current = self.empty(*sizes)
-        self._currents_fwd(s, u, r, w, self.vector(bias, self.n), current, sizes, False)
-        return u, torch.from_numpy(current.reshape(sizes))
+        u, (n, k) = self.sequence(self.n), synapses[0].shape
+        current = self.empty(n, k, self.blocks, self.lanes)
+        self._currents_fwd(s, u, r, w, self.vector(bias, self.n), current, (self.blocks, n, k), False)
+        # as the kernel writes it, rows innermost: to turn it round would take a tenth of a short sequence
+        by_row = current.reshape(n, k, self.blocks * self.lanes).transpose(2, 0, 1)
+        return u, torch.from_numpy(by_row[: self.batch])
 
     def inputs_bwd(self, g: Array, synapses: Synapses) -> Array:
         r, w = (self.matrix(x.T, self.m, self.n) for x in synapses)
@@ -304,29 +306,18 @@ class NeuronLanes(Layout):
     def currents_fwd(self, s: Array, synapses: Synapses, bias: Tensor | None) -> tuple[Array, Tensor]:
         sources = self.pad(synapses[0].shape[1])
         rT, wT = (self.matrix(x.T, sources, self.n).ravel() for x in synapses)
-        u, sizes = self.sequence(self.n), (self.batch, *synapses[0].shape)
-        current = self.empty(*sizes)
-        bias_vector = self.vector(bias, self.n)
-        parallel(
-            neuron_lanes.currents_fwd,
-            self.vectors,
-            s,
-            u,
-            rT,
-            wT,
-            bias_vector,
-            current,
-            sizes,
-            sources,
-            self.steps,
-            False,
-        )
-        return u, torch.from_numpy(current.reshape(sizes))
+        u, k = self.sequence(self.n), synapses[0].shape[1]
+        current = self.empty(self.batch, k, self.n)
+        arrays = (s, u, rT, wT, self.vector(bias, self.n), current)
+        parallel(neuron_lanes.currents_fwd, self.vectors, *arrays, k, sources, self.steps, False)
+        # as the kernel writes it, neurons innermost
+        by_neuron = current.reshape(self.batch, k, self.n).transpose(0, 2, 1)
+        return u, torch.from_numpy(by_neuron[:, : self.neurons])
 
     def inputs_bwd(self, g: Array, synapses: Synapses) -> Array:
         r, w = (self.matrix(x, self.n, self.m).ravel() for x in synapses)
         out, units = self.sequence(self.m), self.batch * self.m // self.lanes
-        none = (self.zeros(self.m), self.zeros(1), (0, 0, 0))
+        none = (self.zeros(self.m), self.zeros(1), 0)
         parallel(neuron_lanes.currents_fwd, units, g, out, r, w, *none, self.n, self.steps, True)
         return out
 

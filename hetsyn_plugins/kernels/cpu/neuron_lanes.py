@@ -8,8 +8,6 @@ laid out with the neurons of the lanes contiguous, flat: `rT` is (K sources, N n
 
 from __future__ import annotations
 
-import numpy as np
-
 from hetsyn_plugins.kernels.cpu.simd import add, fma, get, lanes, load, mul, put, splat, store, sub
 from hetsyn_plugins.kernels.cpu.soma import kernel, load_soma, soma_bwd, soma_fwd
 
@@ -46,13 +44,13 @@ def unpack(packed, rows, x, steps, batch, width, start, stop):
 
 
 @kernel
-def currents_fwd(s, u, rT, wT, bias, state, sizes, sources, steps, reverse, start, stop):
-    """u_i[t] = bias_i + sum_j w_ij x_ij[t]; units are vectors of u. The rest as in `batch_lanes.currents_fwd`."""
+def currents_fwd(s, u, rT, wT, bias, state, width, sources, steps, reverse, start, stop):
+    """u_i[t] = bias_i + sum_j w_ij x_ij[t]; units are vectors of u. The rest as in `batch_lanes.currents_fwd`, but for
+    the last currents: the first `width` sources', flat [b][source][N].
+    """
     L = lanes(s)
     K, N = sources, len(bias)
-    _, neurons, width = sizes
     first, stride = ((steps - 1) * L, -L) if reverse else (0, L)
-    last = np.empty(4 * L, s.dtype)
     for unit in range(start, stop):
         b, i = unit // (N // L), unit % (N // L) * L
         q0 = unit * steps * L
@@ -72,13 +70,16 @@ def currents_fwd(s, u, rT, wT, bias, state, sizes, sources, steps, reverse, star
                 x2, x3 = fma(r2, x2, splat(get(s, p2))), fma(r3, x3, splat(get(s, p3)))
                 store(u, q, fma(w3, x3, fma(w2, x2, fma(w1, x1, fma(w0, x0, load(u, q))))))
                 p0, p1, p2, p3, q = p0 + stride, p1 + stride, p2 + stride, p3 + stride, q + stride
-            store(last, 0, mul(w0, x0))
-            store(last, L, mul(w1, x1))
-            store(last, 2 * L, mul(w2, x2))
-            store(last, 3 * L, mul(w3, x3))
-            for lane in range(min(L, neurons - i)):
-                for dj in range(min(4, width - j)):
-                    put(state, (b * neurons + i + lane) * width + j + dj, get(last, dj * L + lane))
+            for dj in range(min(4, width - j)):
+                if dj == 0:
+                    x = mul(w0, x0)
+                elif dj == 1:
+                    x = mul(w1, x1)
+                elif dj == 2:
+                    x = mul(w2, x2)
+                else:
+                    x = mul(w3, x3)
+                store(state, (b * width + j + dj) * N + i, x)
 
 
 @kernel

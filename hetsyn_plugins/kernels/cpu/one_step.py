@@ -21,7 +21,7 @@ from hetsyn_plugins.kernels.cpu.neurons import derivative, soma_arrays, soma_gra
 from hetsyn_plugins.kernels.cpu.threads import parallel
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
 
-AT_ONCE = 1 << 16  # synapses, over all rows, that one thread does sooner than two are started
+AT_ONCE = 1 << 18  # synapses, over all rows, that one thread does sooner than two are started
 
 
 def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Tensor, HetSynState]:
