@@ -25,7 +25,8 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     backends = [
         Backend("reference", lambda case: run_reference(case)),
         Backend("eager", lambda case: run_op(case)),
-        Backend("eager-step", lambda case: run_op_stepwise(case)),
+        Backend("eager-step", lambda case: run_op_stepwise(case, backend="eager")),
+        Backend("native-step", lambda case: run_op_stepwise(case, quantise=lambda state: state)),
     ]
     absent = {}
     from hetsyn_plugins.ops import dispatch
@@ -35,6 +36,7 @@ def available() -> tuple[list[Backend], dict[str, str]]:
         backends += [
             Backend("cpu-batch", lambda case: run_cpu(case, "BatchLanes")),
             Backend("cpu-neuron", lambda case: run_cpu(case, "NeuronLanes")),
+            Backend("cpu-step", lambda case: run_op_stepwise(case, backend="cpu")),
         ]
     else:
         absent["cpu"] = why
@@ -108,15 +110,14 @@ def run_gpu(case: Case) -> Outcome:
     return run_op(case, backend="gpu", device="cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 
 
-def run_op_stepwise(case: Case) -> Outcome:
-    """The one-step form in a loop over time."""
+def run_op_stepwise(case: Case, **options: Any) -> Outcome:
+    """The one-step form in a loop over time; with `quantise`, in torch's own operations, as under torch.compile."""
     import torch
 
     from hetsyn_plugins.ops import lif
 
     x, fields, state = _leaves(case)
-    options: dict[str, Any] = {"surrogate": case.surrogate, "detach_reset": case.detach_reset}
-    options["spiking"] = case.params.spiking
+    options |= {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "spiking": case.params.spiking}
     end = state if state is not None else _tensors(reference.zero_state(case.params, x.shape[1]), x, False)
     steps = []
     for x_t in x.unbind(0):

@@ -124,22 +124,27 @@ def hetsyn_lif_step(
     state: HetSynState | None = None,
     surrogate: Any = None,
     detach_reset: bool = False,
+    backend: str = "auto",
     check: bool | None = False,
     quantise: Callable[[Tensor], Tensor] | None = None,
     argument_names: Mapping[str, str] | None = None,
 ) -> HetSynState:
-    """One step in native torch: inputs (B, M) and the state before it (None: zeros) give the state after it.
+    """One step: inputs (B, M) and the state before it (None: zeros) give the state after it.
 
     Arguments as in `hetsyn_lif`; `spiking=False` is the readout; `quantise` is applied to every state. The state
-    returned holds the output: `.spikes` and `.v`, (B, N), in the states' dtype. Autograd keeps the currents, (B, N, M),
-    of every step: where the whole sequence is known, `hetsyn_lif` needs T times less.
+    returned holds the output: `.spikes` and `.v`, (B, N), in the states' dtype.
+
+    A loop that hands each state on as it came has the gradients and the memory of the sequence (`steps.py`), and a few
+    times its cost: every step passes once over the currents, (B, N, M). A state replaced or written to in between
+    starts a new loop, which keeps that state for the backward pass. With `quantise`, autograd keeps the currents of
+    every step.
     """
     fields = fields_of(locals())
     names = ArgumentNames(argument_names or {})
     layer = checked_layer(fields, spiking, bool(check), names)
     x = checked_inputs(inputs, weight, bool(check), OP_STEP._replace(names=names))
     initial = checked_state(state, layer, len(x), names)
-    return run_step(x, layer, initial, Way(resolve(surrogate), detach_reset), quantise)
+    return run_step(x, layer, initial, Way(resolve(surrogate), detach_reset, backend), quantise)
 
 
 def fields_of(arguments: Mapping[str, Any]) -> dict[str, Any]:

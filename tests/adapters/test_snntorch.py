@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ddp_worker
+import planting
 import pytest
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ import hetsyn_plugins  # noqa: E402
 from hetsyn_plugins import HetSynParams  # noqa: E402
 from hetsyn_plugins.adapters import snntorch as adapter  # noqa: E402
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky  # noqa: E402
+from hetsyn_plugins.core.surrogate import Triangular  # noqa: E402
 from hetsyn_plugins.ops import dispatch  # noqa: E402
 
 T, B, M, N = 12, 3, 6, 5
@@ -798,3 +800,36 @@ def test_states_may_be_given_by_name() -> None:
         layer(x, syn, syn=syn)
     with pytest.raises(ValueError, match=r"states: expected all of syn, rst, mem or none, got 1"):
         layer(x, mem=mem)
+
+
+# ---- z[t-1] of a mem that was not returned by the step before ----
+
+FIRES_AT_THRESHOLD = (
+    "surrogate(mem - layer.threshold, layer.threshold)",
+    "surrogate(mem - layer.threshold + 1e-30, layer.threshold)",
+)
+WIDTH_OF_ONE = (
+    "surrogate(mem - layer.threshold, layer.threshold)",
+    "surrogate(mem - layer.threshold, torch.ones_like(layer.threshold))",
+)
+
+
+def check_spikes_of_a_given_mem(module: Any) -> None:
+    """rst[1] = beta rst[0] + theta H(mem - theta), and drst/dmem = theta f(mem - theta), of a triangle theta wide."""
+    layer = module.HetSynLeaky(1, 3, threshold=0.5, spike_grad=Triangular())
+    mem = torch.tensor([[0.5, 0.6, 0.4]], requires_grad=True)
+    zero = torch.zeros(1, 3)
+    _, _, rst, _ = layer(torch.zeros(1, 1), zero[:, :, None], zero, mem)
+    assert rst.tolist() == [[0.0, 0.5, 0.0]], "fired"
+    (slope,) = torch.autograd.grad(rst.sum(), mem)
+    torch.testing.assert_close(slope, 0.5 * torch.tensor([[1.0, 0.8, 0.8]]), msg="slope")
+
+
+def test_a_given_mem_fires_strictly_and_with_the_width_of_its_threshold() -> None:
+    check_spikes_of_a_given_mem(adapter)
+
+
+@pytest.mark.parametrize(("bug", "says"), [(FIRES_AT_THRESHOLD, "fired"), (WIDTH_OF_ONE, "slope")])
+def test_planted_bugs_in_what_a_given_mem_fires_are_caught(bug: tuple[str, str], says: str) -> None:
+    with planting.planted(adapter.__name__, *bug) as changed, planting.caught(says):
+        check_spikes_of_a_given_mem(changed)

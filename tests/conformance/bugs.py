@@ -21,21 +21,36 @@ class Bug(NamedTuple):
 CORE, KERNELS, OPS, ADAPTERS = (f"hetsyn_plugins.{room}" for room in ("core", "kernels", "ops", "adapters"))
 REFERENCE, SURROGATE, AUTOGRAD = f"{CORE}.reference", f"{CORE}.surrogate", f"{CORE}.autograd"
 EAGER = f"{KERNELS}.eager"
-SOMA, BATCH_LANES, NEURON_LANES, STATE_GRADIENTS, LAYOUT, CPU = CPU_CHAIN = tuple(
-    f"{KERNELS}.cpu.{part}" for part in ("soma", "batch_lanes", "neuron_lanes", "state_gradients", "layout", "sequence")
+SOMA, BATCH_LANES, NEURON_LANES, STATE_GRADIENTS, STEP_SYNAPSES, LAYOUT, NEURONS, ONE_STEP, CPU = CPU_CHAIN = tuple(
+    f"{KERNELS}.cpu.{part}"
+    for part in (
+        "soma",
+        "batch_lanes",
+        "neuron_lanes",
+        "state_gradients",
+        "step_synapses",
+        "layout",
+        "neurons",
+        "one_step",
+        "sequence",
+    )
 )
-ARGUMENTS, LIF, TRAINABLE, LAYER = (f"{OPS}.{part}" for part in ("arguments", "lif", "trainable", "layer"))
+ARGUMENTS, STEPS, LIF, TRAINABLE, LAYER = (
+    f"{OPS}.{part}" for part in ("arguments", "steps", "lif", "trainable", "layer")
+)
 SNNTORCH, NORSE = f"{ADAPTERS}.snntorch", f"{ADAPTERS}.norse"
 COMPARISON = "hetsyn_plugins.conformance.comparison"
 
 # what a backend runs through, in the order of imports: behind a changed module, those that import it run anew with it
-EAGER_CHAIN = (SURROGATE, AUTOGRAD, EAGER, ARGUMENTS, LIF)
+EAGER_CHAIN = (SURROGATE, AUTOGRAD, EAGER, ARGUMENTS, STEPS, LIF)
 CHAINS = {
     "reference": (REFERENCE, COMPARISON),
     "eager": EAGER_CHAIN,
     "eager-step": EAGER_CHAIN,
+    "native-step": EAGER_CHAIN,
     "cpu-batch": CPU_CHAIN,
     "cpu-neuron": CPU_CHAIN,
+    "cpu-step": CPU_CHAIN,
     "snntorch": (TRAINABLE, LAYER, SNNTORCH),
     "snntorch-step": (TRAINABLE, LAYER, SNNTORCH),
     "norse": (TRAINABLE, LAYER, NORSE),
@@ -126,7 +141,7 @@ BUGS = [
     ),
     Bug(
         "eager: reset detached",
-        "eager-step",
+        "native-step",
         "gradients",
         "gradient of inputs is off",
         EAGER,
@@ -488,8 +503,8 @@ BUGS = [
         "random",
         "spikes differ",
         SNNTORCH,
-        "self._step(x, layer, self._initial_state(states, layer,",
-        "self._step(x, layer, self._initial_state((), layer,",
+        "self._returned(states, layer, x.shape[0]) or self._initial_state(states, layer,",
+        "self._initial_state((), layer,",
     ),
     Bug(
         "snntorch: recurrence sees z[t] fired again, not the spikes given",
@@ -499,24 +514,6 @@ BUGS = [
         SNNTORCH,
         "return self._ungraded(spk)",
         "return torch.zeros_like(spk)",
-    ),
-    Bug(
-        "snntorch: z[t-1] fires at the threshold",
-        "snntorch-step",
-        "threshold",
-        "v is off",
-        SNNTORCH,
-        "surrogate(mem - layer.threshold, layer.threshold)",
-        "surrogate(mem - layer.threshold + 1e-30, layer.threshold)",
-    ),
-    Bug(
-        "snntorch: z[t-1] with a surrogate as wide as 1, not as the threshold",
-        "snntorch-step",
-        "surrogates",
-        "gradient of inputs is off",
-        SNNTORCH,
-        "surrogate(mem - layer.threshold, layer.threshold)",
-        "surrogate(mem - layer.threshold, torch.ones_like(layer.threshold))",
     ),
     Bug(
         "snntorch: ada is rst",
@@ -578,8 +575,8 @@ BUGS = [
         "random",
         "spikes differ",
         NORSE,
-        "run_step(x, layer, self.initial(state,",
-        "run_step(x, layer, self.initial(None,",
+        "self._returned(state, layer, x.shape[0]) or self.initial(state, layer",
+        "self.initial(None, layer",
     ),
     Bug(
         "norse: the sequence starts anew",
@@ -703,13 +700,13 @@ BUGS = [
         "self.lanes)[:, :, 0].sum(0)",
     ),
     Bug(
-        "cpu: the last neuron's currents unwritten",
+        "cpu: one source in four has no last currents",
         "cpu-neuron",
         "states",
         "state.current is off",
         NEURON_LANES,
-        "for lane in range(min(L, neurons - i)):",
-        "for lane in range(min(L, neurons - i) - 1):",
+        "for dj in range(min(4, width - j)):",
+        "for dj in range(min(3, width - j)):",
     ),
     Bug(
         "cpu: one source in four gets no gradient",
@@ -773,5 +770,95 @@ BUGS = [
         SOMA,
         "grad_z_prev, mul(kappa, aJ), mul(rho, aA)",
         "grad_z_prev, aJ, mul(rho, aA)",
+    ),
+    Bug(
+        "cpu: a step forgets what there was",
+        "cpu-step",
+        "float32-gradients",
+        "spikes differ",
+        STEP_SYNAPSES,
+        "x0 = fma(decay, load(current, e + j), x0)",
+        "x0 = x0",
+    ),
+    Bug(
+        "cpu: the last sources of a step are left out",
+        "cpu-step",
+        "float32-gradients",
+        "spikes differ",
+        STEP_SYNAPSES,
+        "y0, y1, y2, y3 = y0 + z0, y1 + z1, y2 + z2, y3 + z3",
+        "y0, y1, y2 = y0 + z0, y1 + z1, y2 + z2",
+    ),
+    Bug(
+        "cpu: a step hands on no gradient of later steps",
+        "cpu-step",
+        "float32-gradients",
+        "gradient of inputs is off",
+        STEP_SYNAPSES,
+        "a = g_vector if last else add(load(lam, e + j), g_vector)",
+        "a = g_vector",
+    ),
+    Bug(
+        "cpu: a step back does not decay",
+        "cpu-step",
+        "gradients",
+        "gradient of inputs is off",
+        STEP_SYNAPSES,
+        "put(out, e + j, get(r, p + j) * a_j)",
+        "put(out, e + j, a_j)",
+    ),
+    Bug(
+        "cpu: a step's detached reset is not",
+        "cpu-step",
+        "detached-reset",
+        "gradient of inputs is off",
+        ONE_STEP,
+        "reset_strength * 0 if detach_reset else reset_strength",
+        "reset_strength",
+    ),
+    Bug(
+        "cpu: a step gives recurrent spikes no gradient",
+        "cpu-step",
+        "gradients",
+        "gradient of inputs is off",
+        ONE_STEP,
+        'grads_initial["spikes"] += g_spikes',
+        "pass",
+    ),
+    Bug(
+        "steps: the adjoint of later steps is lost",
+        "eager-step",
+        "gradients",
+        "gradient of inputs is off",
+        STEPS,
+        "later = HetSynState(*map(_sum, grad_state, adjoint))",
+        "later = grad_state",
+    ),
+    Bug(
+        "steps: gradients of spikes are lost",
+        "eager-step",
+        "gradients",
+        "gradient of weight is off",
+        STEPS,
+        "yield Record(x, v, grad_spikes, grad_v, records[-1].grad_state)",
+        "yield Record(x, v, None, grad_v, records[-1].grad_state)",
+    ),
+    Bug(
+        "steps: the last state's gradient is lost",
+        "eager-step",
+        "state-gradients",
+        "is off",
+        STEPS,
+        "yield Record(x, v, grad_spikes, grad_v, records[-1].grad_state)",
+        "yield Record(x, v, grad_spikes, grad_v, HetSynState(None))",
+    ),
+    Bug(
+        "steps: time runs the wrong way in the gathered sequence",
+        "eager-step",
+        "gradients",
+        "gradient of weight is off",
+        STEPS,
+        "loop.in_this_pass().records[::-1]",
+        "loop.in_this_pass().records",
     ),
 ]
