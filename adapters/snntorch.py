@@ -7,21 +7,24 @@ Importing this changes nothing in snnTorch; `hetsyn_plugins.register("snntorch")
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, ClassVar
-from weakref import WeakSet
+from typing import Any
 
 import snntorch
 import torch
-from snntorch import SpikingNeuron, utils
+from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
+from hetsyn_plugins.adapters import snntorch_host
+from hetsyn_plugins.adapters.snntorch_host import reset as reset
 from hetsyn_plugins.core.autograd import backward_pass, transforming
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
-from hetsyn_plugins.core.surrogate import Arctan, NoGradient, Surrogate, resolve
+from hetsyn_plugins.core.surrogate import Arctan, Foreign, NoGradient, Surrogate, resolve
 from hetsyn_plugins.core.validation import checked_size, describe_values
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.arguments import HALF, ArgumentNames, Caller, checked_inputs, checked_state, compute_dtype
@@ -80,12 +83,16 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     spiking      False: the leaky readout; spk is all zeros in tuples, init_hidden without output returns mem
     graded_spikes_factor   () or (N,): what a spike is in the output; reset and recurrence see z = 1
     surrogate_disable      no gradient through spikes
+    state_quant            applied to every current and to mem; a stock Leaky, whose one state it is applied to, has the
+                           same values where there is one input and no reset
     share, parametrization, tie_reset, dt   see `hetsyn_plugins.ops.trainable`
     detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
 
     Inputs: input_, syn, rst, (ada,) mem
         - **input_** (B, in_features), one step, or (T, B, in_features), the whole sequence at once (between layers that
-          do not care about time: HetSyn, Linear, Dropout)
+          do not care about time: HetSyn, Linear, Dropout). A stock neuron in the same Sequential, which would take
+          (T, B, N) as one step, raises ValueError; in a forward of your own it does so from the second call on, where T
+          is not B; under torch.compile, or where the layers are called from elsewhere, it is not seen
         - **syn** (B, out_features, in_features), **rst**, **ada**, **mem** (B, out_features); left out: zeros
     Outputs: spk, syn, rst, (ada,) mem
         - for one step (B, out_features); for a sequence spk and mem are (T, B, out_features), the other states those
@@ -98,7 +105,6 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     names = FIELD_NAMES
     recurrent = False
     _caller = caller_of("mem")
-    _own_instances: ClassVar[WeakSet[HetSynLeaky]] = WeakSet()
 
     def __init__(  # long for its arguments, which are the host's idiom: every one is seen in a signature
         self,
@@ -172,12 +178,14 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             learn_graded_spikes_factor=learn_graded_spikes_factor,
         )
         SpikingNeuron.instances.remove(self)  # a strong list would keep every layer ever made alive
-        HetSynLeaky._own_instances.add(self)
+        snntorch_host.see(self)
         del self.threshold  # a field of ours
         self.set_options(share=share, parametrization=parametrization, tie_reset=tie_reset, dt=dt)
         self.in_features, self.out_features, self.spiking = m, n, spiking
         self.surrogate, self.surrogate_disable = self.spike_grad, surrogate_disable
         self.detach_reset, self.backend, self.check = detach_reset, backend, check
+        if isinstance(self.surrogate, Foreign) and fields["reset_decay"] is not None and not detach_reset:
+            snntorch_host.check_surrogate(self.surrogate)
         learn = {
             "decay": learn_alpha,
             "reset_decay": learn_beta,
@@ -201,7 +209,17 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
 
     def __getattr__(self, name: str) -> Any:
         # snntorch.functional.probe calls this by name, also for plain attributes
-        return self.__dict__[name] if name in self.__dict__ else super().__getattr__(name)
+        if name in self.__dict__:
+            return self.__dict__[name]
+        if name.startswith("init_") and name != "init_hidden":
+            line = f"{', '.join(self._states)} = layer.reset_mem()"
+            raise AttributeError(f"{type(self).__name__} has no {name}; its states of zeros come from {line}")
+        return super().__getattr__(name)
+
+    def _one_call(self) -> str:
+        """How one step is called, for messages."""
+        states = ", ".join(self._states)
+        return f"{'' if self.recurrent else 'spk, '}{states} = layer(x, {states})"
 
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle: the states without their graph."""
@@ -209,7 +227,18 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        HetSynLeaky._own_instances.add(self)
+        snntorch_host.see(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # written out: a parametrized layer, of a class that torch makes up, has a __getstate__ that refuses
+        twin = memo[id(self)] = self.__new__(type(self))
+        twin.__setstate__(copy.deepcopy(HetSynLeaky.__getstate__(self), memo))
+        return twin
+
+    def named_modules(self, *args: Any, **options: Any) -> Any:
+        """As nn.Module's; the first that snnTorch's exporter to NIR asks of a layer."""
+        snntorch_host.refuse_nir(self)
+        return super().named_modules(*args, **options)
 
     @property
     def reset_mechanism(self) -> str:
@@ -247,19 +276,21 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         states = tuple(self.__dict__[name] for name in self._states)
         return states
 
+    def init_hetsynleaky(self) -> Any:
+        """As `reset_mem`: what the host calls init_leaky for its Leaky."""
+        return self.reset_mem()
+
     @classmethod
     def detach_hidden(cls) -> None:
         """Cut the hidden states of all living layers of this class out of their graph (truncated BPTT)."""
-        for layer in list(HetSynLeaky._own_instances):
-            if isinstance(layer, cls):
-                layer._detach()
+        for layer in snntorch_host.living(cls):
+            layer._detach()
 
     @classmethod
     def reset_hidden(cls) -> None:
         """Set the hidden states of all living layers of this class to zero."""
-        for layer in list(HetSynLeaky._own_instances):
-            if isinstance(layer, cls):
-                layer.reset_mem()
+        for layer in snntorch_host.living(cls):
+            layer.reset_mem()
 
     def _detach(self) -> None:
         for name in self._states:
@@ -268,18 +299,30 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     # ---- forward ----
 
     def forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None) -> Any:
-        """See the class: one step or a whole sequence; states by position or by name."""
+        """One step (B, M), or a whole sequence (T, B, M): spk, syn, rst, (ada,) mem = layer(x, syn, rst, (ada,) mem).
+
+        Recurrent layers: spk, syn, rec, rst, (ada,) mem = layer(x, spk, syn, rec, rst, (ada,) mem). States may be given
+        by name, and left out at the first step. A layer with init_hidden=True keeps them: spk = layer(x), and with
+        output=True all of them come out. A stock neuron's `spk, mem = layer(x, mem)` has too few names for these.
+        """
         if named:
             states = self._in_order(states, named)
+        if states and isinstance(states[0], tuple):
+            raise ValueError(f"states: expected tensors one by one, got a tuple; {self._one_call()}")
         if isinstance(input_, tuple):
             hint = "inside a Sequential every layer but the last needs init_hidden=True"
             raise ValueError(f"input_: expected a torch tensor, got tuple; {hint}")
         is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
         weight: Any = self.stored("weight")
         x = checked_inputs(input_, weight, self.check if is_sequence else bool(self.check), self._caller)
+        if is_sequence:
+            snntorch_host.check_neighbours(x)
         if self.init_hidden:
             if any(s is not None for s in states):
-                raise TypeError("states should not be passed as arguments while `init_hidden=True`")
+                raise TypeError(
+                    "states should not be passed as arguments while `init_hidden=True`: the layer keeps them, "
+                    f"spk = layer(x); without init_hidden {self._one_call()}"
+                )
             states = self._hidden(x.shape[-2], weight)
         if not is_sequence:
             spk, mem, final = self._one_step(x, states)
@@ -329,7 +372,9 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         if len(values) != len(names) or len(states) != len(names):
             count = max(len(values), len(states) if len(states) > len(names) else 0)
             hint = "; spk is no state of this layer" if len(states) > len(names) and not self.recurrent else ""
-            raise ValueError(f"states: expected all of {', '.join(names)} or none, got {count}{hint}")
+            raise ValueError(
+                f"states: expected all of {', '.join(names)} or none, got {count}{hint}; {self._one_call()}"
+            )
         mem, rst = values["mem"], values["rst"]
         spk = values.get("spk", mem)  # z itself, or that from which it is fired
         if spk.dtype in HALF:
@@ -404,7 +449,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         self, x: Tensor, layer: LayerTensors, start: HetSynState, origin: Any = None
     ) -> tuple[Tensor, HetSynState]:
         """spk (B, N), ungraded, and the state after it."""
-        final = run_step(x, layer, start, self.way(), self.state_quant or None, origin)
+        final = run_step(x, layer, start, self.way(), snntorch_host.quantiser(self.state_quant), origin)
         if not self.spiking:
             return torch.zeros_like(final.v), final
         spk: Tensor = final.spikes
@@ -486,12 +531,34 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
 
     def extra_repr(self) -> str:
         """What `print(layer)` shows."""
-        kind = "" if self.spiking else ", spiking=False"
         trained = "" if self.parametrization == "decay" else f", parametrization={self.parametrization!r}, dt={self.dt}"
+        surrogate = repr(self.surrogate) if self.spiking else "None, spiking=False"
         return (
-            f"{self.in_features}, {self.out_features}, share={self.share!r}{trained}, "
-            f"reset_mechanism={self.reset_mechanism!r}, init_hidden={self.init_hidden}, output={self.output}{kind}"
+            f"{self.in_features}, {self.out_features}, share={self.share!r}{trained}, {', '.join(self._ranges())}, "
+            f"spike_grad={surrogate}, reset_mechanism={self.reset_mechanism!r}, init_hidden={self.init_hidden}, "
+            f"output={self.output}"
         )
+
+    def _ranges(self) -> list[str]:
+        """What synapses and thresholds are, from least to most; a trained tau in seconds."""
+        ranges = []
+        for field in ("decay", "recurrent_decay", "threshold"):
+            values, name = self.stored(field), FIELD_NAMES[field]
+            if values is None:
+                continue
+            if field != "threshold" and self.parametrization != "decay":
+                name = name.replace("alpha", "tau")
+                values = values.exp() if self.parametrization == "log_tau" else values
+            ranges.append(f"{name}={_range(values.detach())}")
+        return ranges
+
+
+def _range(values: Tensor) -> str:
+    """The least and the greatest, or the only value; nothing is known of a tensor without storage."""
+    if values.is_meta:
+        return "?"
+    least, most = f"{values.min():.4g}", f"{values.max():.4g}"
+    return least if least == most else f"{least} to {most}"
 
 
 def _without_graph(state: Tensor) -> Tensor:
@@ -555,62 +622,36 @@ class RHetSynLeaky(HetSynLeaky):
         recurrent = (True if rec_weight is None else rec_weight, rec_alpha, learn_rec_alpha)
         super().__init__(*args, _recurrent=recurrent, **options)
 
+    def init_rhetsynleaky(self) -> Any:
+        """As `reset_mem`: what the host calls init_rleaky for its RLeaky."""
+        return self.reset_mem()
+
+
+def _show_signatures() -> None:
+    """Let `inspect.signature` and `help` say what the constructors take: arguments of this file's own are left out."""
+    own = inspect.signature(HetSynLeaky.__init__)
+    shared = [parameter for name, parameter in own.parameters.items() if name != "_recurrent"]
+    more = [p for p in inspect.signature(RHetSynLeaky.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    HetSynLeaky.__init__.__signature__ = own.replace(parameters=shared)  # type: ignore[attr-defined]
+    RHetSynLeaky.__init__.__signature__ = own.replace(parameters=[*shared, *more])  # type: ignore[attr-defined]
+
+
+_show_signatures()
+
 
 # ---- registration ----
 
 _ours = {"HetSynLeaky": HetSynLeaky, "RHetSynLeaky": RHetSynLeaky}
-_originals: dict[str, Any] = {}
 
 
 def install() -> None:
-    """Add the neurons to `snntorch` and let its `utils.reset` and `backprop` see them; may be called again."""
-    for name, cls in _ours.items():
-        if getattr(snntorch, name, cls) is not cls:
-            raise ValueError(f"snntorch.{name}: expected to be free, is already {getattr(snntorch, name)!r}")
-    for name, cls in _ours.items():
-        setattr(snntorch, name, cls)
-    if not _originals:
-        _originals.update(check=utils._layer_check, final=utils._final_layer_check)
-        utils._layer_check, utils._final_layer_check = _layer_check, _final_layer_check
+    """Add the neurons to `snntorch`; may be called again."""
+    snntorch_host.install(_ours)
 
 
 def uninstall() -> None:
     """Undo `install`."""
-    for name, cls in _ours.items():
-        if getattr(snntorch, name, None) is cls:
-            delattr(snntorch, name)
-    if _originals:
-        utils._layer_check, utils._final_layer_check = _originals["check"], _originals["final"]
-        _originals.clear()
-
-
-def reset(net: nn.Module) -> None:
-    """Reset and detach the HetSyn neurons inside net, at any depth; needs no registration."""
-    for module in net.modules():
-        if isinstance(module, HetSynLeaky):
-            module.reset_mem()
-
-
-def _layer_check(net: nn.Module) -> None:
-    _originals["check"](net)
-    reset(net)
-
-
-def _final_layer_check(net: nn.Module) -> int:
-    last = net
-    while last._modules and not isinstance(last, SpikingNeuron):
-        last = list(last.children())[-1]
-    if not isinstance(last, HetSynLeaky):
-        count_of_stock: int = _originals["final"](net)
-        return count_of_stock
-    for option in ("init_hidden", "output"):
-        if not getattr(last, option):
-            expected = f"a last layer with {option}=True for snntorch.backprop"
-            raise ValueError(f"net: expected {expected}, got {option}=False")
-    count = 1 + len(last._states) - last.recurrent
-    if count > 4:
-        raise ValueError(f"net: expected a last layer that returns 2 to 4 values (snntorch.backprop), got {count}")
-    return count
+    snntorch_host.uninstall(_ours)
 
 
 # ---- conversion (`hetsyn_plugins.exchange.conversion`) ----

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import InitVar, dataclass
 from types import ModuleType
@@ -135,8 +136,9 @@ class NoGradient(Surrogate):
 class Foreign(Surrogate):
     """A spike function of another library, z = spike_grad(d) (snnTorch's, say), used for its derivative.
 
-    Raises ValueError where its forward is not the Heaviside step, or where two backward passes differ (stochastic);
-    `name` is what the caller's argument is called, for the message.
+    Raises ValueError where its forward fails or is not the Heaviside step, or where two backward passes differ
+    (stochastic); warns where the derivative is NaN or infinite far from the threshold, as it is wherever it is used.
+    `name` is what the caller's argument is called, for the messages.
     """
 
     spike_grad: Callable[[Any], Any]
@@ -145,14 +147,30 @@ class Foreign(Surrogate):
     def __post_init__(self, name: str) -> None:
         import torch
 
-        d = torch.tensor([-3.0, -1.0, -0.3, -1e-3, 0.0, 1e-3, 0.3, 1.0, 3.0]).repeat(8)
-        with torch.random.fork_rng(devices=[]):
-            forward = self.spike_grad(d.clone().requires_grad_())
-            first, second = self.derivative(d), self.derivative(d)
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+            d = torch.tensor([-3.0, -1.0, -0.3, -1e-3, 0.0, 1e-3, 0.3, 1.0, 3.0], device="cpu").repeat(8)
+            far = torch.tensor([-100.0, -10.0, 10.0, 100.0], device="cpu")
+            try:
+                forward = self.spike_grad(d.clone().requires_grad_())
+                first, second = self.derivative(d), self.derivative(d)
+                is_finite = bool(self.derivative(far).isfinite().all())
+            except Exception as error:
+                raise ValueError(f"{name}: expected a spike function of d, {self!r} fails itself: {error}") from error
         if not torch.equal(forward.detach().to(d.dtype), (d > 0).to(d.dtype)):
-            raise ValueError(f"{name}: expected a spike function with forward (d > 0), got {self.spike_grad!r}")
+            raise ValueError(f"{name}: expected a spike function with forward (d > 0), got {self!r}")
         if not torch.equal(first, second):
-            raise ValueError(f"{name}: expected a deterministic derivative, {self.spike_grad!r} is stochastic")
+            raise ValueError(f"{name}: expected a deterministic derivative, {self!r} is stochastic")
+        if not is_finite:
+            warnings.warn(
+                f"{name}: the derivative of {self!r} is NaN or infinite where |v - threshold| is large, and so are "
+                f"gradients, in any neuron that uses it; those of hetsyn_plugins.surrogate ({', '.join(NAMED)}) not",
+                stacklevel=5,
+            )
+
+    def __repr__(self) -> str:
+        """Where it comes from: the function itself, or that which made it, as `snntorch.surrogate.atan` makes one."""
+        module, name = (getattr(self.spike_grad, part, None) for part in ("__module__", "__qualname__"))
+        return f"{module}.{name.partition('.<locals>')[0]}" if module and name else repr(self.spike_grad)
 
     def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
         import torch

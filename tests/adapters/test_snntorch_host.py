@@ -1,0 +1,707 @@
+"""The host's own tools on nets with HetSyn layers: reset, backprop, surrogates, quantisers, delays, containers, NIR."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import io
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+snn = pytest.importorskip("snntorch")
+
+from snntorch import backprop, functional, surrogate, utils  # noqa: E402  after the skip
+from snntorch.functional import quant  # noqa: E402
+
+import hetsyn_plugins  # noqa: E402
+from hetsyn_plugins import checkpoint  # noqa: E402
+from hetsyn_plugins.adapters import snntorch_host  # noqa: E402
+from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+T, B, M, N = 6, 4, 5, 3
+
+
+@pytest.fixture(autouse=True)
+def _instances() -> Iterator[None]:
+    """The host keeps every stock neuron for ever, and resets them all: an unused DeltaLeaky's mem is None."""
+    kept = list(snn.SpikingNeuron.instances)
+    yield
+    snn.SpikingNeuron.instances[:] = kept
+
+
+def hidden(m: int = M, n: int = N, cls: Any = HetSynLeaky, **options: Any) -> Any:
+    """A layer that spikes."""
+    layer = cls(m, n, init_hidden=True, **options)
+    with torch.no_grad():
+        layer.weight.abs_().mul_(2)
+    return layer
+
+
+def inputs(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return (torch.rand(*shape) < 0.5).to(dtype)
+
+
+class Half(nn.Module):
+    """A parametrization."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+def parametrized(layer: Any) -> Any:
+    parametrize.register_parametrization(layer, "weight", Half())
+    return layer
+
+
+def through_a_file(net: nn.Module) -> Any:
+    file = io.BytesIO()
+    torch.save(net, file)
+    file.seek(0)
+    newer = {"weights_only": False} if "weights_only" in inspect.signature(torch.load).parameters else {}
+    return torch.load(file, **newer)
+
+
+# ---- reset -------------------------------------------------------------------------------------------------------
+
+ORIGINS: dict[str, Callable[[nn.Module], Any]] = {
+    "built": lambda net: net,
+    "converted": lambda net: hetsyn_plugins.convert(net, to="snntorch"),
+    "deep copy": copy.deepcopy,
+    "unpickled": lambda net: pickle.loads(pickle.dumps(net)),
+    "torch.load": through_a_file,
+    "parametrized": lambda net: nn.Sequential(parametrized(net[0])),
+    "deep copy of a parametrized one": lambda net: copy.deepcopy(nn.Sequential(parametrized(net[0]))),
+    "nested": lambda net: nn.Sequential(nn.ModuleList([net])[0], nn.Identity()),
+    "bare": lambda net: net[0],
+}
+
+
+@pytest.mark.parametrize("cls", [HetSynLeaky, RHetSynLeaky])
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_reset_reaches_a_layer_however_it_came(origin: str, cls: Any) -> None:
+    net = ORIGINS[origin](nn.Sequential(hidden(cls=cls)))
+    other = copy.deepcopy(net)
+    for one in (net, other):
+        one(inputs(B, M))
+    assert not hasattr(snn, "HetSynLeaky"), "not registered"
+    utils.reset(net)
+    first, second = (next(layer for layer in one.modules() if isinstance(layer, cls)) for one in (net, other))
+    for name in first._states:
+        assert not getattr(first, name).any() and not getattr(first, name).requires_grad, name
+    assert first.mem.shape == (B, N) and second.mem.any(), "another net's states are its own"
+
+
+def test_reset_reaches_a_layer_that_was_loaded(tmp_path: Path) -> None:
+    checkpoint.save(nn.Sequential(hidden()), tmp_path / "net.safetensors")
+    net = checkpoint.load(tmp_path / "net.safetensors", to="snntorch")
+    net(inputs(B, M))
+    assert net[0].mem.any()
+    utils.reset(net)
+    assert not net[0].mem.any()
+
+
+def in_a_process(code: str, *arguments: Any) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_reset_reaches_a_layer_unpickled_in_another_process(tmp_path: Path) -> None:
+    net = nn.Sequential(hidden())
+    net(inputs(B, M))
+    (tmp_path / "net.pickle").write_bytes(pickle.dumps(net))
+    code = (
+        "import pickle, sys; from snntorch import utils; net = pickle.load(open(sys.argv[1], 'rb'));"
+        "assert net[0].mem.any(); utils.reset(net); print(net[0].mem.any().item())"
+    )
+    assert in_a_process(code, tmp_path / "net.pickle") == "False"
+
+
+def test_importing_changes_nothing_and_the_first_layer_is_seen() -> None:
+    code = (
+        "from snntorch import utils; host = utils._layer_check, utils._final_layer_check;"
+        "from hetsyn_plugins.adapters.snntorch import HetSynLeaky; import hetsyn_plugins;"
+        "now = lambda: host == (utils._layer_check, utils._final_layer_check);"
+        "print(now(), hetsyn_plugins.register('snntorch') and now(), HetSynLeaky(2, 2) and now())"
+    )
+    assert in_a_process(code) == "True True False"
+
+
+def test_living_layers_are_reset_after_unregistration() -> None:
+    hetsyn_plugins.register("snntorch")
+    net = nn.Sequential(hidden())
+    hetsyn_plugins.unregister("snntorch")
+    net(inputs(B, M))
+    utils.reset(net)
+    assert not net[0].mem.any() and not hasattr(snn, "HetSynLeaky")
+
+
+def test_the_host_is_hooked_once() -> None:
+    hidden()
+    seen = utils._layer_check, utils._final_layer_check
+    hidden()
+    copy.deepcopy(hidden())
+    assert (utils._layer_check, utils._final_layer_check) == seen
+
+
+def test_stock_neurons_are_reset_as_ever() -> None:
+    net = nn.Sequential(hidden(M, N), nn.Linear(N, N), snn.Leaky(0.9, init_hidden=True))
+    net(inputs(B, M))
+    utils.reset(net)
+    assert not net[0].mem.any() and not net[2].mem.any()
+
+
+def by_instance(net: nn.Module) -> None:
+    """The host's `reset` after 1.0.0: what is inside net, by instance."""
+    utils._layer_check(net=net)
+    for module in net.modules():
+        if isinstance(module, snn.SpikingNeuron):
+            module.reset_mem()
+
+
+def test_a_host_that_resets_by_instance_resets_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(hidden())
+    monkeypatch.setattr(utils, "reset", by_instance)
+    net(inputs(B, M))
+    utils.reset(net)
+    assert not net[0].mem.any()
+
+
+@pytest.fixture
+def without_private_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delattr(utils, "_layer_check")
+    monkeypatch.delattr(utils, "_final_layer_check")
+    snntorch_host._check_reset_by_itself.cache_clear()
+    yield
+    snntorch_host._check_reset_by_itself.cache_clear()
+
+
+def test_a_host_without_the_private_name_is_left_alone_where_it_resets_ours(
+    without_private_names: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utils, "reset", lambda net: [m.reset_mem() for m in net.modules() if hasattr(m, "reset_mem")])
+    net = nn.Sequential(hidden())
+    net(inputs(B, M))
+    utils.reset(net)
+    assert not net[0].mem.any() and not hasattr(utils, "_layer_check")
+
+
+def test_a_host_that_resets_ours_in_no_way_is_named(
+    without_private_names: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utils, "reset", lambda net: None)
+    with pytest.warns(
+        RuntimeWarning, match=r"snntorch.utils._layer_check: expected in snntorch, is gone.*reset\(net\)"
+    ):
+        hidden()
+
+
+@pytest.mark.parametrize("cls", [HetSynLeaky, RHetSynLeaky])
+def test_class_wide_idioms_reach_every_living_layer(cls: Any) -> None:
+    layer = hidden(cls=cls)
+    layers = [layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), parametrized(hidden(cls=cls))]
+    layers.append(copy.deepcopy(layers[-1]))
+    for one in layers:
+        one(inputs(B, M))
+    assert all(one.mem.requires_grad for one in layers)
+    cls.detach_hidden()
+    assert not any(getattr(one, name).requires_grad for one in layers for name in one._states)
+    assert all(one.mem.any() for one in layers)
+    cls.reset_hidden()
+    assert not any(getattr(one, name).any() for one in layers for name in one._states)
+
+
+def test_a_parametrized_layer_is_copied_after_a_forward() -> None:
+    layer = parametrized(hidden())
+    layer(inputs(B, M))
+    twin, x = copy.deepcopy(layer), inputs(B, M)
+    assert torch.equal(twin.mem, layer.mem) and not twin.mem.requires_grad
+    assert torch.equal(twin(x), layer(x)) and twin.parametrizations is not layer.parametrizations
+
+
+# ---- backprop ----------------------------------------------------------------------------------------------------
+
+
+def nets() -> dict[str, Callable[[], nn.Module]]:
+    last: dict[str, Any] = {"output": True}
+    return {
+        "one layer": lambda: nn.Sequential(hidden(M, 2, **last)),
+        "stack": lambda: nn.Sequential(hidden(M, N), hidden(N, 2, **last)),
+        "recurrent below": lambda: nn.Sequential(hidden(M, N, RHetSynLeaky), hidden(N, 2, **last)),
+        "readout": lambda: nn.Sequential(hidden(M, N), hidden(N, 2, spiking=False, **last)),
+        "adaptive below": lambda: nn.Sequential(
+            hidden(M, N, adaptation_decay=0.9, adaptation_strength=0.1, learn_adaptation=True), hidden(N, 2, **last)
+        ),
+        "stock last": lambda: nn.Sequential(
+            hidden(M, N), nn.Linear(N, 2), snn.Leaky(0.8, threshold=0.3, init_hidden=True, output=True)
+        ),
+        "stock first": lambda: nn.Sequential(
+            nn.Linear(M, N), snn.Leaky(0.8, threshold=0.1, init_hidden=True), hidden(N, 2, **last)
+        ),
+        "nested": lambda: nn.Sequential(nn.Sequential(hidden(M, N)), nn.Sequential(hidden(N, 2, **last))),
+        "parametrized": lambda: nn.Sequential(parametrized(hidden(M, N)), parametrized(hidden(N, 2, **last))),
+    }
+
+
+METHODS: dict[str, tuple[Any, dict[str, Any], int]] = {
+    "BPTT": (backprop.BPTT, {}, T),
+    "RTRL": (backprop.RTRL, {}, 1),
+    "TBPTT, K divides T": (backprop.TBPTT, {"K": 3}, 3),
+    "TBPTT, a rest": (backprop.TBPTT, {"K": 4}, 4),
+}
+
+
+def by_hand(net: Any, data: Any, optimiser: Any, steps: int) -> None:
+    """Truncated backpropagation written out: states that nobody hands on, an update every `steps` steps."""
+    criterion = functional.mse_membrane_loss()
+    for x, targets in data:
+        for module in net.modules():
+            if isinstance(module, snn.SpikingNeuron):
+                module.reset_mem()
+        mems: list[Tensor] = []
+        for t in range(T):
+            mems.append(net(x)[-1])
+            if len(mems) == steps or t == T - 1:
+                optimiser.zero_grad()
+                criterion(torch.stack(mems), targets).backward()
+                optimiser.step()
+                mems = []
+                for module in net.modules():
+                    if isinstance(module, HetSynLeaky):
+                        module._detach()
+                    elif isinstance(module, snn.SpikingNeuron):
+                        module.mem = module.mem.detach()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("which", nets())
+def test_backprop_trains_as_a_loop_written_out(which: str, method: str) -> None:
+    """Weights after two batches, by losses on the membrane, which are there for a readout too."""
+    run, options, steps = METHODS[method]
+    torch.manual_seed(3)
+    net = nets()[which]()
+    twin = copy.deepcopy(net)
+    start = {name: value.clone() for name, value in net.state_dict().items()}
+    data = [(torch.rand(B, M), torch.randint(0, 2, (B,))) for _ in range(2)]
+    loss = run(
+        net,
+        data,
+        torch.optim.SGD(net.parameters(), lr=0.05),
+        functional.mse_membrane_loss(),
+        num_steps=T,
+        time_var=False,
+        **options,
+    )
+    by_hand(twin, data, torch.optim.SGD(twin.parameters(), lr=0.05), steps)
+    assert loss.isfinite()
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name], value, rtol=1e-6, atol=1e-6, msg=name)
+    assert any((value != start[name]).any() for name, value in net.state_dict().items())
+
+
+def test_the_flag_of_truncation_keeps_no_net_alive() -> None:
+    net = nn.Sequential(hidden())
+    utils.reset(net)
+    flag = utils.is_linearleaky
+    assert not flag and flag.net() is net
+    del net
+    assert flag.net() is None and not flag
+
+
+# ---- surrogates --------------------------------------------------------------------------------------------------
+
+SURROGATES = {name: make for name, make in vars(surrogate).items() if inspect.isfunction(make)}
+MADE = {"custom_surrogate": lambda: surrogate.custom_surrogate(lambda d, grad, out: grad * (d.abs() < 1) / 2)}
+FAULTS = {
+    "SSO": (ValueError, r"snntorch\.surrogate\.SSO is stochastic"),
+    "LSO": (ValueError, r"snntorch\.surrogate\.LSO fails itself: .*'variance'"),
+    "sigmoid": (UserWarning, r"the derivative of snntorch\.surrogate\.sigmoid is NaN or infinite"),
+    "triangular": (UserWarning, r"snntorch\.surrogate\.triangular has derivatives from -1 to 1, .*detach_reset=True"),
+    "spike_rate_escape": (UserWarning, r"spike_rate_escape has derivatives from 1.24 to 25, .*detach_reset=True"),
+}
+
+
+def spike_function(name: str) -> Any:
+    return MADE.get(name, SURROGATES[name])()
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_what_is_wrong_with_a_surrogate_is_said_when_a_layer_is_built(name: str) -> None:
+    error, message = FAULTS.get(name, (None, ""))
+    if error is None:
+        assert f"spike_grad=snntorch.surrogate.{name}" in repr(HetSynLeaky(M, N, spike_grad=spike_function(name)))
+    elif issubclass(error, Warning):
+        with pytest.warns(error, match=message):
+            HetSynLeaky(M, N, spike_grad=spike_function(name))
+    else:
+        with pytest.raises(error, match=f"spike_grad: .*{message}"):
+            HetSynLeaky(M, N, spike_grad=spike_function(name))
+
+
+def test_the_surrogates_with_faults_are_the_hosts() -> None:
+    """What is said of a surrogate is true of the host's, so that the list cannot rot."""
+    assert FAULTS.keys() < SURROGATES.keys() and MADE.keys() < SURROGATES.keys()
+    d = torch.tensor([-10.0], requires_grad=True)
+    surrogate.sigmoid()(d).sum().backward()
+    assert d.grad is not None and d.grad.isnan().all()
+    with pytest.raises(TypeError, match="variance"):
+        surrogate.LSO()(d)
+
+
+@pytest.mark.parametrize("form", ["steps", "sequence"])
+@pytest.mark.parametrize("name", [name for name in SURROGATES if FAULTS.get(name, (None,))[0] is not ValueError])
+@pytest.mark.filterwarnings("ignore:spike_grad")
+def test_a_surrogate_gives_the_gradients_that_it_gives_a_stock_neuron(name: str, form: str) -> None:
+    """The stock Leaky is our special case: one decay, a reset without gradient. 3/4 is exact in its float32 spikes."""
+    torch.manual_seed(1)
+    spike_grad = spike_function(name)
+    decay, threshold = (torch.tensor(value, dtype=torch.float64) for value in (0.9, 0.75))
+    linear = nn.Linear(M, N, bias=False).double()
+    stock = snn.Leaky(decay, threshold=threshold, spike_grad=spike_grad)
+    options: dict[str, Any] = {"alpha": decay, "beta": decay, "threshold": threshold, "dtype": torch.float64}
+    ours = HetSynLeaky(M, N, weight=linear.weight, spike_grad=spike_grad, detach_reset=True, **options)
+    x, mem, states = inputs(20, B, M, dtype=torch.float64), stock.reset_mem(), ()
+    loss = own = torch.zeros((), dtype=torch.float64)
+    spikes = []
+    for x_t in x:
+        spk, mem = stock(linear(x_t), mem)
+        loss = loss + spk.sum()
+        spikes.append(spk)
+        if form == "steps":
+            mine, *states = ours(x_t, *states)
+            own = own + mine.sum()
+    if form == "sequence":
+        own = ours(x)[0].sum()
+    assert own == loss and 0.05 < torch.stack(spikes).mean() < 0.95
+    (want,) = torch.autograd.grad(loss, linear.weight)
+    (got,) = torch.autograd.grad(own, ours.weight)
+    assert want.any() or name == "SFS"  # which has a derivative from 1 above the threshold on only
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_a_surrogate_can_be_taken_under_inference_mode_and_on_the_meta_device() -> None:
+    with torch.inference_mode(), torch.device("meta"):
+        layer = HetSynLeaky(M, N, spike_grad=surrogate.atan())
+    assert layer.weight.is_meta and "alpha=?" in repr(layer)
+
+
+# ---- quantisers --------------------------------------------------------------------------------------------------
+
+QUANTISERS: list[dict[str, Any]] = [
+    {"num_bits": 4},
+    {"num_bits": 8, "uniform": False},
+    {"num_bits": 4, "uniform": False, "thr_centered": False},
+]
+
+
+@pytest.mark.parametrize("options", QUANTISERS)
+def test_a_quantised_layer_equals_the_stock_neuron_where_it_is_one(options: dict[str, Any]) -> None:
+    """One input, no reset: the one current is mem. Values and gradients (straight through) are the stock neuron's."""
+    torch.manual_seed(0)
+    state_quant, linear = quant.state_quant(**options), nn.Linear(1, N, bias=False)
+    nn.init.uniform_(linear.weight, 0.1, 0.9)
+    same: dict[str, Any] = {"beta": 0.9, "reset_mechanism": "none", "spike_grad": surrogate.atan()}
+    stock = snn.Leaky(**same, state_quant=state_quant)
+    ours = HetSynLeaky(1, N, alpha=0.9, weight=linear.weight, state_quant=state_quant, **same)
+    x, mem, spks, mems = inputs(30, B, 1), stock.reset_mem(), [], []
+    for x_t in x:
+        spk, mem = stock(linear(x_t), mem)
+        spks.append(spk)
+        mems.append(mem)
+    spk, *_, mem = ours(x)
+    assert torch.equal(spk, torch.stack(spks)) and torch.equal(mem, torch.stack(mems)) and 0 < spk.mean() < 1
+    (want,) = torch.autograd.grad(torch.stack(mems).sum() + torch.stack(spks).sum(), linear.weight)
+    (got,) = torch.autograd.grad(mem.sum() + spk.sum(), ours.weight)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("cls", [HetSynLeaky, RHetSynLeaky])
+def test_a_quantised_layer_trains_in_every_dtype(cls: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer = hidden(cls=cls, state_quant=quant.state_quant(num_bits=6), learn_beta=True).to(dtype)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.01)
+    start = [p.detach().clone() for p in layer.parameters()]
+    for _ in range(2):
+        utils.reset(layer)
+        optimiser.zero_grad()
+        torch.stack([layer(x_t) for x_t in inputs(T, B, M, dtype=dtype)]).sum().backward()
+        optimiser.step()
+    assert all((p != before).any() for p, before in zip(layer.parameters(), start, strict=True))
+    assert layer.mem.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
+
+
+# ---- what takes one step beside what takes a sequence ---------------------------------------------------------------
+
+
+class Delay(nn.Module):
+    """As the host's SynapticDelay: channels arrive `delays` steps late; one step (B, N), or (T, B, N) at once."""
+
+    def __init__(self, delays: Tensor, step_mode: bool = True) -> None:
+        super().__init__()
+        self.delays, self.step_mode = delays, step_mode
+        self.reset_delay()
+
+    def reset_delay(self) -> None:
+        self.past: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.step_mode:
+            self.reset_delay()
+            return torch.stack([self.step(x_t) for x_t in x])
+        return self.step(x)
+
+    def step(self, x: Tensor) -> Tensor:
+        self.past.insert(0, x)
+        late = [self.past[d][..., c] if d < len(self.past) else 0 * x[..., c] for c, d in enumerate(self.delays)]
+        return torch.stack(late, -1)
+
+
+class OwnNeuron(snn.SpikingNeuron):
+    """A user's neuron, without a method that forgets."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > 1).float()
+
+
+class OverTime(nn.Module):
+    """A way out: a module that loops by itself."""
+
+    def __init__(self, neuron: nn.Module) -> None:
+        super().__init__()
+        self.neuron = neuron
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.neuron(x_t) for x_t in x])
+
+
+ONE_STEP: dict[str, Callable[[], nn.Module]] = {
+    "Leaky": lambda: snn.Leaky(0.9, init_hidden=True),
+    "DeltaLeaky": lambda: snn.DeltaLeaky(beta=0.9, init_hidden=True),
+    "Synaptic": lambda: snn.Synaptic(0.9, 0.8, init_hidden=True),
+    "Alpha": lambda: snn.Alpha(0.9, 0.8, init_hidden=True),
+    "Lapicque": lambda: snn.Lapicque(0.9, init_hidden=True),
+    "RLeaky": lambda: snn.RLeaky(0.9, linear_features=N, init_hidden=True),
+    "RSynaptic": lambda: snn.RSynaptic(0.9, 0.8, linear_features=N, init_hidden=True),
+    "SLSTM": lambda: snn.SLSTM(N, N, init_hidden=True),
+    "OwnNeuron": OwnNeuron,
+    "Delay": lambda: Delay(torch.tensor([0, 1, 3])),
+}
+PLACES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "between": lambda other: nn.Sequential(hidden(M, N), nn.Linear(N, N), other, hidden(N, 2)),
+    "last": lambda other: nn.Sequential(hidden(M, N), nn.Linear(N, N), other),
+    "behind a recurrent one": lambda other: nn.Sequential(hidden(M, N, RHetSynLeaky), other),
+    "inner": lambda other: nn.Sequential(hidden(M, N), nn.Sequential(nn.Linear(N, N), other), hidden(N, 2)),
+    "outer": lambda other: nn.Sequential(nn.Sequential(hidden(M, N), nn.Identity()), other),
+    "inner twice": lambda other: nn.Sequential(nn.Sequential(nn.Sequential(hidden(M, N))), nn.Sequential(other)),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", ONE_STEP)
+def test_a_sequence_beside_what_takes_one_step_is_refused(kind: str, place: str, training: bool) -> None:
+    net = PLACES[place](ONE_STEP[kind]())
+    with (
+        torch.set_grad_enabled(training),
+        pytest.raises(ValueError, match=rf"\d \({kind}\), got \(T, B, M\): .*one step"),
+    ):
+        net(inputs(T, B, M))
+
+
+def test_a_stock_neuron_in_front_is_refused_too() -> None:
+    net = nn.Sequential(nn.Linear(M, N), snn.Leaky(0.9, init_hidden=True), hidden(N, 2))
+    net[2].register_forward_hook(lambda *_: None)  # with hooks a call has other frames
+    with pytest.raises(ValueError, match=r"beside 1 \(Leaky\)"):
+        net(inputs(T, B, M))
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", ["Leaky", "Synaptic", "RLeaky", "Delay"])
+def test_steps_are_never_refused(kind: str, place: str) -> None:
+    net = PLACES[place](ONE_STEP[kind]())
+    for x_t in inputs(T, B, M):
+        net(x_t)
+
+
+def test_what_takes_sequences_is_not_refused() -> None:
+    linear = nn.Linear(N, 2)
+    for other in (
+        OverTime(snn.Leaky(0.9, init_hidden=True)),
+        snn.StateLeaky(0.9, channels=N, output=False),
+        snn.LinearLeaky(0.9, N, N, output=False),
+        Delay(torch.tensor([0, 1, 2]), step_mode=False),
+        nn.Dropout(0.5),
+    ):
+        nn.Sequential(hidden(M, N), other, linear, hidden(2, 2))(inputs(T, B, M))
+
+
+def test_stock_nets_are_left_alone() -> None:
+    """A batch of signals (B, C, L) is a step; so it is in a net beside one of ours."""
+    stock = nn.Sequential(nn.Conv1d(2, N, 3), snn.Leaky(0.9, init_hidden=True))
+    ours = nn.Sequential(hidden())
+    for _ in range(3):
+        stock(torch.rand(T, 2, 7))
+        ours(inputs(T, 2, M))
+
+
+class Own(nn.Module):
+    """A user's net: the sequence of a HetSyn layer handed to a stock neuron, at once or step by step."""
+
+    def __init__(self, at_once: bool) -> None:
+        super().__init__()
+        self.first, self.linear, self.leaky = hidden(M, N), nn.Linear(N, N), snn.Leaky(0.9)
+        self.at_once = at_once
+
+    def forward(self, x: Tensor) -> Tensor:
+        current, mem = self.linear(self.first(x)), self.leaky.reset_mem()
+        if self.at_once:
+            return self.leaky(current, mem)[0]
+        spikes = []
+        for step in current:
+            spk, mem = self.leaky(step, mem)
+            spikes.append(spk)
+        return torch.stack(spikes)
+
+
+def test_a_sequence_in_a_forward_of_ones_own_is_refused_from_the_second_call_on() -> None:
+    net, x = Own(at_once=True), inputs(T, B, M)
+    net(x)
+    with pytest.raises(ValueError, match=r"beside leaky \(Leaky\)"):
+        net(x)
+    net = Own(at_once=False)
+    for _ in range(3):
+        assert net(x).shape == (T, B, N)
+
+
+def test_the_way_out_that_is_named_is_one() -> None:
+    """`convert` makes HetSyn layers of Linear and Leaky; the sequence then equals the loop."""
+    torch.manual_seed(0)
+    stock = snn.Leaky(0.9, threshold=0.4, init_hidden=True)
+    net = nn.Sequential(hidden(M, N), nn.Linear(N, N), stock, hidden(N, 2))
+    with torch.no_grad():
+        net[1].weight.abs_()
+        net[1].bias.abs_()
+        x = inputs(20, B, M)
+        steps = torch.stack([net(x_t) for x_t in x])
+        utils.reset(net)
+        converted = hetsyn_plugins.convert(net, to="snntorch")
+        assert torch.equal(converted(x), steps) and 0 < steps.mean() < 1
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_delays_in_one_sequential_with_our_layers(behind: bool) -> None:
+    """Step by step and, in their sequence mode, at once: the same; the judge shifts the channels by hand."""
+    torch.manual_seed(0)
+    delays = torch.tensor([0, 2, 1, 3, 1] if not behind else [0, 2, 1])
+    layer, after = hidden(M, N), hidden(N, 2)
+
+    def net(step_mode: bool) -> nn.Sequential:
+        delay = Delay(delays, step_mode)
+        return nn.Sequential(layer, delay, after) if behind else nn.Sequential(delay, layer, after)
+
+    def shifted(x: Tensor) -> Tensor:
+        late = torch.zeros_like(x)
+        for channel, d in enumerate(delays):
+            late[d:, :, channel] = x[: len(x) - d, :, channel]
+        return late
+
+    x = inputs(12, B, M)
+    want = after(shifted(layer(x))) if behind else after(layer(shifted(x)))
+    for step_mode in (True, False):
+        utils.reset(nn.Sequential(layer, after))
+        one = net(step_mode)
+        got = torch.stack([one(x_t) for x_t in x]) if step_mode else one(x)
+        assert torch.equal(got, want) and want.any()
+
+
+# ---- NIR ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:nirtorch.extract_nir_graph is being deprecated")
+@pytest.mark.parametrize("cls", [HetSynLeaky, RHetSynLeaky])
+@pytest.mark.parametrize("place", ["first", "behind", "nested", "bare"])
+def test_the_exporter_to_nir_ends_in_an_error_that_names_the_layer(cls: Any, place: str) -> None:
+    pytest.importorskip("nirtorch")
+    from snntorch.export_nir import export_to_nir
+
+    net = {
+        "first": lambda: nn.Sequential(hidden(M, N, cls), nn.Linear(N, 2)),
+        "behind": lambda: nn.Sequential(nn.Linear(N, M), snn.Leaky(0.9, init_hidden=True), hidden(M, N, cls)),
+        "nested": lambda: nn.Sequential(nn.Linear(N, M), nn.Sequential(hidden(M, N, cls))),
+        "bare": lambda: hidden(M, N, cls),
+    }[place]()
+    with pytest.raises(ValueError, match=rf"got {cls.__name__}; .*to_params\(\).*checkpoint.save"):
+        export_to_nir(net, inputs(B, N if place in ("behind", "nested") else M))
+
+
+def test_other_nets_are_exported_as_ever() -> None:
+    pytest.importorskip("nirtorch")
+    from snntorch.export_nir import export_to_nir
+
+    hidden()
+    each = torch.ones(N)
+    net = nn.Sequential(nn.Linear(M, N), snn.Leaky(0.9 * each, threshold=each, init_hidden=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = export_to_nir(net, inputs(M))
+    assert len(graph.nodes) == 4
+
+
+# ---- words -------------------------------------------------------------------------------------------------------
+
+
+def test_signatures_are_real() -> None:
+    ours, recurrent = (inspect.signature(cls).parameters for cls in (HetSynLeaky, RHetSynLeaky))
+    assert list(ours)[:3] == ["in_features", "out_features", "alpha"] and ours["alpha"].default == 0.9
+    assert set(recurrent) - set(ours) == {"rec_alpha", "learn_rec_alpha", "rec_weight"}
+    assert not any(name.startswith("_") or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for name, p in recurrent.items())
+    RHetSynLeaky(
+        **{name: p.default for name, p in recurrent.items() if p.default is not p.empty}, in_features=M, out_features=N
+    )
+
+
+def test_states_of_zeros_come_as_from_the_hosts_own() -> None:
+    layer, recurrent = HetSynLeaky(M, N), RHetSynLeaky(M, N)
+    layer(inputs(B, M), *layer.init_hetsynleaky())
+    recurrent(inputs(B, M), *recurrent.init_rhetsynleaky())
+    with pytest.raises(AttributeError, match=r"HetSynLeaky has no init_leaky; .* syn, rst, mem = layer.reset_mem\(\)"):
+        layer.init_leaky()
+    assert not hasattr(layer, "init_synaptic") and layer.init_hidden is False
+
+
+def test_who_ports_a_stock_neuron_is_told_what_comes() -> None:
+    x, mem = inputs(B, M), torch.zeros(B, N)
+    call = r"spk, syn, rst, mem = layer\(x, syn, rst, mem\)"
+    with pytest.raises(ValueError, match=f"states: expected all of syn, rst, mem or none, got 1; {call}"):
+        HetSynLeaky(M, N)(x, mem)
+    with pytest.raises(ValueError, match=f"states: expected tensors one by one, got a tuple; {call}"):
+        HetSynLeaky(M, N)(x, HetSynLeaky(M, N).reset_mem())
+    with pytest.raises(ValueError, match=r"spk, syn, rec, rst, mem = layer\(x, spk, syn, rec, rst, mem\)"):
+        RHetSynLeaky(M, N)(x, mem)
+    with pytest.raises(TypeError, match=rf"init_hidden=True.*spk = layer\(x\); without init_hidden {call}"):
+        hidden()(x, mem)
+    assert "spk, syn, rst, (ada,) mem = layer(x" in str(HetSynLeaky.forward.__doc__)
+
+
+def test_repr_tells_ranges_thresholds_and_the_surrogate() -> None:
+    alpha = torch.linspace(0.5, 0.9, N * M).reshape(N, M)
+    layer = RHetSynLeaky(M, N, alpha=alpha, rec_alpha=0.8, threshold=torch.tensor([0.5, 1.0, 2.0]), spike_grad="arctan")
+    text = repr(layer)
+    assert "alpha=0.5 to 0.9, rec_alpha=0.8, threshold=0.5 to 2, spike_grad=Arctan(alpha=2.0)" in text
+    taus = HetSynLeaky(M, N, alpha=0.5, parametrization="log_tau", dt=1e-3)
+    assert "dt=0.001, tau=0.001443, threshold=1" in repr(taus)
+    assert "spiking=False" in repr(HetSynLeaky(M, N, spiking=False))
