@@ -1,8 +1,8 @@
 """HetSynLIF as snnTorch neurons: `HetSynLeaky` and `RHetSynLeaky`, in snnTorch's own idiom.
 
-Importing this changes nothing in snnTorch; `hetsyn_plugins.register("snntorch")` makes them `snn.HetSynLeaky` and lets
-`snntorch.utils.reset` and `snntorch.backprop` see them. The equations are the core's: one step is
-`ops.lif.run_step`, a whole sequence `ops.lif.run_sequence`.
+Importing this changes nothing in snnTorch. From the first layer on `snntorch.utils.reset` and `snntorch.backprop` see
+ours (`snntorch_host`); `hetsyn_plugins.register("snntorch")` makes them `snn.HetSynLeaky` besides. The equations are
+the core's: one step is `ops.lif.run_step`, a whole sequence `ops.lif.run_sequence`.
 """
 
 from __future__ import annotations

@@ -351,6 +351,22 @@ def test_what_is_wrong_with_a_surrogate_is_said_when_a_layer_is_built(name: str)
             HetSynLeaky(M, N, spike_grad=spike_function(name))
 
 
+@pytest.mark.parametrize("name", ["triangular", "spike_rate_escape"])
+@pytest.mark.parametrize("options", [{"detach_reset": True}, {"reset_mechanism": "none"}, {"spiking": False}])
+def test_a_surrogate_that_only_the_reset_multiplies_is_fine_without_that_path(name: str, options: Any) -> None:
+    """As a stock neuron trains with it: finite, where the gradient through the reset makes 1e30 or NaN of it."""
+    torch.manual_seed(0)
+    layer = hidden(spike_grad=spike_function(name), **options)
+    layer(inputs(100, B, M)).sum().backward()
+    assert layer.weight.grad.abs().max() < 1e6
+    if "detach_reset" in options:
+        layer.detach_reset = False
+        layer.weight.grad = None
+        utils.reset(layer)
+        layer(inputs(100, B, M)).sum().backward()
+        assert not layer.weight.grad.abs().max() < 1e12
+
+
 def test_the_surrogates_with_faults_are_the_hosts() -> None:
     """What is said of a surrogate is true of the host's, so that the list cannot rot."""
     assert FAULTS.keys() < SURROGATES.keys() and MADE.keys() < SURROGATES.keys()
@@ -522,6 +538,13 @@ def test_a_sequence_beside_what_takes_one_step_is_refused(kind: str, place: str,
         net(inputs(T, B, M))
 
 
+def test_a_cell_of_another_framework_is_refused_and_its_sequence_layer_is_not() -> None:
+    norse = pytest.importorskip("norse.torch")
+    with pytest.raises(ValueError, match=r"beside 1 \(LIFCell\)"):
+        nn.Sequential(hidden(M, N), norse.LIFCell())(inputs(T, B, M))
+    assert nn.Sequential(hidden(M, N), norse.LIF())(inputs(T, B, M))[0].shape == (T, B, N)
+
+
 def test_a_stock_neuron_in_front_is_refused_too() -> None:
     net = nn.Sequential(nn.Linear(M, N), snn.Leaky(0.9, init_hidden=True), hidden(N, 2))
     net[2].register_forward_hook(lambda *_: None)  # with hooks a call has other frames
@@ -556,6 +579,23 @@ def test_stock_nets_are_left_alone() -> None:
     for _ in range(3):
         stock(torch.rand(T, 2, 7))
         ours(inputs(T, 2, M))
+
+
+class Mixed(nn.Module):
+    """A stock neuron on B signals of B channels a step, and the HetSyn layer on a sequence of B steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leaky, self.last = snn.Leaky(0.9, init_hidden=True), hidden()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.stack([self.leaky(x_t).sum(1) for x_t in x]))
+
+
+def test_signals_of_as_many_channels_as_rows_are_no_sequence() -> None:
+    net = Mixed()
+    for _ in range(3):
+        net(inputs(B, B, B, M))
 
 
 class Own(nn.Module):
