@@ -112,9 +112,9 @@ def test_reset_reaches_a_layer_that_was_loaded(tmp_path: Path) -> None:
 
 
 def in_a_process(code: str, *arguments: Any) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    prepare = f"import hetsyn_plugins; hetsyn_plugins.__path__.append({str(ROOT)!r})\n"
+    command = [sys.executable, "-c", prepare + code, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
