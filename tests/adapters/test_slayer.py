@@ -506,7 +506,7 @@ def test_importing_is_light() -> None:
 
 ADAPTER = "hetsyn_plugins.adapters.lava_dl.slayer"
 MODULES = [
-    f"{ADAPTER}.{name}" for name in ("arithmetic", "synapse", "neuron", "block")
+    f"{ADAPTER}.{name}" for name in ("arithmetic", "synapse", "neuron", "hooks", "block")
 ]  # in the order of their imports
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from hetsyn_plugins.core.fields import ARRAYS
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate, resolve
 from hetsyn_plugins.fixed_point.neuron import EXPONENTS, FORMS, MANTISSA, FixedParams
@@ -38,6 +39,11 @@ class Arithmetic:
     def state_unit(self) -> float:
         """What the last bit of a state is in float units."""
         return 1 / (self.scale << (FORMS[self.form][1] if self.fraction is None else self.fraction))
+
+    @property
+    def shares_accumulators(self) -> bool:
+        """Whether synapses of a neuron with the same decay word have one current between them."""
+        return self.quantised and self.form == "cluster"
 
     def fixed(self, params: HetSynParams) -> FixedParams:
         """A layer in integers, weights as slayer rounds them; what does not fit takes the nearest value that does."""
@@ -116,3 +122,13 @@ def run_layer(
     options = {"state": state, "surrogate": surrogate, "detach_reset": detach_reset}
     spikes, v, final_state = stack.run_layer(x, dict(fields), spiking, **options)
     return spikes, v, type(final_state)(*(None if part is None else part.detach() for part in final_state))
+
+
+def currents(x: Tensor, weight: Tensor, decay: Tensor | None, arithmetic: Arithmetic, state: Any = None) -> Tensor:
+    """What synapses bring to their neurons, summed, (B, N, T), of inputs (T, B, M): a readout without a bias.
+
+    state   a readout's, to go on from. Integers that leave their bits wrap: the layer that they belong to counts them
+    """
+    fields = {**dict.fromkeys(ARRAYS), "weight": weight, "decay": decay, "threshold": 1.0}
+    _, v, _ = run_layer(x, fields, False, arithmetic, state=state, allow_overflow=True)
+    return v.permute(1, 2, 0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import lava.lib.dl.slayer as slayer
 import torch
@@ -15,6 +15,7 @@ from lava.lib.dl.slayer.block import base as blocks
 from torch import Tensor, nn
 
 from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import like_input, run_layer, time_first
+from hetsyn_plugins.adapters.lava_dl.slayer.hooks import HookedCall, hooked, remake
 from hetsyn_plugins.adapters.lava_dl.slayer.neuron import Neuron
 from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
 from hetsyn_plugins.core.params import HetSynParams
@@ -23,6 +24,14 @@ from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer
 from hetsyn_plugins.fixed_point.rounding import rounding
 from hetsyn_plugins.ops.layer import options_from_params
 from hetsyn_plugins.ops.trainable import to_hetsyn_params
+
+
+class Run(NamedTuple):
+    """What leaves the neurons, (B, N, T), their spikes before dropout, (T, B, N) or None, and the state it began in."""
+
+    out: Tensor
+    spikes: Tensor | None
+    kept: Any
 
 
 class Layer(nn.Module):
@@ -39,6 +48,8 @@ class Layer(nn.Module):
     tie_reset       the reset (and recurrent synapses) use the decay of the input synapses; share "neuron" or "layer"
     quantised, form, fraction   see the module's docstring and `hetsyn_plugins.fixed_point.neuron`
     allow_overflow  let integers wrap instead of raising FixedPointOverflow
+
+    Forward hooks and forward pre-hooks of `neuron` and of the synapses fire once a call; `hooks.py` says what they see.
     """
 
     spiking = True
@@ -163,23 +174,17 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """(B, in, T) -> (B, out, T), or NCHWT -> (B, out, 1, 1, T); with count_log also the mean spike rate."""
-        fields, persistent = self.fields(), self.neuron.persistent_state
-        codebook, kept_state = self._codebook(), self._kept_state(x)
-        spikes, v, state = run_layer(
-            time_first(x, fields["weight"]),
-            fields,
-            self.spiking,
-            self.neuron.arithmetic,
-            surrogate=self.surrogate,
-            detach_reset=self.neuron.detach_reset,
-            state=kept_state,
-            keep_state=persistent,
-            allow_overflow=self.allow_overflow,
-        )
-        out = v.permute(1, 2, 0) if spikes is None else self.neuron.drop_out(spikes.permute(1, 2, 0))
-        before = None if kept_state is None else self.last_output
-        if persistent:
-            self.state, self.last_output, self.words = state, out[..., -1:].detach(), codebook
+        last = self.last_output
+        parts = (self.neuron, self._input, *self._others)
+        if any(hooked(part) for part in parts):
+            call = HookedCall(self, x)
+            out, run = call.out.flatten(1, -2), call.run
+        else:
+            run = self.run(x)
+            out = run.out
+        before = None if run.kept is None else last
+        if self.neuron.persistent_state:
+            self.last_output = out[..., -1:].detach()
         if self.delay_shift:
             out = torch.cat([torch.zeros_like(out[..., :1]) if before is None else before, out[..., :-1]], -1)
         out = like_input(out if self.delay is None else self.delay(out), x)
@@ -187,7 +192,27 @@ class Layer(nn.Module):
             return out
         return out, (out > 0).to(out).mean() if self.spiking else None
 
-    def _kept_state(self, x: Tensor) -> Any:
+    def run(self, x: Tensor) -> Run:
+        """One sequence in one op, up to what leaves the neurons, and the state kept where it is to be."""
+        fields, persistent = self.fields(), self.neuron.persistent_state
+        codebook, kept = self._codebook(), self.kept_state(x)
+        spikes, v, state = run_layer(
+            time_first(x, fields["weight"]),
+            fields,
+            self.spiking,
+            self.neuron.arithmetic,
+            surrogate=self.surrogate,
+            detach_reset=self.neuron.detach_reset,
+            state=kept,
+            keep_state=persistent,
+            allow_overflow=self.allow_overflow,
+        )
+        out = v.permute(1, 2, 0) if spikes is None else self.neuron.drop_out(spikes.permute(1, 2, 0))
+        if persistent:
+            self.state, self.words = state, codebook
+        return Run(out, spikes, kept)
+
+    def kept_state(self, x: Tensor) -> Any:
         """The state to go on from, None where none is to be kept or the batch, device, dtype or codebook changed."""
         last = self.last_output
         if last is None or not self.neuron.persistent_state:
@@ -198,7 +223,7 @@ class Layer(nn.Module):
     def _codebook(self) -> list[int] | None:
         """The decay words that the accumulators of a kept state belong to; None where it has none."""
         arithmetic = self.neuron.arithmetic
-        if not (self.neuron.persistent_state and arithmetic.quantised and arithmetic.form == "cluster"):
+        if not (self.neuron.persistent_state and arithmetic.shares_accumulators):
             return None
         words: list[int] = arithmetic.fixed(self.to_params()).codebook.tolist()
         return words
@@ -210,6 +235,8 @@ class Layer(nn.Module):
 
         hook=False: weights before pre_hook_fx, which rounds and clips them where the block is quantised
         """
+        for part in (self.neuron, self._input, *self._others):
+            remake(part)
         return to_hetsyn_params({k: v for k, v in self.fields(hook).items() if isinstance(v, Tensor)}, self.spiking)
 
     def to_fixed(self, name: str = "layer") -> FixedLayer:

@@ -180,7 +180,10 @@ class Neuron(TrainableFields, BaseNeuron):
             return spikes
         return spikes * (self.drop(torch.ones_like(spikes)) != 0) if self.arithmetic.quantised else self.drop(spikes)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, body: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The spikes of summed currents; body: what a block computes in their place (`hooks.py`)."""
+        if body is not None:
+            return body(input)
         _, voltage = self.dynamics(input)
         return self.spike(voltage).to(input)
 

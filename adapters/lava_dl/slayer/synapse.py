@@ -11,8 +11,7 @@ from lava.lib.dl.slayer.synapse.layer import Dense as BaseSynapse
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import Arithmetic, like_input, run_layer, time_first
-from hetsyn_plugins.core.fields import ARRAYS
+from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import Arithmetic, currents, like_input, time_first
 from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
 
@@ -75,29 +74,40 @@ class Synapse(TrainableFields, BaseSynapse):
     @property
     def grad_norm(self) -> float:
         """The norm of the gradient of what is learned (weight_norm: of the lengths), by their number, as slayer's."""
-        learned = self.parametrizations.weight.original0 if self.weight_norm_enabled else self.weight
+        learned = self._learned()
         return 0.0 if learned.grad is None else torch.norm(learned.grad).item() / learned.numel()
+
+    def _learned(self) -> Tensor:
+        """The parameter that the weights come from: themselves, or what norms and pruning, old and new, put there."""
+        if parametrize.is_parametrized(self, "weight"):
+            made_of = self.parametrizations.weight
+            learned: Tensor = made_of.original0 if hasattr(made_of, "original0") else made_of.original
+            return learned
+        replaced = (self._parameters.get(name) for name in ("weight_g", "weight_orig"))
+        return next((p for p in replaced if p is not None), self.weight)
 
     @torch.no_grad()
     def set_weight(self, weight: Any) -> None:
-        """Set the weights, (out, in)."""
+        """Set the weights, (out, in). Raises ValueError where a hook makes them (pruning, the old weight_norm)."""
         value = torch.as_tensor(np.array(weight)).to(self.weight).reshape(self.weight.shape)
-        if self.weight_norm_enabled:
+        if parametrize.is_parametrized(self, "weight"):
             self.weight = value
-        else:
+        elif isinstance(self.weight, nn.Parameter):
             self.weight.copy_(value)
+        else:
+            raise ValueError(
+                "set_weight: expected weights of the synapse's own, got some that a hook makes before every call; set "
+                "them first, or remove the hook (torch.nn.utils.prune.remove, remove_weight_norm)"
+            )
 
     def matrix(self, mask: Tensor | None = None, hook: bool = True) -> Tensor:
         """The weights that are used, (out, in): after pre_hook_fx (unless hook=False) and mask."""
         weight = self.pre_hook_fx(self.weight) if hook and self.pre_hook_fx is not None else self.weight
         return weight.flatten(1) if mask is None else weight.flatten(1) * mask.flatten(1)
 
-    def forward(self, input: Tensor) -> Tensor:
-        fields: dict[str, Any] = {
-            **dict.fromkeys(ARRAYS),
-            "weight": self.matrix(),
-            "decay": self.tensor("decay"),
-            "threshold": 1.0,
-        }
-        _, v, _ = run_layer(time_first(input, fields["weight"]), fields, False, self.arithmetic)
-        return like_input(v.permute(1, 2, 0), input)
+    def forward(self, input: Tensor, body: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The currents by themselves; body: what a block computes in their place (`hooks.py`)."""
+        if body is not None:
+            return body(input)
+        weight = self.matrix()
+        return like_input(currents(time_first(input, weight), weight, self.tensor("decay"), self.arithmetic), input)
