@@ -425,6 +425,70 @@ def test_wrong_arguments(adapter: Any) -> None:
         block(adapter, "Dense")(spikes_in() / 2)
 
 
+@pytest.mark.parametrize(
+    ("neuron", "options", "says"),
+    [
+        (
+            {"current_decay": 0.25},
+            {},
+            r"neuron_params: .*got 'current_decay': synapses have a decay each.*decay=1 - curr",
+        ),
+        (
+            {"voltage_decay": 0.25},
+            {},
+            r"neuron_params: .*got 'voltage_decay': synapses have a decay each.*decay=1 - volt",
+        ),
+        ({"curent_decay": 0.25}, {}, r"got 'curent_decay': 'current_decay'\? synapses have a decay each"),
+        ({"norm": None}, {}, "got 'norm': there is none.*bias in neuron_params.*weight_norm=True"),
+        ({"shared_param": True}, {}, "got 'shared_param': the block's share='synapse', 'neuron' or 'layer'"),
+        ({"graded_spike": True}, {}, "got 'graded_spike': spikes are 0 or 1"),
+        ({"threshold_step": 0.1}, {}, "got 'threshold_step': .*adaptation_strength"),
+        ({"tresholds": 1.0}, {}, r"neuron_params: .*got 'tresholds': did you mean 'threshold'\?"),
+        ({"quantised": False}, {}, "neuron_params: .*got 'quantised': it belongs to {kind} itself"),
+        ({"decay": 0.9}, {}, "neuron_params: .*got 'decay': it belongs to {kind} itself"),
+        ({"swirl": 0.9}, {}, "got 'swirl': there are threshold, reset_decay"),
+        ({}, {"current_decay": 0.25}, "{kind}: .*got 'current_decay': synapses have a decay each"),
+        ({}, {"quantized": False}, r"{kind}: .*got 'quantized': did you mean 'quantised'\?"),
+        ({}, {"reset_decay": 0.9}, "{kind}: .*got 'reset_decay': it belongs in neuron_params"),
+    ],
+)
+def test_arguments_that_are_not_there_are_answered(adapter: Any, neuron: Any, options: Any, says: str) -> None:
+    for kind in KINDS:
+        with pytest.raises(ValueError, match=says.replace("{kind}", kind)):
+            getattr(adapter, kind)({**NEURON, **neuron}, 12, 9, **options)
+
+
+def test_a_neuron_a_synapse_and_an_input_answer_too(adapter: Any) -> None:
+    with pytest.raises(ValueError, match=r"Neuron: .*'decay': it belongs in the block or synapse"):
+        adapter.Neuron(1.0, decay=0.9)
+    with pytest.raises(ValueError, match=r"Synapse: .*got 'learn_decays': did you mean 'learn_decay'\?"):
+        adapter.Synapse(3, 2, learn_decays=False)
+    with pytest.raises(ValueError, match=r"Input: .*got 'threshold': it belongs in neuron_params"):
+        adapter.Input(threshold=1.0)
+    with pytest.raises(ValueError, match=r"Neuron: .*got 'voltage_decay'"):
+        adapter.Input({**NEURON, "voltage_decay": 0.1})
+    with pytest.raises(ValueError, match=r"neuron_params: expected a threshold in it, got \['reset_decay'\]"):
+        adapter.Dense({"reset_decay": 0.9}, 3, 2)
+    with pytest.raises(ValueError, match="neuron_params: expected a dict of the neuron's arguments, got NoneType"):
+        adapter.Dense(None, 3, 2)
+
+
+def test_what_neuron_and_block_both_have_means_each_its_own(adapter: Any) -> None:
+    b = adapter.Recurrent({**NEURON, "requires_grad": True}, 3, 2, requires_grad=False)
+    assert isinstance(b.neuron.reset_decay, torch.nn.Parameter) and not b.recurrent_synapse.weight.requires_grad
+
+
+def test_norm_says_what_there_is_instead(adapter: Any) -> None:
+    b = copy.deepcopy(block(adapter, "Dense"))
+    for module in (b, b.neuron):
+        with pytest.raises(AttributeError, match=r"norm: there is none.*bias in neuron_params.*weight_norm=True"):
+            module.norm.reset_parameters()
+        with pytest.raises(ValueError, match="norm: expected None, got MeanOnlyBatchNorm: there is none"):
+            module.norm = slayer.neuron.norm.MeanOnlyBatchNorm()
+    with pytest.raises(AttributeError, match="no attribute 'swirl'"):
+        _ = b.swirl
+
+
 # ---- slayer's tools, registration -------------------------------------------------------------------------------
 
 
@@ -506,7 +570,7 @@ def test_importing_is_light() -> None:
 
 ADAPTER = "hetsyn_plugins.adapters.lava_dl.slayer"
 MODULES = [
-    f"{ADAPTER}.{name}" for name in ("arithmetic", "synapse", "neuron", "hooks", "block")
+    f"{ADAPTER}.{name}" for name in ("arithmetic", "names", "synapse", "neuron", "hooks", "block")
 ]  # in the order of their imports
 
 

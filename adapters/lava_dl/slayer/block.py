@@ -6,7 +6,7 @@ Their lists of arguments are slayer's, place by place, and so are written out in
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import lava.lib.dl.slayer as slayer
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import like_input, run_layer, time_first
 from hetsyn_plugins.adapters.lava_dl.slayer.hooks import HookedCall, hooked, remake
+from hetsyn_plugins.adapters.lava_dl.slayer.names import WithoutNorm, arguments_of, check_names
 from hetsyn_plugins.adapters.lava_dl.slayer.neuron import Neuron
 from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
 from hetsyn_plugins.core.params import HetSynParams
@@ -24,6 +25,9 @@ from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer
 from hetsyn_plugins.fixed_point.rounding import rounding
 from hetsyn_plugins.ops.layer import options_from_params
 from hetsyn_plugins.ops.trainable import to_hetsyn_params
+
+# arguments of a block that it hands to its neuron and its synapses alike
+FOR_ALL_PARTS = ("parametrization", "dt", "dtype", "quantised", "form", "fraction")
 
 
 class Run(NamedTuple):
@@ -34,7 +38,7 @@ class Run(NamedTuple):
     kept: Any
 
 
-class Layer(nn.Module):
+class Layer(WithoutNorm, nn.Module):
     """What Dense, Recurrent and Affine share: one HetSyn layer, (B, in, T) -> (B, out, T).
 
     neuron_params   arguments of `Neuron`; the dict is not changed
@@ -48,6 +52,8 @@ class Layer(nn.Module):
     tie_reset       the reset (and recurrent synapses) use the decay of the input synapses; share "neuron" or "layer"
     quantised, form, fraction   see the module's docstring and `hetsyn_plugins.fixed_point.neuron`
     allow_overflow  let integers wrap instead of raising FixedPointOverflow
+
+    Raises ValueError for an argument or key of neuron_params that there is not, CUBA's among them: it says what to use.
 
     Forward hooks and forward pre-hooks of `neuron` and of the synapses fire once a call; `hooks.py` says what they see.
     """
@@ -84,7 +90,9 @@ class Layer(nn.Module):
         fraction: int | None = None,
         allow_overflow: bool = False,
         dtype: torch.dtype | None = None,
+        **unknown: Any,
     ) -> None:
+        self._check_names(neuron_params, unknown)
         super().__init__()
         if tie_reset and share == "synapse":
             raise ValueError("tie_reset: expected share='neuron' or 'layer' with it, got share='synapse'")
@@ -110,6 +118,19 @@ class Layer(nn.Module):
             raise ValueError(f"mask: expected shape {tuple(shape)}, got {tuple(mask.shape)}")
         self.register_buffer("mask", None if mask is None else mask.to(dtype).reshape(shape))
         self.reset()
+
+    @classmethod
+    def _check_names(cls, neuron_params: Mapping[str, Any], unknown: Iterable[str]) -> None:
+        """Raise ValueError for arguments, or keys of neuron_params, that are not there or belong to the other."""
+        of_block, of_neuron = arguments_of(cls, Layer), arguments_of(Neuron)
+        check_names(cls.__name__, unknown, of_block, dict.fromkeys(of_neuron, "in neuron_params"))
+        if not isinstance(neuron_params, Mapping):
+            came = type(neuron_params).__name__
+            raise ValueError(f"neuron_params: expected a dict of the neuron's arguments, got {came}")
+        own = [name for name in of_neuron if name not in FOR_ALL_PARTS]
+        check_names("neuron_params", neuron_params, own, dict.fromkeys(of_block, f"to {cls.__name__} itself"))
+        if "threshold" not in neuron_params:
+            raise ValueError(f"neuron_params: expected a threshold in it, got {sorted(neuron_params)}")
 
     def _check_neuron_fields(self, n: int) -> None:
         """Raise ValueError where a field that a neuron has once has another number of neurons."""
@@ -393,7 +414,9 @@ class Input(blocks.AbstractInput):
         bias: float | None = None,
         delay_shift: bool = True,
         count_log: bool = False,
+        **unknown: Any,
     ) -> None:
+        check_names("Input", unknown, arguments_of(Input), dict.fromkeys(arguments_of(Neuron), "in neuron_params"))
         super().__init__(None, weight, bias, delay_shift, count_log)
         self.neuron = None if neuron_params is None else Neuron(**neuron_params)
         if self.neuron is not None:

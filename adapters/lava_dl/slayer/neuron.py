@@ -12,6 +12,7 @@ from lava.lib.dl.slayer.neuron.base import Neuron as BaseNeuron
 from torch import Tensor
 
 from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import WEIGHT_STEP, Arithmetic, Scaled
+from hetsyn_plugins.adapters.lava_dl.slayer.names import WithoutNorm, arguments_of, check_names
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.surrogate import resolve
 from hetsyn_plugins.fixed_point.neuron import COUNTS, DECAY_ONE, DECAY_WORDS, STATE_UNITS, WEIGHT_UNITS
@@ -20,8 +21,10 @@ from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
+OF_SYNAPSES = ("decay", "recurrent_decay", "learn_decay", "share", "tie_reset")  # arguments that a neuron has not
 
-class Neuron(TrainableFields, BaseNeuron):
+
+class Neuron(WithoutNorm, TrainableFields, BaseNeuron):
     """The part of a HetSyn layer that a neuron has once: summed synaptic currents (B, N, T) -> spikes (B, N, T).
 
     v[t] = input[t] - J[t] - A[t] + bias; z = v > threshold;  J[t] = reset_decay J[t-1] + threshold z[t-1];  A likewise.
@@ -40,6 +43,7 @@ class Neuron(TrainableFields, BaseNeuron):
     quantised, form, fraction see `hetsyn_plugins.fixed_point.neuron`
 
     There is no `norm`: the mean over currents that only exist inside the op. A bias does what it is exported as.
+    Raises ValueError for an argument that it does not have, CUBA's among them, saying what there is instead.
     """
 
     names: ClassVar[Mapping[str, str]] = {
@@ -72,7 +76,9 @@ class Neuron(TrainableFields, BaseNeuron):
         form: str = "synapse",
         fraction: int | None = None,
         dtype: torch.dtype | None = None,
+        **unknown: Any,
     ) -> None:
+        check_names("Neuron", unknown, arguments_of(Neuron), dict.fromkeys(OF_SYNAPSES, "in the block or synapse"))
         BaseNeuron.__init__(
             self,
             threshold=1,

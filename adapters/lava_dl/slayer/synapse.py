@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import Arithmetic, currents, like_input, time_first
+from hetsyn_plugins.adapters.lava_dl.slayer.names import arguments_of, check_names
 from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
 
@@ -47,7 +48,9 @@ class Synapse(TrainableFields, BaseSynapse):
         fraction: int | None = None,
         scale: int = 1 << 6,
         dtype: torch.dtype | None = None,
+        **unknown: Any,
     ) -> None:
+        check_names("Synapse", unknown, arguments_of(Synapse), {})
         BaseSynapse.__init__(self, in_neurons, out_neurons, weight_scale, False, pre_hook_fx)
         self.set_options(share=share, parametrization=parametrization, tie_reset=False, dt=dt)
         self.arithmetic = Arithmetic(quantised, form, fraction, scale)
