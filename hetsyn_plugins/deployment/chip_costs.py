@@ -19,12 +19,21 @@ from typing import NamedTuple
 
 from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer, FixedNetwork
 
+MAPPINGS = {
+    "a stock": "on stock neurons, K accumulators each as neurons of their own",
+    "b traces": "K traces of every incoming line, sent as numbers to every synapse at every step",
+    "c microcode": "neurons programmed with K accumulators each: HetSyn as the chip would have it",
+    "d synapse": "a state for every synapse, in simulation only",
+    "e taps": f"no synaptic states, but {MAX_DELAY} delayed synapses for each, one a step back",
+}
+
 
 class ChipCost(NamedTuple):
     """What a network costs, mapped in one way.
 
+    name                which mapping, of MAPPINGS
     neurons, synapses   how many are to be placed
-    state_bits          of the states, without the synapses' weights
+    state_bits          memory of the states, bits, without the synapses' weights
     spikes              messages a step that are spikes, inputs included: as measured; None where nothing was measured
     graded              messages a step that carry a number, at most: nothing is sent where it is 0
     """
@@ -89,10 +98,11 @@ def chip_costs(network: FixedNetwork, spikes: float | None = None) -> list[ChipC
     traced = total(lambda s: (s.lines + s.recurrent) * s.clusters * s.bits)
     every = total(lambda s: s.synapses * s.bits)
     stock = synapses + 2 * accumulators + 4 * feedback + doubled
-    return [
-        ChipCost("a stock", neurons + accumulators + feedback, stock, somas + held, spikes, accumulators + feedback),
-        ChipCost("b traces", neurons + traces, synapses, somas + traced, spikes, traces),
-        ChipCost("c microcode", neurons, synapses, somas + held, spikes, 0),
-        ChipCost("d synapse", neurons, synapses, somas + every, spikes, 0),
-        ChipCost("e taps", neurons, synapses * MAX_DELAY, somas, spikes, 0),
-    ]
+    costs = (
+        (neurons + accumulators + feedback, stock, somas + held, spikes, accumulators + feedback),
+        (neurons + traces, synapses, somas + traced, spikes, traces),
+        (neurons, synapses, somas + held, spikes, 0),
+        (neurons, synapses, somas + every, spikes, 0),
+        (neurons, synapses * MAX_DELAY, somas, spikes, 0),
+    )
+    return [ChipCost(name, *cost) for name, cost in zip(MAPPINGS, costs, strict=True)]

@@ -60,6 +60,7 @@ def cluster(
     tolerance: float | None = None,
     inputs: ArrayLike | None = None,
     words: bool = True,
+    argument: str = "k",
 ) -> tuple[HetSynParams, ClusterReport]:
     """The same layer with at most k different synaptic decays.
 
@@ -67,19 +68,21 @@ def cluster(
     inputs     (T, B, M) to measure on; None: Poisson spikes on every line, always the same ones
     words      the codebook consists of decay words d / 4096, 0 < d < 4096, so that `fixed_point.quantise` finds nothing
                to round and nothing to refuse; False: of the centres themselves
+    argument   what a caller that hands k on calls it, for messages
 
     The decays keep their shapes and dtype. Raises ValueError where k has no room for r = 0 and r = 1 beside the others,
     or where 64 decays do not reach the tolerance.
     """
     if (k is None) == (tolerance is None):
-        raise ValueError(f"k: expected either k or tolerance, got k={k} and tolerance={tolerance}")
+        got = f"{argument}={k} and tolerance={tolerance}"
+        raise ValueError(f"{argument}: expected either {argument} or tolerance, got {got}")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance: expected a number > 0, got {tolerance}")
     x = None if inputs is None else np.asarray(inputs)
     if x is not None:
         check_inputs_shape(x, params.weight)
     scale = Scale(CALIBRATION[0] if x is None else len(x))
-    books = _codebooks(params, MAX_DECAYS if k is None else k, scale, words)
+    books = _codebooks(params, MAX_DECAYS if k is None else k, scale, words, argument)
     before = None if x is None else outputs(params, x)[0]
     open_loop = _OpenLoop(params, x, before)
     for book in books if tolerance is not None else books[-1:]:
@@ -104,6 +107,7 @@ def cluster_network(
     tolerance: float | None = None,
     inputs: ArrayLike | None = None,
     words: bool = True,
+    argument: str = "k",
 ) -> tuple[Network, dict[str, ClusterReport]]:
     """`cluster` for every HetSyn layer of a network; returns it and name -> report.
 
@@ -113,11 +117,12 @@ def cluster_network(
     Decays that were tied to the reset are so no more (`tie_reset` False), and taus that were stored for training go.
     """
     reaching = repeat(None) if inputs is None else (each.inputs for each in network.walk(inputs))
+    options: dict[str, Any] = {"tolerance": tolerance, "words": words, "argument": argument}
     layers: list[Layer] = []
     reports: dict[str, ClusterReport] = {}
     for layer, x in zip(network.layers, reaching, strict=False):
         if isinstance(layer, HetSynLayer):
-            params, reports[layer.name] = cluster(layer.params, k, tolerance=tolerance, inputs=x, words=words)
+            params, reports[layer.name] = cluster(layer.params, k, **options, inputs=x)
             stored = {f: a for f, a in layer.stored.items() if f not in ("decay", "recurrent_decay")}
             layers.append(replace(layer, params=params, stored=stored, tie_reset=False))
         else:
@@ -169,7 +174,7 @@ def with_codebook(params: HetSynParams, codebook: Array, scale: Scale) -> HetSyn
     return params.replace(decay=moved(params.decay), recurrent_decay=moved(params.recurrent_decay))
 
 
-def _codebooks(params: HetSynParams, most: int, scale: Scale, words: bool) -> list[Array]:
+def _codebooks(params: HetSynParams, most: int, scale: Scale, words: bool, argument: str) -> list[Array]:
     """The best codebooks of as few decays as there can be, of one more, ... and of `most` (or all there are)."""
     p = params.astype(np.float64).expanded()
     pairs = [(p.decay, p.weight)]
@@ -182,7 +187,7 @@ def _codebooks(params: HetSynParams, most: int, scale: Scale, words: bool) -> li
     least = len(ends) + bool(inner.any())
     if most != int(most) or most < least:
         kept = f" (r = {' and r = '.join(f'{end:.0f}' for end in ends)} are kept)" if ends else ""
-        raise ValueError(f"k: expected a whole number, at least {least} here{kept}, got {most}")
+        raise ValueError(f"{argument}: expected a whole number of decays, at least {least} here{kept}, got {most}")
     if not inner.any():
         return [np.array(ends)]
     books = []

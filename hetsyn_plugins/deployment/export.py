@@ -7,6 +7,7 @@ spikes, accuracy) and what it costs (memory, messages; `chip_costs.py`).
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hetsyn_plugins.core.network import HetSynLayer, Network
+from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.deployment.chip_costs import chip_costs
 from hetsyn_plugins.deployment.clusters import ClusterReport, cluster_network
+from hetsyn_plugins.deployment.losses import losses
 from hetsyn_plugins.deployment.report import Report, layer_report, with_rates
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork, quantise
@@ -29,10 +32,14 @@ REPORT_SAMPLES = 64  # samples that the report on clustering is measured on
 
 
 class Source(NamedTuple):
-    """A trained network: as floats, and as the integers that it was trained in, where it was."""
+    """A trained network: as floats, and as the integers that it was trained in, where it was.
+
+    used   layers as they computed, weights rounded where that was done in training; None: those of the network
+    """
 
     network: Network
     fixed: FixedNetwork | None = None
+    used: tuple[HetSynParams, ...] | None = None
 
 
 # longer than a screen: half of it says what the arguments are
@@ -64,6 +71,9 @@ def export(
                  largest v of the readout at the last step, or by the most spikes where the last layer spikes
     allow_overflow   states that leave their bits on the calibration data are counted instead of refused
 
+    Warns (UserWarning, and in the report) where a layer lost weights, neurons or time constants that it cannot do
+    without (`losses.py`).
+
     Raises ValueError for a network that cannot be brought to integers, naming what does not fit, and
     FixedPointOverflow. Then nothing is written.
     """
@@ -72,18 +82,29 @@ def export(
     network, reports = source.network, dict[str, ClusterReport]()
     if clusters is not None or tolerance is not None:
         samples = None if x is None else x[:, :REPORT_SAMPLES]
-        network, reports = cluster_network(network, clusters, tolerance=tolerance, inputs=samples)
+        network, reports = cluster_network(network, clusters, tolerance=tolerance, inputs=samples, argument="clusters")
     fixed, roundings = _fixed(source, network, form, units, clip)
     runs = {} if x is None else fixed.run(x, allow_overflow=allow_overflow)
     networks = {"float": source.network, **({"clustered": network} if reports else {})}
     accuracy = {} if truth is None else _accuracies(networks, runs, x, truth)
     trained = [layer for layer in source.network.layers if isinstance(layer, HetSynLayer)]
+    used = source.used or tuple(layer.params for layer in trained)
     dt = _common_dt(trained)
     layers = tuple(
-        layer_report(layer, was.params, roundings.get(layer.name), reports.get(layer.name), runs.get(layer.name))
-        for layer, was in zip(fixed.layers, trained, strict=True)
+        layer_report(
+            layer,
+            was.params,
+            roundings.get(layer.name),
+            reports.get(layer.name),
+            runs.get(layer.name),
+            losses(computed, layer.params, reports.get(layer.name)),
+        )
+        for layer, was, computed in zip(fixed.layers, trained, used, strict=True)
     )
     chip_file.write(fixed, path, dt=dt)
+    for layer in layers:
+        for sentence in layer.warnings:
+            warnings.warn(f"layer {layer.name!r}: {sentence}", stacklevel=2)
     report = Report(path, fixed.layers[0].params.form, dt, layers, tuple(chip_costs(fixed)), accuracy)
     return report if x is None else with_rates(report, fixed, x)
 
@@ -106,7 +127,7 @@ def _source(net: Any) -> Source:
         return Source(convert(net, to="reference"))
     fixed = FixedNetwork(tuple(block.to_fixed(name) for name, block in blocks))
     layers = tuple(HetSynLayer(name, block.to_params(hook=False)) for name, block in blocks)
-    return Source(Network(layers), fixed)
+    return Source(Network(layers), fixed, tuple(block.to_params() for _, block in blocks))
 
 
 def _blocks(net: Any) -> list[tuple[str, Any]] | None:

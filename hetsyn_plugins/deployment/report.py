@@ -12,7 +12,7 @@ import numpy as np
 
 from hetsyn_plugins.core.fields import DECAYS, Array
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
-from hetsyn_plugins.deployment.chip_costs import ChipCost, chip_costs, layer_sizes, state_bits, weight_bits
+from hetsyn_plugins.deployment.chip_costs import MAPPINGS, ChipCost, chip_costs, layer_sizes, state_bits, weight_bits
 from hetsyn_plugins.deployment.clusters import ClusterReport
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE, FixedRun
@@ -36,6 +36,7 @@ class LayerReport:
     spikes          a sample, on average; None for a readout or without calibration data
     peak, headroom  the largest |state|, and how often it could double before it leaves its bits; None without data
     overflows       states that left their bits (then `peak` is the largest of them, and headroom negative)
+    warnings        sentences on what was lost that changes what the layer does (`losses.py`)
     """
 
     name: str
@@ -54,6 +55,7 @@ class LayerReport:
     peak: int | None = None
     headroom: float | None = None
     overflows: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,12 @@ def layer_report(
     rounding: Rounding | None,
     clustering: ClusterReport | None,
     run: FixedRun | None,
+    warnings: tuple[str, ...] = (),
 ) -> LayerReport:
     """The report of one layer: the integers that are deployed beside the layer as it was trained.
 
-    run  what the integers did on the calibration data; None without them
+    run       what the integers did on the calibration data; None without them
+    warnings  what `losses.py` has to say
     """
     size, p = layer_sizes(layer), layer.params
     trained_decays, kept_decays = _decays(trained), _decays(p.to_params())
@@ -107,6 +111,7 @@ def layer_report(
         ends=int((decay_to_word(kept_decays) % DECAY_ONE == 0).sum()),
         rounding=rounding,
         clustering=clustering,
+        warnings=warnings,
     )
     if run is None:
         return report
@@ -138,6 +143,16 @@ def _tau_range(decays: Array) -> tuple[float, float] | None:
 
 # ---- the report as text ------------------------------------------------------------------------------------------
 
+LAYER_LEGEND = (
+    "K: different decays; state, weights: memory, 1 kB = 1,000 bytes; spikes: fired a sample; headroom: how often the "
+    "largest state could double"
+)
+MAPPING_LEGEND = (
+    "neurons, synapses: how many the whole network takes on the chip; state: memory of their states, without weights;",
+    "spikes, graded a step: messages sent a time step, inputs among the spikes; graded ones carry a number (at most)",
+    *(f"{name}: {what}" for name, what in MAPPINGS.items()),
+)
+
 
 def _layer_lines(r: Report) -> list[str]:
     rows = [["layer", "neurons", "synapses", "K", "state", "weights", "tau wanted", "tau kept", "spikes", "headroom"]]
@@ -154,7 +169,7 @@ def _layer_lines(r: Report) -> list[str]:
     held = f"tau in steps{unit}; 12 bits hold {low:.2g} to {high:.0f} steps"
     if r.dt is not None:
         held += f" ({low * r.dt * 1e3:.2g} to {high * r.dt * 1e3:.0f} ms)"
-    return [f"{r.path}: {len(r.layers)} layers, {r.form} form", *_table(rows), held]
+    return [f"{r.path}: {len(r.layers)} layers, {r.form} form", *_table(rows), LAYER_LEGEND, held]
 
 
 def _loss_lines(r: Report) -> list[str]:
@@ -176,6 +191,7 @@ def _loss_lines(r: Report) -> list[str]:
         if at.overflows:
             losses.append(f"{at.overflows:,} OVERFLOWS, peak {at.peak:,}")
         lines += [f"{at.name}: {', '.join(losses)}"] if losses else []
+        lines += [f"{at.name}: WARNING: {sentence}" for sentence in at.warnings]
     return lines
 
 
@@ -196,7 +212,7 @@ def _mapping_lines(r: Report) -> list[str]:
         spikes = "-" if m.spikes is None else f"{m.spikes:,.1f}"
         graded = f"up to {m.graded:,}" if m.graded else "0"
         rows.append([m.name, f"{m.neurons:,}", f"{m.synapses:,}", _bytes(m.state_bits), spikes, graded])
-    return _table(rows)
+    return [*_table(rows), *MAPPING_LEGEND]
 
 
 def _table(rows: list[list[str]]) -> list[str]:

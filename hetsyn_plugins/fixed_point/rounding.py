@@ -84,11 +84,21 @@ def quantise(
             integers[name] = np.rint(value / (unit if COUNTS[name] == WEIGHT_UNITS else unit / (1 << fraction)))
     if not p.spiking:
         integers["threshold"] = 1  # a readout's is never compared
+    if not np.all(integers["threshold"]):
+        raise ValueError(_lost_threshold(p, unit))
     fixed = FixedParams(**integers, spiking=p.spiking, form=form, fraction=fraction, unit=unit)
     report = rounding(params, fixed)
     if not clip:
         refuse_clipped(report)
     return fixed, report
+
+
+def _lost_threshold(p: HetSynParams, unit: float) -> str:
+    """What to say of a threshold that would round to 0."""
+    least = float(np.min(p.threshold))
+    largest = max(float(np.abs(w).max()) for w in (p.weight, p.recurrent_weight) if w is not None)
+    expected = f"threshold: expected more than half a weight unit of {unit:.3g}, got {least:.3g}"
+    return f"{expected}; the largest weight is {largest:.3g}: give a smaller unit or bring that weight down"
 
 
 def refuse_clipped(report: Rounding) -> None:

@@ -186,7 +186,10 @@ def test_wrong_requests_of_export_and_simulate(tmp_path: Path, capsys: pytest.Ca
     missing = str(tmp_path / "new.net")
     checkpoint_path = str(tmp_path / "net.safetensors")
     refused(["export", str(tmp_path / "no.safetensors"), "-o", missing], "no.safetensors, which does not exist")
-    refused(["export", checkpoint_path, "-o", missing, "--clusters", "0"], "k: expected a whole number")
+    refused(
+        ["export", checkpoint_path, "-o", missing, "--clusters", "0"],
+        "clusters: expected a whole number of decays, at least 1",
+    )
     refused(["export", checkpoint_path, "-o", missing, "--data", str(tmp_path / "loud.npz")], "left 24 bits at step")
     refused(["export", checkpoint_path, "-o", str(tmp_path / "no" / "net.net")], "whose folder does not exist")
     assert not Path(missing).exists()

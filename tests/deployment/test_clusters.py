@@ -287,8 +287,8 @@ def test_a_tolerance_takes_the_smallest_number(module: Any) -> None:
     [
         ({}, "k: expected either k or tolerance, got k=None and tolerance=None"),
         ({"k": 3, "tolerance": 0.1}, "k: expected either k or tolerance"),
-        ({"k": 2}, r"k: expected a whole number, at least 3 here \(r = 0 and r = 1 are kept\), got 2"),
-        ({"k": 3.5}, "k: expected a whole number"),
+        ({"k": 2}, r"k: expected a whole number of decays, at least 3 here \(r = 0 and r = 1 are kept\), got 2"),
+        ({"k": 3.5}, "k: expected a whole number of decays"),
         ({"tolerance": 0.0}, "tolerance: expected a number > 0, got 0.0"),
         ({"tolerance": float("nan")}, "tolerance: expected a number > 0, got nan"),
         ({"tolerance": 1e-12}, "tolerance: expected at least .*, which 64 decays reach, got 1e-12"),

@@ -432,7 +432,7 @@ def test_overflow_is_refused_or_counted(tmp_path: Path) -> None:
         ),
         ({"calibration": np.full((3, 4, 2), 0.5)}, "expected whole numbers"),
         ({"calibration": np.zeros((3, 4, 9))}, r"expected shape \(T, B, 3\)"),
-        ({"clusters": 3, "tolerance": 0.1}, "k: expected either k or tolerance"),
+        ({"clusters": 3, "tolerance": 0.1}, "clusters: expected either clusters or tolerance, got clusters=3"),
         ({"form": "sparse"}, "form: expected one of cluster, synapse, got 'sparse'"),
     ],
 )

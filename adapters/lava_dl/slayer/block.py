@@ -271,15 +271,19 @@ class Layer(WithoutNorm, nn.Module):
         """Write the layer in integers into an h5py group (`deployment.chip_file`); the module stays as it is.
 
         Weights that do not fit 8 bits and taus that do not fit 12 become the nearest that do, as in the quantised
-        forward pass, with a warning that counts them (`deployment.export` refuses them, or reports).
+        forward pass, with a warning that counts them (`deployment.export` refuses them, or reports). Of a float block
+        it also warns of weights and time constants that rounding lost (`deployment.losses`).
         """
         from hetsyn_plugins.deployment import chip_file  # h5py is not needed before a file is written
+        from hetsyn_plugins.deployment.losses import losses
 
         layer = self.to_fixed(handle.name.strip("/").replace("/", "_") or "layer")
         report = rounding(self.to_params(hook=False), layer.params)
         if report.clipped_weights or report.clipped_taus:
             what = f"{report.clipped_weights} weights to 8 bits and {report.clipped_taus} taus to 12 bits"
             warnings.warn(f"{layer.name}: clipped {what}", stacklevel=2)
+        for sentence in losses(self.to_params(), layer.params):
+            warnings.warn(f"{layer.name}: {sentence}", stacklevel=2)
         chip_file.write_layer(handle, layer)
 
     @classmethod
