@@ -254,6 +254,18 @@ def test_tau_grad_and_scale_grad_stretch_the_surrogate(adapter: Any) -> None:
     torch.testing.assert_close(area, 1.5 * (plain.primitive(2 * d[1:]) - plain.primitive(2 * d[:1])))
 
 
+def test_cubas_tau_grad_does_not_starve_a_net_in_silence(adapter: Any) -> None:
+    """The tutorials' 0.03 is 3 thresholds there; here it would leave a neuron at rest without any gradient."""
+    neuron, options = {"threshold": 1.25, "tau_grad": 0.03, "scale_grad": 3}, {"quantised": False, "weight_scale": 0.01}
+    with pytest.warns(UserWarning, match=r"tau_grad: 0\.03 makes .* no gradient, .* by 0\.03 it is by about 3\.75$"):
+        starved = block(adapter, "Dense", neuron=neuron, **options)
+    assert not starved(spikes_in()).any()
+    starved(spikes_in()).sum().backward()
+    fed = block(adapter, "Dense", neuron={**neuron, "tau_grad": 3.75}, **options)  # a warning would be an error
+    fed(spikes_in()).sum().backward()
+    assert fed.synapse.grad_norm > 1e6 * starved.synapse.grad_norm
+
+
 # ---- slayer's conventions ---------------------------------------------------------------------------------------
 
 

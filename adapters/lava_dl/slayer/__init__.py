@@ -15,6 +15,9 @@ What differs, on purpose:
   `reset()` clears it; it starts from zeros too where the batch size changes, or, in the cluster form, a decay word.
 * v of an Affine comes in the block's dtype: float32 holds 24 of the synapse form's 32 bits, so beyond |v| of 64 its
   last ones are rounded (`dtype=torch.float64` keeps them).
+* Hooks of a block's synapses and neuron fire once a call and see whole sequences (`hooks.py` says what, and what they
+  may change), so torch's pruning and norms work as on CUBA's.
+* CUBA's argument names, typos and `norm` are answered with what to use here (`names.py`); `tau_grad` has another scale.
 * `export_hdf5` leaves the module as it was, and a mask also holds under weight_norm.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -23,6 +24,8 @@ from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
 OF_SYNAPSES = ("decay", "recurrent_decay", "learn_decay", "share", "tie_reset")  # arguments that a neuron has not
 
+NO_GRADIENT = 1e-3  # of the surrogate's derivative at the threshold
+
 
 class Neuron(WithoutNorm, TrainableFields, BaseNeuron):
     """The part of a HetSyn layer that a neuron has once: summed synaptic currents (B, N, T) -> spikes (B, N, T).
@@ -31,7 +34,9 @@ class Neuron(WithoutNorm, TrainableFields, BaseNeuron):
 
     threshold             (), or (N,) to have one a neuron
     reset_decay           decay r of the reset current, () or (N,); None: no reset
-    tau_grad, scale_grad  stretch and scale the surrogate's derivative; 1: as it is
+    tau_grad, scale_grad  stretch and scale the surrogate's derivative; 1: as it is. CUBA's own tau_grad counts in
+                          hundreds of thresholds: its 0.03 is about 3 thresholds here, and 0.03 here is a UserWarning,
+                          because a neuron at rest gets no gradient
     scale                 1 / scale is one weight unit
     dropout               a `slayer.neuron.Dropout`, applied to the spikes; quantised, those kept are not scaled up
     persistent_state      a block keeps its state from call to call (a neuron by itself starts from zeros)
@@ -104,6 +109,20 @@ class Neuron(WithoutNorm, TrainableFields, BaseNeuron):
             "bias": bias,
         }
         self._add_values(values, requires_grad, dtype or torch.get_default_dtype())
+        if tau_grad != 1:
+            self._warn_if_narrow(tau_grad)
+
+    def _warn_if_narrow(self, tau_grad: float) -> None:
+        """Warn where a neuron at v = 0 gets less than a thousandth of the gradient of one at the threshold."""
+        theta = float(np.min(self.threshold))
+        at_rest, at_threshold = self.surrogate.derivative(torch.tensor([-theta, 0.0]), theta).abs().tolist()
+        if at_rest < NO_GRADIENT * at_threshold:
+            warnings.warn(
+                f"tau_grad: {tau_grad:g} makes the surrogate so narrow that neurons at rest get no gradient, and a "
+                "silent layer stays silent; here 1 leaves it as it is, and as wide as slayer's CUBA neuron makes its "
+                f"own by {tau_grad:g} it is by about {100 * tau_grad * theta:.3g}",
+                stacklevel=3,
+            )
 
     def _add_values(self, values: Mapping[str, Any], requires_grad: bool, dtype: torch.dtype) -> None:
         """Check and register the fields that a neuron has once, beside one synapse, which others hold."""
