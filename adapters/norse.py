@@ -9,14 +9,18 @@ A cell's autograd graph keeps the currents, B * N * M numbers, of every step; a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import norse.torch
 import numpy as np
 import torch
 from norse.torch.functional.threshold import threshold as norse_threshold
+from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
+from norse.torch.utils import export_nir
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from hetsyn_plugins.core.autograd import transforming
 from hetsyn_plugins.core.fields import DECAYS, HetSynState
@@ -39,7 +43,7 @@ from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
 from hetsyn_plugins.ops.lif import run_sequence, run_step
 from hetsyn_plugins.ops.steps import mark_of
-from hetsyn_plugins.ops.trainable import TrainableFields, all_finite, decay_from_stored, start_values
+from hetsyn_plugins.ops.trainable import TrainableFields, all_finite, decay_from_stored, recompute, start_values
 
 # what the core's fields are called as arguments here
 FIELD_NAMES = {
@@ -95,8 +99,12 @@ STATE_FIELDS = {
 }
 STATE_NAMES = {f"state.{core}": f"state.{name}" for name, core in STATE_FIELDS.items()}
 ARGUMENT_NAMES = ArgumentNames({**FIELD_NAMES, **STATE_NAMES, "inputs": "input_tensor"})
-CELL = Caller(ARGUMENT_NAMES, {2: "(B, {m}), one step"})
-SEQUENCE = Caller(ARGUMENT_NAMES, {3: "(T, B, {m}), a sequence"})
+PAIR = (
+    "; the layer before it returned a pair: z, state = layer(x, state), or a SequentialState, which keeps the states "
+    "of its layers, but not that of a Lift"
+)
+CELL = Caller(ARGUMENT_NAMES, {2: "(B, {m}), one step"}, tuple_hint=PAIR)
+SEQUENCE = Caller(ARGUMENT_NAMES, {3: "(T, B, {m}), a sequence"}, tuple_hint=PAIR)
 
 
 class NorseThreshold:
@@ -156,6 +164,7 @@ class HetSynLIFParameters(TrainableFields):
         "bias": "bias",
     }
 
+    @torch.inference_mode(False)  # or what is made in inference mode could never be trained
     def __init__(
         self,
         tau_syn_inv: Any = DEFAULT_TAU_INV,
@@ -319,7 +328,8 @@ def _to_core(state: Any, kind: Any, fields: Mapping[str, Any]) -> HetSynState:
     """The state as the core has it; `fields` says which currents the layer has."""
     if not isinstance(state, kind):
         want, got = kind.__name__, type(state).__name__
-        raise ValueError(f"state: expected a {want} or None, got {got}; is it another layer's?")
+        hint = "z, state = layer(x, state) returns it; is this one another layer's, or the whole pair?"
+        raise ValueError(f"state: expected a {want} or None, got {got}; {hint}")
     parts: dict[str, Any] = {}
     for name, value in zip(kind._fields, state, strict=True):
         if name in UNUSED and fields[UNUSED[name]] is None:
@@ -351,6 +361,7 @@ class _HetSynModule(HetSynModule, nn.Module):
     state_class: Any = HetSynLIFState
     recurrent_weights: Tensor | None
 
+    @torch.inference_mode(False)  # see HetSynLIFParameters
     def __init__(
         self,
         input_size: int,
@@ -371,6 +382,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        meet_norse()
         if recurrent_weights is not None and not self.recurrent:
             raise ValueError("recurrent_weights: expected None for a layer without recurrence, got weights")
         check_backend(backend)
@@ -425,6 +437,10 @@ class _HetSynModule(HetSynModule, nn.Module):
         options = {"share": share, "parametrization": parametrization, "tie_reset": tie, "dt": self.dt}
         self.p = p.copy_for(values, **options)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        meet_norse()
+
     @property
     def surrogate(self) -> Surrogate:  # type: ignore[override]  # p holds it
         """The surrogate derivative in use."""
@@ -432,6 +448,7 @@ class _HetSynModule(HetSynModule, nn.Module):
 
     def tensors(self) -> dict[str, Any]:
         """All fields as the op takes them."""
+        recompute(self.p)  # it is never called
         weight = self.recurrent_weights
         if weight is not None and self.recurrent_mask is not None:
             weight = weight * self.recurrent_mask.clone()  # DistributedDataParallel rewrites buffers at every call
@@ -656,6 +673,82 @@ class HetSynLI(_Sequence):
 
     spiking, state_class = False, HetSynLIState
 
+
+# ---- in Norse's containers and exporters
+
+ONE_STEP = (_Cell, SNNCell, SNNRecurrentCell, norse.torch.CobaLIFCell, norse.torch.LILinearCell)
+WHOLE_SEQUENCE = (_Sequence, SNN, SNNRecurrent, nn.RNNBase)
+KNOWN = ("torch.nn", "norse")  # whose other modules change no step into a sequence and no sequence into a step
+
+
+@functools.cache
+def meet_norse() -> None:
+    """Let containers look at what they hold, and `to_nir` at what it exports; done when the first layer is made.
+
+    A SequentialState that takes in one of our layers gets a hook, by torch's own means. `to_nir` calls `nirtorch` by a
+    name in its own module, which is the one thing that is replaced.
+    """
+    register_module_module_registration_hook(_see_container)
+    extract = getattr(export_nir, "extract_nir_graph", None)
+    if extract is not None:  # Norse after 1.1 may export by torch.fx, which our layers refuse themselves
+        export_nir.extract_nir_graph = functools.wraps(extract)(functools.partial(_extract_no_hetsyn, extract))
+
+
+def _extract_no_hetsyn(extract: Any, model: nn.Module, *args: Any, **options: Any) -> Any:
+    """`nirtorch.extract_nir_graph`, which would write None for a layer of ours."""
+    for name, module in model.named_modules():
+        if isinstance(module, _HetSynModule):
+            where = f"layer {name!r}" if name else "the module"
+            raise ValueError(
+                f"module: expected layers that NIR knows, got a {type(module).__name__} as {where}: NIR has no node "
+                "with a time constant per synapse yet; keep the network with hetsyn_plugins.checkpoint.save, or carry "
+                "it to another framework with hetsyn_plugins.convert"
+            )
+    return extract(model, *args, **options)
+
+
+def _see_container(container: nn.Module, name: str, module: Any) -> None:
+    if not isinstance(container, norse.torch.SequentialState) or not isinstance(module, nn.Module):
+        return
+    watched = check_one_kind in container._forward_pre_hooks.values()
+    if not watched and any(isinstance(m, _HetSynModule) for m in module.modules()):
+        container.register_forward_pre_hook(check_one_kind)
+
+
+def check_one_kind(net: nn.Module, _: Any) -> None:
+    """Before a SequentialState is called: raise ValueError where one layer takes a step, another a whole sequence.
+
+    Norse's own cells would take (T, B, N) for one step without a word. A module of the user's own between the two may
+    make the one of the other, so it ends the comparison.
+    """
+    step, sequence = "", ""
+    for name, module in _leaves(net, ""):
+        known = type(module).__module__.startswith(KNOWN)
+        if isinstance(module, ONE_STEP):
+            step = step or f"layer {name!r}, a {type(module).__name__}"
+        elif isinstance(module, WHOLE_SEQUENCE):
+            sequence = sequence or f"layer {name!r}, a {type(module).__name__}"
+        elif not known:
+            step, sequence = "", ""
+        if step and sequence:
+            raise ValueError(
+                f"net: expected layers of one kind in a SequentialState, got {step}, which takes one step (B, N) a "
+                f"call, and {sequence}, which takes a sequence (T, B, N); for sequences use LIF for LIFCell, HetSynLIF "
+                "for HetSynLIFCell and so on (a cell without such a form: norse.torch.Lift(cell), between two "
+                "containers), in a loop over steps HetSynLIFCell for HetSynLIF"
+            )
+
+
+def _leaves(net: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that a Sequential calls one after the other, those of Sequentials inside it too."""
+    for name, module in net.named_children():
+        if isinstance(module, nn.Sequential):
+            yield from _leaves(module, f"{prefix}{name}.")
+        else:
+            yield prefix + name, module
+
+
+# ---- registration
 
 _ours: dict[str, Any] = {
     cls.__name__: cls

@@ -7,7 +7,6 @@ the core's: one step is `ops.lif.run_step`, a whole sequence `ops.lif.run_sequen
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from hetsyn_plugins.core.validation import checked_size, describe_values
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.arguments import HALF, ArgumentNames, Caller, checked_inputs, checked_state, compute_dtype
 from hetsyn_plugins.ops.dispatch import check_backend
+from hetsyn_plugins.ops.foreign_inputs import usable
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
 from hetsyn_plugins.ops.lif import Way, run_sequence, run_step
 from hetsyn_plugins.ops.steps import mark_of
@@ -57,7 +57,8 @@ STATES = {
 def caller_of(spikes: str) -> Caller:
     """How a layer speaks of its arguments; `spikes` is the state that z[t-1] comes from."""
     names = ArgumentNames({**FIELD_NAMES, **STATES, "inputs": "input_", "state.spikes": spikes})
-    return Caller(names, {2: "(B, {m})", 3: "(T, B, {m})"}, dtype="{} like the layer,", owner="layer")
+    hint = "; inside a Sequential every layer but the last needs init_hidden=True"
+    return Caller(names, {2: "(B, {m})", 3: "(T, B, {m})"}, "{} like the layer,", "layer", hint)
 
 
 Run = tuple[Tensor, Tensor, HetSynState]  # spk, ungraded, and mem of every step, and the state after the last
@@ -106,6 +107,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     recurrent = False
     _caller = caller_of("mem")
 
+    @torch.inference_mode(False)  # or what is made in inference mode could never be trained
     def __init__(  # long for its arguments, which are the host's idiom: every one is seen in a signature
         self,
         in_features: int,
@@ -221,24 +223,19 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         states = ", ".join(self._states)
         return f"{'' if self.recurrent else 'spk, '}{states} = layer(x, {states})"
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For deepcopy and pickle: the states without their graph."""
-        return {k: _without_graph(v) if k in self._states else v for k, v in self.__dict__.items()}
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         snntorch_host.see(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        # written out: a parametrized layer, of a class that torch makes up, has a __getstate__ that refuses
-        twin = memo[id(self)] = self.__new__(type(self))
-        twin.__setstate__(copy.deepcopy(HetSynLeaky.__getstate__(self), memo))
-        return twin
 
     def named_modules(self, *args: Any, **options: Any) -> Any:
         """As nn.Module's; the first that snnTorch's exporter to NIR asks of a layer."""
         snntorch_host.refuse_nir(self)
         return super().named_modules(*args, **options)
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica: Any = super()._replicate_for_data_parallel()
+        replica._clear()  # the states are those of the whole batch, and this layer's
+        return replica
 
     @property
     def reset_mechanism(self) -> str:
@@ -305,16 +302,13 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         by name, and left out at the first step. A layer with init_hidden=True keeps them: spk = layer(x), and with
         output=True all of them come out. A stock neuron's `spk, mem = layer(x, mem)` has too few names for these.
         """
+        is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
+        weight: Any = self.stored("weight")
+        x = checked_inputs(input_, weight, self.check if is_sequence else bool(self.check), self._caller)
         if named:
             states = self._in_order(states, named)
         if states and isinstance(states[0], tuple):
             raise ValueError(f"states: expected tensors one by one, got a tuple; {self._one_call()}")
-        if isinstance(input_, tuple):
-            hint = "inside a Sequential every layer but the last needs init_hidden=True"
-            raise ValueError(f"input_: expected a torch tensor, got tuple; {hint}")
-        is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
-        weight: Any = self.stored("weight")
-        x = checked_inputs(input_, weight, self.check if is_sequence else bool(self.check), self._caller)
         if is_sequence:
             snntorch_host.check_neighbours(x)
         if self.init_hidden:
@@ -366,7 +360,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     def _initial_state(self, states: tuple[Tensor | None, ...], layer: LayerTensors, batch: int) -> HetSynState:
         """The core's state; zeros where none is given; a mixture, or one that does not fit, raises ValueError."""
         names = self._states
-        values: dict[str, Any] = {n: s for n, s in zip(names, states, strict=False) if _is_state(n, s)}
+        given: Any = zip(names, states, strict=False)
+        values: dict[str, Any] = {n: usable(s) for n, s in given if _is_state(n, s)}
         if not values:
             return checked_state(None, layer, batch, self._caller.names)
         if len(values) != len(names) or len(states) != len(names):
@@ -559,11 +554,6 @@ def _range(values: Tensor) -> str:
         return "?"
     least, most = f"{values.min():.4g}", f"{values.max():.4g}"
     return least if least == most else f"{least} to {most}"
-
-
-def _without_graph(state: Tensor) -> Tensor:
-    """A copy without graph; zeros that are not written out stay so."""
-    return state.detach().clone() if any(state.stride()) else state.detach()
 
 
 def _is_state(name: str, state: Any) -> bool:

@@ -23,6 +23,7 @@ from hetsyn_plugins.core.autograd import transforming
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, FIELDS, MATRICES, STATE, HetSynState, full_shapes
 from hetsyn_plugins.core.validation import check_fields, check_part, check_values, state_shapes
 from hetsyn_plugins.kernels.interface import LayerTensors
+from hetsyn_plugins.ops.foreign_inputs import plain_tensor, usable
 
 HALF = (torch.float16, torch.bfloat16)
 COUNTS = (torch.bool, torch.uint8)
@@ -42,12 +43,14 @@ class Caller(NamedTuple):
     shapes   rank of the inputs that it takes -> what it says of their shape, with {m} for the number of lines
     dtype    what it says of their dtype, with {} for it
     owner    whose device they must be on
+    tuple_hint   what it says, after ";", to a tuple as input
     """
 
     names: ArgumentNames = ArgumentNames()
     shapes: Mapping[int, str] = {3: "(T, B, {m}), time first"}
     dtype: str = "the weight's dtype, {},"
     owner: str = "weight"
+    tuple_hint: str = ""
 
 
 OP = Caller()
@@ -118,8 +121,7 @@ def checked_inputs(inputs: Any, weight: Tensor, check: bool | None, caller: Call
     check   look for NaN and infinity; None: on the CPU
     """
     name = caller.names["inputs"]
-    if not isinstance(inputs, Tensor):
-        raise ValueError(f"{name}: expected a torch tensor, got {type(inputs).__name__}")
+    inputs = plain_tensor(inputs, name, caller.tuple_hint)
     m = weight.shape[1]
     if inputs.ndim not in caller.shapes or inputs.shape[-1] != m:
         shapes = " or ".join(shape.format(m=m) for shape in caller.shapes.values())
@@ -162,7 +164,7 @@ def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNa
         if value.dtype != weight.dtype or value.device != weight.device:
             came = f"{value.dtype} on {value.device}"
             raise ValueError(f"{names[f'state.{part}']}: expected {weight.dtype} on {weight.device}, got {came}")
-    return state
+    return HetSynState(*(None if part is None else usable(part) for part in state))
 
 
 def _zeros(layer: LayerTensors, batch: int) -> HetSynState:

@@ -9,16 +9,18 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.arguments import ArgumentNames, check_ranges, in_full
+from hetsyn_plugins.ops.copies import Copied
 from hetsyn_plugins.ops.dispatch import Way
+from hetsyn_plugins.ops.foreign_inputs import NO_SCRIPT
 from hetsyn_plugins.ops.steps import mark_of
-from hetsyn_plugins.ops.trainable import check_tied, share_of, to_hetsyn_params
+from hetsyn_plugins.ops.trainable import check_tied, recompute, share_of, to_hetsyn_params
 
 
 class Origin(NamedTuple):
@@ -37,7 +39,7 @@ class Origin(NamedTuple):
         return all(map(torch.equal, self.set_by_hooks, other.set_by_hooks))
 
 
-class HetSynModule:
+class HetSynModule(Copied):
     """A layer of HetSynLIF neurons, or a leaky readout, in some framework.
 
     A subclass gives `tensors()`, every field as the op takes it, and `stored(field)`, the tensor that is trained.
@@ -86,7 +88,8 @@ class HetSynModule:
         origin, mark = self.origin(), mark_of(current)
         if mark is not None and origin is not None and origin.is_same(mark.loop.owner):
             return mark.loop.layer, origin
-        return self.layer_tensors(), origin
+        layer = self.layer_tensors()  # hooks may have set tensors anew
+        return layer, self.origin()
 
     def way(self) -> Way:
         """How the op runs this layer."""
@@ -105,8 +108,17 @@ class HetSynModule:
             check_ranges(layer._asdict(), names)
             self.__dict__["_seen"] = origin
 
+    def without_graph(self) -> dict[str, Any]:
+        return {name: value for name, value in super().without_graph().items() if name != "_seen"}
+
+    def __prepare_scriptable__(self) -> Any:
+        """What torch.jit.script asks for first."""
+        raise RuntimeError(NO_SCRIPT)
+
     def to_params(self) -> HetSynParams:
         """The layer's parameters as the core has them: decays bounded to [0, 1], half types as float32."""
+        if isinstance(self, nn.Module):
+            recompute(self)
         return to_hetsyn_params(self.tensors(), self.spiking)
 
     def why_not_plain(self) -> str | None:

@@ -13,22 +13,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from hetsyn_plugins.core.autograd import differentiable_once, no_forward_mode, one_by_one, transforming
 from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, FIELDS, MATRICES, POSITIVE
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import check_fields, check_values, checked_dt, describe_values, expand, full_shape
 from hetsyn_plugins.ops.arguments import HALF, OP, ArgumentNames
+from hetsyn_plugins.ops.copies import Copied
 
 POSITIVES = tuple(name for name, field in FIELDS.items() if field.range is POSITIVE)
 SYNAPTIC = tuple(name for name in MATRICES if name in DECAYS)  # the decays that `share` is about
+# what torch.nn.utils.prune, weight_norm and spectral_norm append to a tensor's name
+PIECES = ("_orig", "_mask", "_g", "_v", "_u")
 PARAMETRIZATIONS = ("decay", "tau", "log_tau")
 SHARES = ("synapse", "neuron", "layer")
 
@@ -151,7 +157,7 @@ def _miss(stored: Tensor, target: Tensor, parametrization: str, dt: float | None
         return (decay_from_stored(stored, parametrization, dt) - target).abs()
 
 
-class TrainableFields(nn.Module):
+class TrainableFields(Copied, nn.Module):
     """A module that holds fields of HetSynParams as parameters (learned) or buffers (fixed).
 
     A subclass gives `names`: core field -> its own attribute name. A decay is stored under that name, or with
@@ -253,7 +259,7 @@ class TrainableFields(nn.Module):
     def clamp_(self) -> None:
         """Project what an optimiser pushed out of range back onto it, as the paper does after every step."""
         for field in self.names:
-            stored = self.stored(field)
+            stored = self._parameters.get(f"{self.stored_name(field)}_orig", self.stored(field))  # that of a pruned one
             if stored is None:
                 continue
             if field in POSITIVES:
@@ -271,14 +277,24 @@ class TrainableFields(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """As nn.Module's, but decays (and their gradients) that would become half become float32."""
-        stored = [self.stored(field) for field in self.names if field in DECAYS]
-        kept = {id(t) for p in stored if p is not None for t in (p, p.grad) if t is not None}
+        kept = {id(t) for p in self._decay_tensors() for t in (p, p.grad) if t is not None}
 
         def careful(t: Tensor) -> Tensor:
             out = fn(t)
             return t.to(out.device, torch.float32) if id(t) in kept and out.dtype in HALF else out
 
         return super()._apply(careful, recurse)
+
+    def _decay_tensors(self) -> Iterator[Tensor]:
+        """What is registered for decays, also in pieces: torch's tools make alpha_orig, alpha_g, ... of alpha."""
+        parametrized = self._modules.get("parametrizations")
+        for name in {self.stored_name(field) for field in self.names if field in DECAYS}:
+            for key, t in (*self._parameters.items(), *self._buffers.items()):
+                if t is not None and (key == name or key in {name + piece for piece in PIECES}):
+                    yield t
+            if isinstance(parametrized, nn.ModuleDict) and name in parametrized:
+                yield from parametrized[name].parameters()
+                yield from parametrized[name].buffers()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """As nn.Module's; values that no training can give (NaN, infinite weights) are reported and not loaded."""
@@ -297,6 +313,16 @@ class TrainableFields(nn.Module):
                 )
                 return
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def recompute(module: nn.Module) -> None:
+    """Let torch's pruning and older norms put their tensors together again, as they do before a call of the module.
+
+    For a module that is read, or holds tensors and is never called: theirs would be those of an earlier time.
+    """
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, (BasePruningMethod, WeightNorm, SpectralNorm)):
+            hook(module, ())
 
 
 def all_finite(state_dict: Mapping[str, Any], prefix: str, names: Iterable[str], errors: list[str]) -> bool:

@@ -1,0 +1,84 @@
+"""What comes as an input and no kernel can take: named at the door, each with its way out.
+
+Two kinds: tracers, which want to see the operations of a call (jit, ONNX, TensorBoard's graph, torch.fx), and
+inputs that are no plain tensor. Unknown here, they would end in a message of numba, NumPy or of torch's insides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn.utils.rnn import PackedSequence
+
+IS_EXPORTING: Any = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.7; before, dynamo comes first
+
+NO_TRACE = (
+    "HetSyn layers cannot be traced yet (torch.jit.trace, ONNX, TensorBoard's add_graph, torch.fx, torch.export): "
+    "their loop over time is a compiled kernel; call the layer as it is, keep it with hetsyn_plugins.checkpoint.save, "
+    "speed up what is around it with torch.compile"
+)
+NO_SCRIPT = (
+    "HetSyn layers cannot be scripted (torch.jit.script): their loop over time is a compiled kernel; call the layer as "
+    "it is, keep it with hetsyn_plugins.checkpoint.save"
+)
+PACKED = (
+    "; pad it: x, lengths = torch.nn.utils.rnn.pad_packed_sequence(packed) gives (T, B, M), and zeros after a "
+    "sequence's end change nothing before it"
+)
+NESTED = "; pad it: torch.nested.to_padded_tensor(x, 0.0).transpose(0, 1) is (T, B, M), zeros after each sequence's end"
+
+
+def plain_tensor(inputs: Any, name: str, tuple_hint: str) -> Tensor:
+    """The inputs, where they are a tensor whose memory holds its values; ValueError with the way out for all others.
+
+    tuple_hint  what to do where a tuple comes, with ";" before it
+
+    Raises RuntimeError where the call is traced instead of run.
+    """
+    compiling = torch.compiler.is_compiling()  # there inputs are plain tensors, and what is asked here has no graph
+    if IS_EXPORTING() or (not compiling and _is_traced(inputs)):
+        raise RuntimeError(NO_TRACE)
+    if not isinstance(inputs, Tensor):
+        raise ValueError(f"{name}: expected a torch tensor, got {type(inputs).__name__}{_way_out(inputs, tuple_hint)}")
+    if compiling:
+        return inputs
+    if inputs.is_nested:
+        raise ValueError(f"{name}: expected a torch tensor of one shape, got a nested tensor{NESTED}")
+    if inputs.layout != torch.strided:
+        layout = str(inputs.layout).removeprefix("torch.").lstrip("_")
+        raise ValueError(f"{name}: expected a dense tensor, got one of layout {layout}; call .to_dense() on it")
+    if inputs.is_quantized:
+        raise ValueError(f"{name}: expected a tensor of numbers, got a quantised one; call .dequantize() on it")
+    if type(inputs) in (Tensor, nn.Parameter):
+        return usable(inputs)
+    if type(inputs).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        kind = type(inputs).__name__
+        raise ValueError(f"{name}: expected a plain torch tensor, got {kind}, which wraps one; give its values")
+    return usable(inputs.as_subclass(Tensor))
+
+
+def usable(t: Tensor) -> Tensor:
+    """A tensor that training can use: one made in inference mode is copied where that is over."""
+    if torch.compiler.is_compiling() or not t.is_inference() or torch.is_inference_mode_enabled():
+        return t
+    return t.clone()
+
+
+def _is_traced(inputs: Any) -> bool:
+    return torch.jit.is_tracing() or isinstance(inputs, Proxy) or type(inputs).__name__ == "FakeTensor"
+
+
+def _way_out(inputs: Any, tuple_hint: str) -> str:
+    if isinstance(inputs, PackedSequence):
+        return PACKED
+    if isinstance(inputs, tuple):
+        return tuple_hint
+    if isinstance(inputs, np.ndarray):
+        return "; torch.as_tensor(x) makes one"
+    if isinstance(inputs, list):
+        return "; torch.stack(x) makes one of a list of tensors, torch.tensor(x) of numbers"
+    return ""
