@@ -10,6 +10,7 @@ A cell's autograd graph keeps the currents, B * N * M numbers, of every step; a 
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -40,7 +41,7 @@ from hetsyn_plugins.ops.arguments import (
     output_dtype,
 )
 from hetsyn_plugins.ops.dispatch import check_backend
-from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
+from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params, span
 from hetsyn_plugins.ops.lif import run_sequence, run_step
 from hetsyn_plugins.ops.steps import mark_of
 from hetsyn_plugins.ops.trainable import TrainableFields, all_finite, decay_from_stored, recompute, start_values
@@ -196,7 +197,7 @@ class HetSynLIFParameters(TrainableFields):
             tau = None
             if value is not None and field not in self.initialisers:
                 value = _tensor(value, dtype)
-                if not (value >= 0).all():
+                if not value.is_meta and not (value >= 0).all():
                     raise ValueError(f"{FIELD_NAMES[field]}: expected values >= 0 in 1/s, got {describe_values(value)}")
                 tau = 1 / value
             self._register(field, tau)
@@ -273,8 +274,21 @@ class HetSynLIFParameters(TrainableFields):
         return self._tau_inv("adaptation_decay")
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
-        return f"method={self.method!r}, parametrization={self.parametrization!r}"
+        """What `print` shows: time constants as the ranges of their values, the threshold, the surrogate."""
+        shown = {}
+        for field in DECAYS:
+            name = FIELD_NAMES[field].removesuffix("_inv")
+            tau_inv = self._tau_inv(field)
+            if field in self.initialisers:
+                shown[name] = repr(self.initialisers[field])
+            elif tau_inv is not None:
+                shown[name] = span(1e3 / tau_inv.detach().abs(), " ms")  # no time constant of -0
+        for field in ("adaptation_strength", "bias", "threshold"):
+            value = self.tensor(field)
+            if value is not None:
+                shown[FIELD_NAMES[field]] = span(value.detach())
+        surrogate = f"method={self.method!r}, parametrization={self.parametrization!r}"
+        return ", ".join((*(f"{name}={text}" for name, text in shown.items()), surrogate))
 
 
 def _tensor(value: Any, dtype: torch.dtype | None) -> Tensor:
@@ -624,6 +638,16 @@ class _Sequence(_HetSynModule):
         return torch.stack(outs), self.state_class(**stacked)
 
 
+def _signature() -> inspect.Signature:
+    """What a sequence module's constructor takes, in full: its own words are *args and **kwargs."""
+    own = inspect.signature(_Sequence.__init__).parameters.values()
+    recording = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    return inspect.Signature([*inspect.signature(_HetSynModule).parameters.values(), *recording])
+
+
+_Sequence.__signature__ = _signature()  # type: ignore[attr-defined]  # what help() and editors read
+
+
 class HetSynLIFCell(_Cell):
     """A layer of HetSynLIF neurons, one step a call: z, state = cell(x, state), x (B, M), z (B, N).
 
@@ -644,13 +668,19 @@ class HetSynLIFCell(_Cell):
 
 
 class HetSynLIFRecurrentCell(_Cell):
-    """`HetSynLIFCell` with recurrent synapses, each with its own decay."""
+    """A recurrent layer, every synapse with its own decay, one step a call: z, state = cell(x, state).
+
+    Arguments as `HetSynLIFCell`; the state has also i_rec (B, N, N), the currents of the recurrent synapses.
+    """
 
     recurrent, state_class = True, HetSynLIFRecurrentState
 
 
 class HetSynLICell(_Cell):
-    """The leaky readout, one step a call: v, state = cell(x, state)."""
+    """The leaky readout, one step a call: v, state = cell(x, state), x (B, M), v (B, N); it neither spikes nor resets.
+
+    Arguments as `HetSynLIFCell`; of p only tau_syn_inv and bias are used.
+    """
 
     spiking, state_class = False, HetSynLIState
 
@@ -659,17 +689,29 @@ class HetSynLIF(_Sequence):
     """A layer of HetSynLIF neurons over a whole sequence, fused: z, state = layer(x, state), x (T, B, M).
 
     Arguments as `HetSynLIFCell`, and record_states, record_current (see forward).
+
+    Example:
+        >>> layer = HetSynLIF(100, 20, HetSynLIFParameters(tau_syn_inv=50.0))
+        >>> z, state = layer(torch.rand(25, 8, 100))
+        >>> z.shape, state.v.shape
+        (torch.Size([25, 8, 20]), torch.Size([8, 20]))
     """
 
 
 class HetSynLIFRecurrent(_Sequence):
-    """`HetSynLIF` with recurrent synapses, each with its own decay."""
+    """A recurrent layer over a whole sequence, every synapse with its own decay: z, state = layer(x, state).
+
+    Arguments as `HetSynLIF`; the state has also i_rec (B, N, N), the currents of the recurrent synapses.
+    """
 
     recurrent, state_class = True, HetSynLIFRecurrentState
 
 
 class HetSynLI(_Sequence):
-    """The leaky readout over a whole sequence: v, state = layer(x, state)."""
+    """The leaky readout over a whole sequence: v, state = layer(x, state), x (T, B, M), v (T, B, N).
+
+    Arguments as `HetSynLIF`; of p only tau_syn_inv and bias are used.
+    """
 
     spiking, state_class = False, HetSynLIState
 

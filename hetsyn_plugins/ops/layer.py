@@ -137,6 +137,14 @@ def options_from_params(params: HetSynParams, share: str | None, tie_reset: bool
     return {"share": share, "tie_reset": tie_reset, "dtype": getattr(torch, str(params.weight.dtype))}
 
 
+def span(values: Tensor, unit: str = "") -> str:
+    """The least and largest of some values for a repr, "5 to 20 ms"; one of them where they read alike."""
+    if values.is_meta:
+        return "not known"
+    least, most = (f"{float(end):.3g}" for end in (values.min(), values.max()))
+    return f"{least}{unit}" if least == most else f"{least} to {most}{unit}"
+
+
 def learned_options(layer: HetSynLayer, **flags: str) -> dict[str, Any]:
     """The learn_... options of a layer of plain data: option=field -> is that field learned?"""
     return {option: field in layer.learned for option, field in flags.items()}

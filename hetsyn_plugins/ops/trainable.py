@@ -352,11 +352,13 @@ def start_values(
     sizes    (N, M)
     names    what the layer's arguments are called, for messages
     dtype    None: the widest of the tensors given, else torch's default; decays stay float32 beside half types
+    device   None: torch's default, where that is the CPU the given weight's
 
     Numbers, lists and NumPy arrays are rounded to that dtype; a tensor of another dtype raises ValueError.
     """
     check_share(share)
     dtype = _start_dtype(values, dtype, names)
+    device = _start_device(values) if device is None else device
     shapes = torch.empty(sizes, device="meta")
     tensors: dict[str, Tensor | None] = {}
     for field, value in values.items():
@@ -393,6 +395,11 @@ def _start_dtype(values: Mapping[str, Any], dtype: torch.dtype | None, names: Ar
     if not dtype.is_floating_point:
         raise ValueError(f"dtype: expected a floating dtype, got {dtype}")
     return dtype
+
+
+def _start_device(values: Mapping[str, Any]) -> torch.device:
+    weight, default = values.get("weight"), torch.empty(0).device  # torch.get_default_device() sees no context in 2.3
+    return weight.device if isinstance(weight, Tensor) and default.type == "cpu" else default
 
 
 def _drawn_weight(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
