@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +20,7 @@ norse_torch = pytest.importorskip("norse.torch")
 
 from norse.torch import Lift, RegularizationCell, SequentialState  # noqa: E402
 from norse.torch.functional.regularization import spike_accumulator, voltage_accumulator  # noqa: E402
+from planting import planted  # noqa: E402
 
 import hetsyn_plugins  # noqa: E402
 from hetsyn_plugins import HetSynParams  # noqa: E402
@@ -35,6 +40,7 @@ from hetsyn_plugins.core import initialisers, reference, surrogate  # noqa: E402
 from hetsyn_plugins.core.fields import ARRAYS  # noqa: E402
 
 T, B, M, N, DT = 12, 3, 6, 5, 1e-3
+ROOT = Path(__file__).resolve().parents[2]
 CELLS = [HetSynLIFCell, HetSynLIFRecurrentCell, HetSynLICell]
 SEQUENCES = [HetSynLIF, HetSynLIFRecurrent, HetSynLI]
 PAIRS = list(zip(CELLS, SEQUENCES, strict=True))
@@ -206,6 +212,116 @@ def test_stacked_with_stock_layers_and_convolutions() -> None:
     assert out.shape == (T, B, 3)
 
 
+def test_cells_of_norse_and_ours_in_one_container_step_as_called_one_by_one() -> None:
+    net = SequentialState(
+        HetSynLIFCell(M, N, parameters(), DT), norse_torch.LIFBoxCell(), norse_torch.LIFCell(), HetSynLICell(N, 2)
+    )
+    x = spike_trains(T, B, M)
+    out, _ = in_steps(net, x)
+    lifted, _ = Lift(net)(x)
+    want = x
+    for layer in net:
+        want, _ = in_steps(layer, want)
+    assert torch.equal(out, want) and torch.equal(lifted, want)
+    out.sum().backward()
+    assert net[0].input_weights.grad is not None and net[0].input_weights.grad.any()
+
+
+MIXTURES: dict[str, Any] = {
+    "a cell behind": lambda: (HetSynLIF(M, N), norse_torch.LIFCell()),
+    "a cell in front": lambda: (norse_torch.LIFCell(), HetSynLIF(M, N)),
+    "others between": lambda: (HetSynLIF(M, N), nn.Linear(N, N), nn.Dropout(0.1), norse_torch.LIFBoxCell()),
+    "a readout cell": lambda: (HetSynLIF(M, N), norse_torch.LILinearCell(N, 3)),
+    "our own cell": lambda: (HetSynLIF(M, N), HetSynLICell(N, 3)),
+    "a sequence of Norse's behind our cell": lambda: (HetSynLIFCell(M, N), norse_torch.LIF()),
+    "containers in it": lambda: (
+        SequentialState(HetSynLIF(M, N), nn.Identity()),
+        nn.Sequential(nn.ReLU()),
+        SequentialState(norse_torch.LIFRecurrentCell(N, 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_steps_and_sequences_in_one_container_are_refused(mixture: str) -> None:
+    """A stock cell would take (T, B, N) for one step of a batch T, without a word."""
+    net = SequentialState(*MIXTURES[mixture]())
+    for each in (net, copy.deepcopy(net), SequentialState(net)):
+        with pytest.raises(ValueError, match=r"^net: expected layers of one kind .*takes one step .*takes a sequence"):
+            each(spike_trains(T, B, M))
+
+
+class LastStep(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[-1]
+
+
+def test_what_is_of_one_kind_or_made_so_by_the_user_is_no_mixture() -> None:
+    x = spike_trains(T, B, M)
+    nets = (
+        SequentialState(HetSynLIF(M, N), LastStep(), norse_torch.LIFCell()),
+        SequentialState(HetSynLIF(M, N), norse_torch.LIF(), nn.Linear(N, N), HetSynLI(N, 2), nn.RNN(2, 3)),
+        SequentialState(Lift(nn.Linear(M, M)), HetSynLIF(M, N)),
+        SequentialState(norse_torch.LIF(), norse_torch.LIFCell()),  # none of ours: Norse's own affair
+    )
+    for net in nets:
+        net(x)
+    assert not nets[-1]._forward_pre_hooks
+
+
+def test_a_mixture_is_seen_by_what_is_hung_on_the_container() -> None:
+    with planted(adapter.__name__, "step = step or f", "step = '' and f") as changed:
+        net = SequentialState(HetSynLIF(M, N), norse_torch.LIFCell())
+        changed.check_one_kind(net, ())
+    with pytest.raises(ValueError, match="of one kind"):
+        adapter.check_one_kind(net, ())
+
+
+def test_a_lift_of_a_stateful_cell_in_a_container_is_named() -> None:
+    """Norse 1.1 takes a Lift for stateless and hands its pair on."""
+    net = SequentialState(Lift(HetSynLIFCell(M, N)), HetSynLI(N, 2))
+    with pytest.raises(ValueError, match=r"got tuple; the layer before it returned a pair: .* not that of a Lift"):
+        net(spike_trains(T, B, M))
+
+
+NIR_REFUSAL = r"^module: expected layers that NIR knows, got a HetSyn\w+ as .*checkpoint\.save"
+
+
+@pytest.mark.filterwarnings("ignore:nirtorch.extract_nir_graph is being deprecated")
+def test_to_nir_refuses_our_layers_by_name_and_takes_stock_ones_as_ever() -> None:
+    pytest.importorskip("nir")
+    x = spike_trains(B, M)
+    nets: list[tuple[nn.Module, Tensor]] = [
+        (SequentialState(HetSynLIFCell(M, N), nn.Linear(N, 3)), x),
+        (SequentialState(nn.Linear(M, M), nn.Sequential(HetSynLICell(M, N))), x),
+        (SequentialState(HetSynLIF(M, N), HetSynLI(N, 2)), spike_trains(T, B, M)),
+        (HetSynLIFRecurrentCell(M, N), x),
+    ]
+    for net, inputs in nets:
+        with pytest.raises(ValueError, match=NIR_REFUSAL):
+            norse_torch.to_nir(net, inputs)
+    stock = norse_torch.to_nir(SequentialState(nn.Linear(M, N), norse_torch.LIFBoxCell()), x)
+    assert sorted(type(node).__name__ for node in stock.nodes.values()) == ["Affine", "Input", "LIF", "Output"]
+
+
+def test_norse_is_met_once_and_by_layers_only() -> None:
+    """Nothing of Norse's changes at import; two layers, or a thousand, make one change."""
+    code = (
+        "import norse.torch; from norse.torch.utils import export_nir; stock = export_nir.extract_nir_graph\n"
+        "from torch.nn.modules import module\n"
+        "from hetsyn_plugins.adapters.norse import HetSynLIF\n"
+        "assert export_nir.extract_nir_graph is stock and not module._global_module_registration_hooks\n"
+        "HetSynLIF(2, 2)\n"
+        "first = export_nir.extract_nir_graph\n"
+        "HetSynLIF(2, 2)\n"
+        "assert export_nir.extract_nir_graph is first is not stock and first.__wrapped__ is stock\n"
+        "assert len(module._global_module_registration_hooks) == 1\n"
+    )
+    code = f"import sys; sys.path.append('tests'); import conftest\n{code}"  # conftest: the checkout's adapters
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_chunks_through_a_container_equal_the_whole() -> None:
     net = SequentialState(
         HetSynLIFRecurrent(M, N, parameters(), DT, dtype=torch.float64), HetSynLI(N, 2, None, DT, dtype=torch.float64)
@@ -330,6 +446,31 @@ def test_half_types(cls: Any, half: torch.dtype) -> None:
     assert again.dtype == half
     double = copy.deepcopy(module).double()
     assert double(x.double())[1].v.dtype == torch.float64
+
+
+def test_repr_has_ranges_threshold_and_surrogate() -> None:
+    p = HetSynLIFParameters(
+        initialisers.UniformTau(5e-3, 2e-2, DT), 0.0, None, 5.0, 0.1, torch.linspace(0, 1, N), v_th=0.4
+    )
+    assert "tau_syn=UniformTau(" in repr(p) and "tau_rec=inf ms" in repr(p)
+    layer = HetSynLIFRecurrent(M, N, p, DT, share="neuron", parametrization="log_tau")
+    with torch.no_grad():
+        layer.p.syn_decay_log_tau.copy_(torch.linspace(5e-3, 2e-2, N).log())
+    for text in (
+        "6, 5, dt=0.001, share='neuron'",
+        "tau_syn=5 to 20 ms, tau_rec=inf ms, tau_adapt=200 ms, adapt_strength=0.1, bias=0 to 1, v_th=0.4",
+        "method='multi_gaussian', parametrization='log_tau'",
+    ):
+        assert text in repr(layer)
+    assert "tau_reset" not in repr(layer) and "tau_syn=not known" in repr(HetSynLI(M, N, device="meta"))
+
+
+@pytest.mark.parametrize("cls", [*CELLS, *SEQUENCES])
+def test_help_says_how_a_layer_is_called_and_with_what(cls: Any) -> None:
+    assert ("z, state = " if cls.spiking else "v, state = ") in cls.__doc__
+    signature = inspect.signature(cls)
+    assert ("record_states" in signature.parameters) == cls.sequential
+    cls(**{name: p.default for name, p in signature.parameters.items()} | {"input_size": M, "hidden_size": N})
 
 
 def test_parameters_are_where_torch_looks_for_them() -> None:
@@ -525,6 +666,10 @@ def test_no_steps_and_one(cls: Any, record: bool) -> None:
                 p=HetSynLIFParameters(tau_syn_inv=initialisers.UniformTau(5e-3, 2e-2, dt=DT)),
             ),
             "p: expected values, got an initialiser for tau_syn_inv",
+        ),
+        (
+            lambda: HetSynLIFCell(M, N)(torch.zeros(B, M), HetSynLIFCell(M, N)(torch.zeros(B, M))),
+            r"state: expected a HetSynLIFState or None, got tuple; z, state = layer\(x, state\) returns it; .*pair",
         ),
         (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M), torch.zeros(B, N)), "state: expected a HetSynLIFState or None"),
         (lambda: HetSynLIF(M, N)(torch.zeros(T, B, M), HetSynLI(M, N)(torch.zeros(T, B, M))[1]), "got HetSynLIState"),

@@ -211,6 +211,21 @@ def test_a_parametrized_tensor_is_what_is_used(case: Case, of: str) -> None:
     judged(case, layer, **{of: torch.tensor(before * 0.75)})
 
 
+@pytest.mark.parametrize("case", [c for c in CASES if c.sequence], ids=lambda case: case.name)
+@pytest.mark.parametrize("of", ["weight", "decay"])
+def test_what_goes_wrong_behind_a_parametrization_is_named_at_its_next_use(case: Case, of: str) -> None:
+    layer = case.build()
+    home, weight, decays, decay = places(layer)
+    module, name = (home, weight) if of == "weight" else (decays, decay)
+    parametrize.register_parametrization(module, name, Halved())
+    for _ in range(3):
+        run(case, layer, trains())
+    with torch.no_grad():
+        module.parametrizations[name].original[1, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"expected (finite values|decays in .*), got .*1 NaN|got 1 NaN"):
+        run(case, layer, trains())
+
+
 NORMS: list[Callable[..., Any]] = [
     nn.utils.weight_norm,
     nn.utils.spectral_norm,
@@ -482,6 +497,14 @@ def test_device_contexts_hold_for_layers_and_leave_their_runs_alone(case: Case) 
     filled = made.to_empty(device="cpu")
     filled.load_state_dict(layer.state_dict())
     assert torch.equal(run(case, filled, x), want)
+
+
+def test_a_device_context_takes_start_values_from_outside_along() -> None:
+    p = HetSynLIFParameters(torch.full((N, M), 50.0))
+    decays = torch.full((N, M), 0.9)
+    with torch.device("meta"):
+        layers = (norse_adapter.HetSynLIF(M, N, p), HetSynLeaky(M, N, alpha=decays))
+    assert all(t.is_meta for layer in layers for t in (*layer.parameters(), *layer.buffers()))
 
 
 @pytest.fixture
