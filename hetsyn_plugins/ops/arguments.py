@@ -23,7 +23,7 @@ from hetsyn_plugins.core.autograd import transforming
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, FIELDS, MATRICES, STATE, HetSynState, full_shapes
 from hetsyn_plugins.core.validation import check_fields, check_part, check_values, state_shapes
 from hetsyn_plugins.kernels.interface import LayerTensors
-from hetsyn_plugins.ops.foreign_inputs import plain_tensor, usable
+from hetsyn_plugins.ops.foreign_inputs import check_layout, plain_tensor, usable
 
 HALF = (torch.float16, torch.bfloat16)
 COUNTS = (torch.bool, torch.uint8)
@@ -161,6 +161,7 @@ def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNa
             raise ValueError(f"{names[f'state.{part}']}: expected a torch tensor, got {type(value).__name__}")
         check_part(names, part, value, shape)
         assert value is not None  # where a shape is wanted, None has just been refused
+        check_layout(value, names[f"state.{part}"])
         if value.dtype != weight.dtype or value.device != weight.device:
             came = f"{value.dtype} on {value.device}"
             raise ValueError(f"{names[f'state.{part}']}: expected {weight.dtype} on {weight.device}, got {came}")
@@ -218,7 +219,7 @@ def _as_tensor(name: str, value: Any, weight: Tensor, autocast: bool, names: Arg
     if value.dtype not in allowed and not (autocast and value.dtype.is_floating_point and name not in DECAYS):
         dtypes = " or ".join(sorted(str(d) for d in allowed))
         raise ValueError(f"{names[name]}: expected {dtypes} beside a weight of {weight.dtype}, got {value.dtype}")
-    return value
+    return usable(value)
 
 
 def _plain(t: Tensor) -> Any:

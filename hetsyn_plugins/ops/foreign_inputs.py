@@ -48,9 +48,7 @@ def plain_tensor(inputs: Any, name: str, tuple_hint: str) -> Tensor:
         return inputs
     if inputs.is_nested:
         raise ValueError(f"{name}: expected a torch tensor of one shape, got a nested tensor{NESTED}")
-    if inputs.layout != torch.strided:
-        layout = str(inputs.layout).removeprefix("torch.").lstrip("_")
-        raise ValueError(f"{name}: expected a dense tensor, got one of layout {layout}; call .to_dense() on it")
+    check_layout(inputs, name)
     if inputs.is_quantized:
         raise ValueError(f"{name}: expected a tensor of numbers, got a quantised one; call .dequantize() on it")
     if type(inputs) in (Tensor, nn.Parameter):
@@ -59,6 +57,13 @@ def plain_tensor(inputs: Any, name: str, tuple_hint: str) -> Tensor:
         kind = type(inputs).__name__
         raise ValueError(f"{name}: expected a plain torch tensor, got {kind}, which wraps one; give its values")
     return usable(inputs.as_subclass(Tensor))
+
+
+def check_layout(t: Tensor, name: str) -> None:
+    """Raise ValueError for a sparse tensor and its like."""
+    if t.layout != torch.strided:
+        layout = str(t.layout).removeprefix("torch.").lstrip("_")
+        raise ValueError(f"{name}: expected a dense tensor, got one of layout {layout}; call .to_dense() on it")
 
 
 def usable(t: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ pytest.importorskip("norse")
 
 from planting import caught, planted
 
+from hetsyn_plugins import hetsyn_lif
 from hetsyn_plugins.adapters import norse as norse_adapter
 from hetsyn_plugins.adapters.norse import HetSynLIFParameters
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
@@ -577,6 +578,23 @@ def test_harmless_kinds_of_tensors_are_taken_and_become_plain(case: Case, make: 
     want, _ = call(case.build(), x)
     assert torch.equal(out, want) and type(out) is Tensor
     assert all(type(s) is Tensor for s in state)
+
+
+def test_sparse_states_are_refused_by_name() -> None:
+    cell, layer, x = norse_adapter.HetSynLIFCell(M, N), HetSynLeaky(M, N), torch.rand(B, M)
+    _, state = cell(x)
+    with caught("state.v: expected a dense tensor, got one of layout sparse_coo", ValueError):
+        cell(x, state._replace(v=state.v.to_sparse()))
+    with caught("syn: expected a dense tensor, got one of layout sparse_coo", ValueError):
+        layer(x, *(s.to_sparse() for s in layer(x)[1:]))
+
+
+def test_the_op_takes_fields_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        weight, decay = weights(torch.float64), torch.full((N, M), 0.9, dtype=torch.float64)
+    x = trains().requires_grad_()
+    hetsyn_lif(x, weight, decay, reset_decay=0.9)[1].sum().backward()
+    assert x.grad is not None and x.grad.any()
 
 
 def test_a_packed_sequence_is_told_apart_by_the_check() -> None:
