@@ -37,7 +37,8 @@ def test_gradient_of_tau_is_its_finite_difference(log: bool) -> None:
     """Central differences of exp(-dt / tau) in float64; h = 1e-6 relative: truncation and rounding below 1e-8."""
     tau = torch.tensor([2e-4, 1e-3, 20e-3, 0.7, 30.0], dtype=torch.float64)
     p = (tau.log() if log else tau).requires_grad_()
-    (slope,) = torch.autograd.grad(DecayFromTau.apply(p, DT, log).sum(), p)
+    decay = decay_from_stored(p, "log_tau" if log else "tau", DT)
+    (slope,) = torch.autograd.grad(decay.sum(), p)
     h = 1e-6 * (torch.ones_like(tau) if log else tau)
 
     def r(stored: Tensor) -> Tensor:
