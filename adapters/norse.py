@@ -43,8 +43,16 @@ from hetsyn_plugins.ops.arguments import (
 from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params, span
 from hetsyn_plugins.ops.lif import run_sequence, run_step
+from hetsyn_plugins.ops.rates import watch_rates
 from hetsyn_plugins.ops.steps import mark_of
-from hetsyn_plugins.ops.trainable import TrainableFields, all_finite, decay_from_stored, recompute, start_values
+from hetsyn_plugins.ops.trainable import (
+    TrainableFields,
+    all_finite,
+    decay_from_stored,
+    recompute,
+    start_values,
+    start_weight,
+)
 
 # what the core's fields are called as arguments here
 FIELD_NAMES = {
@@ -385,6 +393,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         *,
         input_weights: Any = None,
         recurrent_weights: Any = None,
+        input_rate: float | None = None,
         autapses: bool = True,
         share: str = "synapse",
         parametrization: str = "decay",
@@ -407,7 +416,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         fields: dict[str, Any] = {
             **{f: p.stored(f) for f in p.names if f not in DECAYS},
             **p.decays(dt),
-            "weight": input_weights,
+            "weight": start_weight(input_weights, input_rate, "input_weights"),
             "recurrent_weight": True if recurrent_weights is None else recurrent_weights,
         }
         if not self.recurrent:
@@ -444,6 +453,8 @@ class _HetSynModule(HetSynModule, nn.Module):
             names=ARGUMENT_NAMES,
             dtype=wide,
             device=device,
+            tie_reset=tie,
+            dt=self.dt,
         )
         self.input_weights = nn.Parameter(values.pop("weight"))
         recurrent_weight = values.pop("recurrent_weight")
@@ -621,6 +632,7 @@ class _Sequence(_HetSynModule):
             if len(x) > 0:
                 return self._recorded(input_tensor, state)
         z, v, final = self.sequence(input_tensor, state)
+        watch_rates(self, input_tensor, z)
         return (v if z is None else z), final
 
     def _recorded(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -654,7 +666,10 @@ class HetSynLIFCell(_Cell):
     input_size, hidden_size   M, N
     p       HetSynLIFParameters, copied and expanded to this layer's shapes; None: the paper's 20 ms everywhere
     dt      seconds
-    input_weights (N, M), recurrent_weights (N, N)   start values; None: N(0, 1 / fan_in), as in the paper
+    input_weights (N, M), recurrent_weights (N, N)   start values, or initialisers (FluctuationDriven); None:
+            N(0, 1 / fan_in), as in the paper
+    input_rate   spikes an input line and step: input_weights=FluctuationDriven(input_rate), with which the layer fires
+            at first; 0.05 behind a layer that was made so
     autapses   False: neurons have no synapse to themselves (a mask)
     share, parametrization, tie_reset       see `hetsyn_plugins.ops.trainable`
     detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`

@@ -31,8 +31,9 @@ from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.foreign_inputs import usable
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
 from hetsyn_plugins.ops.lif import Way, run_sequence, run_step
+from hetsyn_plugins.ops.rates import watch_rates
 from hetsyn_plugins.ops.steps import mark_of
-from hetsyn_plugins.ops.trainable import TrainableFields, start_values
+from hetsyn_plugins.ops.trainable import TrainableFields, start_values, start_weight
 
 FIELD_NAMES = {
     "weight": "weight",
@@ -82,6 +83,9 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     beta         reset decay, () or (N,); with tie_reset it is the alpha tensor and the value given here is not used
     reset_mechanism  "subtract", or "none": it still spikes, and is not reset ("zero" has no meaning for currents)
     spiking      False: the leaky readout; spk is all zeros in tuples, init_hidden without output returns mem
+    weight       (N, M), or an initialiser (FluctuationDriven); None: N(0, 1 / M), as in the paper
+    input_rate   spikes an input line and step: weight=FluctuationDriven(input_rate), with which the layer fires at
+                 first; 0.05 behind a layer that was made so
     graded_spikes_factor   () or (N,): what a spike is in the output; reset and recurrence see z = 1
     surrogate_disable      no gradient through spikes
     state_quant            applied to every current and to mem; a stock Leaky, whose one state it is applied to, has the
@@ -135,6 +139,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         reset_delay: bool = True,
         learn_adaptation: bool = False,
         weight: Any = None,
+        input_rate: float | None = None,
         share: str = "synapse",
         parametrization: str = "decay",
         tie_reset: bool = False,
@@ -151,7 +156,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         rec_weight, rec_alpha, learn_rec_alpha = _recurrent or (None, None, False)
         n, m = checked_size("out_features", out_features), checked_size("in_features", in_features)
         fields = {
-            "weight": weight,
+            "weight": start_weight(weight, input_rate, "weight"),
             "decay": alpha,
             "reset_decay": beta if spiking and reset_mechanism == "subtract" else None,
             "threshold": threshold,
@@ -164,7 +169,15 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         if bias is False:
             fields["bias"] = None
         start: dict[str, Any] = start_values(
-            fields, sizes=(n, m), spiking=spiking, share=share, names=self._caller.names, dtype=dtype, device=device
+            fields,
+            sizes=(n, m),
+            spiking=spiking,
+            share=share,
+            names=self._caller.names,
+            dtype=dtype,
+            device=device,
+            tie_reset=tie_reset,
+            dt=dt,
         )
         SpikingNeuron.__init__(
             self,
@@ -325,6 +338,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         else:
             run = self._sequence_apart if torch.compiler.is_compiling() else self._sequence
             spk, mem, final = run(x, states)
+            watch_rates(self, x, spk)
         spk = self._graded(spk.to(input_.dtype if input_.dtype.is_floating_point else weight.dtype))
         rst = torch.zeros_like(final.v) if final.reset is None else final.reset
         after = [s for s in (final.current, final.recurrent_current, rst, final.adaptation) if s is not None]
@@ -599,7 +613,8 @@ def _check_factor(factor: Any) -> None:
 class RHetSynLeaky(HetSynLeaky):
     """`HetSynLeaky` with recurrent synapses, each with its own decay: spk, syn, rec, rst, (ada,) mem = lif(x, ...).
 
-    Further arguments: rec_alpha=0.9 (as alpha), learn_rec_alpha=True, rec_weight=None (N(0, 1 / N)); in and out also
+    Further arguments: rec_alpha=0.9 (as alpha), learn_rec_alpha=True, rec_weight=None (as weight: N(0, 1 / N), or with
+    input_rate fluctuation-driven); in and out also
     **spk** (B, N), what recurrence and reset see next, and **rec** (B, N, N), the recurrent currents.
     """
 

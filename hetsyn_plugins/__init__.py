@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from hetsyn_plugins._version import __version__ as __version__
 from hetsyn_plugins.core.fields import HetSynState, Taus
-from hetsyn_plugins.core.initialisers import ConstantDecay, ConstantTau, LogNormalTau, NormalTau, UniformTau
+from hetsyn_plugins.core.initialisers import (
+    ConstantDecay,
+    ConstantTau,
+    FluctuationDriven,
+    LogNormalTau,
+    NormalTau,
+    UniformTau,
+)
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau, tau_to_decay
 
 if TYPE_CHECKING:
@@ -23,10 +30,12 @@ if TYPE_CHECKING:
     from hetsyn_plugins.ops.dispatch import choose_backend
     from hetsyn_plugins.ops.lif import hetsyn_li, hetsyn_lif, hetsyn_lif_step
     from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
+    from hetsyn_plugins.ops.trainable import clamp_
 
 __all__ = [
     "ConstantDecay",
     "ConstantTau",
+    "FluctuationDriven",
     "HetSynParams",
     "HetSynState",
     "LogNormalTau",
@@ -34,6 +43,7 @@ __all__ = [
     "Taus",
     "UniformTau",
     "choose_backend",
+    "clamp_",
     "convert",
     "decay_to_tau",
     "hetsyn_li",
@@ -49,6 +59,7 @@ __all__ = [
 _LAZY = {
     "convert": "exchange.conversion",
     "choose_backend": "ops.dispatch",
+    "clamp_": "ops.trainable",
     "hetsyn_li": "ops.lif",
     "hetsyn_lif": "ops.lif",
     "hetsyn_lif_quantised": "ops.straight_through",

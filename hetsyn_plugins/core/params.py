@@ -5,7 +5,9 @@ Fields, shapes and units: `fields.py`. Nothing here needs torch.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import KW_ONLY, dataclass, fields
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -52,23 +54,47 @@ __all__ = [  # also what stood here once (`hetsyn_plugins.params`): imports of t
 ]
 
 
+LONGEST_STEPS, LONGEST_SECONDS = 4_000, 1.0  # a usual tau beyond both was meant in milliseconds
+SHORTEST_STEPS = 0.1  # and one below, dt: r < 5e-5
+
+
 def tau_to_decay(tau: ArrayLike, dt: float) -> Array:
     """The decay of one step, r = exp(-dt / tau) (paper, Eq. 2), in float64; tau = 0 gives 0, tau = inf gives 1.
 
     tau  any shape, seconds, >= 0        dt  seconds, > 0
+
+    Warns where the median of the taus between 0 and infinity is so far from dt that a unit must be wrong.
     """
     tau, dt = np.asarray(tau, np.float64), checked_dt(dt)
     if not (tau >= 0).all():
         raise ValueError(f"tau: expected seconds >= 0, got {describe_values(tau)}")
+    between = tau[(tau > 0) & (tau < inf)]
+    if between.size:
+        warn_of_units("tau", float(np.median(between)), dt)
+    return decay_of(tau, dt)
+
+
+def decay_of(tau: ArrayLike, dt: float) -> Array:
+    """`tau_to_decay` of taus that were looked at before, or drawn."""
     with np.errstate(divide="ignore", over="ignore"):
-        return np.exp(-dt / tau)
+        return np.asarray(np.exp(-dt / np.asarray(tau, np.float64)))
+
+
+def warn_of_units(name: str, tau: float, dt: float) -> None:
+    """Warn of a tau that was hardly meant in seconds, or beside a dt that was not; 0 and infinity mean r = 0 and 1."""
+    steps = tau / dt
+    too_long = steps > LONGEST_STEPS and tau > LONGEST_SECONDS
+    if tau < inf and (too_long or 0 < steps < SHORTEST_STEPS):
+        what = f"{tau:.6g} with dt={dt:.6g}, {steps:.3g} steps"
+        warnings.warn(f"{name}: expected seconds, as dt, got {what}; is one in milliseconds?", stacklevel=4)
 
 
 def decay_to_tau(decay: ArrayLike, dt: float) -> Array:
     """The inverse of `tau_to_decay`: tau = -dt / log(r) in seconds, in float64; r = 0 gives 0, r = 1 gives inf."""
     decay, dt = np.asarray(decay, np.float64), checked_dt(dt)
     if not DECAY.holds(decay).all():
-        raise ValueError(f"decay: expected values in [0, 1], got {describe_values(decay)}")
+        hint = "after an optimiser step, clamp_() of the layer, or hetsyn_plugins.clamp_(net), brings them back"
+        raise ValueError(f"decay: expected values in [0, 1], got {describe_values(decay)}; {hint}")
     with np.errstate(divide="ignore"):
         return np.asarray(dt / np.abs(np.log(decay)))
 

@@ -99,7 +99,7 @@ class NetworkConfig:
             check(f"network.{name}", getattr(self, name), "seconds > 0", 0 < getattr(self, name) < inf)
         check("network.adaptation", self.adaptation, "a finite number", isfinite(self.adaptation))
         try:
-            DISTRIBUTIONS[self.tau_distribution](*self.tau_start, dt=1.0)
+            DISTRIBUTIONS[self.tau_distribution](*self.tau_start, dt=1e-3)  # a usual step: the task has it
         except ValueError as error:
             raise ValueError(f"network.tau_start: {error}, in {list(self.tau_start)}") from error
         if self.quantised and self.dropout:

@@ -14,18 +14,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from math import inf
+from math import inf, isclose
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from hetsyn_plugins.core.autograd import differentiable_once, no_forward_mode, one_by_one, transforming
 from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, FIELDS, MATRICES, POSITIVE
+from hetsyn_plugins.core.initialisers import FluctuationDriven
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import check_fields, check_values, checked_dt, describe_values, expand, full_shape
 from hetsyn_plugins.ops.arguments import HALF, OP, ArgumentNames
@@ -259,13 +261,24 @@ class TrainableFields(Copied, nn.Module):
     def clamp_(self) -> None:
         """Project what an optimiser pushed out of range back onto it, as the paper does after every step."""
         for field in self.names:
-            stored = self._parameters.get(f"{self.stored_name(field)}_orig", self.stored(field))  # that of a pruned one
+            stored = self.stored(field)
             if stored is None:
                 continue
             if field in POSITIVES:
-                stored.clamp_(min=torch.finfo(stored.dtype).tiny)
+                self._project(field, stored, torch.finfo(stored.dtype).tiny, inf)
             elif field in DECAYS and self.parametrization != "log_tau":  # any log tau is in range
-                stored.clamp_(0.0, 1.0 if self.parametrization == "decay" else inf)
+                self._project(field, stored, 0.0, 1.0 if self.parametrization == "decay" else inf)
+
+    def _project(self, field: str, stored: Tensor, low: float, high: float) -> None:
+        """Clamp in place what is registered: the tensor itself, or, with one of torch's tools around it, theirs."""
+        name = self._stored_names[field]
+        pruned = self._parameters.get(f"{name}_orig")  # torch.nn.utils.prune's; its mask keeps 0 and the rest apart
+        if pruned is not None:
+            pruned.clamp_(low, high)
+        if not is_parametrized(self, name):
+            stored.clamp_(low, high)
+        elif not ((stored >= low) & (stored <= high)).all() and _can_be_set(self, name):
+            setattr(self, name, stored.clamp(low, high))
 
     def __getattr__(self, name: str) -> Any:
         # only reached where no such attribute is registered: the decay of a tied or a tau-trained field
@@ -315,6 +328,12 @@ class TrainableFields(Copied, nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def _can_be_set(module: nn.Module, name: str) -> bool:
+    """Do the parametrizations of a tensor know their inverse? What comes out of others is bounded where it is used."""
+    parametrizations: Any = module.parametrizations
+    return all(hasattr(one, "right_inverse") for one in parametrizations[name])
+
+
 def recompute(module: nn.Module) -> None:
     """Let torch's pruning and older norms put their tensors together again, as they do before a call of the module.
 
@@ -323,6 +342,18 @@ def recompute(module: nn.Module) -> None:
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, (BasePruningMethod, WeightNorm, SpectralNorm)):
             hook(module, ())
+
+
+def clamp_(net: nn.Module) -> None:
+    """Project the decays and thresholds of all HetSyn layers in net back into their range, after an optimiser step.
+
+    net   a network of any framework, at any depth: the layer itself, a Sequential, a DistributedDataParallel, ...
+    """
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net: expected a torch module, got {type(net).__name__}")
+    for module in net.modules():
+        if isinstance(module, TrainableFields):
+            module.clamp_()
 
 
 def all_finite(state_dict: Mapping[str, Any], prefix: str, names: Iterable[str], errors: list[str]) -> bool:
@@ -335,7 +366,7 @@ def all_finite(state_dict: Mapping[str, Any], prefix: str, names: Iterable[str],
     return True
 
 
-def start_values(
+def start_values(  # long: half of it says what the arguments are
     values: Mapping[str, Any],
     *,
     sizes: tuple[int, int],
@@ -344,26 +375,33 @@ def start_values(
     names: ArgumentNames = OP.names,
     dtype: torch.dtype | None = None,
     device: Any = None,
+    tie_reset: bool = False,
+    dt: float | None = None,
 ) -> dict[str, Tensor | None]:
     """Start values as tensors in the shapes to be trained: checked, drawn where they are initialisers, shared.
 
     values   core field -> number, array, tensor, initialiser or None; `weight` may be None: N(0, 1 / fan_in), and
-             `recurrent_weight` may be True: likewise
+             `recurrent_weight` may be True: likewise, or fluctuation-driven where the weight is
     sizes    (N, M)
     names    what the layer's arguments are called, for messages
     dtype    None: the widest of the tensors given, else torch's default; decays stay float32 beside half types
     device   None: torch's default, where that is the CPU the given weight's
+    dt       the layer's; an initialiser that was made for another step raises ValueError
 
     Numbers, lists and NumPy arrays are rounded to that dtype; a tensor of another dtype raises ValueError.
     """
     check_share(share)
+    _check_steps(values, dt, names)
+    driven = _fluctuation_driven(values, names)
     dtype = _start_dtype(values, dtype, names)
     device = _start_device(values) if device is None else device
     shapes = torch.empty(sizes, device="meta")
     tensors: dict[str, Tensor | None] = {}
     for field, value in values.items():
         full = full_shape(field, shapes)
-        if field in WEIGHTS and (value is True or (value is None and field == "weight")):
+        if field in driven:  # its weights depend on the other fields
+            tensors[field] = torch.empty(full, dtype=dtype, device="meta")
+        elif field in WEIGHTS and (value is True or (value is None and field == "weight")):
             tensors[field] = _drawn_weight(full, dtype)
         elif value is None:
             tensors[field] = None
@@ -379,10 +417,70 @@ def start_values(
     for field in SYNAPTIC:
         if layer[field] is not None:
             tensors[field] = _shared(names[field], layer[field], full_shape(field, shapes), share)
+    for field, initialiser in driven.items():
+        tensors[field] = _driven_weight(field, initialiser, tensors, tie_reset)
     return {field: None if t is None else t.to(device) for field, t in tensors.items()}
 
 
 WEIGHTS = ("weight", "recurrent_weight")
+
+
+def start_weight(weight: Any, input_rate: float | None, name: str) -> Any:
+    """A layer's weight argument, called `name`, or what its input_rate argument stands for."""
+    if input_rate is None:
+        return weight
+    if weight is not None:
+        raise ValueError(f"input_rate: expected None where {name} is given, got {input_rate}")
+    try:
+        return FluctuationDriven(input_rate)
+    except ValueError as error:
+        raise ValueError(f"input_{error}") from None
+
+
+def _check_steps(values: Mapping[str, Any], dt: float | None, names: ArgumentNames) -> None:
+    """Raise ValueError where initialisers were made for another step than the layer's, or than each other."""
+    whose = "the layer"
+    for field, value in values.items():
+        other = None if isinstance(value, Tensor) else getattr(value, "dt", None)
+        if other is None:
+            continue
+        if dt is not None and not isclose(other, dt, rel_tol=1e-9):
+            raise ValueError(f"{names[field]}: expected an initialiser with dt={dt} like {whose}, got dt={other}")
+        if dt is None:
+            dt, whose = other, names[field]
+
+
+def _fluctuation_driven(values: Mapping[str, Any], names: ArgumentNames) -> dict[str, FluctuationDriven]:
+    """The weights that are to be drawn from the other fields, and how."""
+    driven = {field: value for field, value in values.items() if isinstance(value, FluctuationDriven)}
+    for field in driven:
+        if field not in WEIGHTS:
+            raise ValueError(f"{names[field]}: expected no FluctuationDriven, which is for weights")
+    if "weight" in driven and values.get("recurrent_weight") is True:
+        driven["recurrent_weight"] = driven["weight"].recurrent()
+    return driven
+
+
+def _driven_weight(
+    field: str, initialiser: FluctuationDriven, tensors: Mapping[str, Tensor | None], tie_reset: bool
+) -> Tensor:
+    """Weights that depend on the other start values; where these have no values (meta) they have none either."""
+    weight, part = tensors[field], 1.0
+    decay = tensors["recurrent_decay" if field == "recurrent_weight" else "decay"]
+    assert weight is not None  # a place that holds shape and dtype
+    assert decay is not None
+    if decay.is_meta:
+        return weight
+    if tensors.get("recurrent_weight") is not None:
+        part = initialiser.recurrent_part
+        part = part if field == "recurrent_weight" else 1 - part
+    fields = ("threshold", "reset_decay", "adaptation_decay", "adaptation_strength")
+    soma = {name: None if (t := tensors.get(name)) is None else t.double().cpu().numpy() for name in fields}
+    r = decay.double().cpu().numpy()
+    if tie_reset and soma["reset_decay"] is not None:
+        soma["reset_decay"] = r
+    drawn = initialiser(tuple(weight.shape), torch.default_generator, decay=r, part=part, **soma)  # type: ignore[arg-type]  # a threshold
+    return torch.tensor(drawn, dtype=weight.dtype)
 
 
 def _start_dtype(values: Mapping[str, Any], dtype: torch.dtype | None, names: ArgumentNames) -> torch.dtype:

@@ -642,6 +642,7 @@ def test_initialisers_follow_torch_manual_seed() -> None:
     assert torch.equal(*draws) and draws[0].std() > 0
 
 
+@pytest.mark.filterwarnings("ignore:a HetSynLeaky of 30 neurons fired at every step")
 def test_sequence_saves_no_currents() -> None:
     layer, x = lively(HetSynLeaky(40, 30)), spike_trains(50, 8, 40)
     sizes: list[int] = []

@@ -371,3 +371,41 @@ def test_initialisers_serve_every_decay() -> None:
 def test_wrong_initialisers_are_named(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# ---- units
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: tau_to_decay(20.0, 1e-3), "tau: expected seconds, as dt, got 20 with dt=0.001, 2e[+]04 steps"),
+        (lambda: tau_to_decay([5.0, 20.0, 0.0, np.inf], 1e-3), "tau: expected seconds, as dt, got 12.5 with dt=0.001"),
+        (lambda: tau_to_decay(20e-3, 1.0), "tau: expected seconds, as dt, got 0.02 with dt=1, 0.02 steps"),
+        (lambda: HetSynParams.from_tau(WEIGHT, 20.0, dt=1e-3, reset_tau=None), "tau: expected seconds"),
+        (lambda: initialisers.ConstantTau(20.0, 1e-3), "tau: expected seconds"),
+        (lambda: initialisers.UniformTau(5.0, 20.0, 1e-3), "high: expected seconds"),
+        (lambda: initialisers.NormalTau(20.0, 5.0, 1e-3), "mean: expected seconds"),
+        (lambda: initialisers.NormalTau(20e-3, 5e-3, 1.0), "mean: expected seconds"),
+        (lambda: initialisers.LogNormalTau(20.0, 0.5, 1e-3), "median: expected seconds"),
+    ],
+)
+def test_taus_in_milliseconds_are_named(call: Any, says: str) -> None:
+    with pytest.warns(UserWarning, match=says):
+        call()
+
+
+def test_taus_in_seconds_pass_without_a_word() -> None:
+    """Warnings are errors here: 0 and infinity, whole steps as unit, adaptation, and the tails of wide draws."""
+    tau_to_decay([0.0, np.inf], 1e-3)
+    tau_to_decay([2.0, 500.0], 1.0)
+    tau_to_decay([20e-3, 4.0, 100.0, 1e-5, 5e-3], 1e-3)
+    tau_to_decay(3.0, 1e-3)
+    initialisers.UniformTau(0.0, 0.5, 1e-3)((9,))
+    initialisers.LogNormalTau(20e-3, 3.0, 1e-3)((9_999,))
+    HetSynParams.from_tau(WEIGHT, np.inf, dt=1e-3, reset_tau=0.0)
+
+
+def test_a_decay_that_was_pushed_out_names_what_brings_it_back() -> None:
+    with pytest.raises(ValueError, match=r"decay: expected values in \[0, 1\], got 1.01; .*clamp_\(\).*clamp_\(net\)"):
+        decay_to_tau(1.01, 1e-3)

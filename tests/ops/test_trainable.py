@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils import prune
 
 pytest.importorskip("snntorch")
 
+import hetsyn_plugins
 from hetsyn_plugins import HetSynParams
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
 from hetsyn_plugins.core import initialisers
+from hetsyn_plugins.ops import trainable
 from hetsyn_plugins.ops.trainable import (
     PARAMETRIZATIONS,
     Bounded,
@@ -386,3 +389,106 @@ def test_share_of_keeps_the_number_of_decays() -> None:
     ]:
         extra = {} if recurrent is None else {"recurrent_weight": square, "recurrent_decay": recurrent}
         assert share_of(HetSynParams(weight, decay, reset_decay=0.5, **extra)) == share
+
+
+# ---- an initialiser's step and the layer's
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda: HetSynLeaky(M, N, initialisers.NormalTau(20e-3, 5e-3, 5e-3), dt=1e-3),
+            "alpha: expected an initialiser with dt=0.001 like the layer, got dt=0.005",
+        ),
+        (
+            lambda: HetSynLeaky(
+                M, N, initialisers.ConstantTau(20e-3, 1e-3), beta=initialisers.ConstantTau(20e-3, 4e-3)
+            ),
+            "beta: expected an initialiser with dt=0.001 like alpha, got dt=0.004",
+        ),
+        (
+            lambda: RHetSynLeaky(M, N, rec_alpha=initialisers.UniformTau(0.0, 20e-3, 5e-3), dt=1e-3),
+            "rec_alpha: expected an initialiser with dt=0.001 like the layer, got dt=0.005",
+        ),
+    ],
+)
+def test_initialisers_of_another_step_are_refused(call: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        call()
+
+
+def test_initialisers_of_another_step_are_refused_by_the_others_too() -> None:
+    norse = pytest.importorskip("hetsyn_plugins.adapters.norse")
+    p = norse.HetSynLIFParameters(tau_syn_inv=initialisers.NormalTau(20e-3, 5e-3, 5e-3))
+    with pytest.raises(
+        ValueError, match=r"tau_syn_inv: expected an initialiser with dt=0.001 like the layer, got dt=0"
+    ):
+        norse.HetSynLIF(M, N, p)
+    norse.HetSynLIF(M, N, p, dt=5e-3)
+    slayer = pytest.importorskip("hetsyn_plugins.adapters.lava_dl.slayer")
+    with pytest.raises(ValueError, match=r"decay: expected an initialiser with dt=0.001 like the layer, got dt=0.005"):
+        slayer.Dense({"threshold": 1.0}, M, N, decay=initialisers.NormalTau(20e-3, 5e-3, 5e-3), dt=1e-3)
+
+
+# ---- clamp_ of a whole network
+
+
+def pushed_out(net: torch.nn.Module) -> torch.nn.Module:
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(3.0)
+    return net
+
+
+def largest_decays(net: torch.nn.Module) -> list[float]:
+    """Of what is stored, not of what is used."""
+    held = [part for part in net.modules() if isinstance(part, trainable.TrainableFields)]
+    return [part.stored("decay").max().item() for part in held if "decay" in part.names]
+
+
+def test_a_whole_network_is_clamped() -> None:
+    norse = pytest.importorskip("hetsyn_plugins.adapters.norse")
+    inner = torch.nn.ModuleDict({"a": RHetSynLeaky(M, N), "b": torch.nn.Linear(3, 3)})
+    net = torch.nn.Sequential(HetSynLeaky(M, N), torch.nn.Sequential(inner), norse.HetSynLIFCell(M, N))
+    assert min(largest_decays(pushed_out(net))) > 3
+    assert hetsyn_plugins.clamp_(net) is None
+    assert largest_decays(net) == [1.0, 1.0, 1.0]
+    hetsyn_plugins.clamp_(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="net: expected a torch module, got list"):
+        hetsyn_plugins.clamp_([net])  # type: ignore[arg-type]
+
+
+def test_a_block_of_slayer_is_clamped() -> None:
+    slayer = pytest.importorskip("hetsyn_plugins.adapters.lava_dl.slayer")
+    net = pushed_out(
+        torch.nn.Sequential(slayer.Recurrent({"threshold": 1.0}, M, N), slayer.Affine({"threshold": 1.0}, N, 2))
+    )
+    assert len(largest_decays(net)) == 3 and min(largest_decays(net)) > 3
+    hetsyn_plugins.clamp_(net)
+    assert largest_decays(net) == [1.0, 1.0, 1.0]
+
+
+def test_what_torchs_tools_hold_is_clamped() -> None:
+    """Pruned decays, weights with a norm of their own, decays behind a parametrization with and without an inverse."""
+    pruned = HetSynLeaky(M, N)
+    prune.l1_unstructured(pruned, "alpha", 5)
+    normed = torch.nn.utils.parametrizations.weight_norm(HetSynLeaky(M, N), "weight")
+    halved, one_way = HetSynLeaky(M, N), HetSynLeaky(M, N)
+    torch.nn.utils.parametrize.register_parametrization(halved, "alpha", Halved())
+    torch.nn.utils.parametrize.register_parametrization(one_way, "alpha", OneWay())
+    net = pushed_out(torch.nn.Sequential(pruned, normed, halved, one_way))
+    hetsyn_plugins.clamp_(net)
+    assert pruned.alpha_orig.max() == 1.0 and normed.alpha.max() == 1.0
+    assert halved.alpha.max() == 1.0 and halved.parametrizations.alpha.original.max() == 2.0
+    assert one_way.tensor("decay").max() == 1.0, "bounded where it is used"
+
+
+class OneWay(torch.nn.Module):
+    def forward(self, p: Tensor) -> Tensor:
+        return p / 2
+
+
+class Halved(OneWay):
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value * 2

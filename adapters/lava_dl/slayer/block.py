@@ -24,6 +24,7 @@ from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer
 from hetsyn_plugins.fixed_point.rounding import rounding
 from hetsyn_plugins.ops.layer import options_from_params
+from hetsyn_plugins.ops.rates import watch_rates
 from hetsyn_plugins.ops.trainable import to_hetsyn_params
 
 # arguments of a block that it hands to its neuron and its synapses alike
@@ -203,6 +204,7 @@ class Layer(WithoutNorm, nn.Module):
         else:
             run = self.run(x)
             out = run.out
+        watch_rates(self, x, run.spikes)
         before = None if run.kept is None else last
         if self.neuron.persistent_state:
             self.last_output = out[..., -1:].detach()

@@ -129,7 +129,7 @@ class Neuron(WithoutNorm, TrainableFields, BaseNeuron):
         sizes = [len(value) for value in values.values() if np.ndim(value) == 1]
         n = sizes[0] if sizes else 1
         layer = {"weight": np.zeros((n, 1)), "decay": 0.0, **values}
-        start = start_values(layer, sizes=(n, 1), spiking=True, share="layer", dtype=dtype)
+        start = start_values(layer, sizes=(n, 1), spiking=True, share="layer", dtype=dtype, dt=self.dt)
         learn = dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"), requires_grad)
         self.add_fields({name: start[name] for name in values}, {**learn, "threshold": False})
 

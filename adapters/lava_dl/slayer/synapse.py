@@ -59,7 +59,7 @@ class Synapse(TrainableFields, BaseSynapse):
         flat = self.weight.detach().flatten(1)
         values = {"weight": flat, "decay": decay, "threshold": 1.0}
         sizes = (flat.shape[0], flat.shape[1])
-        start = start_values(values, sizes=sizes, spiking=True, share=share, dtype=dtype)
+        start = start_values(values, sizes=sizes, spiking=True, share=share, dtype=dtype, dt=dt)
         self.add_fields({"decay": start["decay"]}, {"decay": learn_decay})
         if weight_norm:
             self.enable_weight_norm()
