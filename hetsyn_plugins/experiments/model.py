@@ -35,6 +35,7 @@ class Model(nn.Module):
     def __init__(self, network: Network, framework: str, *, quantised: bool = False, one_decay: bool = False) -> None:
         super().__init__()
         self.start, self.framework = network, framework
+        self.spiking = [one.name for one in network.layers if isinstance(one, HetSynLayer) and one.params.spiking]
         if framework == "lava_dl":
             self.net: Any = nn.Sequential(OrderedDict(_slayer_blocks(network, quantised)))
         else:
@@ -46,7 +47,7 @@ class Model(nn.Module):
         x, spikes = inputs, []
         for layer, module in zip(self.start.layers, self.net.children(), strict=True):
             x = self._output(module, x)
-            if isinstance(layer, HetSynLayer) and layer.params.spiking:
+            if layer.name in self.spiking:
                 spikes.append(x)
         return Activity(x, tuple(spikes))
 

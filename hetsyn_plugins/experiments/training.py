@@ -11,7 +11,8 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,6 +44,7 @@ from hetsyn_plugins.experiments.run_folder import (
 )
 from hetsyn_plugins.experiments.tasks.task import Batch, Task
 from hetsyn_plugins.experiments.training_log import Log
+from hetsyn_plugins.ops.rates import fault
 
 DRAWN_EPOCH = 100  # iterations from validation to validation where samples are drawn and there is no epoch
 AT_A_TIME = 100  # samples, where networks are evaluated: faster than one by one, and no result depends on it
@@ -101,6 +103,7 @@ class Trainer:
         self.iteration, self.seconds = 0, 0.0
         self.saved: int | None = None  # the iteration of the last checkpoint
         self.first_loss: float | None = None
+        self.told: set[str] = set()  # layers of which was said that they do not fire, or always
         self.best: dict[str, Any] = {}  # merit, iteration and weights of the network that `select` would keep
         if (folder / STATE).exists():
             self._load()
@@ -166,7 +169,9 @@ class Trainer:
     def validate(self) -> float | None:
         """The measure on the validation split; the best network so far is kept, where one is to be selected."""
         select, task = self.config.training.select, self.config.task
-        validation = evaluate(self.model, task, "validation", self.seed)
+        found: dict[str, set[str | None]] = {}
+        validation = evaluate(self.model, task, "validation", self.seed, found)
+        self._tell(found)
         if select != "last":
             judged = validation if select == "best_validation" else evaluate_test(self.model, task, self.seed)
             assert judged is not None  # refused at the start
@@ -175,6 +180,14 @@ class Trainer:
                 weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self.best = {"merit": merit, "iteration": self.iteration, "model": weights}
         return validation
+
+    def _tell(self, found: Mapping[str, set[str | None]]) -> None:
+        """Say once of a layer that it was silent, or fired at every step, in all of the validation set."""
+        for name, faults in found.items():
+            if len(faults) == 1 and name not in self.told and (what := next(iter(faults))) is not None:
+                self.told.add(name)
+                where = f"iteration {self.iteration}: layer {name!r} {what} in the validation set"
+                warnings.warn(f"{where}; try another network.tau_start, or inputs of another rate", stacklevel=2)
 
     def finish(self) -> SeedResult:
         """Take the selected network, run it on the test set, write both down."""
@@ -301,10 +314,21 @@ def schedule(settings: TrainingConfig, iteration: int, per_epoch: int, total: in
 
 
 @torch.no_grad()
-def evaluate(model: Model, task: Task, split: str, seed: int) -> float | None:
-    """The mean score over all samples of "validation" or "test"; None where there are none."""
+def evaluate(
+    model: Model, task: Task, split: str, seed: int, found: dict[str, set[str | None]] | None = None
+) -> float | None:
+    """The mean score over all samples of "validation" or "test"; None where there are none.
+
+    found  gets what is wrong with the spikes of each hidden layer (`ops.rates.fault`), of every batch
+    """
     model.eval()
-    scores = [task.score(model(x), target) for x, target in task.held_out(split, AT_A_TIME, seed)]
+    scores = []
+    for x, target in task.held_out(split, AT_A_TIME, seed):
+        activity = model(x)
+        scores.append(task.score(activity, target))
+        if found is not None:
+            for name, spikes in zip(model.spiking, activity.spikes, strict=True):
+                found.setdefault(name, set()).add(fault(spikes))
     return float(torch.cat(scores).double().mean()) if scores else None
 
 

@@ -169,6 +169,7 @@ def test_the_result_says_what_the_network_does(tmp_path: Path) -> None:
     assert result.parameters == 2 * n  # a weight and a decay each
 
 
+@pytest.mark.filterwarnings("ignore:.*did not fire once")  # the rate is high, on purpose
 def test_the_best_network_is_kept(tmp_path: Path) -> None:
     config = small("training.select=best_validation", "training.validate_every=1", "training.lr=0.05")
     result = train(config, 3, tmp_path, quiet=True)
@@ -178,12 +179,13 @@ def test_the_best_network_is_kept(tmp_path: Path) -> None:
     assert result.validation == max(validations)
 
 
+@pytest.mark.filterwarnings("ignore:.*did not fire once")  # the rate is high, on purpose
 def test_the_papers_way_takes_the_best_on_the_test_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measures: dict[str, list[float]] = {"validation": [], "test": []}
     evaluate = training.evaluate
 
-    def kept(model: Any, task: Any, split: str, seed: int) -> Any:
-        measures[split].append(evaluate(model, task, split, seed))  # type: ignore[arg-type]
+    def kept(model: Any, task: Any, split: str, seed: int, *found: Any) -> Any:
+        measures[split].append(evaluate(model, task, split, seed, *found))  # type: ignore[arg-type]
         return measures[split][-1]
 
     monkeypatch.setattr(training, "evaluate", kept)
@@ -192,6 +194,18 @@ def test_the_papers_way_takes_the_best_on_the_test_set(tmp_path: Path, monkeypat
     tests, validations = measures["test"][:12], measures["validation"][:12]
     assert result.selected_iteration == tests.index(max(tests)) + 1 != validations.index(max(validations)) + 1
     assert result.test == max(tests) and result.select == "best_test"
+
+
+def test_a_layer_that_is_silent_at_validation_is_named_once(tmp_path: Path) -> None:
+    config = small("training.validate_every=1", "training.lr=1e-6")
+    trainer = training.Trainer(config, 3, tmp_path)
+    assert trainer.model.spiking == ["hidden1"]
+    with torch.no_grad():
+        trainer.model.net[0].weight.fill_(-1.0)
+        trainer.model.net[0].rec_weight.zero_()
+    with pytest.warns(UserWarning, match="layer 'hidden1' did not fire once in the validation set") as seen:
+        trainer.go(quiet=True)
+    assert len([one for one in seen if "validation" in str(one.message)]) == 1
 
 
 def test_without_validation_samples_there_is_none(tmp_path: Path) -> None:
@@ -214,6 +228,7 @@ def test_integers_are_trained_through_lava_dl(tmp_path: Path) -> None:
     assert files(tmp_path / "integers")["network"] != files(tmp_path / "floats")["network"]
 
 
+@pytest.mark.filterwarnings("ignore:.*did not fire once")  # the rate is high, on purpose
 def test_of_errors_the_least_is_the_best(tmp_path: Path) -> None:
     settings = ["network.hidden=[5]", "training.iterations=8", "training.validate_every=1", "training.lr=0.1"]
     config = load_config("patterns", [*settings, "training.select=best_validation", "task.test_samples=2"])
