@@ -45,8 +45,7 @@ for iteration in range(ITERATIONS):
     loss.backward()
     optimiser.step()
     schedule.step()
-    for layer in net:
-        layer.clamp_()
+    hetsyn_plugins.clamp_(net)
 print("after: ", long_taus(net))
 
 clustered, _ = cluster_network(hetsyn_plugins.convert(net, to="reference"), 8)

@@ -27,8 +27,7 @@ for step in range(60):
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
-    for layer in net:
-        layer.clamp_()
+    hetsyn_plugins.clamp_(net)
     if step % 20 == 19:
         accuracy = (v[-1].argmax(1) == labels).float().mean()
         print(f"step {step + 1}: loss {loss.item():.3f}, accuracy {accuracy:.0%}")
