@@ -127,8 +127,7 @@ class FluctuationDriven:
 
     rate            spikes an input line and step, above 0 and below 1; of graded inputs only the variance at a step
                     matters: give the rate for which rate (1 - rate) is that
-    xi              1, the lower end of the paper's 1 to 3: with higher ones, deep stacks die out before long taus
-                    have gathered their variance
+    xi              1, the lower end of the paper's 1 to 3: with 2, rates fall from layer to layer until none is left
     own_rate        what the layer itself is expected to fire; None: 0.05, or the rate where that is higher
     steps           the time at which v has its variance; longer taus count for what they gather by then. At most the
                     length of a sequence; inf: the stationary variance, which decays of 1 do not have
