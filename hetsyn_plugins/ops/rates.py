@@ -14,8 +14,8 @@ from torch import Tensor
 MIN_STEPS, MIN_SPIKES = 10, 1_000  # shorter sequences, and fewer places for a spike, may be without one by chance
 MAX_MESSAGES = 5  # a process; a layer has one
 WHAT_TO_DO = {
-    "did not fire once": "input_rate=... (FluctuationDriven weights), larger weights or a lower threshold",
-    "fired at every step": "input_rate=... (FluctuationDriven weights), smaller weights or a higher threshold",
+    "did not fire once": "larger weights (input_rate=... draws them, where the layer has it) or a lower threshold",
+    "fired at every step": "smaller weights (input_rate=... draws them, where the layer has it) or a higher threshold",
 }
 _said: list[str] = []
 

@@ -254,6 +254,7 @@ def test_tau_grad_and_scale_grad_stretch_the_surrogate(adapter: Any) -> None:
     torch.testing.assert_close(area, 1.5 * (plain.primitive(2 * d[1:]) - plain.primitive(2 * d[:1])))
 
 
+@pytest.mark.filterwarnings("ignore:a Dense of 9 neurons did not fire once")
 def test_cubas_tau_grad_does_not_starve_a_net_in_silence(adapter: Any) -> None:
     """The tutorials' 0.03 is 3 thresholds there; here it would leave a neuron at rest without any gradient."""
     neuron, options = {"threshold": 1.25, "tau_grad": 0.03, "scale_grad": 3}, {"quantised": False, "weight_scale": 0.01}

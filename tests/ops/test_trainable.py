@@ -21,7 +21,6 @@ from hetsyn_plugins.ops import trainable
 from hetsyn_plugins.ops.trainable import (
     PARAMETRIZATIONS,
     Bounded,
-    DecayFromTau,
     bounded,
     check_tied,
     decay_from_stored,
@@ -56,7 +55,7 @@ def test_tau_zero_and_infinity_are_r_zero_and_one_with_finite_gradients(dtype: t
     ends = torch.tensor([0.0, torch.inf], dtype=dtype)
     for log, p in ((False, ends), (True, ends.log())):
         p = p.clone().requires_grad_()
-        r = DecayFromTau.apply(p, DT, log)
+        r = decay_from_stored(p, "log_tau" if log else "tau", DT)
         assert r.tolist() == [0.0, 1.0]
         (slope,) = torch.autograd.grad(r.sum(), p)
         assert slope.tolist() == [0.0, 0.0]
@@ -106,7 +105,7 @@ def test_the_decay_of_a_float32_tau_is_rounded_once(log: bool) -> None:
     tau = torch.logspace(-4, 2, 601, dtype=torch.float64)
     stored = (tau.log() if log else tau).float()
     exact = np.exp(-DT / (np.exp(stored.double().numpy()) if log else stored.double().numpy()))
-    got = DecayFromTau.apply(stored, DT, log).numpy()
+    got = decay_from_stored(stored, "log_tau" if log else "tau", DT).numpy()
     np.testing.assert_array_equal(got, exact.astype(np.float32))
 
 
@@ -225,7 +224,7 @@ def test_clamp_projects_every_decay() -> None:
 def test_second_derivatives_through_tau_are_refused() -> None:
     """The slope is a saved number: differentiated again it would be a constant, which is wrong."""
     tau = torch.tensor(20e-3, requires_grad=True)
-    (slope,) = torch.autograd.grad(DecayFromTau.apply(tau, DT, False), tau, create_graph=True)
+    (slope,) = torch.autograd.grad(decay_from_stored(tau, "tau", DT), tau, create_graph=True)
     with pytest.raises(RuntimeError, match="trained tau: its gradients cannot be differentiated again"):
         slope.backward()
 
