@@ -106,12 +106,12 @@ class DecayFromTau(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         _, slope = output
         ctx.mark_non_differentiable(slope)
-        ctx.save_for_backward(slope)
+        ctx.save_for_backward(slope, inputs[0])  # p is there so that a second derivative is noticed
 
     @staticmethod
     @differentiable_once("the decay of a trained tau")
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        (slope,) = ctx.saved_tensors
+        slope, _ = ctx.saved_tensors
         return gradient * slope, None, None
 
     @staticmethod
