@@ -21,6 +21,7 @@ another weight) starts a new loop, from the state given, whose graph then is an 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from hetsyn_plugins.core.autograd import backward_pass, differentiable_once
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.kernels.interface import Gradients, Kernel, LayerTensors, NeedsGrad, OutputGradients
+from hetsyn_plugins.ops import loop_costs
 from hetsyn_plugins.ops.arguments import OP, checked_state
 from hetsyn_plugins.ops.dispatch import Way, kernel_for
 
@@ -60,14 +62,19 @@ class Loop:
 
     owner    what the layer's tensors were made from, for the one who made them
     length   steps so far
+    seconds  that they took, forward
     """
 
-    def __init__(self, kernel: Kernel, layer: LayerTensors, way: Way, owner: Any) -> None:
+    def __init__(self, kernel: Kernel, layer: LayerTensors, way: Way, initial: HetSynState, owner: Any) -> None:
         self.kernel, self.layer, self.way = kernel, layer, way
-        self.owner, self.length = owner, 0
+        self.owner, self.length, self.seconds = owner, 0, 0.0
         self.versions = _versions(layer)
         self.born_in = backward_pass()
         self.passes: dict[int, BackwardPass] = {}
+        self.kept = loop_costs.keep(initial.current)
+
+    def __del__(self) -> None:
+        loop_costs.let_go(self.kept)
 
     def in_this_pass(self) -> BackwardPass:
         """What is gathered in the backward pass that runs now; another one's, which ended before `Start`, goes."""
@@ -128,10 +135,18 @@ def step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, owner: An
     if mark is not None and mark.goes_on(state, layer, way):
         loop, index, edge, carries = mark.loop, mark.step + 1, mark.edge, mark.carries or x.requires_grad
     else:
-        loop, index, carries = Loop(kernel_for(way.backend, x, layer.weight), layer, way, owner), 0, x.requires_grad
+        loop, index, carries = (
+            Loop(kernel_for(way.backend, x, layer.weight), layer, way, state, owner),
+            0,
+            x.requires_grad,
+        )
         edge = Start.apply(loop, *layer, *state)
+    start = time.perf_counter()
     *parts, edge = Step.apply(loop, carries, state, x, edge)
     after = HetSynState(*parts)
+    if index > 0:  # the first may have had kernels compiled
+        loop.seconds += time.perf_counter() - start
+        loop_costs.took(after.current, loop.seconds)
     if backward_pass() == loop.born_in:
         loop.length = index + 1
     if edge.requires_grad and (versions := _versions(after)) is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.kernels import eager
-from hetsyn_plugins.ops import hetsyn_lif, hetsyn_lif_step, steps
+from hetsyn_plugins.ops import hetsyn_lif, hetsyn_lif_step, loop_costs, steps
 
 T, B, M, N = 6, 3, 5, 4
 Step = Callable[[Tensor, HetSynState | None], HetSynState]
@@ -310,3 +310,39 @@ def test_a_loop_goes_when_its_states_and_losses_go(monkeypatch: pytest.MonkeyPat
             loops.clear()
     finally:
         gc.enable()
+
+
+# ---- what a loop costs ----
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_costs, "_told", False)
+
+
+def test_a_slow_loop_names_the_sequence_once(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    fields, x = drawn_fields(False, False), drawn_inputs(False)
+    loop(step_of(fields), x)  # fast: a warning would be an error
+    monkeypatch.setattr(loop_costs, "MAX_SECONDS", 0.0)
+    with pytest.warns(UserWarning, match=r"5 -> 4 neurons and 3 rows, has taken .* one call .*\(T, B, M\)"):
+        loop(step_of(fields), x)
+    loop(step_of(fields), x)
+    with torch.no_grad():
+        monkeypatch.setattr(loop_costs, "_told", False)
+        loop(step_of(fields), x)  # a stream: there is no sequence to give
+
+
+def test_loops_that_keep_much_say_so_and_are_forgotten_with_their_graph(
+    quiet: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields, x = drawn_fields(False, False), drawn_inputs(False)
+    gc.collect()
+    before = loop_costs._kept
+    loss = states_replaced(step_of(fields), x)  # three new loops from given currents
+    assert loop_costs._kept == before + 3 * 8 * B * N * M
+    del loss
+    assert loop_costs._kept == before
+    monkeypatch.setattr(loop_costs, "MAX_BYTES", 2 * 8 * B * N * M + before)
+    with pytest.warns(UserWarning, match="of first currents for the backward pass"):
+        loss = states_replaced(step_of(fields), x)
+    assert torch.isfinite(loss)
