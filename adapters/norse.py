@@ -507,11 +507,10 @@ class _HetSynModule(HetSynModule, nn.Module):
         """Zeros for the input's batch: the state before the first step."""
         batch, n, m = input_tensor.shape[-2], self.hidden_size, self.input_size
         dtype = compute_dtype(self.input_weights)
-        shapes = {"i": (batch, n, m), "i_rec": (batch, n, n)}
-        zeros = {
-            name: self.input_weights.new_zeros(shapes.get(name, (batch, n)), dtype=dtype)
-            for name in self.state_class._fields
-        }
+        zeros = {name: self.input_weights.new_zeros((batch, n), dtype=dtype) for name in self.state_class._fields}
+        zero = self.input_weights.new_zeros((), dtype=dtype)
+        zeros |= {"i": zero.expand(batch, n, m)}  # currents of synapses are not written out: a reset costs nothing
+        zeros |= {"i_rec": zero.expand(batch, n, n)} if self.recurrent else {}
         return self.state_class(**zeros)
 
     def initial(self, state: Any, layer: LayerTensors, batch: int) -> HetSynState:

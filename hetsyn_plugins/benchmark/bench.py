@@ -189,12 +189,13 @@ def print_peak(shape: Shape, name: str) -> None:
         PEERS[name](replace(shape, steps=3, batch=batch, inputs=8, neurons=8))()
     step = PEERS[name](shape)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     step()
-    print((_resident("VmHWM") - before) / 1024)
+    print((resident("VmHWM") - before) / 1024)
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """kB of this process, as Linux names them: VmRSS, VmHWM."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 
 from hetsyn_plugins.exchange import frameworks
-from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.ops import dispatch
 from hetsyn_plugins.ops.arguments import OP, checked_state
 
@@ -57,29 +56,30 @@ def _prepared() -> tuple[dict[str, Callable[[], Any]], dict[str, tuple[str, Call
     """The kernels by name, and the calls by name with the kernel that each is taken beside."""
     torch.manual_seed(0)
     x = (torch.rand(T, B, M) < 0.3).float()
-    on_sequences = f"{dispatch.choose_backend(x, torch.zeros(N, M)).backend} sequence"
+    backend = dispatch.choose_backend(x, torch.zeros(N, M)).backend
+    on_steps, on_sequences = f"{backend} step", f"{backend} sequence"
     calls: dict[str, tuple[str, Callable[[], Any]]] = {}
     layers = []
     if frameworks.is_installed("snntorch"):
         lif = frameworks.adapter("snntorch").HetSynLeaky(M, N)
         states = [state.detach() for state in lif(x[0])[1:]]
-        calls["snnTorch, a step"] = "eager step", lambda: lif(x[0], *states)
+        calls["snnTorch, a step"] = on_steps, lambda: lif(x[0], *states)
         calls["snnTorch, a sequence"] = on_sequences, lambda: lif(x)
         layers.append(lif)
     if frameworks.is_installed("norse"):
         norse = frameworks.adapter("norse")
         cell, sequence = norse.HetSynLIFCell(M, N), norse.HetSynLIF(M, N)
         state = type(s := cell(x[0])[1])(*(part.detach() for part in s))
-        calls["Norse, a step"] = "eager step", lambda: cell(x[0], state)
+        calls["Norse, a step"] = on_steps, lambda: cell(x[0], state)
         calls["Norse, a sequence"] = on_sequences, lambda: sequence(x)
         layers.append(cell)
     if not layers:
         raise ImportError(frameworks.how_to_install("snntorch"))
-    layer, surrogate = layers[0].layer_tensors(), layers[0].surrogate
+    layer = layers[0].layer_tensors()
     initial = checked_state(None, layer, B, OP.names)
     kernel = dispatch.kernel_for("auto", x, layer.weight)
     return {
-        "eager step": lambda: eager.step(x[0], initial, layer, surrogate),
+        on_steps: torch.no_grad()(lambda: kernel.forward(x[:1], layer, initial)),
         on_sequences: torch.no_grad()(lambda: kernel.forward(x, layer, initial)),
     }, calls
 

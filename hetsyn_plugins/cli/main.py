@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--no-memory", action="store_true", help="times only")
     bench.add_argument("--no-scaling", action="store_true", help="the table only")
     bench.add_argument("--calls", action="store_true", help="only what small calls cost beside their kernels")
+    bench.add_argument("--loops", action="store_true", help="only what loops of single steps cost beside sequences")
     bench.set_defaults(handler=run_bench)
 
     add_export(commands)
@@ -135,15 +136,19 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Check the request, then measure."""
-    from hetsyn_plugins.benchmark import bench, calls
+    from hetsyn_plugins.benchmark import bench, calls, loops
 
     _check_known("--shape", arguments.shape, list(bench.SHAPES))
     if arguments.runs < 1:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
+    for option in ("calls", "loops"):
+        if getattr(arguments, option) and arguments.shape is not None:
+            raise ValueError(f"--{option}: expected without --shape, it has shapes of its own, got both")
     if arguments.calls:
-        if arguments.shape is not None:
-            raise ValueError("--calls: expected without --shape, small calls have one shape, got both")
         print(calls.table(calls.measure(arguments.runs)))
+        return 0
+    if arguments.loops:
+        print(loops.table(loops.measure(arguments.runs, not arguments.no_memory)))
         return 0
     names = [name for name in bench.SHAPES if arguments.shape is None or name in arguments.shape]
     memory, scaling = not arguments.no_memory, not arguments.no_scaling

@@ -43,6 +43,7 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     why = _why_no_gpu()
     if why is None:
         backends.append(Backend("gpu", run_gpu, dtypes=(np.float32,)))
+        backends.append(Backend("gpu-step", run_gpu_stepwise, dtypes=(np.float32,)))
     else:
         absent["gpu"] = why
     absent |= {name: why for name in frameworks.CONVERTIBLE if (why := frameworks.why_not_installed(name))}
@@ -107,16 +108,25 @@ def _why_no_gpu() -> str | None:
 
 def run_gpu(case: Case) -> Outcome:
     """The gpu kernel; the tensors are moved there and back."""
-    return run_op(case, backend="gpu", device="cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
+    return run_op(case, backend="gpu", device=_gpu_device())
 
 
-def run_op_stepwise(case: Case, **options: Any) -> Outcome:
+def run_gpu_stepwise(case: Case) -> Outcome:
+    """The one-step form on a GPU."""
+    return run_op_stepwise(case, device=_gpu_device(), backend="gpu")
+
+
+def _gpu_device() -> str:
+    return "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+
+
+def run_op_stepwise(case: Case, device: str = "cpu", **options: Any) -> Outcome:
     """The one-step form in a loop over time; with `quantise`, in torch's own operations, as under torch.compile."""
     import torch
 
     from hetsyn_plugins.ops import lif
 
-    x, fields, state = _leaves(case)
+    x, fields, state = _leaves(case, device)
     options |= {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "spiking": case.params.spiking}
     end = state if state is not None else _tensors(reference.zero_state(case.params, x.shape[1]), x, False)
     steps = []

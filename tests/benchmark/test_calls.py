@@ -20,7 +20,7 @@ def test_every_call_stands_beside_its_kernel(capsys: pytest.CaptureFixture, monk
     assert "20 -> 5 neurons, 3 rows, T = 50, one thread" in head and torch.get_num_threads() == threads
     beside = {line[:22].strip(): line.partition(" times ")[2].partition(",")[0] for line in lines}
     steps, sequences = ("snnTorch, a step", "Norse, a step"), ("snnTorch, a sequence", "Norse, a sequence")
-    assert beside == {**dict.fromkeys(steps, "eager step"), **dict.fromkeys(sequences, "cpu sequence")}
+    assert beside == {**dict.fromkeys(steps, "cpu step"), **dict.fromkeys(sequences, "cpu sequence")}
 
 
 def test_a_cost_is_the_calls_time_over_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

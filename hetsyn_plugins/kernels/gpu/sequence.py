@@ -109,6 +109,7 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     """See `Kernel.forward`."""
     if inputs.shape[1] == 0:  # no program to start
         return eager.forward(inputs, layer, state)
+    inputs, layer, state = _not_counted(inputs, layer, state)
     with _on(inputs):
         u, current = _currents_fwd(inputs, layer.decay, layer.weight, state.current, needs_final=True)
         if layer.bias is not None:
@@ -119,6 +120,14 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     reset = None if layer.reset_decay is None else J
     adaptation = None if layer.adaptation_decay is None else A
     return v, HetSynState(current, recurrent, reset, adaptation, z, v[-1])
+
+
+def _not_counted(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Tensor, LayerTensors, HetSynState]:
+    """The same memory; in the interpreter, which copies every argument back, without torch counting that as writing."""
+    if not interpreted():
+        return inputs, layer, state
+    fields, parts = ([None if t is None else t.data for t in tensors] for tensors in (layer, state))
+    return inputs.data, LayerTensors(*fields), HetSynState(*parts)  # type: ignore[arg-type]  # has a weight
 
 
 def _on(x: Tensor) -> Any:
@@ -174,6 +183,7 @@ def backward(
     """See `Kernel.backward`."""
     if inputs.shape[1] == 0:
         return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
+    inputs, layer, state = _not_counted(inputs, layer, state)
     need, grad_state = needs_grad, output_gradients.state
     g = _dense(output_gradients.v, v, v.shape)
     grads_initial, grads = dict[str, Any](), dict[str, Any]()
