@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from hetsyn_plugins.core.surrogate import Surrogate
 
@@ -15,6 +16,12 @@ from hetsyn_plugins.core.surrogate import Surrogate
 def transforming() -> bool:
     """Is this call inside a transformation of torch.func, or traced by torch.jit?"""
     return torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()
+
+
+def refuse_forward_mode() -> None:
+    """Raise RuntimeError inside torch's forward-mode differentiation (jvp, jacfwd, dual numbers)."""
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+        raise RuntimeError("HetSyn layers have no forward-mode derivative (jvp, jacfwd): use grad, vjp or jacrev")
 
 
 def backward_pass() -> int:
@@ -96,19 +103,10 @@ def one_by_one(function: Any, info: Any, in_dims: Any, arguments: tuple[Any, ...
     return stacked, tuple(None if column is None else 0 for column in stacked)
 
 
-def no_forward_mode(op: str) -> Any:
-    """The jvp of an autograd.Function: raises an error that names the op."""
-
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        raise RuntimeError(f"{op}: has no forward-mode derivative (jvp, jacfwd): use grad, vjp or jacrev")
-
-    return staticmethod(jvp)
-
-
 class Spike(torch.autograd.Function):
     """z = 1 where d > 0, else 0; backward: the surrogate's derivative at (d, threshold)."""
 
-    jvp = no_forward_mode("HetSyn spike")
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(d: Tensor, threshold: Tensor, surrogate: Surrogate) -> Tensor:
@@ -124,10 +122,6 @@ class Spike(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         d, threshold = ctx.saved_tensors
         return gradient * ctx.surrogate.derivative(d, threshold), None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return one_by_one(Spike, info, in_dims, arguments)
 
 
 def spike(d: Tensor, threshold: Tensor | float, surrogate: Surrogate) -> Tensor:

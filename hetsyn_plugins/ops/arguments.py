@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.autograd import transforming
+from hetsyn_plugins.core.autograd import refuse_forward_mode, transforming
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, FIELDS, MATRICES, STATE, HetSynState, full_shapes
 from hetsyn_plugins.core.validation import check_fields, check_part, check_values, state_shapes
 from hetsyn_plugins.kernels.interface import LayerTensors
@@ -120,6 +120,7 @@ def checked_inputs(inputs: Any, weight: Tensor, check: bool | None, caller: Call
     weight  (N, M), as the user has it: half weights want half inputs
     check   look for NaN and infinity; None: on the CPU
     """
+    refuse_forward_mode()
     name = caller.names["inputs"]
     inputs = plain_tensor(inputs, name, caller.tuple_hint)
     m = weight.shape[1]
@@ -259,6 +260,8 @@ _AUTOCAST_TAKES_A_DEVICE = _autocast_takes_a_device()
 
 def autocast_enabled(device: torch.device) -> bool:
     """Is autocast on for this device? Before torch 2.4 the question had one function a device."""
+    if device.type == "meta":  # which no autocast knows
+        return False
     if _AUTOCAST_TAKES_A_DEVICE:
         ask: Any = torch.is_autocast_enabled
         enabled: bool = ask(device.type)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.autograd import differentiable_once, no_forward_mode, one_by_one, transforming
+from hetsyn_plugins.core.autograd import differentiable_once, one_by_one, transforming
 from hetsyn_plugins.core.fields import ARRAYS, HetSynState
 from hetsyn_plugins.core.surrogate import resolve
 from hetsyn_plugins.kernels import eager
@@ -196,8 +196,6 @@ def _sequence(
 
 class Sequence(torch.autograd.Function):
     """A whole sequence as one node of the graph; its backward recomputes what it needs (see the kernels)."""
-
-    jvp = no_forward_mode("hetsyn_lif / hetsyn_li")
 
     @staticmethod
     def forward(kernel: Kernel, way: Way, inputs: Tensor, *tensors: Tensor | None) -> Any:

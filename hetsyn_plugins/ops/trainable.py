@@ -25,7 +25,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from hetsyn_plugins.core.autograd import differentiable_once, no_forward_mode, one_by_one, transforming
+from hetsyn_plugins.core.autograd import differentiable_once, transforming
 from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, FIELDS, MATRICES, POSITIVE
 from hetsyn_plugins.core.initialisers import FluctuationDriven
 from hetsyn_plugins.core.params import HetSynParams
@@ -48,7 +48,7 @@ class Bounded(torch.autograd.Function):
     another gradient than the one call of a sequence. `clamp_()` after every optimiser step keeps the two equal.
     """
 
-    jvp = no_forward_mode("HetSyn parameters")
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(p: Tensor, low: float, high: float) -> Tensor:
@@ -64,10 +64,6 @@ class Bounded(torch.autograd.Function):
         (p,) = ctx.saved_tensors
         leads_away = ((p < ctx.low) & (gradient > 0)) | ((p > ctx.high) & (gradient < 0))
         return gradient.masked_fill(leads_away, 0.0), None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return one_by_one(Bounded, info, in_dims, arguments)
 
 
 def bounded(p: Tensor, low: float, high: float) -> Tensor:
@@ -91,7 +87,7 @@ class DecayFromTau(torch.autograd.Function):
     Gives r and its slope, dr/dp, for the backward pass.
     """
 
-    jvp = no_forward_mode("the decay of a trained HetSyn tau")
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(p: Tensor, dt: float, log: bool) -> tuple[Tensor, Tensor]:
@@ -113,10 +109,6 @@ class DecayFromTau(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         slope, _ = ctx.saved_tensors
         return gradient * slope, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
-        return one_by_one(DecayFromTau, info, in_dims, arguments)
 
 
 def check_share(share: str) -> None:
