@@ -551,6 +551,7 @@ ODD: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 
 
 @pytest.mark.filterwarnings("ignore:.*(prototype|beta) ")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor.* deprecated")
 @kinds
 @pytest.mark.parametrize("kind", ODD)
 def test_what_is_no_plain_tensor_is_refused_with_the_way_out(case: Case, kind: str) -> None:
