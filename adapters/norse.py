@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import norse.torch
@@ -21,8 +21,8 @@ from norse.torch.functional.threshold import threshold as norse_threshold
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from norse.torch.utils import export_nir
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_module_registration_hook
 
+from hetsyn_plugins.adapters import containers
 from hetsyn_plugins.core.autograd import transforming
 from hetsyn_plugins.core.fields import DECAYS, HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
@@ -734,7 +734,7 @@ class HetSynLI(_Sequence):
 
 ONE_STEP = (_Cell, SNNCell, SNNRecurrentCell, norse.torch.CobaLIFCell, norse.torch.LILinearCell)
 WHOLE_SEQUENCE = (_Sequence, SNN, SNNRecurrent, nn.RNNBase)
-KNOWN = ("torch.nn", "norse")  # whose other modules change no step into a sequence and no sequence into a step
+KNOWN = ("torch.", "norse.")  # whose other modules change no step into a sequence and no sequence into a step
 
 
 @functools.cache
@@ -744,7 +744,7 @@ def meet_norse() -> None:
     A SequentialState that takes in one of our layers gets a hook, by torch's own means. `to_nir` calls `nirtorch` by a
     name in its own module, which is the one thing that is replaced.
     """
-    register_module_module_registration_hook(_see_container)
+    containers.hang(check_one_kind, lambda module: isinstance(module, _HetSynModule), norse.torch.SequentialState)
     extract = getattr(export_nir, "extract_nir_graph", None)
     if extract is not None:  # Norse after 1.1 may export by torch.fx, which our layers refuse themselves
         export_nir.extract_nir_graph = functools.wraps(extract)(functools.partial(_extract_no_hetsyn, extract))
@@ -763,45 +763,30 @@ def _extract_no_hetsyn(extract: Any, model: nn.Module, *args: Any, **options: An
     return extract(model, *args, **options)
 
 
-def _see_container(container: nn.Module, name: str, module: Any) -> None:
-    if not isinstance(container, norse.torch.SequentialState) or not isinstance(module, nn.Module):
-        return
-    watched = check_one_kind in container._forward_pre_hooks.values()
-    if not watched and any(isinstance(m, _HetSynModule) for m in module.modules()):
-        container.register_forward_pre_hook(check_one_kind)
-
-
 def check_one_kind(net: nn.Module, _: Any) -> None:
     """Before a SequentialState is called: raise ValueError where one layer takes a step, another a whole sequence.
 
     Norse's own cells would take (T, B, N) for one step without a word. A module of the user's own between the two may
     make the one of the other, so it ends the comparison.
     """
-    step, sequence = "", ""
-    for name, module in _leaves(net, ""):
-        known = type(module).__module__.startswith(KNOWN)
-        if isinstance(module, ONE_STEP):
-            step = step or f"layer {name!r}, a {type(module).__name__}"
-        elif isinstance(module, WHOLE_SEQUENCE):
-            sequence = sequence or f"layer {name!r}, a {type(module).__name__}"
-        elif not known:
-            step, sequence = "", ""
-        if step and sequence:
-            raise ValueError(
-                f"net: expected layers of one kind in a SequentialState, got {step}, which takes one step (B, N) a "
-                f"call, and {sequence}, which takes a sequence (T, B, N); for sequences use LIF for LIFCell, HetSynLIF "
-                "for HetSynLIFCell and so on (a cell without such a form: norse.torch.Lift(cell), between two "
-                "containers), in a loop over steps HetSynLIFCell for HetSynLIF"
-            )
+    found = containers.mixture(net, _takes)
+    if found is not None:
+        step, sequence = (f"layer {name!r}, a {type(module).__name__}" for name, module in found)
+        raise ValueError(
+            f"net: expected layers of one kind in a SequentialState, got {step}, which takes one step (B, N) a "
+            f"call, and {sequence}, which takes a sequence (T, B, N); for sequences use LIF for LIFCell, HetSynLIF "
+            "for HetSynLIFCell and so on (a cell without such a form: norse.torch.Lift(cell), between two "
+            "containers), in a loop over steps HetSynLIFCell for HetSynLIF"
+        )
 
 
-def _leaves(net: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
-    """The modules that a Sequential calls one after the other, those of Sequentials inside it too."""
-    for name, module in net.named_children():
-        if isinstance(module, nn.Sequential):
-            yield from _leaves(module, f"{prefix}{name}.")
-        else:
-            yield prefix + name, module
+def _takes(module: nn.Module) -> str | None:
+    """What a member of a container takes a call."""
+    if isinstance(module, ONE_STEP):
+        return containers.STEP
+    if isinstance(module, WHOLE_SEQUENCE):
+        return containers.SEQUENCE
+    return None if containers.whose(module).startswith(KNOWN) else containers.EITHER
 
 
 # ---- registration

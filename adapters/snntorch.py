@@ -95,9 +95,10 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
 
     Inputs: input_, syn, rst, (ada,) mem
         - **input_** (B, in_features), one step, or (T, B, in_features), the whole sequence at once (between layers that
-          do not care about time: HetSyn, Linear, Dropout). A stock neuron in the same Sequential, which would take
-          (T, B, N) as one step, raises ValueError; in a forward of your own it does so from the second call on, where T
-          is not B; under torch.compile, or where the layers are called from elsewhere, it is not seen
+          do not care about time: HetSyn, Linear, Dropout). A stock neuron in the same nn.Sequential, or in one inside
+          it, would take (T, B, N) as one step: ValueError. Not seen are: what a forward of your own hands from layer to
+          layer; anything under torch.compile; a layer that came by Sequential.insert, or into an inner Sequential
+          after that was put into the outer one
         - **syn** (B, out_features, in_features), **rst**, **ada**, **mem** (B, out_features); left out: zeros
     Outputs: spk, syn, rst, (ada,) mem
         - for one step (B, out_features); for a sequence spk and mem are (T, B, out_features), the other states those
@@ -240,11 +241,6 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         super().__setstate__(state)
         snntorch_host.see(self)
 
-    def named_modules(self, *args: Any, **options: Any) -> Any:
-        """As nn.Module's; the first that snnTorch's exporter to NIR asks of a layer."""
-        snntorch_host.refuse_nir(self)
-        return super().named_modules(*args, **options)
-
     def _replicate_for_data_parallel(self) -> Any:
         replica: Any = super()._replicate_for_data_parallel()
         replica._clear()  # the states are those of the whole batch, and this layer's
@@ -315,6 +311,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         by name, and left out at the first step. A layer with init_hidden=True keeps them: spk = layer(x), and with
         output=True all of them come out. A stock neuron's `spk, mem = layer(x, mem)` has too few names for these.
         """
+        beside = snntorch_host.beside(self)
         is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
         weight: Any = self.stored("weight")
         x = checked_inputs(input_, weight, self.check if is_sequence else bool(self.check), self._caller)
@@ -322,8 +319,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             states = self._in_order(states, named)
         if states and isinstance(states[0], tuple):
             raise ValueError(f"states: expected tensors one by one, got a tuple; {self._one_call()}")
-        if is_sequence:
-            snntorch_host.check_neighbours(x)
+        if is_sequence and beside is not None:
+            snntorch_host.refuse_sequence(*beside)
         if self.init_hidden:
             if any(s is not None for s in states):
                 raise TypeError(

@@ -7,7 +7,6 @@ first one on `snntorch.utils` sees ours; names are added by `install` alone, and
 from __future__ import annotations
 
 import functools
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 from snntorch import SpikingNeuron, utils
 from torch import Tensor, nn
 
-from hetsyn_plugins.adapters import callers
+from hetsyn_plugins.adapters import containers
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.ops.layer import HetSynModule
 
@@ -31,6 +30,8 @@ LIVING: WeakSet[Any] = WeakSet()  # every layer that lives, for the host's class
 def see(layer: Any) -> None:
     """Let the host see a layer that has just come into being: built, copied or unpickled."""
     LIVING.add(layer)
+    _meet_containers()
+    _meet_exporter()
     if not hasattr(utils, "_layer_check"):
         _check_reset_by_itself()
     elif not hasattr(utils._layer_check, "sees_hetsyn"):
@@ -155,65 +156,99 @@ def uninstall(neurons: Mapping[str, type]) -> None:
             delattr(snntorch, name)
 
 
-# ---- who calls ----
+# ---- containers ----
+
+# What keeps something from one step to the next says how to forget it: snnTorch's neurons and its SynapticDelay,
+# SpikingJelly's neurons. (nn.Module's own are reset_parameters and reset_running_stats.)
+_FORGETS = ("reset_mem", "reset_hidden", "reset_delay", "reset_state", "reset")
+_CELLS = ("SNNCell", "SNNRecurrentCell")  # Norse's base classes of what takes one step
 
 
-def check_neighbours(sequence: Tensor) -> None:
-    """Raise ValueError where a layer gets a sequence (T, B, M) that a neuron beside it takes as one step.
+@functools.cache
+def _meet_containers() -> None:
+    containers.hang(tell_layers, is_ours)
 
-    Seen are Sequentials, one in another too, and, from the second call on, what the user's own forward did. Under
-    torch.compile, whose frames are others, nothing is.
+
+def tell_layers(net: nn.Module, _: Any) -> None:
+    """Before a container is called: tell the HetSyn layers in it of a neuron of one step that stands beside them.
+
+    Whether a sequence comes is seen in the layer alone: the net's input may be images, or words. Under torch.compile
+    nothing is told.
     """
     if torch.compiler.is_compiling():
         return
-    call = callers.call_above(2)
-    containers = callers.sequentials(call)
-    if containers:
-        wrong = [named for named in callers.parts(containers[-1]) if takes_one_step(named[1])]
-    else:
-        wrong = _took_sequences(callers.owner(call), *sequence.shape[:2])
-    if wrong:
-        (name, module), *_ = wrong
-        kind = type(module).__name__
-        raise ValueError(
-            f"input_: expected (B, M), one step, beside {name} ({kind}), got (T, B, M): {kind} takes one step a call "
-            "and reads (T, B, N) as a single one. Loop over the steps (net(x[t])), or make it a HetSyn layer "
-            "(hetsyn_plugins.convert(net, to='snntorch') for Linear and Leaky, else HetSynLeaky.from_params), or give "
-            "it a module of its own that loops"
-        )
+    found = containers.mixture(net, _takes)
+    if found is not None:
+        (name, neuron), _ = found
+        for _, layer in containers.members(net):
+            if is_ours(layer):
+                layer.__dict__["_beside"] = name, type(neuron).__name__
 
 
-def _took_sequences(owner: nn.Module | None, steps: int, batch: int) -> list[tuple[str, nn.Module]]:
-    """Neurons of one step to which the user's own forward handed a whole sequence: mem, which stays, tells.
-
-    Where T == B, that may be a step of B signals of B channels: not looked at.
-    """
-    if owner is None or steps == batch:
-        return []
-    neurons = [(name, module) for name, module in owner.named_modules() if takes_one_step(module)]
-    return [(n, m) for n, m in neurons if getattr(getattr(m, "mem", None), "shape", ())[:-1] == (steps, batch)]
+def beside(layer: nn.Module) -> tuple[str, str] | None:
+    """Name and kind of the neuron of one step of which the layer was told for this call; it is told once a call."""
+    return None if torch.compiler.is_compiling() else layer.__dict__.pop("_beside", None)
 
 
-def takes_one_step(module: nn.Module) -> bool:
-    """Is this a neuron, or another module with a state, that is not ours and means one step by a call?
+def refuse_sequence(name: str, kind: str) -> None:
+    """Raise ValueError for a sequence (T, B, M) that the neuron beside the layer would take as one step."""
+    raise ValueError(
+        f"input_: expected (B, M), one step, beside {name} ({kind}), got (T, B, M): {kind} takes one step a call "
+        "and reads (T, B, N) as a single one. Loop over the steps (net(x[t])), or make it a HetSyn layer "
+        "(hetsyn_plugins.convert(net, to='snntorch') for Linear and Leaky, else HetSynLeaky.from_params), or give "
+        "it a module of its own that loops"
+    )
+
+
+def _takes(module: nn.Module) -> str | None:
+    """What a member of a container takes a call; a layer of ours a sequence, if one comes.
 
     snnTorch's own neurons that take whole sequences (StateLeaky, LinearLeaky, AssociativeLeaky) keep no state.
     """
     if isinstance(module, HetSynModule):
-        return False
-    if callers.keeps_state(module):
-        return True
-    return isinstance(module, SpikingNeuron) and not type(module).forward.__module__.startswith("snntorch.")
+        return containers.SEQUENCE
+    library = containers.whose(module)
+    if library.startswith("torch."):
+        return None
+    cls = type(module)  # not the instance, which would look through parameters, buffers and modules first
+    keeps_state = any(callable(getattr(cls, name, None)) for name in _FORGETS)
+    if keeps_state or any(base.__name__ in _CELLS for base in cls.__mro__):
+        # snnTorch's SynapticDelay and SpikingJelly's neurons can be told to take whole sequences
+        return None if getattr(module, "step_mode", True) in (False, "m") else containers.STEP
+    own_neuron = issubclass(cls, SpikingNeuron) and not library.startswith("snntorch.")
+    return containers.STEP if own_neuron else None
 
 
-def refuse_nir(layer: nn.Module) -> None:
-    """Raise ValueError where `snntorch.export_nir.export_to_nir` asks for a layer, which it cannot export."""
-    exporter = "snntorch.export_nir"
-    if exporter in sys.modules and callers.is_called_by(exporter, "export_to_nir"):
-        raise ValueError(
-            f"module: expected layers that NIR has nodes for, got {type(layer).__name__}; its parameters leave by "
-            "layer.to_params(), the net by hetsyn_plugins.checkpoint.save or hetsyn_plugins.deployment.export"
-        )
+# ---- the exporter to NIR ----
+
+
+@functools.cache
+def _meet_exporter() -> None:
+    """Let `snntorch.export_nir` refuse our layers, whether it is imported before or after them.
+
+    It calls `nirtorch.extract_nir_graph` by that name, which is the one thing that is replaced; what others export with
+    a map of their own is left alone.
+    """
+    try:
+        import nirtorch
+    except Exception:  # absent, or broken: the exporter cannot run either
+        return
+    extract = getattr(nirtorch, "extract_nir_graph", None)
+    if extract is not None:  # deprecated; its successor works by torch.fx, which our layers refuse themselves
+        nirtorch.extract_nir_graph = functools.wraps(extract)(functools.partial(_extract_no_hetsyn, extract))
+
+
+def _extract_no_hetsyn(extract: Any, model: nn.Module, model_map: Any, *args: Any, **options: Any) -> Any:
+    """`nirtorch.extract_nir_graph`, which with snnTorch's map would make None of a layer of ours."""
+    if getattr(model_map, "__module__", None) == "snntorch.export_nir":
+        for module in model.modules():
+            if isinstance(module, HetSynModule):
+                raise ValueError(
+                    f"module: expected layers that NIR has nodes for, got {type(module).__name__}; its parameters "
+                    "leave by layer.to_params(), the net by hetsyn_plugins.checkpoint.save or "
+                    "hetsyn_plugins.deployment.export"
+                )
+    return extract(model, model_map, *args, **options)
 
 
 # ---- surrogates and quantisers ----

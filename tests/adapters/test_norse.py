@@ -270,7 +270,7 @@ def test_what_is_of_one_kind_or_made_so_by_the_user_is_no_mixture() -> None:
 
 
 def test_a_mixture_is_seen_by_what_is_hung_on_the_container() -> None:
-    with planted(adapter.__name__, "step = step or f", "step = '' and f") as changed:
+    with planted(adapter.__name__, "if found is not None", "if found is None and net is None") as changed:
         net = SequentialState(HetSynLIF(M, N), norse_torch.LIFCell())
         changed.check_one_kind(net, ())
     with pytest.raises(ValueError, match="of one kind"):

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from torch.nn.utils import parametrize
 
 snn = pytest.importorskip("snntorch")
 
+from planting import changed  # noqa: E402
 from snntorch import backprop, functional, surrogate, utils  # noqa: E402  after the skip
 from snntorch.functional import quant  # noqa: E402
 
 import hetsyn_plugins  # noqa: E402
 from hetsyn_plugins import checkpoint  # noqa: E402
-from hetsyn_plugins.adapters import snntorch_host  # noqa: E402
+from hetsyn_plugins.adapters import containers, snntorch_host  # noqa: E402
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,8 +61,8 @@ class Half(nn.Module):
         return weight / 2
 
 
-def parametrized(layer: Any) -> Any:
-    parametrize.register_parametrization(layer, "weight", Half())
+def parametrized(layer: Any, name: str = "weight") -> Any:
+    parametrize.register_parametrization(layer, name, Half())
     return layer
 
 
@@ -132,12 +134,23 @@ def test_reset_reaches_a_layer_unpickled_in_another_process(tmp_path: Path) -> N
 
 def test_importing_changes_nothing_and_the_first_layer_is_seen() -> None:
     code = (
-        "from snntorch import utils; host = utils._layer_check, utils._final_layer_check;"
-        "from hetsyn_plugins.adapters.snntorch import HetSynLeaky; import hetsyn_plugins;"
-        "now = lambda: host == (utils._layer_check, utils._final_layer_check);"
-        "print(now(), hetsyn_plugins.register('snntorch') and now(), HetSynLeaky(2, 2) and now())"
+        "import nirtorch; from snntorch import utils; from torch.nn.modules import module\n"
+        "host = utils._layer_check, utils._final_layer_check, nirtorch.extract_nir_graph, 0\n"
+        "def now():\n"
+        "    hooks = len(module._global_module_registration_hooks)\n"
+        "    return utils._layer_check, utils._final_layer_check, nirtorch.extract_nir_graph, hooks\n"
+        "from hetsyn_plugins.adapters.snntorch import HetSynLeaky\n"
+        "assert now() == host\n"
+        "hetsyn_plugins.register('snntorch')\n"
+        "assert now() == host\n"
+        "HetSynLeaky(2, 2)\n"
+        "met = now()\n"
+        "assert not set(met) & set(host) and met[2].__wrapped__ is host[2] and met[3] == 1\n"
+        "HetSynLeaky(2, 2)\n"
+        "assert now() == met\n"
     )
-    assert in_a_process(code) == "True True False"
+    pytest.importorskip("nirtorch")
+    in_a_process(code)
 
 
 def test_living_layers_are_reset_after_unregistration() -> None:
@@ -513,6 +526,7 @@ ONE_STEP: dict[str, Callable[[], nn.Module]] = {
     "RLeaky": lambda: snn.RLeaky(0.9, linear_features=N, init_hidden=True),
     "RSynaptic": lambda: snn.RSynaptic(0.9, 0.8, linear_features=N, init_hidden=True),
     "SLSTM": lambda: snn.SLSTM(N, N, init_hidden=True),
+    "ParametrizedLeaky": lambda: parametrized(snn.Leaky(0.9, learn_beta=True, init_hidden=True), "beta"),
     "OwnNeuron": OwnNeuron,
     "Delay": lambda: Delay(torch.tensor([0, 1, 3])),
 }
@@ -553,7 +567,7 @@ def test_a_stock_neuron_in_front_is_refused_too() -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", ["Leaky", "Synaptic", "RLeaky", "Delay"])
+@pytest.mark.parametrize("kind", ["Leaky", "Synaptic", "RLeaky", "ParametrizedLeaky", "Delay"])
 def test_steps_are_never_refused(kind: str, place: str) -> None:
     net = PLACES[place](ONE_STEP[kind]())
     for x_t in inputs(T, B, M):
@@ -568,6 +582,7 @@ def test_what_takes_sequences_is_not_refused() -> None:
         snn.LinearLeaky(0.9, N, N, output=False),
         Delay(torch.tensor([0, 1, 2]), step_mode=False),
         nn.Dropout(0.5),
+        torch.jit.script(nn.Linear(N, N)),
     ):
         nn.Sequential(hidden(M, N), other, linear, hidden(2, 2))(inputs(T, B, M))
 
@@ -579,23 +594,6 @@ def test_stock_nets_are_left_alone() -> None:
     for _ in range(3):
         stock(torch.rand(T, 2, 7))
         ours(inputs(T, 2, M))
-
-
-class Mixed(nn.Module):
-    """A stock neuron on B signals of B channels a step, and the HetSyn layer on a sequence of B steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.leaky, self.last = snn.Leaky(0.9, init_hidden=True), hidden()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.stack([self.leaky(x_t).sum(1) for x_t in x]))
-
-
-def test_signals_of_as_many_channels_as_rows_are_no_sequence() -> None:
-    net = Mixed()
-    for _ in range(3):
-        net(inputs(B, B, B, M))
 
 
 class Own(nn.Module):
@@ -617,14 +615,170 @@ class Own(nn.Module):
         return torch.stack(spikes)
 
 
-def test_a_sequence_in_a_forward_of_ones_own_is_refused_from_the_second_call_on() -> None:
-    net, x = Own(at_once=True), inputs(T, B, M)
-    net(x)
-    with pytest.raises(ValueError, match=r"beside leaky \(Leaky\)"):
-        net(x)
-    net = Own(at_once=False)
-    for _ in range(3):
-        assert net(x).shape == (T, B, N)
+def test_a_forward_of_ones_own_is_not_looked_at() -> None:
+    """No container sees it: the docstring says so."""
+    for at_once in (True, False):
+        net = Own(at_once)
+        for _ in range(3):
+            assert net(inputs(T, B, M)).shape == (T, B, N)
+    assert "what a forward of your own hands from layer to" in str(HetSynLeaky.__doc__)
+
+
+def leaky() -> nn.Module:
+    """A stock neuron that can be pickled: the host's own surrogates cannot."""
+    module: nn.Module = snn.Leaky(0.9, spike_grad=torch.sigmoid, init_hidden=True)
+    return module
+
+
+class Renamed(nn.Sequential):
+    """A subclass with Sequential's forward."""
+
+
+class Looping(nn.Sequential):
+    """A way out: a container that loops by itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([super(Looping, self).forward(x_t) for x_t in x])
+
+
+def appended() -> nn.Sequential:
+    net = nn.Sequential(leaky())
+    return net.append(hidden())
+
+
+def inserted() -> nn.Sequential:
+    """The other one: torch's `insert` of the layer itself calls no hook."""
+    return nn.Sequential(hidden()).insert(1, leaky())
+
+
+def assigned() -> nn.Sequential:
+    net = nn.Sequential(nn.Identity(), leaky())
+    net[0] = hidden()
+    return net
+
+
+def added() -> nn.Sequential:
+    net = nn.Sequential()
+    net.add_module("first", hidden())
+    net.second = leaky()
+    return net
+
+
+def inner_later() -> nn.Sequential:
+    """The outer one takes in a member after the inner one took in the layer."""
+    inner: nn.Sequential = nn.Sequential()
+    net = nn.Sequential(inner)
+    inner.append(hidden())
+    return net.append(leaky())
+
+
+def in_a_module_list() -> nn.Module:
+    modules = nn.ModuleList([hidden(), leaky()])
+    assert not modules._forward_pre_hooks
+    return nn.Sequential(*modules)
+
+
+BUILT: dict[str, Callable[[], nn.Module]] = {
+    "append": appended,
+    "extend": lambda: nn.Sequential(leaky()).extend([hidden()]),
+    "insert": inserted,
+    "item": assigned,
+    "add_module and setattr": added,
+    "named": lambda: nn.Sequential(OrderedDict(first=hidden(), second=leaky())),
+    "sum": lambda: nn.Sequential(hidden()) + nn.Sequential(leaky()),
+    "slice": lambda: nn.Sequential(nn.Identity(), hidden(), leaky())[1:],
+    "subclass": lambda: Renamed(hidden(), leaky()),
+    "of a module list": in_a_module_list,
+    "inner later": inner_later,
+    "parametrized": lambda: nn.Sequential(parametrized(hidden()), leaky()),
+    "deep copy": lambda: copy.deepcopy(appended()),
+    "unpickled": lambda: pickle.loads(pickle.dumps(appended())),
+    "torch.load": lambda: through_a_file(appended()),
+    "copy that grew": lambda: copy.deepcopy(nn.Sequential(hidden())).append(leaky()),
+    "inside a module": lambda: nn.Sequential(OverTime(nn.Identity()), Renamed(leaky(), hidden(N, N))),
+}
+
+
+@pytest.mark.parametrize("how", BUILT)
+def test_a_container_is_seen_however_it_was_built(how: str) -> None:
+    net = BUILT[how]()
+    x = inputs(T, B, N if how == "inside a module" else M)
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=r"^input_: expected \(B, M\), one step, beside [\w.]+ \(Leaky\), got \(T, B"
+        ):
+            net(x)
+    if how in ("add_module and setattr", "named", "inner later", "parametrized"):
+        for x_t in x:
+            net(x_t)
+
+
+def test_a_container_unpickled_in_another_process_refuses_a_sequence(tmp_path: Path) -> None:
+    (tmp_path / "net.pickle").write_bytes(pickle.dumps(nn.Sequential(hidden(), leaky())))
+    code = (
+        "import pickle, sys, torch; net = pickle.load(open(sys.argv[1], 'rb')); print(net(torch.ones(4, 5)).shape)\n"
+        "try: net(torch.ones(6, 4, 5))\n"
+        "except ValueError as error: print(error)\n"
+    )
+    shape, _, message = in_a_process(code, tmp_path / "net.pickle").partition("\n")
+    assert shape == "torch.Size([4, 3])" and message.startswith("input_: expected (B, M), one step, beside 1 (Leaky)")
+
+
+def test_what_a_layer_gets_decides_and_not_what_the_net_gets() -> None:
+    """Images and signals (B, C, L) are steps behind a Flatten, words (T, B) are a sequence behind an Embedding."""
+    nn.Sequential(nn.Flatten(), hidden(4 * M), leaky())(inputs(B, 4, M))
+    nn.Sequential(nn.Conv1d(2, N, 3), leaky(), nn.Flatten(), hidden(5 * N))(torch.rand(B, 2, 7))
+    for net, x in (
+        (nn.Sequential(nn.Embedding(9, M), hidden(), leaky()), torch.ones(T, B, dtype=torch.long)),
+        (nn.Sequential(nn.Flatten(2), hidden(4 * M), leaky()), inputs(T, B, 4, M)),
+    ):
+        with pytest.raises(ValueError, match=r"beside 2 \(Leaky\)"):
+            net(x)
+
+
+def test_a_layer_called_by_itself_or_in_a_loop_of_the_users_is_free() -> None:
+    net = nn.Sequential(hidden(), nn.Linear(N, N), leaky())
+    net(inputs(B, M))
+    assert net[0](inputs(T, B, M)).shape == (T, B, N)
+    with pytest.raises(ValueError, match=r"beside 2 \(Leaky\)"):
+        net(inputs(T, B, M))
+    assert net[0](inputs(T, B, M)).shape == (T, B, N), "what was said of one call holds for that call"
+    assert Looping(hidden(), leaky())(inputs(T, B, M)).shape == (T, B, N)
+    assert nn.Sequential(Looping(hidden(), leaky()), hidden(N, 2))(inputs(T, B, M)).shape == (T, B, 2)
+
+
+def test_a_container_has_one_hook_and_others_have_none() -> None:
+    net = nn.Sequential(hidden(), hidden(N, N)).append(hidden(N, 2)).append(nn.Sequential(hidden(2, 2)))
+    twin = copy.deepcopy(net).append(hidden(2, 2))
+    for one in (net, net[3], twin, twin[3]):
+        assert list(one._forward_pre_hooks.values()) == [snntorch_host.tell_layers]
+    for other in (nn.Sequential(nn.Linear(M, N), leaky()), Looping(hidden()), nn.ModuleDict({"a": hidden()}), net[0]):
+        assert not other._forward_pre_hooks
+
+
+def test_a_container_of_ours_compiles_into_one_graph() -> None:
+    net, x = nn.Sequential(hidden(), nn.Linear(N, N), nn.Sequential(hidden(N, 2))), inputs(B, M)
+    plain = nn.Sequential(nn.Linear(M, N), nn.Linear(N, 2))
+    plain.register_forward_pre_hook(snntorch_host.tell_layers)
+    torch.compile(plain, fullgraph=True, backend="eager")(x)
+    want = net(x)
+    utils.reset(net)
+    torch.testing.assert_close(torch.compile(net, backend="eager")(x), want)
+
+
+def test_a_mixture_is_seen_by_what_is_hung_on_the_container() -> None:
+    net, layer = nn.Sequential(hidden(), leaky()), snntorch_host.beside
+    for module, old, new in (
+        (snntorch_host.__name__, "if is_ours(layer):", "if is_ours(layer) and not net:"),
+        (snntorch_host.__name__, '"reset_mem", "reset_hidden", ', ""),
+        (containers.__name__, "if len(found) == 2", "if len(found) == 3"),
+    ):
+        around = [containers.__name__, snntorch_host.__name__]
+        fresh = changed(module, old, new, around=around)[snntorch_host.__name__]
+        fresh.tell_layers(net, ())
+        assert layer(net[0]) is None, old
+    snntorch_host.tell_layers(net, ())
+    assert layer(net[0]) == ("1", "Leaky")
 
 
 def test_the_way_out_that_is_named_is_one() -> None:
@@ -699,6 +853,27 @@ def test_other_nets_are_exported_as_ever() -> None:
         warnings.simplefilter("ignore")
         graph = export_to_nir(net, inputs(M))
     assert len(graph.nodes) == 4
+
+
+@pytest.mark.parametrize("imported", ["before", "behind"])
+def test_the_exporter_refuses_whether_imported_before_the_first_layer_or_behind_it(imported: str) -> None:
+    pytest.importorskip("nirtorch")
+    lines = ["from snntorch.export_nir import export_to_nir", "net = torch.nn.Sequential(HetSynLeaky(2, 2))"]
+    code = [
+        "import torch; from hetsyn_plugins.adapters.snntorch import HetSynLeaky",
+        *(lines if imported == "before" else lines[::-1]),
+        "try: export_to_nir(net, torch.ones(1, 2))",
+        "except ValueError as error: print(error)",
+    ]
+    assert "got HetSynLeaky; its parameters leave by" in in_a_process("\n".join(code))
+
+
+@pytest.mark.filterwarnings("ignore:nirtorch.extract_nir_graph is being deprecated")
+def test_who_exports_with_a_map_of_his_own_is_let_through() -> None:
+    nir, nirtorch = pytest.importorskip("nir"), pytest.importorskip("nirtorch")
+    layer = hidden()
+    graph = nirtorch.extract_nir_graph(layer, lambda m: nir.Linear(m.weight.detach().numpy()), inputs(B, M))
+    assert [type(node).__name__ for node in graph.nodes.values()] == ["Input", "Linear", "Output"]
 
 
 # ---- words -------------------------------------------------------------------------------------------------------
