@@ -11,7 +11,7 @@ came into a container inside it later, or by `Sequential.insert`, which calls no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -43,13 +43,14 @@ def hang(
     register_module_module_registration_hook(see)
 
 
-def mixture(net: nn.Module, takes: Callable[[nn.Module], str | None]) -> tuple[Member, Member] | None:
+def mixture(beside: Iterable[Member], takes: Callable[[nn.Module], str | None]) -> tuple[Member, Member] | None:
     """The first member that takes one step and the first that takes a sequence; None where all are of one kind.
 
+    beside  the `members` of a container
     takes   STEP, SEQUENCE, EITHER, at which the comparison starts anew, or None for what does not care about time
     """
     found: dict[str, Member] = {}
-    for member in members(net):
+    for member in beside:
         kind = takes(member[1])
         if kind == EITHER:
             found.clear()
@@ -69,11 +70,11 @@ def members(module: nn.Module, name: str = "") -> Iterator[Member]:
         yield from members(child, f"{name}.{own}" if name else own)
 
 
-def whose(module: nn.Module) -> str:
-    """The dotted name of the file that the module's forward stands in, so of its library; of a scripted one nothing."""
-    return str(getattr(getattr(type(module), "forward", None), "__module__", ""))
+def whose(cls: type) -> str:
+    """The dotted name of the file where the forward of a class stands, so of its library; nothing if it is scripted."""
+    return str(getattr(getattr(cls, "forward", None), "__module__", ""))
 
 
 def _runs_in_order(module: nn.Module) -> bool:
     """Is this torch's Sequential or Norse's SequentialState, or a subclass with their forward and no other?"""
-    return isinstance(module, nn.Sequential) and whose(module).startswith(("torch.", "norse."))
+    return isinstance(module, nn.Sequential) and whose(type(module)).startswith(("torch.", "norse."))

@@ -769,7 +769,7 @@ def check_one_kind(net: nn.Module, _: Any) -> None:
     Norse's own cells would take (T, B, N) for one step without a word. A module of the user's own between the two may
     make the one of the other, so it ends the comparison.
     """
-    found = containers.mixture(net, _takes)
+    found = containers.mixture(containers.members(net), _takes)
     if found is not None:
         step, sequence = (f"layer {name!r}, a {type(module).__name__}" for name, module in found)
         raise ValueError(
@@ -786,7 +786,7 @@ def _takes(module: nn.Module) -> str | None:
         return containers.STEP
     if isinstance(module, WHOLE_SEQUENCE):
         return containers.SEQUENCE
-    return None if containers.whose(module).startswith(KNOWN) else containers.EITHER
+    return None if containers.whose(type(module)).startswith(KNOWN) else containers.EITHER
 
 
 # ---- registration

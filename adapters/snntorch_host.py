@@ -177,10 +177,11 @@ def tell_layers(net: nn.Module, _: Any) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    found = containers.mixture(net, _takes)
+    members = list(containers.members(net))
+    found = containers.mixture(members, _takes)
     if found is not None:
         (name, neuron), _ = found
-        for _, layer in containers.members(net):
+        for _, layer in members:
             if is_ours(layer):
                 layer.__dict__["_beside"] = name, type(neuron).__name__
 
@@ -207,16 +208,23 @@ def _takes(module: nn.Module) -> str | None:
     """
     if isinstance(module, HetSynModule):
         return containers.SEQUENCE
-    library = containers.whose(module)
-    if library.startswith("torch."):
+    if not _means_steps(type(module)):
         return None
-    cls = type(module)  # not the instance, which would look through parameters, buffers and modules first
-    keeps_state = any(callable(getattr(cls, name, None)) for name in _FORGETS)
-    if keeps_state or any(base.__name__ in _CELLS for base in cls.__mro__):
-        # snnTorch's SynapticDelay and SpikingJelly's neurons can be told to take whole sequences
-        return None if getattr(module, "step_mode", True) in (False, "m") else containers.STEP
-    own_neuron = issubclass(cls, SpikingNeuron) and not library.startswith("snntorch.")
-    return containers.STEP if own_neuron else None
+    # snnTorch's SynapticDelay and SpikingJelly's neurons can be told to take whole sequences
+    return None if getattr(module, "step_mode", True) in (False, "m") else containers.STEP
+
+
+def _means_steps(cls: type) -> bool:
+    """Does a class that is not ours mean one step by a call, since it keeps a state or is a user's own neuron?
+
+    The class is asked, not the module, which would look through parameters, buffers and modules first.
+    """
+    library = containers.whose(cls)
+    if library.startswith("torch."):
+        return False
+    forgets = any(callable(getattr(cls, name, None)) for name in _FORGETS)
+    is_cell = any(base.__name__ in _CELLS for base in cls.__mro__)
+    return forgets or is_cell or (issubclass(cls, SpikingNeuron) and not library.startswith("snntorch."))
 
 
 # ---- the exporter to NIR ----
