@@ -542,13 +542,9 @@ class _HetSynModule(HetSynModule, nn.Module):
         out = after.spikes if self.spiking else after.v
         return out.to(output_dtype(input_tensor, weight)), _from_core(after, self.state_class)
 
+    @torch.compiler.disable  # as the op: a clean graph break
     def sequence(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor | None, Tensor, Any]:
         """The whole sequence, fused: z (None for a readout) and v of every step, (T, B, N), and the last state."""
-        if torch.compiler.is_compiling():
-            return self._sequence_apart(input_tensor, state)
-        return self._sequence(input_tensor, state)
-
-    def _sequence(self, input_tensor: Tensor, state: Any) -> tuple[Tensor | None, Tensor, Any]:
         weight = self.input_weights
         x = checked_inputs(input_tensor, weight, self.check, SEQUENCE)
         layer = self.layer_tensors()
@@ -556,8 +552,6 @@ class _HetSynModule(HetSynModule, nn.Module):
         z, v, final = run_sequence(x, layer, self.initial(state, layer, x.shape[1]), self.way())
         out = output_dtype(input_tensor, weight)
         return None if z is None else z.to(out), v.to(out), _from_core(final, self.state_class)
-
-    _sequence_apart = torch.compiler.disable(_sequence)  # as the op: a clean graph break
 
     @classmethod
     def from_params(

@@ -333,8 +333,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         elif self.inhibition or self.state_quant or len(x) == 0:
             spk, mem, final = self._loop(x, states)
         else:
-            run = self._sequence_apart if torch.compiler.is_compiling() else self._sequence
-            spk, mem, final = run(x, states)
+            spk, mem, final = self._sequence(x, states)
             watch_rates(self, x, spk)
         spk = self._graded(spk.to(input_.dtype if input_.dtype.is_floating_point else weight.dtype))
         rst = torch.zeros_like(final.v) if final.reset is None else final.reset
@@ -485,13 +484,12 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         own = HetSynState(*(None if part is None else part.clone() for part in final))  # zeros are everybody's
         return empty, empty.clone(), own
 
+    @torch.compiler.disable  # as the op: a clean graph break
     def _sequence(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
         layer = self.layer_tensors()
         self.check_changed(layer, self._caller.names)
         spk, v, final = run_sequence(x, layer, self._initial_state(states, layer, x.shape[1]), self.way())
         return (torch.zeros_like(v) if spk is None else spk), v, final
-
-    _sequence_apart = torch.compiler.disable(_sequence)  # as the op: a clean graph break
 
     # ---- parameters in and out ----
 

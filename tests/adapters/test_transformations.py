@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from torch.func import functional_call, grad, jacfwd, jacrev, stack_module_state
 from torch.utils.checkpoint import checkpoint
 
 T, B, M, N = 5, 3, 6, 4
+ROOT = Path(__file__).parents[2]
 
 snntorch_adapter = pytest.importorskip("hetsyn_plugins.adapters.snntorch")
 norse_adapter = pytest.importorskip("hetsyn_plugins.adapters.norse")
@@ -232,3 +236,33 @@ def test_a_checkpoint_over_hidden_states_is_refused_unless_it_resets_them(reentr
     out = checkpoint(run, x, use_reentrant=reentrant)
     with pytest.raises(RuntimeError, match=r"HetSynLeaky: torch.utils.checkpoint .*reset them inside"):
         (out * weights()).sum().backward()
+
+
+# ---- torch.compile ----
+
+FIRST_USE = """
+import torch
+from hetsyn_plugins.adapters.{module} import {layer}
+layer = {layer}(6, 4{options})
+x = torch.rand(5, 3, 6)
+out = torch.compile(torch.nn.Sequential(layer), backend="eager")(x)
+want = {layer}(6, 4{options}, {weight}=layer.stored("weight"))(x)
+take = lambda out: out[0] if isinstance(out, tuple) else out
+assert torch.equal(take(out), take(want))
+print("equal")
+"""
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"module": "snntorch", "layer": "HetSynLeaky", "options": ", init_hidden=True", "weight": "weight"},
+        {"module": "norse", "layer": "HetSynLIF", "options": "", "weight": "input_weights"},
+    ],
+    ids=["snntorch", "norse"],
+)
+def test_a_compiled_sequence_may_be_the_first_that_a_process_computes(names: dict[str, str]) -> None:
+    """The compiler must not see numba start: once it is awake, a test in this process could not tell."""
+    command = [sys.executable, "-W", "ignore", "-c", FIRST_USE.format(**names)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+    assert done.stdout.strip() == "equal", done.stderr[-2000:]
