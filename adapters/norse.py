@@ -42,6 +42,7 @@ from hetsyn_plugins.ops.arguments import (
 )
 from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params, span
+from hetsyn_plugins.ops.lengths import checked_lengths
 from hetsyn_plugins.ops.lif import run_sequence, run_step
 from hetsyn_plugins.ops.rates import watch_rates
 from hetsyn_plugins.ops.steps import mark_of
@@ -113,7 +114,7 @@ PAIR = (
     "of its layers, but not that of a Lift"
 )
 CELL = Caller(ARGUMENT_NAMES, {2: "(B, {m}), one step"}, tuple_hint=PAIR)
-SEQUENCE = Caller(ARGUMENT_NAMES, {3: "(T, B, {m}), a sequence"}, tuple_hint=PAIR)
+SEQUENCE = Caller(ARGUMENT_NAMES, {3: "({first}, {m}), a sequence"}, tuple_hint=PAIR)
 
 
 class NorseThreshold:
@@ -505,7 +506,8 @@ class _HetSynModule(HetSynModule, nn.Module):
 
     def initial_state(self, input_tensor: Tensor) -> Any:
         """Zeros for the input's batch: the state before the first step."""
-        batch, n, m = input_tensor.shape[-2], self.hidden_size, self.input_size
+        batch = input_tensor.shape[0 if self.batch_first else -2]
+        n, m = self.hidden_size, self.input_size
         dtype = compute_dtype(self.input_weights)
         zeros = {name: self.input_weights.new_zeros((batch, n), dtype=dtype) for name in self.state_class._fields}
         zero = self.input_weights.new_zeros((), dtype=dtype)
@@ -543,15 +545,28 @@ class _HetSynModule(HetSynModule, nn.Module):
         return out.to(output_dtype(input_tensor, weight)), _from_core(after, self.state_class)
 
     @torch.compiler.disable  # as the op: a clean graph break
-    def sequence(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor | None, Tensor, Any]:
-        """The whole sequence, fused: z (None for a readout) and v of every step, (T, B, N), and the last state."""
+    def sequence(
+        self, input_tensor: Tensor, state: Any = None, lengths: Any = None
+    ) -> tuple[Tensor | None, Tensor, Any]:
+        """The whole sequence, fused: z (None for a readout) and v of every step, and the last state; see `forward`."""
         weight = self.input_weights
-        x = checked_inputs(input_tensor, weight, self.check, SEQUENCE)
+        x, lengths = self._checked_rows(input_tensor, lengths)
         layer = self.layer_tensors()
         self.check_changed(layer, ARGUMENT_NAMES)
-        z, v, final = run_sequence(x, layer, self.initial(state, layer, x.shape[1]), self.way())
+
+        def run(rows: Tensor, start: HetSynState) -> tuple[Tensor | None, Tensor, HetSynState]:
+            return run_sequence(rows, layer, start, self.way())
+
+        z, v, final = self.run_rows(run, x, self.initial(state, layer, x.shape[1]), lengths, SEQUENCE)
         out = output_dtype(input_tensor, weight)
-        return None if z is None else z.to(out), v.to(out), _from_core(final, self.state_class)
+        z = None if z is None else self.swapped(z.to(out))
+        return z, self.swapped(v.to(out)), _from_core(final, self.state_class)
+
+    def _checked_rows(self, input_tensor: Tensor, lengths: Any) -> tuple[Tensor, Tensor | None]:
+        """A sequence, time first, in the dtype of the arithmetic, and the lengths of its rows, if there are any."""
+        caller = self.speaking(SEQUENCE)
+        x = self.swapped(checked_inputs(input_tensor, self.input_weights, self.checks_values(True, lengths), caller))
+        return x, None if lengths is None else checked_lengths(lengths, x)
 
     @classmethod
     def from_params(
@@ -590,7 +605,7 @@ class _HetSynModule(HetSynModule, nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{self.input_size}, {self.hidden_size}, dt={self.dt}, share={self.p.share!r}"
+        return f"{self.input_size}, {self.hidden_size}, dt={self.dt}, share={self.p.share!r}{self.layout_shown()}"
 
 
 def _dtype_of(fields: dict[str, Any]) -> torch.dtype:
@@ -610,37 +625,58 @@ class _Cell(_HetSynModule):
 class _Sequence(_HetSynModule):
     sequential = True
 
-    def __init__(self, *args: Any, record_states: bool = False, record_current: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        record_states: bool = False,
+        record_current: bool = False,
+        batch_first: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.record_states, self.record_current = record_states, record_current
+        self.record_states, self.record_current, self.batch_first = record_states, record_current, batch_first
 
-    def forward(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, input_tensor: Tensor, state: Any = None, *, lengths: Any = None) -> tuple[Tensor, Any]:
         """The whole sequence: input (T, B, M) -> z (T, B, N) (a readout: v) and the state after the last step.
 
         With record_states the state's fields have a leading T, step by step with the memory of the cells; the currents
         of synapses, i and i_rec, only with record_current (else they are the last ones).
+
+        batch_first  (an option of the class) sequences are (B, T, M) in, (B, T, N) out, and states with a leading T
+                     have a leading (B, T); without it a layer cannot see that (B, T, M) came: labels (B,) beside it
+                     show it, unless B = T
+        lengths      (B,) integers from 1 to T: how many steps of each row are valid, the rest being padding, which may
+                     hold anything and has no gradient. The state is that after each row's last valid step; behind it z
+                     is 0, and v and recorded states stay what they were: so a readout's v[-1] is each row's own last
+                     one. What it costs is in `hetsyn_plugins.ops.lengths`. SequentialState does not hand it on: hidden
+                     layers need none, since what comes behind a row's end changes nothing before it
         """
         if self.record_states:
-            x = checked_inputs(input_tensor, self.input_weights, self.check, SEQUENCE)
+            x, rows = self._checked_rows(input_tensor, lengths)
             if len(x) > 0:
-                return self._recorded(input_tensor, state)
-        z, v, final = self.sequence(input_tensor, state)
-        watch_rates(self, input_tensor, z)
+                return self._recorded(self.swapped(input_tensor), state, rows)
+        z, v, final = self.sequence(input_tensor, state, lengths)
+        watch_rates(self, input_tensor, None if z is None else self.swapped(z))
         return (v if z is None else z), final
 
-    def _recorded(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
-        outs, states = [], []
-        for x in input_tensor.unbind(0):
-            out, state = self.step(x, state)
-            outs.append(out)
-            states.append(
-                state
-                if self.record_current
-                else state._replace(**{n: None for n in ("i", "i_rec") if n in state._fields})
-            )
-        columns = {name: [getattr(s, name) for s in states] for name in state._fields}
-        stacked = {n: torch.stack(c) if c[0] is not None else getattr(state, n) for n, c in columns.items()}
-        return torch.stack(outs), self.state_class(**stacked)
+    def _recorded(self, x: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, Any]:
+        fields = self.state_class._fields
+        recorded = [name for name in fields if self.record_current or name not in ("i", "i_rec")]
+        if lengths is not None:
+            self.initial(state, self.layer_tensors(), x.shape[1])  # that it is of this batch
+
+        def run(rows: Tensor, state: Any) -> tuple[Any, ...]:
+            outs, states = [], []
+            for x_t in rows.unbind(0):
+                out, state = self.step(x_t, state)
+                outs.append(out)
+                states.append([getattr(state, name) for name in recorded])
+            columns = map(torch.stack, zip(*states, strict=True))
+            return torch.stack(outs) if self.spiking else None, *columns, state
+
+        z, *columns, final = self.run_rows(run, x, state, lengths, SEQUENCE)
+        states = final._replace(**dict(zip(recorded, map(self.swapped, columns), strict=True)))
+        return states.v.to(output_dtype(x, self.input_weights)) if z is None else self.swapped(z), states
 
 
 def _signature() -> inspect.Signature:
@@ -696,7 +732,7 @@ class HetSynLICell(_Cell):
 class HetSynLIF(_Sequence):
     """A layer of HetSynLIF neurons over a whole sequence, fused: z, state = layer(x, state), x (T, B, M).
 
-    Arguments as `HetSynLIFCell`, and record_states, record_current (see forward).
+    Arguments as `HetSynLIFCell`, and record_states, record_current, batch_first (see forward).
 
     Example:
         >>> layer = HetSynLIF(100, 20, HetSynLIFParameters(tau_syn_inv=50.0))

@@ -7,6 +7,7 @@ the core's: one step is `ops.lif.run_step`, a whole sequence `ops.lif.run_sequen
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from hetsyn_plugins.ops.arguments import HALF, ArgumentNames, Caller, checked_in
 from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.foreign_inputs import usable
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
+from hetsyn_plugins.ops.lengths import at_end, checked_lengths
 from hetsyn_plugins.ops.lif import Way, run_sequence, run_step
 from hetsyn_plugins.ops.rates import watch_rates
 from hetsyn_plugins.ops.steps import mark_of
@@ -59,7 +61,7 @@ def caller_of(spikes: str) -> Caller:
     """How a layer speaks of its arguments; `spikes` is the state that z[t-1] comes from."""
     names = ArgumentNames({**FIELD_NAMES, **STATES, "inputs": "input_", "state.spikes": spikes})
     hint = "; inside a Sequential every layer but the last needs init_hidden=True"
-    return Caller(names, {2: "(B, {m})", 3: "(T, B, {m})"}, "{} like the layer,", "layer", hint)
+    return Caller(names, {2: "(B, {m})", 3: "({first}, {m})"}, "{} like the layer,", "layer", hint)
 
 
 Run = tuple[Tensor, Tensor, HetSynState]  # spk, ungraded, and mem of every step, and the state after the last
@@ -92,13 +94,16 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
                            same values where there is one input and no reset
     share, parametrization, tie_reset, dt   see `hetsyn_plugins.ops.trainable`
     detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
+    batch_first            sequences are (B, T, M) in and (B, T, N) out, as in torch.nn.RNN; single steps and all other
+                           states stay as they are. snnTorch's functional losses want (T, B, N): spk.transpose(0, 1)
 
     Inputs: input_, syn, rst, (ada,) mem
         - **input_** (B, in_features), one step, or (T, B, in_features), the whole sequence at once (between layers that
           do not care about time: HetSyn, Linear, Dropout). A stock neuron in the same nn.Sequential, or in one inside
           it, would take (T, B, N) as one step: ValueError. Not seen are: what a forward of your own hands from layer to
           layer; anything under torch.compile; a layer that came by Sequential.insert, or into an inner Sequential
-          after that was put into the outer one
+          after that was put into the outer one. Nor can a layer see
+          (B, T, M) that came without batch_first=True: labels (B,) beside it show it, unless B = T
         - **syn** (B, out_features, in_features), **rst**, **ada**, **mem** (B, out_features); left out: zeros
     Outputs: spk, syn, rst, (ada,) mem
         - for one step (B, out_features); for a sequence spk and mem are (T, B, out_features), the other states those
@@ -148,6 +153,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         dt: float | None = None,
         backend: str = "auto",
         check: bool | None = None,
+        batch_first: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
         _recurrent: tuple[Any, Any, bool] | None = None,  # RHetSynLeaky's: rec_weight, rec_alpha, learn_rec_alpha
@@ -199,7 +205,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         self.set_options(share=share, parametrization=parametrization, tie_reset=tie_reset, dt=dt)
         self.in_features, self.out_features, self.spiking = m, n, spiking
         self.surrogate, self.surrogate_disable = self.spike_grad, surrogate_disable
-        self.detach_reset, self.backend, self.check = detach_reset, backend, check
+        self.detach_reset, self.backend, self.check, self.batch_first = detach_reset, backend, check, batch_first
         if isinstance(self.surrogate, Foreign) and fields["reset_decay"] is not None and not detach_reset:
             snntorch_host.check_surrogate(self.surrogate)
         learn = {
@@ -304,23 +310,35 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
 
     # ---- forward ----
 
-    def forward(self, input_: Tensor, *states: Tensor | None, **named: Tensor | None) -> Any:
+    # long for its docstring
+    def forward(self, input_: Tensor, *states: Tensor | None, lengths: Any = None, **named: Tensor | None) -> Any:
         """One step (B, M), or a whole sequence (T, B, M): spk, syn, rst, (ada,) mem = layer(x, syn, rst, (ada,) mem).
 
         Recurrent layers: spk, syn, rec, rst, (ada,) mem = layer(x, spk, syn, rec, rst, (ada,) mem). States may be given
         by name, and left out at the first step. A layer with init_hidden=True keeps them: spk = layer(x), and with
         output=True all of them come out. A stock neuron's `spk, mem = layer(x, mem)` has too few names for these.
+
+        lengths  (B,) integers from 1 to T: how many steps of each row of a sequence are valid, the rest being padding,
+                 which may hold anything and has no gradient. Behind a row's end spk is 0 and mem stays what it was: so
+                 mem[-1] is each row's own last one, of a readout too. All other states are those after the last valid
+                 step; of a recurrent layer's spk these are spk[lengths - 1, torch.arange(B)]. What it costs is in
+                 `hetsyn_plugins.ops.lengths`. In a Sequential, which hands on one input, hidden layers need none: what
+                 comes behind a row's end changes nothing before it
         """
         beside = snntorch_host.beside(self)
         is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
         weight: Any = self.stored("weight")
-        x = checked_inputs(input_, weight, self.check if is_sequence else bool(self.check), self._caller)
+        x = checked_inputs(input_, weight, self.checks_values(is_sequence, lengths), self.speaking(self._caller))
         if named:
             states = self._in_order(states, named)
         if states and isinstance(states[0], tuple):
             raise ValueError(f"states: expected tensors one by one, got a tuple; {self._one_call()}")
-        if is_sequence and beside is not None:
-            snntorch_host.refuse_sequence(*beside)
+        if is_sequence:
+            if beside is not None:
+                snntorch_host.refuse_sequence(*beside)
+            x = self.swapped(x)
+        if lengths is not None:
+            lengths = checked_lengths(lengths, x)
         if self.init_hidden:
             if any(s is not None for s in states):
                 raise TypeError(
@@ -330,18 +348,19 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             states = self._hidden(x.shape[-2], weight)
         if not is_sequence:
             spk, mem, final = self._one_step(x, states)
-        elif self.inhibition or self.state_quant or len(x) == 0:
-            spk, mem, final = self._loop(x, states)
         else:
-            spk, mem, final = self._sequence(x, states)
+            spk, mem, final = self._over_time(x, states, lengths)
+        if is_sequence and not self._is_stepwise(x):
             watch_rates(self, x, spk)
         spk = self._graded(spk.to(input_.dtype if input_.dtype.is_floating_point else weight.dtype))
         rst = torch.zeros_like(final.v) if final.reset is None else final.reset
         after = [s for s in (final.current, final.recurrent_current, rst, final.adaptation) if s is not None]
+        if self.init_hidden and self.recurrent:
+            self.__dict__["spk"] = self._last_output(spk, final, is_sequence, lengths)
+        if is_sequence:
+            spk, mem = self.swapped(spk), self.swapped(mem)
         if not self.init_hidden:
             return (spk, *after, mem)
-        if self.recurrent:
-            self.__dict__["spk"] = self._last_output(spk, final, is_sequence)
         self.__dict__.update(zip(self._states[self.recurrent :], (*after, final.v), strict=True))
         self._left_in = backward_pass()
         if self.output:
@@ -423,10 +442,10 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         z = spk / self._factor(spk.dtype)
         return z + ((spk != 0).to(spk.dtype) - z).detach()
 
-    def _last_output(self, spk: Tensor, final: HetSynState, is_sequence: bool) -> Tensor:
+    def _last_output(self, spk: Tensor, final: HetSynState, is_sequence: bool, lengths: Tensor | None) -> Tensor:
         """The spk of the last step, or, after no step at all, the one before."""
         if is_sequence:
-            return spk[-1] if len(spk) > 0 else self._graded(final.spikes)
+            return at_end(spk, lengths) if len(spk) > 0 else self._graded(final.spikes)
         return spk
 
     def _one_step(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
@@ -466,10 +485,26 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             spk = spk * torch.zeros_like(spk).scatter_(1, winner, 1.0)
         return spk, final
 
-    def _loop(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
-        """A sequence step by step: what quantised or inhibited layers need, and T = 0."""
+    def _over_time(self, x: Tensor, states: tuple[Tensor | None, ...], lengths: Tensor | None) -> Run:
+        """spk, ungraded, and mem (T, B, N), and the state after the last step, or after each row's last valid one."""
         layer = self.layer_tensors()
-        final = self._initial_state(states, layer, x.shape[1])
+        start = self._initial_state(states, layer, x.shape[1])
+        if not self._is_stepwise(x):
+            self.check_changed(layer, self._caller.names)
+        run = self._loop if self._is_stepwise(x) else self._fused
+        run_all: Run = self.run_rows(functools.partial(run, layer), x, start, lengths, self._caller)
+        return run_all
+
+    def _is_stepwise(self, x: Tensor) -> bool:
+        """Is a sequence run step by step? Quantised and inhibited layers need it, and T = 0."""
+        return bool(self.inhibition or self.state_quant or len(x) == 0)
+
+    @torch.compiler.disable  # as the op: a clean graph break
+    def _fused(self, layer: LayerTensors, x: Tensor, start: HetSynState) -> Run:
+        spk, v, final = run_sequence(x, layer, start, self.way())
+        return (torch.zeros_like(v) if spk is None else spk), v, final
+
+    def _loop(self, layer: LayerTensors, x: Tensor, final: HetSynState) -> Run:
         spks: list[Tensor] = []
         mems: list[Tensor] = []
         for x_t in x.unbind(0):
@@ -483,13 +518,6 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         empty = final.v.new_zeros((0, *final.v.shape))
         own = HetSynState(*(None if part is None else part.clone() for part in final))  # zeros are everybody's
         return empty, empty.clone(), own
-
-    @torch.compiler.disable  # as the op: a clean graph break
-    def _sequence(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
-        layer = self.layer_tensors()
-        self.check_changed(layer, self._caller.names)
-        spk, v, final = run_sequence(x, layer, self._initial_state(states, layer, x.shape[1]), self.way())
-        return (torch.zeros_like(v) if spk is None else spk), v, final
 
     # ---- parameters in and out ----
 
@@ -540,7 +568,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         return (
             f"{self.in_features}, {self.out_features}, share={self.share!r}{trained}, {', '.join(self._ranges())}, "
             f"spike_grad={surrogate}, reset_mechanism={self.reset_mechanism!r}, init_hidden={self.init_hidden}, "
-            f"output={self.output}"
+            f"output={self.output}{self.layout_shown()}"
         )
 
     def _ranges(self) -> list[str]:

@@ -30,6 +30,7 @@ class HetSynLayer:
     learned   the core fields that are trained
     autapses  False: no neuron has a synapse to itself, in training neither: the diagonal of recurrent_weight is zero
     stored    core field -> the tensor that is trained, where that is tau or log tau: kept so that nothing is rounded
+    batch_first   how a layer of an adapter takes its sequences; plain data run on (T, B, M) always
     others    as the layers of the adapters take them (`trainable.py`)
     """
 
@@ -44,6 +45,7 @@ class HetSynLayer:
     learned: frozenset[str] = frozenset({"weight", "decay", "recurrent_weight", "recurrent_decay", "bias"})
     stored: Mapping[str, Array] = field(default_factory=dict)
     autapses: bool = True
+    batch_first: bool = False
 
     def __post_init__(self) -> None:
         recurrent = self.params.recurrent_weight
@@ -63,7 +65,7 @@ class HetSynLayer:
 
 
 # the options that the layers of every adapter have, under these names, and a checkpoint keeps
-OPTIONS = ("dt", "share", "parametrization", "tie_reset", "detach_reset")
+OPTIONS = ("dt", "share", "parametrization", "tie_reset", "detach_reset", "batch_first")
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,19 @@ def check_inputs_shape(inputs: Any, weight: Any) -> None:
         raise ValueError(f"inputs: expected shape (T, B, {m}), time first, got {tuple(inputs.shape)}")
 
 
+def layout_hint(length: int, steps: int, batch: int) -> str:
+    """What to say where there are so many of what a sample has one of: of a number that fits T and not B.
+
+    Where B = T, time and batch that are swapped cannot be seen.
+    """
+    if length != steps or length == batch:
+        return ""
+    return (
+        f"; {length} is T: time and batch look swapped, sequences are (T, B, ...), or (B, T, ...) for layers that are "
+        "built with batch_first=True"
+    )
+
+
 def checked_size(name: str, value: Any) -> int:
     """The number of lines or neurons as an int, or ValueError where it is not a whole number > 0."""
     try:

@@ -129,6 +129,7 @@ def _describe_surrogate(surrogate: Surrogate) -> dict[str, Any] | None:
 def _layer(index: int, entry: dict[str, Any], arrays: dict[str, Array]) -> Layer:
     kind, name = entry["type"], entry["name"]
     if kind == "HetSynLayer":
+        entry = {"autapses": True, "batch_first": False, **entry}  # the first files had neither
         fields = {field: arrays.get(f"{index}.{field}") for field in ARRAYS}
         prefix = f"{index}.stored."
         return HetSynLayer(
@@ -137,11 +138,11 @@ def _layer(index: int, entry: dict[str, Any], arrays: dict[str, Array]) -> Layer
             surrogate=_surrogate(entry["surrogate"]),
             learned=frozenset(entry["learned"]),
             stored={key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)},
-            autapses=entry.get("autapses", True),  # the first files had neither this nor a Linear's `learned`
+            autapses=entry["autapses"],
             **{option: entry[option] for option in OPTIONS},
         )
     if kind == "Linear":
-        learned = frozenset(entry.get("learned", Linear.learned))
+        learned = frozenset(entry.get("learned", Linear.learned))  # which the first files had not
         return Linear(name, arrays[f"{index}.weight"], arrays.get(f"{index}.bias"), learned)
     if kind == "Dropout":
         return Dropout(name, entry["p"])

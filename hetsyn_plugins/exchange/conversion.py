@@ -45,7 +45,8 @@ def convert(net: Any, to: str, dt: float | None = None) -> Any:
           "norse" (SequentialState of sequence modules)
     dt    step length in seconds for layers that have none; asked for where the target needs it
 
-    The result takes (T, B, M) and spikes alike: equal in float64, within rounding in float32. It is new, on the CPU,
+    The result takes (T, B, M) and spikes alike: equal in float64, within rounding in float32. Layers with
+    batch_first=True stay so, and take (B, T, M); a Network runs on (T, B, M) always. It is new, on the CPU,
     and keeps the dtype of the parameters (half ones become float32, which is exact), what is trained and how, and names
     where the container allows.
     Raises ValueError for what cannot be carried over, naming it; ImportError where the framework is not installed.
@@ -122,6 +123,7 @@ def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
         learned=frozenset(learned),
         stored={field: _array(tensor) for field, tensor in trained.items() if tensor is not None},
         autapses=stored["recurrent_weight"] is None or getattr(module, "autapses", True),
+        batch_first=getattr(module, "batch_first", False),
     )
 
 

@@ -40,10 +40,12 @@ class ArgumentNames(dict[str, str]):
 class Caller(NamedTuple):
     """How the one who calls speaks of its arguments.
 
-    shapes   rank of the inputs that it takes -> what it says of their shape, with {m} for the number of lines
+    shapes   rank of the inputs that it takes -> what it says of their shape, with {m} for the number of lines and
+             {first} for the first two axes of a sequence
     dtype    what it says of their dtype, with {} for it
     owner    whose device they must be on
     tuple_hint   what it says, after ";", to a tuple as input
+    first    what {first} stands for; "B, T" where sequences are batch first
     """
 
     names: ArgumentNames = ArgumentNames()
@@ -51,6 +53,7 @@ class Caller(NamedTuple):
     dtype: str = "the weight's dtype, {},"
     owner: str = "weight"
     tuple_hint: str = ""
+    first: str = "T, B"
 
 
 OP = Caller()
@@ -125,7 +128,7 @@ def checked_inputs(inputs: Any, weight: Tensor, check: bool | None, caller: Call
     inputs = plain_tensor(inputs, name, caller.tuple_hint)
     m = weight.shape[1]
     if inputs.ndim not in caller.shapes or inputs.shape[-1] != m:
-        shapes = " or ".join(shape.format(m=m) for shape in caller.shapes.values())
+        shapes = " or ".join(shape.format(m=m, first=caller.first) for shape in caller.shapes.values())
         raise ValueError(f"{name}: expected shape {shapes}, got {tuple(inputs.shape)}")
     if inputs.device != weight.device:
         raise ValueError(f"{name}: expected on the {caller.owner}'s device, {weight.device}, got {inputs.device}")
@@ -134,11 +137,16 @@ def checked_inputs(inputs: Any, weight: Tensor, check: bool | None, caller: Call
             dtype = caller.dtype.format(weight.dtype)
             raise ValueError(f"{name}: expected {dtype} or bool or uint8, got {inputs.dtype}")
     x = inputs.to(compute_dtype(weight))
+    check_finite(x, check, name)
+    return x
+
+
+def check_finite(x: Tensor, check: bool | None, name: str) -> None:
+    """Raise ValueError for NaN or infinity; `check` None: on the CPU."""
     if check:
         _check_finite(x, name)
     elif check is None:
         check_inputs(x, name)
-    return x
 
 
 def check_inputs(x: Tensor, name: str = "inputs") -> None:

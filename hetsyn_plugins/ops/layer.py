@@ -6,6 +6,7 @@ layout, what a state is, when one is kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +16,11 @@ from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels.interface import LayerTensors
-from hetsyn_plugins.ops.arguments import ArgumentNames, check_ranges, in_full
+from hetsyn_plugins.ops.arguments import ArgumentNames, Caller, check_finite, check_ranges, in_full
 from hetsyn_plugins.ops.copies import Copied
 from hetsyn_plugins.ops.dispatch import Way
 from hetsyn_plugins.ops.foreign_inputs import NO_SCRIPT
+from hetsyn_plugins.ops.lengths import Run, run_rows
 from hetsyn_plugins.ops.steps import mark_of
 from hetsyn_plugins.ops.trainable import check_tied, recompute, share_of, to_hetsyn_params
 
@@ -46,6 +48,7 @@ class HetSynModule(Copied):
 
     spiking, recurrent   which kind of layer it is
     surrogate, detach_reset, backend, check   as in `hetsyn_plugins.ops.hetsyn_lif`
+    batch_first          sequences are (B, T, M) in and (B, T, N) out, as in torch.nn.RNN
     """
 
     spiking: bool
@@ -54,6 +57,7 @@ class HetSynModule(Copied):
     detach_reset: bool
     backend: str
     check: bool | None
+    batch_first: bool = False
 
     def tensors(self) -> dict[str, Any]:
         """Every field as the op takes it, in the shape that is trained; None where the layer has no such field."""
@@ -90,6 +94,35 @@ class HetSynModule(Copied):
             return mark.loop.layer, origin
         layer = self.layer_tensors()  # hooks may have set tensors anew
         return layer, self.origin()
+
+    def swapped(self, sequence: Tensor) -> Tensor:
+        """A sequence from the user's layout to (T, B, ...), and back; a view."""
+        return sequence.transpose(0, 1) if self.batch_first else sequence
+
+    def speaking(self, caller: Caller) -> Caller:
+        """The caller, with this layer's layout in its messages."""
+        return caller._replace(first="B, T") if self.batch_first else caller
+
+    def layout_shown(self) -> str:
+        """What `repr` says of the layout, behind other options."""
+        return ", batch_first=True" if self.batch_first else ""
+
+    def checks_values(self, is_sequence: bool, lengths: Any = None) -> bool | None:
+        """The `check` of `checked_inputs`: steps with check=True only, padded sequences in `run_rows`."""
+        if not is_sequence:
+            return bool(self.check)
+        return self.check if lengths is None else False
+
+    def run_rows(self, run: Callable[..., Run], x: Tensor, state: Any, lengths: Tensor | None, caller: Caller) -> Run:
+        """`run(x, state)` over a sequence (T, B, M), each row for its own length where there are any (`lengths.py`)."""
+        if lengths is None:
+            return run(x, state)
+
+        def checked(rows: Tensor, start: Any) -> Run:
+            check_finite(rows, self.check, caller.names["inputs"])
+            return run(rows, start)
+
+        return run_rows(checked, x, state, lengths)
 
     def way(self) -> Way:
         """How the op runs this layer."""

@@ -1,0 +1,90 @@
+"""Padded batches: every row of a sequence (T, B, M) stops at a length of its own.
+
+The rows of one length are run together, by themselves, for so many steps. So what stands behind a row's end is neither
+read nor run: it may be anything, its gradient is zero, and a row's spikes, states and gradients are those that it has
+alone. Only valid steps cost time, and each length that occurs a call: on 2 cores with T 250, B 32, 700 -> 128, lengths
+drawn from 1 to 250, a training step takes 0.8 of the time of the whole rectangle with 5 lengths in the batch, 1.1 times
+it with 32 (recurrent 1.4 and 1.8). On a GPU calls wait for each other: sort samples into batches by their length there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hetsyn_plugins.core.validation import layout_hint
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+Run = tuple[Any, ...]  # spikes (T, B, N) or None, whatever else there is a step, (T, B, ...), and the state at the end
+
+
+def checked_lengths(lengths: Any, x: Tensor) -> Tensor:
+    """Lengths (B,) of the rows of x (T, B, M), as int64 on the CPU, each 1 to T; ValueError for anything else."""
+    if x.ndim != 3:
+        raise ValueError("lengths: expected with a sequence only, got them with one step")
+    steps, batch, _ = x.shape
+    try:
+        given = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"lengths: expected integers (B,), got {type(lengths).__name__} {lengths!r}") from None
+    if given.dtype not in INTEGERS:
+        raise ValueError(f"lengths: expected integers, got {given.dtype}")
+    if given.shape != (batch,):
+        hint = layout_hint(len(given), steps, batch) if given.ndim == 1 else ""
+        raise ValueError(f"lengths: expected shape ({batch},), one a row, got {tuple(given.shape)}{hint}")
+    given = given.detach().to("cpu", torch.int64)
+    if batch > 0 and not (given.min() >= 1 and given.max() <= steps):
+        least, most = int(given.min()), int(given.max())
+        raise ValueError(f"lengths: expected 1 to T = {steps}, got {least} to {most}")
+    return given
+
+
+@torch.compiler.disable  # which calls are made depends on the lengths
+def run_rows(run: Callable[[Tensor, Any], Run], x: Tensor, state: Any, lengths: Tensor) -> Run:
+    """What `run(x, state)` gives, every row run for its own length (B,).
+
+    x        (T, B, M)
+    state    a NamedTuple of tensors (B, ...) or None, or None itself, as the one that `run` gives
+
+    Behind a row's end its spikes are zero, and what else there is a step stays what it was at its last step.
+    """
+    if bool((lengths == len(x)).all()):
+        return run(x, state)
+    groups = [(lengths == length).nonzero()[:, 0].to(x.device) for length in lengths.unique()]
+    runs = []
+    for rows in groups:
+        steps = int(lengths[rows[0]])
+        spikes, *columns, final = run(x[:steps].index_select(1, rows), _rows(state, rows))
+        rest = len(x) - steps
+        spikes = None if spikes is None else torch.cat([spikes, spikes.new_zeros((rest, *spikes.shape[1:]))])
+        runs.append((spikes, *(torch.cat([c, c[-1:].expand(rest, *c.shape[1:])]) for c in columns), final))
+    back = torch.cat(groups).argsort()
+    *columns, finals = zip(*runs, strict=True)
+    final = finals[0]._make(_together(parts, 0, back) for parts in zip(*finals, strict=True))
+    return (*(_together(parts, 1, back) for parts in columns), final)
+
+
+def _rows(state: Any, rows: Tensor) -> Any:
+    """These rows of a state."""
+    return None if state is None else state._make(_of(part, rows) for part in state)
+
+
+def _of(part: Tensor | None, rows: Tensor) -> Tensor | None:
+    """These rows of a part; of zeros that are not written out, as many."""
+    if part is None:
+        return None
+    return part.index_select(0, rows) if any(part.stride()) else part[: len(rows)]
+
+
+def _together(parts: Sequence[Tensor | None], dim: int, back: Tensor) -> Tensor | None:
+    """What the groups have, in the order of the batch; None where the layer has no such thing."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there, dim).index_select(dim, back) if there else None
+
+
+def at_end(column: Tensor, lengths: Tensor | None) -> Tensor:
+    """The last valid step of every row of (T, B, ...): (B, ...)."""
+    return column[-1] if lengths is None else column[lengths - 1, torch.arange(len(lengths))]
