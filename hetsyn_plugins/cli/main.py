@@ -14,6 +14,7 @@ from typing import Any
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.cli import experiments
+from hetsyn_plugins.core.validation import layout_hint
 
 DESCRIPTION = """HetSynLIF, the spiking neuron whose every synapse has its own time constant, for snnTorch, Norse and
 Lava-DL."""
@@ -249,7 +250,9 @@ def load_data(source: str, samples: int | None) -> tuple[Any, Any]:
         got = "none" if inputs is None else f"shape {inputs.shape}"
         raise ValueError(f"--data: expected inputs (T, B, M) in {source}, none of them 0, got {got}")
     if labels is not None and labels.shape != inputs.shape[1:2]:
-        raise ValueError(f"--data: expected labels of shape ({inputs.shape[1]},) in {source}, got {labels.shape}")
+        hint = layout_hint(labels.shape, inputs.shape)
+        expected = f"labels of shape ({inputs.shape[1]},)"
+        raise ValueError(f"--data: expected {expected} in {source}, got {labels.shape}{hint}")
     return inputs[:, :samples], None if labels is None else labels[:samples]
 
 

@@ -157,15 +157,24 @@ def check_inputs_shape(inputs: Any, weight: Any) -> None:
         raise ValueError(f"inputs: expected shape (T, B, {m}), time first, got {tuple(inputs.shape)}")
 
 
-def layout_hint(length: int, steps: int, batch: int) -> str:
-    """What to say where there are so many of what a sample has one of: of a number that fits T and not B.
+def check_samples(name: str, value: Any, sequence: Any) -> None:
+    """Raise ValueError unless a value has an entry (a row) for each sample of a sequence (T, B, ...)."""
+    if value.shape[:1] != sequence.shape[1:2]:
+        expected = f"{sequence.shape[1]}, one a sample of (T, B, ...) = {tuple(sequence.shape)}"
+        hint = layout_hint(value.shape[:1], sequence.shape)
+        raise ValueError(f"{name}: expected {expected}, got shape {tuple(value.shape)}{hint}")
+
+
+def layout_hint(shape: tuple[int, ...], sequence: tuple[int, ...]) -> str:
+    """What to say where something has the shape (B,), beside a sequence (T, B, ...): of one that fits T and not B.
 
     Where B = T, time and batch that are swapped cannot be seen.
     """
-    if length != steps or length == batch:
+    steps, batch = sequence[:2]
+    if tuple(shape) != (steps,) or steps == batch:
         return ""
     return (
-        f"; {length} is T: time and batch look swapped, sequences are (T, B, ...), or (B, T, ...) for layers that are "
+        f"; {steps} is T: time and batch look swapped, sequences are (T, B, ...), or (B, T, ...) for layers that are "
         "built with batch_first=True"
     )
 

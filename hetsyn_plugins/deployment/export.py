@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.validation import layout_hint
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.deployment.chip_costs import chip_costs
 from hetsyn_plugins.deployment.clusters import ClusterReport, cluster_network
@@ -191,7 +192,8 @@ def _checked_data(calibration: ArrayLike | None, labels: ArrayLike | None) -> tu
         raise ValueError(f"calibration: expected shape (T, B, M), none of them 0, got {x.shape}")
     truth = None if labels is None else np.asarray(labels)
     if truth is not None and truth.shape != (x.shape[1],):
-        raise ValueError(f"labels: expected shape ({x.shape[1]},), one a sample, got {truth.shape}")
+        hint = layout_hint(truth.shape, x.shape)
+        raise ValueError(f"labels: expected shape ({x.shape[1]},), one a sample, got {truth.shape}{hint}")
     if truth is not None and (truth != np.floor(truth)).any():
         raise ValueError("labels: expected whole numbers, the classes, got fractions")
     return whole_numbers(x), truth

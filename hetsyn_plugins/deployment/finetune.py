@@ -26,6 +26,7 @@ from hetsyn_plugins.core.fields import ARRAYS, DECAYS
 from hetsyn_plugins.core.network import AlwaysOn as PlainAlwaysOn
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.validation import check_samples
 from hetsyn_plugins.deployment.clusters import Scale, synaptic_decays
 from hetsyn_plugins.exchange.conversion import AlwaysOn
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
@@ -196,6 +197,7 @@ class FineTuned(NamedTuple):
 
 def last_step(output: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of the readout's v at the last step: output (T, B, classes), labels (B,)."""
+    check_samples("labels", labels, output)
     return nn.functional.cross_entropy(output[-1], labels)
 
 
@@ -205,6 +207,7 @@ def as_before(output: Tensor, wanted: Tensor) -> Tensor:
     The Kullback-Leibler divergence of their softmaxes. With the float network's own v wanted ("distillation"), training
     brings back what clustering and rounding moved, and does not fit the labels once more.
     """
+    check_samples("wanted", wanted, output)
     log_shares, wanted_shares = output[-1].log_softmax(1), wanted.log_softmax(1)
     return nn.functional.kl_div(log_shares, wanted_shares, log_target=True, reduction="batchmean")
 

@@ -42,7 +42,7 @@ from hetsyn_plugins.experiments.run_folder import (
     load_result,
     write_content,
 )
-from hetsyn_plugins.experiments.tasks.task import Batch, Task
+from hetsyn_plugins.experiments.tasks.task import Batch, Task, checked_batch
 from hetsyn_plugins.experiments.training_log import Log
 from hetsyn_plugins.ops.rates import fault
 
@@ -146,7 +146,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = group["base"] * rate
         self.model.train()
-        activity = self.model(batch.inputs)
+        activity = self.model(checked_batch(batch).inputs)
         loss = task.loss(activity, batch.target)
         value = float(loss.detach())
         self.first_loss = value if self.first_loss is None else self.first_loss
@@ -323,7 +323,7 @@ def evaluate(
     """
     model.eval()
     scores = []
-    for x, target in task.held_out(split, AT_A_TIME, seed):
+    for x, target in map(checked_batch, task.held_out(split, AT_A_TIME, seed)):
         activity = model(x)
         scores.append(task.score(activity, target))
         if found is not None:

@@ -23,7 +23,7 @@ from hetsyn_plugins.core.autograd import refuse_forward_mode, transforming
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, FIELDS, MATRICES, STATE, HetSynState, full_shapes
 from hetsyn_plugins.core.validation import check_fields, check_part, check_values, state_shapes
 from hetsyn_plugins.kernels.interface import LayerTensors
-from hetsyn_plugins.ops.foreign_inputs import check_layout, plain_tensor, usable
+from hetsyn_plugins.ops.foreign_inputs import check_layout, plain_tensor, shape_hint, usable
 
 HALF = (torch.float16, torch.bfloat16)
 COUNTS = (torch.bool, torch.uint8)
@@ -129,7 +129,8 @@ def checked_inputs(inputs: Any, weight: Tensor, check: bool | None, caller: Call
     m = weight.shape[1]
     if inputs.ndim not in caller.shapes or inputs.shape[-1] != m:
         shapes = " or ".join(shape.format(m=m, first=caller.first) for shape in caller.shapes.values())
-        raise ValueError(f"{name}: expected shape {shapes}, got {tuple(inputs.shape)}")
+        hint = shape_hint(tuple(inputs.shape), m, caller.first, tuple(caller.shapes))
+        raise ValueError(f"{name}: expected shape {shapes}, got {tuple(inputs.shape)}{hint}")
     if inputs.device != weight.device:
         raise ValueError(f"{name}: expected on the {caller.owner}'s device, {weight.device}, got {inputs.device}")
     if inputs.dtype != weight.dtype and inputs.dtype not in COUNTS:

@@ -1,11 +1,13 @@
 """What comes as an input and no kernel can take: named at the door, each with its way out.
 
-Two kinds: tracers, which want to see the operations of a call (jit, ONNX, TensorBoard's graph, torch.fx), and
-inputs that are no plain tensor. Unknown here, they would end in a message of numba, NumPy or of torch's insides.
+Three kinds: tracers, which want to see the operations of a call (jit, ONNX, TensorBoard's graph, torch.fx), inputs
+that are no plain tensor, and plain ones in another library's layout. Unknown here, they would end in a message of
+numba, NumPy or of torch's insides.
 """
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -26,8 +28,8 @@ NO_SCRIPT = (
     "it is, keep it with hetsyn_plugins.checkpoint.save"
 )
 PACKED = (
-    "; pad it: x, lengths = torch.nn.utils.rnn.pad_packed_sequence(packed) gives (T, B, M), and zeros after a "
-    "sequence's end change nothing before it"
+    "; pad it: x, lengths = torch.nn.utils.rnn.pad_packed_sequence(packed) gives (T, B, M), and layer(x, "
+    "lengths=lengths) takes it; zeros after a sequence's end change nothing before it"
 )
 NESTED = "; pad it: torch.nested.to_padded_tensor(x, 0.0).transpose(0, 1) is (T, B, M), zeros after each sequence's end"
 
@@ -86,4 +88,25 @@ def _way_out(inputs: Any, tuple_hint: str) -> str:
         return "; torch.as_tensor(x) makes one"
     if isinstance(inputs, list):
         return "; torch.stack(x) makes one of a list of tensors, torch.tensor(x) of numbers"
+    return ""
+
+
+def shape_hint(shape: tuple[int, ...], m: int, first: str, ranks: tuple[int, ...]) -> str:
+    """What to do with inputs of a shape that does not fit, where it looks like a known one; with ";" before it.
+
+    m       lines of the layer
+    first   "T, B" or "B, T", how it takes sequences
+    ranks   2 where it takes single steps, 3 where it takes sequences
+    """
+    if len(shape) == 2 and shape[1] == m:
+        return "; one step of a sequence: x.unsqueeze(0)" if first == "T, B" else "; one step: x.unsqueeze(1)"
+    if len(shape) == 3 and shape[2] == m:
+        return "; a step is x[t]: loop over them, or take a layer for sequences"
+    for kept in (1, 2):  # axes before those of an image
+        if kept + 1 in ranks and len(shape) > kept + 1 and prod(shape[kept:]) == m:
+            return f"; x.flatten({kept}) is {'(B' if kept == 1 else '(' + first}, {m})"
+    if len(shape) == 3 and 3 in ranks and shape[1] == m:
+        return f"; this looks like (B, {m}, T): x.{'permute(2, 0, 1)' if first == 'T, B' else 'transpose(1, 2)'}"
+    if len(shape) == 2 and m == 1 and 3 in ranks:
+        return f"; if these are ({first}), of one line: x.unsqueeze(-1)"
     return ""

@@ -33,7 +33,7 @@ def checked_lengths(lengths: Any, x: Tensor) -> Tensor:
     if given.dtype not in INTEGERS:
         raise ValueError(f"lengths: expected integers, got {given.dtype}")
     if given.shape != (batch,):
-        hint = layout_hint(len(given), steps, batch) if given.ndim == 1 else ""
+        hint = layout_hint(given.shape, x.shape)
         raise ValueError(f"lengths: expected shape ({batch},), one a row, got {tuple(given.shape)}{hint}")
     given = given.detach().to("cpu", torch.int64)
     if batch > 0 and not (given.min() >= 1 and given.max() <= steps):

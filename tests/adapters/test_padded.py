@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -311,6 +312,44 @@ def test_a_batch_first_stack_is_the_time_first_one() -> None:
 def test_a_message_names_the_shape_in_the_users_layout(build: Any, options: Any, shape: str) -> None:
     with caught(f"{shape}", ValueError):
         call(build(**options), trains()[:, :, :2])
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("lines", "options", "shape", "says"),
+    [
+        (6, {}, (3, 6, 25), "; this looks like (B, 6, T): x.permute(2, 0, 1)"),
+        (6, {"batch_first": True}, (3, 6, 25), "; this looks like (B, 6, T): x.transpose(1, 2)"),
+        (12, {}, (25, 4, 1, 3, 4), "; x.flatten(2) is (T, B, 12)"),
+        (12, {}, (25, 4, 1, 12), "; x.flatten(2) is (T, B, 12)"),
+        (12, {"batch_first": True}, (4, 25, 3, 4), "; x.flatten(2) is (B, T, 12)"),
+        (1, {}, (25, 4), "; if these are (T, B), of one line: x.unsqueeze(-1)"),
+        (6, {}, (25, 3, 7), "got (25, 3, 7)"),
+    ],
+    ids=str,
+)
+def test_a_shape_of_another_library_is_told_its_way_out(
+    build: Any, lines: int, options: Any, shape: Any, says: str
+) -> None:
+    cls = HetSynLeaky if isinstance(build(), HetSynLeaky) else HetSynLIF
+    with pytest.raises(ValueError, match=re.escape(says) + "$"):
+        cls(lines, N, **options)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("cls", "shape", "says"),
+    [
+        (HetSynLeaky, (4, 1, 3, 4), "; x.flatten(1) is (B, 12)"),
+        (HetSynLeaky, (4, 3, 4), "; x.flatten(1) is (B, 12)"),
+        (norse_adapter.HetSynLIFCell, (4, 1, 3, 4), "; x.flatten(1) is (B, 12)"),
+        (norse_adapter.HetSynLIFCell, (25, 4, 12), "; a step is x[t]: loop over them, or take a layer for sequences"),
+        (HetSynLIF, (4, 12), "; one step of a sequence: x.unsqueeze(0)"),
+    ],
+    ids=str,
+)
+def test_a_step_and_a_sequence_are_told_apart(cls: Any, shape: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says) + "$"):
+        cls(12, N)(torch.zeros(shape))
 
 
 @kinds

@@ -179,7 +179,10 @@ def test_wrong_requests_of_export_and_simulate(tmp_path: Path, capsys: pytest.Ca
     refused(["simulate", net, "--data", str(tmp_path / "single.npy")], "a single array")
     refused(["simulate", net, "--data", str(tmp_path / "other.npz")], "--data: expected inputs (T, B, M)")
     refused(["simulate", net, "--data", str(tmp_path / "flat.npz")], "got shape (3, 4)")
-    refused(["simulate", net, "--data", str(tmp_path / "labels.npz")], "labels of shape (4,)")
+    refused(
+        ["simulate", net, "--data", str(tmp_path / "labels.npz")],
+        "labels of shape (4,) in " + str(tmp_path / "labels.npz") + ", got (3,); 3 is T: time and batch look swapped",
+    )
     refused(["simulate", net, "--data", str(tmp_path / "wide.npz")], "inputs: expected shape (T, B, 3)")
     refused(["simulate", net, "--data", data, "--samples", "0"], "--samples: expected at least 1, got 0")
     refused(["simulate", net, "--data", str(tmp_path / "loud.npz")], "left 24 bits at step")

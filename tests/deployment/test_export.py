@@ -428,7 +428,11 @@ def test_overflow_is_refused_or_counted(tmp_path: Path) -> None:
         ({"calibration": np.zeros((0, 4, 2))}, r"calibration: expected shape"),
         (
             {"calibration": np.zeros((3, 4, 2)), "labels": [0]},
-            r"labels: expected shape \(4,\), one a sample, got \(1,\)",
+            r"labels: expected shape \(4,\), one a sample, got \(1,\)$",
+        ),
+        (
+            {"calibration": np.zeros((3, 4, 2)), "labels": [0, 1, 0]},
+            r"labels: .* got \(3,\); 3 is T: time and batch look swapped, .* batch_first=True",
         ),
         ({"calibration": np.full((3, 4, 2), 0.5)}, "expected whole numbers"),
         ({"calibration": np.zeros((3, 4, 9))}, r"expected shape \(T, B, 3\)"),

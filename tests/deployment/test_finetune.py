@@ -501,3 +501,12 @@ def test_as_before_is_the_divergence_of_two_softmaxes() -> None:
     by_definition = (p * (p.log() - q.log())).sum(1).mean()
     assert abs(finetune.as_before(output, wanted) - by_definition) < 1e-12
     assert abs(finetune.as_before(output, output[-1] + 3.0)) < 1e-12
+
+
+@pytest.mark.parametrize("loss", [finetune.last_step, finetune.as_before])
+def test_a_loss_refuses_labels_of_another_batch(loss: Any) -> None:
+    output, name = torch.zeros(6, 4, OUT), "labels" if loss is finetune.last_step else "wanted"
+    for count, hint in ((6, "; 6 is T: time and batch look swapped.* batch_first=True"), (5, "$")):
+        wanted = torch.zeros(count, dtype=torch.long) if name == "labels" else torch.zeros(count, OUT)
+        with pytest.raises(ValueError, match=rf"{name}: expected 4, one a sample.*, got shape \({count}, ?.*\){hint}"):
+            loss(output, wanted)

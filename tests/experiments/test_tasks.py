@@ -17,7 +17,7 @@ from hetsyn_plugins.experiments.tasks.dms import DelayedMatchToSample
 from hetsyn_plugins.experiments.tasks.images import SequentialImages
 from hetsyn_plugins.experiments.tasks.patterns import PatternGeneration
 from hetsyn_plugins.experiments.tasks.speech import Speech
-from hetsyn_plugins.experiments.tasks.task import Batch, Task
+from hetsyn_plugins.experiments.tasks.task import Batch, Task, checked_batch
 
 DRAWN: dict[str, Callable[[], Task]] = {
     "patterns": lambda: PatternGeneration(lines=10, test_samples=7),
@@ -73,3 +73,21 @@ def test_batches_do_not_depend_on_order_workers_or_process(folder: Path) -> None
             assert isinstance(other, Batch)
             assert torch.equal(batch.inputs, other.inputs) and torch.equal(batch.target, other.target)
     assert not torch.equal(expected[0][0].inputs, expected[1][0].inputs)
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        (torch.zeros(6), "target: expected 4, one a sample .* got shape \\(6,\\); 6 is T: .* batch_first=True"),
+        (torch.zeros(5), "target: expected 4, one a sample .* got shape \\(5,\\)$"),
+        (torch.zeros(4, 6, 1), "target: expected .* got \\(4, 6, 1\\); time and batch look swapped in one of them"),
+        (torch.zeros(5, 4, 1), "target: expected .* got \\(5, 4, 1\\)$"),
+    ],
+    ids=["labels-swapped", "labels", "curve-swapped", "curve"],
+)
+def test_a_batch_whose_target_does_not_fit_is_refused(target: torch.Tensor, says: str) -> None:
+    inputs = torch.zeros(6, 4, 3)
+    for fits in (torch.zeros(4), torch.zeros(6, 4, 1)):
+        assert checked_batch(Batch(inputs, fits)).target is fits
+    with pytest.raises(ValueError, match=says):
+        checked_batch(Batch(inputs, target))

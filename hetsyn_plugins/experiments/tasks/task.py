@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hetsyn_plugins.core.validation import checked_size
+from hetsyn_plugins.core.validation import check_samples, checked_size
 from hetsyn_plugins.experiments.data import digits
 
 SPLITS = ("train", "validation", "test")
@@ -27,6 +27,21 @@ class Batch(NamedTuple):
 
     inputs: Tensor
     target: Tensor
+
+
+def checked_batch(batch: Batch) -> Batch:
+    """The batch; ValueError where its target is not one of its inputs (T, B, M): time and batch swapped, say.
+
+    Where B = T that cannot be seen.
+    """
+    inputs, target = batch
+    if target.ndim == 1:
+        check_samples("target", target, inputs)
+    elif target.shape[:2] != inputs.shape[:2]:
+        expected, came = tuple(inputs.shape[:2]), tuple(target.shape)
+        hint = "; time and batch look swapped in one of them" if target.shape[:2] == inputs.shape[1::-1] else ""
+        raise ValueError(f"target: expected (T, B, K) with T and B of the inputs, {expected}, got {came}{hint}")
+    return batch
 
 
 class Activity(NamedTuple):
