@@ -692,6 +692,9 @@ _Sequence.__signature__ = _signature()  # type: ignore[attr-defined]  # what hel
 class HetSynLIFCell(_Cell):
     """A layer of HetSynLIF neurons, one step a call: z, state = cell(x, state), x (B, M), z (B, N).
 
+    Norse's own neurons cut the gradient through their reset; here it carries one, as in the paper's code, unless
+    detach_reset=True.
+
     input_size, hidden_size   M, N
     p       HetSynLIFParameters, copied and expanded to this layer's shapes; None: the paper's 20 ms everywhere
     dt      seconds

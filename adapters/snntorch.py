@@ -72,7 +72,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
 
     v[t] = sum_j I_ij[t] - rst_i[t] (- ada_i[t]) (+ b_i), I_ij[t] = alpha_ij I_ij[t-1] + w_ij x_j[t],
     rst_i[t] = beta rst_i[t-1] + threshold z_i[t-1]; a spike where v > threshold. Unlike a stock Leaky's, the reset path
-    carries gradient, as in the paper's code (`detach_reset=True` cuts it), and the default surrogate is the paper's.
+    carries gradient, as in the paper's code, and the default surrogate is the paper's: `detach_reset=True` and the same
+    spike_grad give a stock neuron's gradients.
 
     Example:
         >>> lif = HetSynLeaky(784, 128, init_hidden=True)
@@ -724,7 +725,7 @@ def merge_stock(linear: nn.Linear, neuron: nn.Module) -> tuple[HetSynParams, fro
     """The vanilla HetSyn layer that a Linear and a stock Leaky behind it are; None for any other neuron.
 
     With what of it is learned (core fields), and its surrogate. A bias becomes the weight of an always-on last line,
-    since the neuron filters it. A stock neuron's reset has no gradient: `detach_reset` trains alike.
+    since the neuron filters it. A stock neuron's reset has no gradient: `detach_reset=True` gives the same gradients.
     """
     if type(neuron) is not snntorch.Leaky:
         return None

@@ -40,7 +40,8 @@ def convert(net: Any, to: str, dt: float | None = None) -> Any:
 
     net   a Network, a torch Sequential (nested too), Norse's SequentialState, or one HetSyn layer; in snnTorch stacks
           also stock `nn.Linear` + `snn.Leaky`, which become vanilla HetSyn layers: the Linear's bias is filtered there,
-          so it becomes the weight of an always-on line (an AlwaysOn module appears in front)
+          so it becomes the weight of an always-on line (an AlwaysOn module appears in front). A stock neuron's reset
+          has no gradient: they come with detach_reset=True, and have its gradients
     to    "reference" (a Network, plain data that runs in float64), "snntorch" (nn.Sequential, init_hidden layers) or
           "norse" (SequentialState of sequence modules)
     dt    step length in seconds for layers that have none; asked for where the target needs it

@@ -63,7 +63,7 @@ def hetsyn_lif(
     weight ... bias   shapes and units as in `core/fields.py`: decays in [0, 1], (N, M) or shared; threshold > 0
     state         HetSynState of tensors from an earlier call, or None: zeros
     surrogate     a Surrogate, its name, or another library's spike function; None: the paper's multi-Gaussian
-    detach_reset  no gradient through z in the reset current
+    detach_reset  no gradient through z in the reset current, as in the stock neurons of snnTorch, Norse and slayer
     backend       "auto", "eager", "cpu" or "gpu" (`choose_backend` tells what "auto" takes, and why)
     check         look for NaN and infinity in inputs and for values out of range in parameters;
                   None: on the CPU

@@ -43,7 +43,8 @@ class Neuron(WithoutNorm, TrainableFields, BaseNeuron):
     requires_grad         learn reset and adaptation
     adaptation_decay, adaptation_strength   () or (N,), or None
     bias                  (N,), learned, added to v at every step, or None
-    surrogate, detach_reset   see `hetsyn_plugins.ops.hetsyn_lif`; None: the paper's multi-Gaussian
+    surrogate, detach_reset   see `hetsyn_plugins.ops.hetsyn_lif`; None: the paper's multi-Gaussian. CUBA's reset has no
+                              gradient, which is detach_reset=True; by default it has one here
     parametrization, dt       see `hetsyn_plugins.ops.trainable`
     quantised, form, fraction see `hetsyn_plugins.fixed_point.neuron`
 
