@@ -96,7 +96,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     share, parametrization, tie_reset, dt   see `hetsyn_plugins.ops.trainable`
     detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
     batch_first            sequences are (B, T, M) in and (B, T, N) out, as in torch.nn.RNN; single steps and all other
-                           states stay as they are. snnTorch's functional losses want (T, B, N): spk.transpose(0, 1)
+                           states stay as they are, so continue with mem[:, -1]. snnTorch's functional losses want
+                           (T, B, N): spk.transpose(0, 1)
 
     Inputs: input_, syn, rst, (ada,) mem
         - **input_** (B, in_features), one step, or (T, B, in_features), the whole sequence at once (between layers that

@@ -244,7 +244,7 @@ class Scored:
         self.batches = [torch.tensor(scores) for scores in batches]
 
     def held_out(self, split: str, batch: int, seed: int) -> Any:
-        return iter(Batch(scores, scores) for scores in self.batches)
+        return iter(Batch(scores[None, :, None], scores) for scores in self.batches)
 
     def score(self, activity: Tensor, target: Tensor) -> Tensor:
         return target
