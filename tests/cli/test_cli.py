@@ -152,6 +152,13 @@ def test_export_and_simulate_digits(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "7 samples of 32 steps" in capsys.readouterr().out
 
 
+def test_labels_that_fit_the_steps_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exported(tmp_path)
+    np.savez(tmp_path / "labels.npz", inputs=np.zeros((3, 4, 3)), labels=np.zeros(3))
+    assert main(["simulate", str(tmp_path / "net.net"), "--data", str(tmp_path / "labels.npz")]) == 2
+    assert "got (3,); 3 is T: time and batch look swapped" in capsys.readouterr().err
+
+
 def test_wrong_requests_of_export_and_simulate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line each, status 2, and no file where there was none."""
     exported(tmp_path)
@@ -179,10 +186,7 @@ def test_wrong_requests_of_export_and_simulate(tmp_path: Path, capsys: pytest.Ca
     refused(["simulate", net, "--data", str(tmp_path / "single.npy")], "a single array")
     refused(["simulate", net, "--data", str(tmp_path / "other.npz")], "--data: expected inputs (T, B, M)")
     refused(["simulate", net, "--data", str(tmp_path / "flat.npz")], "got shape (3, 4)")
-    refused(
-        ["simulate", net, "--data", str(tmp_path / "labels.npz")],
-        "labels of shape (4,) in " + str(tmp_path / "labels.npz") + ", got (3,); 3 is T: time and batch look swapped",
-    )
+    refused(["simulate", net, "--data", str(tmp_path / "labels.npz")], "labels of shape (4,)")
     refused(["simulate", net, "--data", str(tmp_path / "wide.npz")], "inputs: expected shape (T, B, 3)")
     refused(["simulate", net, "--data", data, "--samples", "0"], "--samples: expected at least 1, got 0")
     refused(["simulate", net, "--data", str(tmp_path / "loud.npz")], "left 24 bits at step")
