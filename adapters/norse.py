@@ -4,7 +4,8 @@ Importing this changes nothing in Norse; `hetsyn_plugins.register("norse")` make
 so on. The equations are the core's: one step is `ops.lif.run_step`, a sequence `ops.lif.run_sequence`. Decays are
 exp(-dt * tau_inv), as in the paper, not Norse's Euler step 1 - dt * tau_inv.
 
-A cell's autograd graph keeps the currents, B * N * M numbers, of every step; a sequence module's keeps none.
+Neither keeps the currents, B * N * M numbers, for the backward pass: cells that get their states as they were returned
+are one loop (`ops/steps.py`); a current that was replaced or written to in between is kept.
 """
 
 from __future__ import annotations

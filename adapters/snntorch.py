@@ -104,15 +104,16 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
           do not care about time: HetSyn, Linear, Dropout). A stock neuron in the same nn.Sequential, or in one inside
           it, would take (T, B, N) as one step: ValueError. Not seen are: what a forward of your own hands from layer to
           layer; anything under torch.compile; a layer that came by Sequential.insert, or into an inner Sequential
-          after that was put into the outer one. Nor can a layer see
-          (B, T, M) that came without batch_first=True: labels (B,) beside it show it, unless B = T
+          after that was put into the outer one. Nor can a layer see (B, T, M) that came without batch_first=True:
+          labels (B,) beside it show it, unless B = T
         - **syn** (B, out_features, in_features), **rst**, **ada**, **mem** (B, out_features); left out: zeros
     Outputs: spk, syn, rst, (ada,) mem
         - for one step (B, out_features); for a sequence spk and mem are (T, B, out_features), the other states those
           after the last step: continue with mem[-1]
     Learnable Parameters: weight (N, M), alpha (as `share` says), and beta, threshold, bias where learned.
 
-    Memory: autograd keeps syn, B * N * M numbers, of every single step; the sequence form keeps none of them.
+    Memory: neither form keeps syn, B * N * M numbers, for the backward pass. Steps that go on from states as they were
+    returned are one loop; a syn that was replaced or written to in between is kept.
     """
 
     names = FIELD_NAMES
