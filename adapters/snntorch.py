@@ -336,10 +336,9 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             states = self._in_order(states, named)
         if states and isinstance(states[0], tuple):
             raise ValueError(f"states: expected tensors one by one, got a tuple; {self._one_call()}")
-        if is_sequence:
-            if beside is not None:
-                snntorch_host.refuse_sequence(*beside)
-            x = self.swapped(x)
+        if is_sequence and beside is not None:
+            snntorch_host.refuse_sequence(*beside)
+        x = self.swapped(x) if is_sequence else x
         if lengths is not None:
             lengths = checked_lengths(lengths, x)
         if self.init_hidden:
@@ -351,9 +350,10 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             states = self._hidden(x.shape[-2], weight)
         if not is_sequence:
             spk, mem, final = self._one_step(x, states)
+        elif self.inhibition or self.state_quant or len(x) == 0:
+            spk, mem, final = self._over_time(self._loop, x, states, lengths)
         else:
-            spk, mem, final = self._over_time(x, states, lengths)
-        if is_sequence and not self._is_stepwise(x):
+            spk, mem, final = self._sequence(x, states, lengths)
             watch_rates(self, x, spk)
         spk = self._graded(spk.to(input_.dtype if input_.dtype.is_floating_point else weight.dtype))
         rst = torch.zeros_like(final.v) if final.reset is None else final.reset
@@ -488,26 +488,26 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             spk = spk * torch.zeros_like(spk).scatter_(1, winner, 1.0)
         return spk, final
 
-    def _over_time(self, x: Tensor, states: tuple[Tensor | None, ...], lengths: Tensor | None) -> Run:
+    def _over_time(
+        self, run: Callable[..., Run], x: Tensor, states: tuple[Tensor | None, ...], lengths: Tensor | None
+    ) -> Run:
         """spk, ungraded, and mem (T, B, N), and the state after the last step, or after each row's last valid one."""
         layer = self.layer_tensors()
         start = self._initial_state(states, layer, x.shape[1])
-        if not self._is_stepwise(x):
-            self.check_changed(layer, self._caller.names)
-        run = self._loop if self._is_stepwise(x) else self._fused
-        run_all: Run = self.run_rows(functools.partial(run, layer), x, start, lengths, self._caller)
-        return run_all
-
-    def _is_stepwise(self, x: Tensor) -> bool:
-        """Is a sequence run step by step? Quantised and inhibited layers need it, and T = 0."""
-        return bool(self.inhibition or self.state_quant or len(x) == 0)
+        result: Run = self.run_rows(functools.partial(run, layer), x, start, lengths, self._caller)
+        return result
 
     @torch.compiler.disable  # as the op: a clean graph break
+    def _sequence(self, x: Tensor, states: tuple[Tensor | None, ...], lengths: Tensor | None) -> Run:
+        return self._over_time(self._fused, x, states, lengths)
+
     def _fused(self, layer: LayerTensors, x: Tensor, start: HetSynState) -> Run:
+        self.check_changed(layer, self._caller.names)
         spk, v, final = run_sequence(x, layer, start, self.way())
         return (torch.zeros_like(v) if spk is None else spk), v, final
 
     def _loop(self, layer: LayerTensors, x: Tensor, final: HetSynState) -> Run:
+        """Step by step: what quantised or inhibited layers need, and T = 0."""
         spks: list[Tensor] = []
         mems: list[Tensor] = []
         for x_t in x.unbind(0):
