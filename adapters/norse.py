@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -54,6 +55,7 @@ from hetsyn_plugins.ops.trainable import (
     recompute,
     start_values,
     start_weight,
+    values_to_look_at,
 )
 
 # what the core's fields are called as arguments here
@@ -202,6 +204,8 @@ class HetSynLIFParameters(TrainableFields):
             "reset_decay": tau_reset_inv,
             "adaptation_decay": tau_adapt_inv,
         }
+        others = {"adapt_strength": adapt_strength, "bias": bias, "v_th": v_th}
+        _warn_of_copies({**{FIELD_NAMES[field]: value for field, value in inverse.items()}, **others})
         self.initialisers = {f: v for f, v in inverse.items() if callable(v) and not isinstance(v, Tensor)}
         for field, value in inverse.items():
             tau = None
@@ -299,6 +303,17 @@ class HetSynLIFParameters(TrainableFields):
                 shown[FIELD_NAMES[field]] = span(value.detach())
         surrogate = f"method={self.method!r}, parametrization={self.parametrization!r}"
         return ", ".join((*(f"{name}={text}" for name, text in shown.items()), surrogate))
+
+
+def _warn_of_copies(values: Mapping[str, Any]) -> None:
+    """Warn of parameters of the user's own, which stay as they are: what is trained is the copy of a layer."""
+    names = [name for name, value in values.items() if isinstance(value, Tensor) and value.requires_grad]
+    if names:
+        warnings.warn(
+            f"{', '.join(names)}: copied, the tensor given gets no gradient; what is trained is the layer's own p "
+            "(learn_reset=True, learn_threshold=True, learn_adaptation=True; synaptic decays always)",
+            stacklevel=3,
+        )
 
 
 def _tensor(value: Any, dtype: torch.dtype | None) -> Tensor:
@@ -493,8 +508,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         return [*self._parameters.values(), *self._buffers.values(), *self.p.registered()]
 
     def set_by_hooks(self) -> list[Tensor]:
-        weights = map(self.__dict__.get, ("input_weights", "recurrent_weights"))
-        return [*(w for w in weights if w is not None), *self.p.set_by_hooks()]
+        return [*values_to_look_at(self, ("input_weights", "recurrent_weights")), *self.p.set_by_hooks()]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         """As nn.Module's; weights with NaN or infinity are reported and not loaded (p does so for its own)."""

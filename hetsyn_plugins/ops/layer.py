@@ -89,6 +89,8 @@ class HetSynModule(Copied):
 
     def step_layer(self, current: Any) -> tuple[LayerTensors, Origin | None]:
         """The layer for a step from this current: while nothing of it has changed, that of the loop it comes from."""
+        if torch.compiler.is_compiling():
+            return self.layer_tensors(), None
         origin, mark = self.origin(), mark_of(current)
         if mark is not None and origin is not None and origin.is_same(mark.loop.owner):
             return mark.loop.layer, origin

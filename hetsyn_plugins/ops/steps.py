@@ -12,7 +12,10 @@ state from all that at once. A step whose inputs need gradients (or one after su
 state, one array (B, N, M) for the whole loop, a step back, which gives its dLoss/dx[t].
 
 The edges between the nodes carry no value: they are there for the order. A state that is read or given elsewhere is an
-output of its step like others; its gradient counts as that of the last state of the sequence up to there.
+output of its step like others; its gradient counts as that of the last state of the sequence up to there (one more
+sequence for each state read: T reads of a loop cost T^2 / 2 steps). What torch says of the gradient of such a state is
+that of what was made of it; who wants that of the loop too, calls `retain_grad` or `register_hook` on it before the
+next step, which then starts a new loop, and gets the gradient of the state as it was handed on.
 
 Which loop a state belongs to is known of its current. It goes on with the next call where that gets this state as it
 was returned, and the same layer, unchanged; anything else (a state detached, replaced, written to or used before;
@@ -77,11 +80,16 @@ class Loop:
         loop_costs.let_go(self.kept)
 
     def in_this_pass(self) -> BackwardPass:
-        """What is gathered in the backward pass that runs now; another one's, which ended before `Start`, goes."""
+        """What is gathered in the backward pass that runs now; it goes when that pass ends."""
         now = backward_pass()
         if now not in self.passes:
-            self.passes = {now: BackwardPass()}
+            self.passes[now] = BackwardPass()
+            torch.autograd.Variable._execution_engine.queue_callback(lambda: self.forget(now))
         return self.passes[now]
+
+    def forget(self, which: int) -> None:
+        """Drop what was gathered in a backward pass."""
+        self.passes.pop(which, None)
 
     def check_unchanged(self) -> None:
         """Raise RuntimeError, as torch does for a tensor that it saved, where the layer was written to meanwhile."""
@@ -113,7 +121,7 @@ class Mark(NamedTuple):
 
     def goes_on(self, state: HetSynState, layer: LayerTensors, way: Way) -> bool:
         """Is this state the one that was returned, the last of its loop, and the layer the loop's?"""
-        if any(a is not b for a, b in zip(state[1:], self.state[1:], strict=True)):
+        if any(a is not b for a, b in zip(state[1:], self.state[1:], strict=True)) or any(map(_is_watched, state)):
             return False
         if self.versions != _versions(state):
             return False
@@ -144,6 +152,10 @@ def step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, owner: An
     start = time.perf_counter()
     *parts, edge = Step.apply(loop, carries, state, x, edge)
     after = HetSynState(*parts)
+    # what is returned is a node of its own: its hooks run where it gets a gradient, not whenever the step is passed
+    after = after._replace(v=after.v.view_as(after.v))
+    if after.spikes is not None:
+        after = after._replace(spikes=after.spikes.view_as(after.spikes))
     if index > 0:  # the first may have had kernels compiled
         loop.seconds += time.perf_counter() - start
         loop_costs.took(after.current, loop.seconds)
@@ -159,6 +171,11 @@ def _values(kernel: Kernel, x: Tensor, layer: LayerTensors, state: HetSynState) 
     _, after = kernel.forward(x[None], layer, state)
     # a view of another tensor could not be written to in place
     return HetSynState(*(t.clone() if t is not None and t._is_view() else t for t in after))
+
+
+def _is_watched(t: Tensor | None) -> bool:
+    """Does somebody want the whole gradient of a state, which the edges of a loop do not carry?"""
+    return t is not None and (t.retains_grad or bool(t._backward_hooks))
 
 
 def _versions(tensors: Iterable[Tensor | None]) -> tuple[int, ...] | None:
@@ -195,7 +212,6 @@ class Start(torch.autograd.Function):
         loop, count = ctx.loop, len(LayerTensors._fields)
         state = HetSynState(*ctx.saved_tensors[count:])
         records = loop.in_this_pass().records[::-1]
-        loop.passes.clear()
         needs_grad = NeedsGrad(False, *ctx.needs_input_grad[1:])
         grads: list[Tensor | None] = [None] * (len(needs_grad) - 1)
         for sequence in _sequences(records):

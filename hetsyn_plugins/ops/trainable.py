@@ -219,9 +219,11 @@ class TrainableFields(Copied, nn.Module):
         return [*self._parameters.values(), *self._buffers.values()]
 
     def set_by_hooks(self) -> list[Tensor]:
-        """Fields that are no parameter or buffer: what pruning's and weight_norm's hooks set anew before every call."""
-        attributes = map(self.__dict__.get, self._stored_names.values())
-        return [tensor for tensor in attributes if tensor is not None]
+        """Fields that are no parameter or buffer, and not made from those alone: their values have to be looked at.
+
+        torch's pruning and older norms set them anew before every call; parametrizations of a user's own may draw.
+        """
+        return values_to_look_at(self, self._stored_names.values())
 
     def tensor(self, field: str) -> Tensor | None:
         """A field as the op takes it: decays as r in [0, 1], the threshold kept above 0, the rest as stored."""
@@ -324,6 +326,19 @@ def _can_be_set(module: nn.Module, name: str) -> bool:
     """Do the parametrizations of a tensor know their inverse? What comes out of others is bounded where it is used."""
     parametrizations: Any = module.parametrizations
     return all(hasattr(one, "right_inverse") for one in parametrizations[name])
+
+
+def values_to_look_at(module: nn.Module, names: Iterable[str]) -> list[Tensor]:
+    """Of these attributes, those that hooks set and those that parametrizations make which are not torch's own."""
+    parametrizations: Any = module._modules.get("parametrizations") or {}
+    values = []
+    for name in dict.fromkeys(names):
+        if name in parametrizations:
+            kinds = {type(one).__module__ for one in parametrizations[name]}
+            values += [] if all(kind.startswith("torch.") for kind in kinds) else [getattr(module, name)]
+        elif module.__dict__.get(name) is not None:
+            values.append(module.__dict__[name])
+    return values
 
 
 def recompute(module: nn.Module) -> None:

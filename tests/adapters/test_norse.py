@@ -786,3 +786,8 @@ def test_a_mask_that_is_rewritten_between_steps_does_not_break_the_backward_pass
             buffer.copy_(buffer.clone())
     total.backward()
     assert cell.recurrent_weights.grad is not None
+
+
+def test_a_parameter_of_the_users_own_that_is_copied_is_told() -> None:
+    with pytest.warns(UserWarning, match=r"tau_reset_inv, v_th: copied, .* learn_threshold=True"):
+        HetSynLIFParameters(tau_reset_inv=nn.Parameter(torch.tensor(50.0)), v_th=nn.Parameter(torch.tensor(1.0)))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, weight_norm
 
 from hetsyn_plugins.ops import steps
 
@@ -129,6 +129,48 @@ def test_a_layer_changed_between_two_steps_computes_anew_and_refuses_to_go_back(
     torch.testing.assert_close(second, want.sum(-1))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         (first + second).sum().backward()
+
+
+class Noisy(nn.Module):
+    """DropConnect as a parametrization: another weight at every look."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * (torch.rand_like(weight) < 0.5)
+
+
+class Scaled(nn.Module):
+    """A parametrization with a number of its own that may change."""
+
+    scale = 1.0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.scale * weight
+
+
+@pytest.mark.parametrize("name", ["snntorch hidden", "norse cell"])
+def test_parametrizations_of_ones_own_are_looked_at_in_every_step(name: str, loops: list[steps.Loop]) -> None:
+    make, _, weight = LAYERS[name]
+    layer, scaled = make(), Scaled()
+    parametrize.register_parametrization(layer, weight, scaled)
+    plain = getattr(layer, weight).detach()
+    x, state = torch.ones(B, M), ()
+    totals = []
+    for scaled.scale in (1.0, 1.0, 3.0):
+        if name.startswith("norse"):
+            _, state = layer(x, state or None)
+            totals.append(state.i.sum(-1))
+        else:
+            layer(x)
+            totals.append(layer.syn.sum(-1))
+    assert len(loops) == 2
+    decay = layer.tensors()["decay"]
+    want = decay * (decay * plain + plain) + 3 * plain
+    torch.testing.assert_close(totals[-1][0], want.sum(-1))
+    parametrize.register_parametrization(layer, weight, Noisy())
+    x = torch.rand(4, B, M)
+    run = cells if name.startswith("norse") else hidden
+    run(layer, x).sum().backward()
+    assert len(loops) == 2 + 4
 
 
 def test_graded_spikes_go_on_as_they_came_out(loops: list[steps.Loop]) -> None:

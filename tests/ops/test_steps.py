@@ -6,6 +6,7 @@ The judge of gradients is torch's autograd through the native step (`kernels/eag
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -310,6 +311,65 @@ def test_a_loop_goes_when_its_states_and_losses_go(monkeypatch: pytest.MonkeyPat
             loops.clear()
     finally:
         gc.enable()
+
+
+# ---- hooks, and gradients of states ----
+
+
+@pytest.mark.parametrize("part", ["current", "recurrent_current", "reset", "spikes"])
+def test_a_state_that_keeps_its_gradient_has_that_of_the_loop_too(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge: the gradient of a copy that alone is handed on to the next step."""
+    fields, x = drawn_fields(True, False), drawn_inputs(False)
+
+    def kept(copied: bool) -> list[Tensor]:
+        state, seen = None, []
+        for t, x_t in enumerate(x.unbind(0)):
+            state = hetsyn_lif_step(x_t, **fields, state=state)
+            if t == 2:
+                handed_on = getattr(state, part)
+                handed_on = handed_on.clone() if copied else handed_on
+                state = state._replace(**{part: handed_on})
+                handed_on.retain_grad()
+                handed_on.register_hook(seen.append)
+        (state.v.square().sum() + state.current.sum()).backward()
+        return [*seen, handed_on.grad]
+
+    result = kept(copied=False)
+    monkeypatch.setattr(steps, "step", native_step)
+    for g, want in zip(result, kept(copied=True), strict=True):
+        torch.testing.assert_close(g, want, rtol=1e-11, atol=1e-11)
+
+
+def test_hooks_of_outputs_run_where_these_get_a_gradient() -> None:
+    fields, x = drawn_fields(True, False), drawn_inputs(False)
+    states = loop(step_of(fields), x)
+    seen: list[int] = []
+    for t, state in enumerate(states):
+        state.spikes.register_hook(lambda g, t=t: seen.append(t))
+        state.v.register_hook(lambda g, t=t: seen.append(t))
+    (states[-1].v.sum() + states[-1].spikes.sum() + states[1].v.sum()).backward()
+    assert sorted(seen) == [1, T - 1, T - 1]
+
+
+def test_two_threads_may_go_back_through_one_loop() -> None:
+    fields, x = drawn_fields(True, False), drawn_inputs(True)
+    leaves = [*fields.values(), x]
+    loss = plain(step_of(fields), x)
+    want = torch.autograd.grad(loss, leaves, retain_graph=True)
+    together, results = threading.Barrier(2), {}
+
+    def go_back(name: int) -> None:
+        together.wait()
+        for _ in range(20):
+            results[name] = torch.autograd.grad(loss, leaves, retain_graph=True)
+
+    threads = [threading.Thread(target=go_back, args=(name,)) for name in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in range(2):
+        assert all(map(torch.equal, results[name], want))
 
 
 # ---- what a loop costs ----
