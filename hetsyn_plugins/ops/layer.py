@@ -94,8 +94,10 @@ class HetSynModule(Copied):
         origin, mark = self.origin(), mark_of(current)
         if mark is not None and origin is not None and origin.is_same(mark.loop.owner):
             return mark.loop.layer, origin
-        layer = self.layer_tensors()  # hooks may have set tensors anew
-        return layer, self.origin()
+        layer = self.layer_tensors()
+        if origin is not None and origin.set_by_hooks:  # which have just set them anew
+            origin = self.origin()
+        return layer, origin
 
     def swapped(self, sequence: Tensor) -> Tensor:
         """A sequence from the user's layout to (T, B, ...), and back; a view."""
