@@ -143,11 +143,8 @@ def step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, owner: An
     if mark is not None and mark.goes_on(state, layer, way):
         loop, index, edge, carries = mark.loop, mark.step + 1, mark.edge, mark.carries or x.requires_grad
     else:
-        loop, index, carries = (
-            Loop(kernel_for(way.backend, x, layer.weight), layer, way, state, owner),
-            0,
-            x.requires_grad,
-        )
+        kernel = kernel_for(way.backend, x, layer.weight)
+        loop, index, carries = Loop(kernel, layer, way, state, owner), 0, x.requires_grad
         edge = Start.apply(loop, *layer, *state)
     start = time.perf_counter()
     *parts, edge = Step.apply(loop, carries, state, x, edge)

@@ -584,8 +584,8 @@ BUGS = [
         "chunks",
         "spikes differ",
         NORSE,
-        "run_sequence(x, layer, self.initial(state,",
-        "run_sequence(x, layer, self.initial(None,",
+        "self.run_rows(run, x, self.initial(state,",
+        "self.run_rows(run, x, self.initial(None,",
     ),
     Bug(
         "norse: reset and adaptation exchanged",

@@ -19,6 +19,9 @@ from hetsyn_plugins.experiments.claims.speech import under
 from hetsyn_plugins.experiments.config import changed_config, load_config
 from hetsyn_plugins.experiments.run_folder import ClaimRow, load_networks, seed_folder
 
+# the networks here are trained for an iteration or two, on a few samples
+pytestmark = pytest.mark.filterwarnings("ignore:.*did not fire once")
+
 TINY = ["training.iterations=3", "training.batch=2", "training.validate_every=3"]
 SOURCES = {
     "dms": ["task.test_samples=6"],
