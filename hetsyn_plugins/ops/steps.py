@@ -131,7 +131,9 @@ class Mark(NamedTuple):
 
 
 def mark_of(current: Any) -> Mark | None:
-    """What is known of a current; None for one that no step has returned."""
+    """What is known of a current; None for one that no step has returned, and under torch.compile."""
+    if torch.compiler.is_compiling():
+        return None
     return _marks.get(current) if isinstance(current, Tensor) else None
 
 

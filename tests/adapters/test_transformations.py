@@ -15,7 +15,6 @@ from torch.func import functional_call, grad, jacfwd, jacrev, stack_module_state
 from torch.utils.checkpoint import checkpoint
 
 T, B, M, N = 5, 3, 6, 4
-ROOT = Path(__file__).parents[2]
 
 snntorch_adapter = pytest.importorskip("hetsyn_plugins.adapters.snntorch")
 norse_adapter = pytest.importorskip("hetsyn_plugins.adapters.norse")
@@ -261,8 +260,8 @@ print("equal")
     ],
     ids=["snntorch", "norse"],
 )
-def test_a_compiled_sequence_may_be_the_first_that_a_process_computes(names: dict[str, str]) -> None:
+def test_a_compiled_sequence_may_be_the_first_that_a_process_computes(names: dict[str, str], tmp_path: Path) -> None:
     """The compiler must not see numba start: once it is awake, a test in this process could not tell."""
     command = [sys.executable, "-W", "ignore", "-c", FIRST_USE.format(**names)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
