@@ -25,8 +25,8 @@ def refuse_forward_mode() -> None:
 
 
 def backward_pass() -> int:
-    """Which backward pass this call runs in, as torch counts them; -1: none."""
-    return torch._C._current_graph_task_id()
+    """Which backward pass this call runs in, as torch counts them; -1: none, or traced by torch.compile."""
+    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
 class Once(torch.autograd.Function):
