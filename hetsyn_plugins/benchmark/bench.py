@@ -172,9 +172,15 @@ def peak_memory(shape: Shape, name: str) -> float | None:
         torch.cuda.reset_peak_memory_stats()
         step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    return printed_number(
+        f"from hetsyn_plugins.benchmark import bench, peers; bench.print_peak(peers.{shape!r}, {name!r})"
+    )
+
+
+def printed_number(code: str) -> float | None:
+    """The number that a process of its own prints last; None where it prints none, or Linux does not tell of memory."""
     if not Path("/proc/self/clear_refs").exists():
         return None
-    code = f"from hetsyn_plugins.benchmark import bench, peers; bench.print_peak(peers.{shape!r}, {name!r})"
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     try:
@@ -187,15 +193,18 @@ def print_peak(shape: Shape, name: str) -> None:
     """The body of `peak_memory`'s process."""
     for batch in (min(shape.batch, 32), 1):  # kernels loaded, pools made
         PEERS[name](replace(shape, steps=3, batch=batch, inputs=8, neurons=8))()
-    step = PEERS[name](shape)
+    print_peak_of(PEERS[name](shape))
+
+
+def print_peak_of(step: Callable[[], Any]) -> None:
+    """MB that one call adds at its peak to the resident set of this process, printed."""
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-    before = resident("VmRSS")
+    before = _resident("VmRSS")
     step()
-    print((resident("VmHWM") - before) / 1024)
+    print((_resident("VmHWM") - before) / 1024)
 
 
-def resident(field: str) -> int:
-    """kB of this process, as Linux names them: VmRSS, VmHWM."""
+def _resident(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 

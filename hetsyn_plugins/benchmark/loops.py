@@ -7,18 +7,15 @@ Forward and backward pass, weights and decays trained, from reset states: HetSyn
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hetsyn_plugins.benchmark.bench import resident
+from hetsyn_plugins.benchmark.bench import print_peak_of, printed_number
 from hetsyn_plugins.exchange import frameworks
 
 Step = Callable[[], None]
@@ -209,22 +206,10 @@ def stock_snntorch_step(size: Size) -> Step:
 
 def peak_memory(size: Size, form: str) -> float | None:
     """MB that one pass adds at its peak to the resident set, in a process of its own; None where Linux does not say."""
-    if not Path("/proc/self/clear_refs").exists():
-        return None
-    code = f"from hetsyn_plugins.benchmark import loops; loops.print_peak(loops.{size!r}, {form!r})"
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    try:
-        return float(done.stdout.split()[-1])
-    except (IndexError, ValueError):
-        return None
+    return printed_number(f"from hetsyn_plugins.benchmark import loops; loops.print_peak(loops.{size!r}, {form!r})")
 
 
 def print_peak(size: Size, form: str) -> None:
     """The body of `peak_memory`'s process."""
     forms()[form](Size(tuple(min(w, 8) for w in size.widths), 2, 3))()  # kernels loaded, pools made
-    step = forms()[form](size)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-    before = resident("VmRSS")
-    step()
-    print((resident("VmHWM") - before) / 1024)
+    print_peak_of(forms()[form](size))
