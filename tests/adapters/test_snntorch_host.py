@@ -561,7 +561,7 @@ def test_a_cell_of_another_framework_is_refused_and_its_sequence_layer_is_not() 
 
 def test_a_stock_neuron_in_front_is_refused_too() -> None:
     net = nn.Sequential(nn.Linear(M, N), snn.Leaky(0.9, init_hidden=True), hidden(N, 2))
-    net[2].register_forward_hook(lambda *_: None)  # with hooks a call has other frames
+    net[2].register_forward_hook(lambda *_: None)  # torch calls a module with hooks another way
     with pytest.raises(ValueError, match=r"beside 1 \(Leaky\)"):
         net(inputs(T, B, M))
 
@@ -584,7 +584,8 @@ def test_what_takes_sequences_is_not_refused() -> None:
         nn.Dropout(0.5),
         torch.jit.script(nn.Linear(N, N)),
     ):
-        nn.Sequential(hidden(M, N), other, linear, hidden(2, 2))(inputs(T, B, M))
+        out = nn.Sequential(hidden(M, N), other, linear, hidden(2, 2))(inputs(T, B, M))
+        assert out.shape == (T, B, 2)
 
 
 def test_stock_nets_are_left_alone() -> None:
@@ -592,8 +593,8 @@ def test_stock_nets_are_left_alone() -> None:
     stock = nn.Sequential(nn.Conv1d(2, N, 3), snn.Leaky(0.9, init_hidden=True))
     ours = nn.Sequential(hidden())
     for _ in range(3):
-        stock(torch.rand(T, 2, 7))
-        ours(inputs(T, 2, M))
+        assert stock(torch.rand(T, 2, 7)).shape == (T, N, 5)
+        assert ours(inputs(T, 2, M)).shape[:2] == (T, 2)
 
 
 class Own(nn.Module):
