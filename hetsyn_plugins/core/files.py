@@ -1,4 +1,4 @@
-"""Writing a file so that it is never half there: checkpoints, results and chip files use this."""
+"""Writing a file so that it is never half there: checkpoints, results and chip files use this; JSON with a digest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from hetsyn_plugins.core import bounded
+from hetsyn_plugins.core.file_format import check_digest, digest
+
+DIGEST, FORMAT = "digest", "file_format"  # entries of a JSON file beside its content
+FORMAT_VERSION = 2  # the first with a digest
 
 
 @contextmanager
@@ -54,7 +60,22 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all."""
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object as a JSON file, whole or not at all, with a digest of its content."""
+    plain = {**json.loads(json.dumps(content)), FORMAT: FORMAT_VERSION}  # as it will be read: tuples are lists
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.write_text(json.dumps({**plain, DIGEST: digest(plain)}, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, what: str, *, to_do: str) -> Any:
+    """What `write_json` wrote, its digest checked and taken out; `to_do` is what mends a damaged file.
+
+    Raises FileNotFoundError, or FileFormatError where the file is no such JSON or not as it was written; a file
+    of before, without format and digest, is taken with a warning.
+    """
+    content = bounded.read_json(path, what)
+    if isinstance(content, dict):
+        stated = content.pop(DIGEST, None if FORMAT not in content else "none")
+        check_digest(path, content, stated, to_do=to_do)
+        content.pop(FORMAT, None)
+    return content

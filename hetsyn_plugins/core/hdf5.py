@@ -1,0 +1,85 @@
+"""HDF5 files of strangers: opened so that nothing outside the file is read and nothing beyond its size is allocated.
+
+A file may hold links to other files, data sets whose bytes lie in other files, data sets that promise more than is
+there, and groups within groups without end. `opened` looks at all that before anything is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import h5py
+
+from hetsyn_plugins.core.bounded import unpacked_limit
+from hetsyn_plugins.core.file_format import FileFormatError
+
+DEEPEST, MOST = 16, 10_000  # levels of groups; groups and data sets in a file
+HDF5_ERRORS = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    NotImplementedError,
+)  # h5py's own
+
+Read = TypeVar("Read")
+
+
+def opened(path: str | os.PathLike[str], what: str, reader: Callable[[h5py.File], Read]) -> Read:
+    """What `reader` makes of the file, once it is looked through.
+
+    Raises FileNotFoundError where there is no such file, FileFormatError where it is damaged or reaches out of itself.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path: expected {what}, got {path}, which does not exist")
+    if not path.is_file():
+        raise FileFormatError(path, what, "what is no file")
+    try:
+        with h5py.File(path, "r") as file:
+            _look_through(file, path)
+            return reader(file)
+    except FileFormatError:
+        raise
+    except HDF5_ERRORS as error:
+        reason = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise FileFormatError(path, what, f"one that cannot be read: {reason}") from error
+
+
+def _look_through(file: h5py.File, path: Path) -> None:
+    """Raise FileFormatError for what no file of ours has, whether or not anybody asks for it."""
+    waiting: list[tuple[str, h5py.Group, int]] = [("", file, 0)]
+    found, total, limit = 0, 0, unpacked_limit(path)
+    while waiting:
+        prefix, group, depth = waiting.pop()
+        for name in group:
+            where, found = f"{prefix}{name}", found + 1
+            if found > MOST or depth >= DEEPEST:
+                raise FileFormatError(path, f"at most {MOST} entries, {DEEPEST} deep", "more", field=where)
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise FileFormatError(path, "what lies in the file itself", type(link).__name__, field=where)
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                waiting.append((f"{where}/", item, depth + 1))
+            elif isinstance(item, h5py.Dataset):
+                total += _checked_size(item, path, where)
+        if total > limit:
+            raise FileFormatError(path, f"data of at most {limit} bytes in a file of this size", f"{total}")
+
+
+def _checked_size(dataset: h5py.Dataset, path: Path, where: str) -> int:
+    """The bytes that a data set takes in memory; its rows of variable length count as references."""
+    if dataset.is_virtual or dataset.external:
+        raise FileFormatError(path, "data in the file itself", "data that lie elsewhere", field=where)
+    if dataset.shape is None:
+        return 0
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > stored and dataset.chunks is None:
+        raise FileFormatError(path, f"{dataset.nbytes} bytes, as its shape says", f"{stored}", field=where)
+    return int(dataset.nbytes)
