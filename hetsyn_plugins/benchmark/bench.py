@@ -10,6 +10,7 @@ measured goes to a CSV, a PNG and the lines printed.
 from __future__ import annotations
 
 import csv
+import io
 import platform
 import random
 import statistics
@@ -29,6 +30,7 @@ import torch
 from hetsyn_plugins.adapters.lava_dl import runtime
 from hetsyn_plugins.benchmark import peers
 from hetsyn_plugins.benchmark.peers import PEERS, Shape
+from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.fixed_point.network import FixedNetwork, quantise
@@ -322,6 +324,7 @@ def chip_rates() -> None:
 
 def main(names: list[str], runs: int, out: Path, memory: bool, with_scaling: bool, device: str = "cpu") -> int:
     """Gate, table, scaling; then the files."""
+    out.mkdir(parents=True, exist_ok=True)
     gate()
     print("gate: spikes and gradients equal plain autograd's")
     fma, copy = limits(device)
@@ -338,19 +341,18 @@ def main(names: list[str], runs: int, out: Path, memory: bool, with_scaling: boo
             print(f"    {sum(r.peer == 'ours' for r in more)} runs {residual:.1f} MB off this fit")
         rows += more
     chip_rates()
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "bench.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Row._fields)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(Row._fields)
+    writer.writerows(rows)
+    write_bytes(out / "bench.csv", text.getvalue().encode())
     print(f"table: {out / 'bench.csv'}")
     if not with_scaling:
         return 0
     try:
         from hetsyn_plugins.experiments import plots
 
-        plots.scaling(rows).figure.savefig(out / "bench.png", dpi=110)
-        print(f"picture: {out / 'bench.png'}")
+        print(f"picture: {plots.save(plots.scaling(rows).figure, out / 'bench.png')}")
     except ImportError as error:
         print(error)
     return 0

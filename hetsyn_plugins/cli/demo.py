@@ -264,7 +264,7 @@ def pictures(network: Network, x: Array, before: Array, after: Array, out: Path)
     plots.raster(z[:, 0], middle, "hidden neurons")
     plots.traces(readout[:, 0], bottom, [str(k) for k in range(digits.CLASSES)], "readouts")
     bottom.set_xlabel("step (1 ms)")
-    figure.savefig(out / "raster.png", dpi=110)
+    plots.save(figure, out / "raster.png")
 
     neuron = int(np.abs(z[:, 0].mean(0) - 0.25).argmin())  # neither silent nor firing all the time
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -276,10 +276,10 @@ def pictures(network: Network, x: Array, before: Array, after: Array, out: Path)
     theta = float(np.broadcast_to(hidden.params.threshold, z.shape[2])[neuron])
     plots.membrane(v[:, 0, neuron], z[:, 0, neuron], theta, bottom)
     bottom.set_xlabel("step (1 ms)")
-    figure.savefig(out / "neuron.png", dpi=110)
+    plots.save(figure, out / "neuron.png")
 
     ax = plots.tau_histogram({"before training": before, "after training": after}, title="synaptic time constants")
-    ax.figure.savefig(out / "taus.png", dpi=110)
+    plots.save(ax.figure, out / "taus.png")
     return ["raster.png", "neuron.png", "taus.png"]
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,57 @@ DIGEST, FORMAT = "digest", "file_format"  # entries of a JSON file beside its co
 FORMAT_VERSION = 2  # the first with a digest
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place once it is whole and on the disk.
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file, whole and on the disk, or not at all: where that fails, what was there before stays.
 
-    Raises FileNotFoundError where the folder is missing, ValueError where the path is a folder.
+    A device or a pipe has no before: it is written to. Raises OSError, with its errno and the path, where there is no
+    room or no permission; FileNotFoundError where the folder is missing, ValueError where the path is a folder.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"path: expected a file in a folder, got {path}, whose folder does not exist")
     if path.is_dir():
         raise ValueError(f"path: expected a file, got {path}, which is a folder")
+    with _said_of(path, f"{len(content):,} bytes to write; what was there before stays"):
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+        else:
+            _replace(path, content)
+
+
+def _replace(path: Path, content: bytes | memoryview) -> None:
+    """Put a temporary file beside `path` in its place, once it is whole and on the disk."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with temporary.open("xb") as new:
-        mode = os.stat(new.fileno()).st_mode  # as the umask has it: safetensors lets nobody else read
     try:
-        yield temporary
-        os.chmod(temporary, mode)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        with suppress(OSError):  # it has taken its place, or the folder cannot be written
+            temporary.unlink()
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, whole or not at all; OSError as `write_bytes`."""
+    left = memoryview((line + "\n").encode())
+    with _said_of(path, "a line to add; what was there before stays"), open(path, "ab", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except BaseException:
+            file.truncate(end)
+            raise
+
+
+@contextmanager
+def _said_of(path: Path, what: str) -> Iterator[None]:
+    """OSError names this path, and what was to be done, with the errno that it had."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error} ({what})", str(path)) from error
 
 
 @contextmanager
@@ -63,8 +92,7 @@ def locked(folder: Path) -> Iterator[None]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write an object as a JSON file, whole or not at all, with a digest of its content."""
     plain = {**json.loads(json.dumps(content)), FORMAT: FORMAT_VERSION}  # as it will be read: tuples are lists
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({**plain, DIGEST: digest(plain)}, indent=1) + "\n", encoding="utf-8")
+    write_bytes(path, (json.dumps({**plain, DIGEST: digest(plain)}, indent=1) + "\n").encode())
 
 
 def read_json(path: Path, what: str, *, to_do: str) -> Any:

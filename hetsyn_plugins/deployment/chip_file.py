@@ -18,6 +18,7 @@ names the file, the layer and the dataset.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ import h5py
 import numpy as np
 
 from hetsyn_plugins.core import fields
-from hetsyn_plugins.core.files import replacing
+from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import EXPONENTS, MANTISSA, MAX_EXP, FixedParams
@@ -74,11 +75,13 @@ def write(network: FixedNetwork, path: str | os.PathLike[str], *, dt: float | No
             f"network: expected a FixedNetwork, got {type(network).__name__}; `fixed_point.network.quantise`"
         )
     dt = None if dt is None else checked_dt(dt)
-    with replacing(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+    content = io.BytesIO()  # HDF5 that meets a full disk breaks off when the process ends
+    with h5py.File(content, "w") as file:
         for index, layer in enumerate(network.layers):
             write_layer(file.create_group(f"layer/{index}"), layer)
         if dt is not None:
             file["dt"] = dt
+    write_bytes(Path(path), content.getbuffer())
 
 
 def write_layer(group: h5py.Group, layer: FixedLayer) -> None:

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.core.fields import ARRAYS, Array
-from hetsyn_plugins.core.files import replacing
+from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.core.network import OPTIONS, AlwaysOn, Dropout, HetSynLayer, Layer, Linear, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, MultiGaussian, Surrogate
@@ -47,9 +47,7 @@ def save(net: Any, path: str | os.PathLike[str]) -> None:
         "hetsyn_plugins": __version__,
         "architecture": json.dumps(architecture),
     }
-    path = Path(path)
-    with replacing(path) as temporary:
-        save_file({k: np.array(a, order="C") for k, a in arrays.items()}, temporary, metadata)
+    write_bytes(Path(path), to_bytes({k: np.array(a, order="C") for k, a in arrays.items()}, metadata))
 
 
 def load(path: str | os.PathLike[str], to: str = "reference", dt: float | None = None) -> Any:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from hetsyn_plugins.core.fields import Array
-from hetsyn_plugins.core.files import replacing
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.experiments import analysis, plots, training
 from hetsyn_plugins.experiments.config import Config
@@ -73,7 +72,7 @@ def _pictures(before: Network, after: Network, out: Path) -> Iterator[str]:
         ),
     }
     for name, ax in drawn.items():
-        yield f"picture: {save(ax, out / name)}"
+        yield f"picture: {plots.save(ax.figure, out / name)}"
 
 
 def _resetting(folder: Path, config: Config, seeds: Sequence[int], bound: float, out: Path) -> Iterator[str]:
@@ -96,7 +95,7 @@ def _resetting(folder: Path, config: Config, seeds: Sequence[int], bound: float,
     yield f"{measure} {np.mean(unmodified):.4f}; {back}: {np.mean(reset):.4f}"
     name = config.task.name
     ax = plots.reset_effect({name: np.array(unmodified)}, {name: np.array(reset)}, ylabel=measure)
-    yield f"picture: {save(ax, out / 'reset.png')}"
+    yield f"picture: {plots.save(ax.figure, out / 'reset.png')}"
 
 
 def _controls(folder: Path, config: Config, seeds: Sequence[int], out: Path) -> Iterator[str]:
@@ -109,7 +108,7 @@ def _controls(folder: Path, config: Config, seeds: Sequence[int], out: Path) -> 
     for name, values in by_control.items():
         yield f"inputs {name}: {config.task.measure} {np.mean(values):.4f}"
     ax = plots.controls({name: np.array(values) for name, values in by_control.items()}, ylabel=config.task.measure)
-    yield f"picture: {save(ax, out / 'controls.png')}"
+    yield f"picture: {plots.save(ax.figure, out / 'controls.png')}"
 
 
 @torch.no_grad()
@@ -121,10 +120,3 @@ def _controlled(network: Network, config: Config, seed: int, control: str) -> fl
         inputs: Array = x.numpy() if change is None else change(x.numpy(), rng)
         scores.append(config.task.score(model(torch.from_numpy(inputs)), target))
     return float(torch.cat(scores).double().mean())
-
-
-def save(ax: Any, path: Path) -> Path:
-    """Write an axes' figure as PNG."""
-    with replacing(path) as temporary:
-        ax.figure.savefig(temporary, format="png", dpi=110)
-    return path

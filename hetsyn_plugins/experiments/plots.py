@@ -1,15 +1,17 @@
 """Pictures of networks and neurons, of time constants and of results.
 
-A function draws its arguments into `ax` (None: a new figure) and returns it. `tau_change`, `tau_weight` and
+A function of data draws its arguments into `ax` (None: a new figure) and returns it. `tau_change`, `tau_weight` and
 `scaling` draw a panel for each name or axis, in a new figure, and return its first axes. Time constants come in
 seconds and are drawn in milliseconds.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from math import erf, inf, isnan, sqrt
+from pathlib import Path
 from textwrap import fill
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.experiments.analysis import (
     CLIP,
     Synapses,
@@ -45,6 +48,19 @@ def _figure(**size: Any) -> Any:
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install 'hetsyn_plugins[plot]'") from error
     return Figure(layout="constrained", **size)
+
+
+def png(figure: Any, dpi: int = 110) -> bytes:
+    """A figure as the bytes of a PNG."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    return content.getvalue()
+
+
+def save(figure: Any, path: Path) -> Path:
+    """Write a figure as PNG, whole or not at all; its path. Raises as `core.files.write_bytes`."""
+    write_bytes(path, png(figure))
+    return path
 
 
 def raster(spikes: Array, ax: Any = None, title: str = "") -> Any:

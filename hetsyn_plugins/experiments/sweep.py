@@ -16,7 +16,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from hetsyn_plugins.core.files import replacing
+from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.experiments import training, variants
 from hetsyn_plugins.experiments.config import Config, differences, load_config, to_toml, toml_value
 from hetsyn_plugins.experiments.run_folder import (
@@ -79,8 +79,7 @@ def prepare(folder: Path, config: Config) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            temporary.write_text(to_toml(config))
+        write_bytes(path, to_toml(config).encode())
     except OSError as error:
         raise OSError(f"--out: expected a folder to write to, got {folder}: {error.strerror or error}") from error
 

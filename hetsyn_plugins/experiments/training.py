@@ -7,6 +7,7 @@ learning rate is a function of the iteration, and the checkpoint holds the rest,
 
 from __future__ import annotations
 
+import io
 import math
 import platform
 import sys
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from hetsyn_plugins._version import __version__
-from hetsyn_plugins.core.files import locked, replacing
+from hetsyn_plugins.core.files import locked, write_bytes
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import variants
@@ -226,8 +227,9 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "best": self.best,
         }
-        with replacing(self.folder / STATE) as path:
-            torch.save(state, path)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_bytes(self.folder / STATE, content.getbuffer())
         self.saved = self.iteration
 
     def _load(self) -> None:

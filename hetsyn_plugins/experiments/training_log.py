@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
-from hetsyn_plugins.core.files import replacing
+from hetsyn_plugins.core.files import append_line, write_bytes
 
 LOG, TABLE = "log.jsonl", "log.csv"
 
@@ -33,11 +33,10 @@ class Log:
 
     def __init__(self, folder: Path, iteration: int, tensorboard: bool) -> None:
         kept = [record for record in read_log(folder / LOG) if record["iteration"] <= iteration]
-        with replacing(folder / LOG) as path:
-            path.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        with replacing(folder / TABLE) as path:
-            path.write_text(_csv(FIELDS) + "".join(_csv(record.values()) for record in kept))
-        self.lines, self.table = open(folder / LOG, "a"), open(folder / TABLE, "a")
+        self.folder = folder
+        rows = [FIELDS, *(record.values() for record in kept)]
+        write_bytes(folder / LOG, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        write_bytes(folder / TABLE, "".join(_csv(row) + "\n" for row in rows).encode())
         self.board = _board(folder / "tensorboard") if tensorboard else None
         for record in kept:  # TensorBoard writes late, and may not have been asked for until now
             self._show(record)
@@ -45,10 +44,8 @@ class Log:
     def write(self, *values: Any) -> None:
         """Add a record: the values of FIELDS."""
         record: Any = dict(zip(FIELDS, values, strict=True))
-        self.lines.write(json.dumps(record) + "\n")
-        self.table.write(_csv(values))
-        self.lines.flush()
-        self.table.flush()
+        append_line(self.folder / LOG, json.dumps(record))
+        append_line(self.folder / TABLE, _csv(values))
         self._show(record)
 
     def _show(self, record: Record) -> None:
@@ -58,15 +55,14 @@ class Log:
                 self.board.add_scalar(name, value, record["iteration"])
 
     def close(self) -> None:
-        """Close the files."""
-        for file in (self.lines, self.table, self.board):
-            if file is not None:
-                file.close()
+        """Write what TensorBoard has not written yet."""
+        if self.board is not None:
+            self.board.close()
 
 
 def _csv(values: Any) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(["" if value is None else value for value in values])
+    csv.writer(text, lineterminator="").writerow(["" if value is None else value for value in values])
     return text.getvalue()
 
 

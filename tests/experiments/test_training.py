@@ -1,10 +1,8 @@
 """The training loop: killed and resumed to the same bits, stopped where it breaks, schedules, selection, logs."""
 
 import csv
-import errno
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from disks import quota
 from planting import caught, changed
 from torch import Tensor, nn
 
@@ -418,24 +417,13 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
     train(small(), 3, tmp_path, quiet=True)
 
 
-def test_a_full_disk_leaves_the_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_good_checkpoint(tmp_path: Path) -> None:
     config = small()
     train(config, 3, tmp_path / "unbroken", quiet=True)
-    saves = 0
-    real = torch.save
-
-    def full(state: Any, path: Path) -> None:
-        nonlocal saves
-        saves += 1
-        if saves == 3:
-            Path(path).write_bytes(b"half a checkpo")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(state, path)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch, "save", full)
-        with pytest.raises(OSError, match="No space left"):
-            train(config, 3, tmp_path / "run", quiet=True)
+    killed_at(config, 7, tmp_path / "run")
+    size = (tmp_path / "run" / STATE).stat().st_size
+    with quota(size // 2), pytest.raises(OSError, match=f"File too large .*{STATE}"):
+        train(config, 3, tmp_path / "run", quiet=True)
     assert torch.load(tmp_path / "run" / STATE, weights_only=True)["iteration"] == 6
     assert not [path for path in (tmp_path / "run").iterdir() if path.name.startswith(".")]
     train(config, 3, tmp_path / "run", quiet=True)

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hetsyn_plugins.core.fields import Array
-from hetsyn_plugins.core.files import replacing
 from hetsyn_plugins.core.network import Network
-from hetsyn_plugins.experiments import sweep, training
+from hetsyn_plugins.experiments import plots, sweep, training
 from hetsyn_plugins.experiments.config import Config, load_config
 from hetsyn_plugins.experiments.model import Model
 from hetsyn_plugins.experiments.run_folder import (
@@ -153,8 +152,7 @@ def check_claim(
     rows = claim.rows(evidence)
     (folder / name).mkdir(parents=True, exist_ok=True)
     for picture in claim.pictures:
-        with replacing(folder / name / picture.file) as path:
-            picture.draw(evidence).figure.savefig(path, format="png", dpi=110)
+        plots.save(picture.draw(evidence).figure, folder / name / picture.file)
     words = ["hetsyn", "claim", name, *(word for text in settings for word in ("--set", text))]
     words += ["--seeds", seeds_text(evidence.seeds)] if seeds is not None else []
     result = ClaimResult(

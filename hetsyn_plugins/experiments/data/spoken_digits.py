@@ -22,6 +22,7 @@ norm   3a47025e2c59791b  276edba502feb765
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import sys
@@ -34,7 +35,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from hetsyn_plugins.core.files import replacing, write_json
+from hetsyn_plugins.core.files import write_bytes, write_json
 from hetsyn_plugins.experiments.data import cochlea, speakers
 from hetsyn_plugins.experiments.data.cochlea import CHANNELS, Spikes
 from hetsyn_plugins.experiments.data.speakers import SPEAKERS, WORDS, Utterance
@@ -216,7 +217,8 @@ def _sorted(times: np.ndarray, units: np.ndarray) -> Spikes:
 
 def write_digits(path: Path, recordings: SpokenDigits) -> None:
     """Write a file in SHD's layout, whole or not at all. A synthetic speaker's age and height are 0."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
         for name, dtype in (("times", np.float16), ("units", np.uint16)):
             rows = file.create_dataset(f"spikes/{name}", len(recordings.spikes), h5py.vlen_dtype(dtype))
             for i, spikes in enumerate(recordings.spikes):
@@ -227,6 +229,7 @@ def write_digits(path: Path, recordings: SpokenDigits) -> None:
         file["extra/meta_info/gender"] = np.array([speaker.gender.encode() for speaker in SPEAKERS])
         for name in ("age", "body_height"):
             file[f"extra/meta_info/{name}"] = np.zeros(len(SPEAKERS), np.uint16)
+    write_bytes(path, content.getbuffer())
 
 
 def read_digits(path: Path) -> SpokenDigits:

@@ -8,7 +8,6 @@ What the page says stands in report.html (Jinja, which escapes whatever comes fr
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 import shlex
@@ -25,7 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.core.fields import Array
-from hetsyn_plugins.core.files import replacing
+from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.experiments import analysis, plots
 from hetsyn_plugins.experiments.report.reading import ClaimFolder, RunFolder, is_claim, numbers
 from hetsyn_plugins.experiments.training_log import Record
@@ -59,8 +58,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         by=__version__,
     )
-    with replacing(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_bytes(out, page.encode())
     return out
 
 
@@ -183,9 +181,7 @@ def _differ(parts: Mapping[str, Array]) -> bool:
 def _drawn(ax: Any) -> bytes:
     """The figure of an axes as a PNG, so narrow that its print can be read on a telephone."""
     ax.figure.set_size_inches(4.8, ax.figure.get_figheight())
-    png = io.BytesIO()
-    ax.figure.savefig(png, format="png", dpi=160)
-    return png.getvalue()
+    return plots.png(ax.figure, dpi=160)
 
 
 def _template() -> Template:
