@@ -25,7 +25,7 @@ def test_a_file_that_does_not_fit_leaves_the_one_of_before(tmp_path: Path) -> No
 
 def test_a_file_that_does_not_fit_is_not_there(tmp_path: Path) -> None:
     with quota(1000), pytest.raises(OSError, match=f"'{tmp_path / 'new'}'"):
-        files.write_json(tmp_path / "new", "x" * 2000)
+        files.write_json(tmp_path / "new", {"text": "x" * 2000})
     assert os.listdir(tmp_path) == []
 
 
