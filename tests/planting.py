@@ -84,13 +84,13 @@ def caught(says: str, error: type[BaseException] = AssertionError) -> Any:
 
 @contextmanager
 def _nothing_cached() -> Iterator[None]:
-    """numba keeps on disk what it compiles, by file and line: changed kernels must neither find nor leave any there."""
-    dispatchers = sys.modules.get("numba.core.dispatcher")
-    if dispatchers is None:
+    """Compiled code is kept on disk by the name of its file: changed kernels must neither find nor leave any there."""
+    compiled = sys.modules.get("hetsyn_plugins.kernels.cpu.compiled")
+    if compiled is None:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatchers.Dispatcher, "enable_caching", lambda dispatcher: None)
+        patch.setattr(compiled, "keep", lambda dispatcher: None)
         yield
 
 

@@ -48,6 +48,14 @@ def _replace(path: Path, content: bytes | memoryview) -> None:
             temporary.unlink()
 
 
+def user_cache() -> Path:
+    """hetsyn_plugins in $XDG_CACHE_HOME or ~/.cache. Raises OSError where this user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "hetsyn_plugins")
+    except RuntimeError as error:
+        raise FileNotFoundError(f"{error} Set XDG_CACHE_HOME to a folder for what is kept between runs") from error
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file, whole or not at all; OSError as `write_bytes`."""
     left = memoryview((line + "\n").encode())

@@ -65,10 +65,10 @@ def _why_not(backend: str, library: str) -> str | None:
         kernel: Any = _import(backend)
         if backend == "gpu" and torch.cuda.is_available():
             kernel.trial()  # Triton imports where nothing can be compiled, or on a card that it does not know
-    except Exception as error:  # many kinds: missing, broken, no place for a cache
+    except Exception as error:  # many kinds: missing, broken, too old
         why = f"{type(error).__name__}: {error}"
         reason = f"the {backend} kernel needs {library}, which does not work here: {why}"
-        warnings.warn(f"{reason}; backend='eager' is used instead", RuntimeWarning, stacklevel=5)
+        warnings.warn(f"{reason}; backend='eager' is used instead, far slower", RuntimeWarning, stacklevel=5)
         return reason
     return None
 

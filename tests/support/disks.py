@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,3 +36,12 @@ def small_disk(place: Path, size: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def unprivileged() -> list[str]:
+    """What to put before a command so that it heeds the modes of files, which root does not; skips without setpriv."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("this is root, and there is no setpriv to be less")
+    return ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]

@@ -19,9 +19,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.kernels.cpu.compiled import kernel
 
 CHANNELS, LOWEST, HIGHEST = 700, 60.0, 7400.0  # centres from and to, Hz
 FRAMES = 1000  # a second
@@ -72,7 +72,7 @@ def hair_cells(sound: Array, sample_rate: int, frequencies: Array) -> Array:
     return np.sqrt(rectified)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _rectified(sound, poles, edges, out):
     for channel, p in enumerate(poles):
         gain = 2 * (1 - abs(p)) ** 4  # 2: a real tone is half of positive and half of negative frequency
@@ -95,7 +95,7 @@ def fibres(cells: Array) -> np.ndarray:
     return fired
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _integrate_and_fire(cells, forget, keep, fired):
     frames, channels = cells.shape
     for channel in range(channels):

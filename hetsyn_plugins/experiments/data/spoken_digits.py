@@ -35,7 +35,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from hetsyn_plugins.core.files import write_bytes, write_json
+from hetsyn_plugins.core.files import user_cache, write_bytes, write_json
 from hetsyn_plugins.experiments.data import cochlea, speakers
 from hetsyn_plugins.experiments.data.cochlea import CHANNELS, Spikes
 from hetsyn_plugins.experiments.data.speakers import SPEAKERS, WORDS, Utterance
@@ -120,7 +120,7 @@ def cache() -> Path:
     """$HETSYN_CACHE/spoken_digits, or hetsyn_plugins/spoken_digits in $XDG_CACHE_HOME or ~/.cache."""
     if folder := os.environ.get("HETSYN_CACHE"):
         return Path(folder) / "spoken_digits"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hetsyn_plugins" / "spoken_digits"
+    return user_cache() / "spoken_digits"
 
 
 def _damage(manifest: Path, paths: tuple[Path, Path]) -> str | None:

@@ -19,8 +19,9 @@ Kernels are unrolled by fours by hand, for registers: that makes them longer tha
 
 from __future__ import annotations
 
+from hetsyn_plugins.kernels.cpu.compiled import kernel
 from hetsyn_plugins.kernels.cpu.simd import add, fma, get, lanes, load, mul, put, splat, store, sub, total
-from hetsyn_plugins.kernels.cpu.soma import kernel, load_soma, soma_bwd, soma_fwd
+from hetsyn_plugins.kernels.cpu.soma import load_soma, soma_bwd, soma_fwd
 
 CHUNK = 8  # steps packed at a time: what is written together is contiguous
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from hetsyn_plugins.core.validation import check_inputs_shape
 from hetsyn_plugins.fixed_point import neuron as fixed_point
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE, MAX_INPUT, FixedParams, FixedRun, FixedState, Integers
+from hetsyn_plugins.kernels.cpu.compiled import kernel
 from hetsyn_plugins.kernels.cpu.simd import (
     above,
     add,
@@ -45,7 +46,6 @@ from hetsyn_plugins.kernels.cpu.simd import (
     sub,
     trunc,
 )
-from hetsyn_plugins.kernels.cpu.soma import kernel
 from hetsyn_plugins.kernels.cpu.threads import parallel
 
 Floats = NDArray[np.float64]

@@ -8,8 +8,9 @@ laid out with the neurons of the lanes contiguous, flat: `rT` is (K sources, N n
 
 from __future__ import annotations
 
+from hetsyn_plugins.kernels.cpu.compiled import kernel
 from hetsyn_plugins.kernels.cpu.simd import add, fma, get, lanes, load, mul, put, splat, store, sub
-from hetsyn_plugins.kernels.cpu.soma import kernel, load_soma, soma_bwd, soma_fwd
+from hetsyn_plugins.kernels.cpu.soma import load_soma, soma_bwd, soma_fwd
 
 
 @kernel

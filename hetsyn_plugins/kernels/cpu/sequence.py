@@ -9,8 +9,6 @@ core from ours.
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,20 +23,6 @@ from hetsyn_plugins.kernels.cpu.layout import ONLY, Array, Layout, known_zero, l
 from hetsyn_plugins.kernels.cpu.neurons import derivative, soma_arrays, soma_gradients
 from hetsyn_plugins.kernels.cpu.threads import parallel
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
-
-
-def cached() -> bool:
-    """Is there compiled code of these kernels on disk, and none of it from an earlier source?"""
-    folder, sources = Path(str(soma.neurons_fwd.stats.cache_path)), Path(__file__).parent
-    newest: dict[str, float] = {}  # module -> when a kernel of it was last written
-    for module in ("soma", "batch_lanes", "neuron_lanes", "state_gradients", "step_synapses"):
-        written = [file.stat().st_mtime for file in folder.glob(f"{module}.*.nbi")]
-        newest |= {module: max(written)} if written else {}
-    return bool(newest) and all(t >= (sources / f"{module}.py").stat().st_mtime for module, t in newest.items())
-
-
-if not cached():
-    logging.getLogger("hetsyn_plugins").warning("compiling the CPU kernels, once: each takes a second at its first use")
 
 
 def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Tensor, HetSynState]:

@@ -21,8 +21,7 @@ reads: results are the same to the bit for any number of threads.
 
 from __future__ import annotations
 
-from numba import njit
-
+from hetsyn_plugins.kernels.cpu.compiled import kernel
 from hetsyn_plugins.kernels.cpu.simd import (
     above,
     add,
@@ -38,8 +37,6 @@ from hetsyn_plugins.kernels.cpu.simd import (
     store,
     sub,
 )
-
-kernel = njit(nogil=True, cache=True)
 
 
 @kernel

@@ -13,9 +13,9 @@ padded, currents (B, N, K) flat.
 
 from __future__ import annotations
 
+from hetsyn_plugins.kernels.cpu.compiled import kernel
 from hetsyn_plugins.kernels.cpu.neuron_lanes import place
 from hetsyn_plugins.kernels.cpu.simd import add, fma, get, lanes, load, mul, splat, store, sub
-from hetsyn_plugins.kernels.cpu.soma import kernel
 
 
 @kernel

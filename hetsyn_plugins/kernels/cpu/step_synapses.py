@@ -16,8 +16,8 @@ Four rows of the batch share what is loaded of r and w. `soma.py` says what ever
 
 from __future__ import annotations
 
+from hetsyn_plugins.kernels.cpu.compiled import kernel
 from hetsyn_plugins.kernels.cpu.simd import add, fma, get, lanes, load, mul, put, splat, store, sub, total
-from hetsyn_plugins.kernels.cpu.soma import kernel
 
 ROWS, NEURONS = 4, 32  # what a unit of work has at most
 
