@@ -555,7 +555,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         if self.check:
             self.check_changed(layer, ARGUMENT_NAMES)
         before = self._returned(state, layer, x.shape[0]) or self.initial(state, layer, x.shape[0])
-        after = run_step(x, layer, before, self.way(), owner=origin)
+        after = run_step(x, layer, before, self.way(), owner=origin, module=self)
         out = after.spikes if self.spiking else after.v
         return out.to(output_dtype(input_tensor, weight)), _from_core(after, self.state_class)
 

@@ -476,7 +476,9 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         self, x: Tensor, layer: LayerTensors, start: HetSynState, origin: Any = None
     ) -> tuple[Tensor, HetSynState]:
         """spk (B, N), ungraded, and the state after it."""
-        final = run_step(x, layer, start, self.way(), snntorch_host.quantiser(self.state_quant), origin)
+        quantise = snntorch_host.quantiser(self.state_quant)
+        module = None if self.inhibition else self  # of which not every spike leaves the layer
+        final = run_step(x, layer, start, self.way(), quantise, origin, module)
         if not self.spiking:
             return torch.zeros_like(final.v), final
         spk: Tensor = final.spikes

@@ -168,14 +168,15 @@ def run_step(
     way: Way,
     quantise: Callable[[Tensor], Tensor] | None = None,
     owner: Any = None,
+    module: Any = None,
 ) -> HetSynState:
-    """The state after one step, of what came through the door: inputs (B, M); `owner` as in `steps.Loop`."""
+    """The state after one step, of what came through the door: inputs (B, M); owner, module as in `steps.Loop`."""
     off = torch.autocast(x.device.type, enabled=False) if autocast_enabled(x.device) else nullcontext()
     with off:
         if quantise is not None or torch.compiler.is_compiling() or transforming():
             return eager.step(x, state, layer, way.surrogate, way.detach_reset, quantise)
         check_fork()
-        return steps.step(x, layer, state, way, owner)
+        return steps.step(x, layer, state, way, owner, module)
 
 
 def _sequence(

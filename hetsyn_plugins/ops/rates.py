@@ -29,29 +29,47 @@ def watch_rates(layer: Any, inputs: Tensor, spikes: Tensor | None) -> None:
 
     Looked at on the CPU in eager mode; on CUDA and under compile with the layer's check=True only.
     """
-    if spikes is None or not (spikes.requires_grad and layer.training and torch.is_grad_enabled()):
-        return
-    values_are_near = spikes.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-    if not (values_are_near or getattr(layer, "check", None)) or layer.__dict__.get("_rate_was_said"):
-        return
-    if len(spikes) >= MIN_STEPS and spikes.numel() >= MIN_SPIKES and len(_said) < MAX_MESSAGES:
-        _look(layer, inputs, spikes)
+    if spikes is not None and spikes.requires_grad and torch.is_grad_enabled() and _is_watched(layer, spikes):
+        _look(layer, inputs, spikes.detach(), f"{spikes.shape[2]} neurons", "sequence")
+
+
+def watch_loop(layer: Any, inputs: Tensor, v: Tensor, threshold: Tensor) -> None:
+    """The same of a loop of steps, in its backward pass, by which it is training and whole.
+
+    inputs   (T, B, M)
+    v        (T, B, N): a spike where it is above the threshold (N,)
+    """
+    if _is_watched(layer, v):
+        # which layer it is, no line of the program tells: its sizes do
+        _look(layer, inputs, v > threshold, f"{inputs.shape[2]} -> {v.shape[2]} neurons", "loop")
+
+
+def _is_watched(layer: Any, of_spikes: Tensor) -> bool:
+    """Is this layer still to be told, by enough places for spikes (T, B, N), whose values may be looked at?"""
+    if not layer.training or layer.__dict__.get("_rate_was_said") or len(_said) >= MAX_MESSAGES:
+        return False
+    is_near = of_spikes.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    if not (is_near or getattr(layer, "check", None)):
+        return False
+    return len(of_spikes) >= MIN_STEPS and of_spikes.numel() >= MIN_SPIKES
 
 
 @torch.compiler.disable
-def _look(layer: Any, inputs: Tensor, spikes: Tensor) -> None:
-    z = spikes.detach()
+def _look(layer: Any, inputs: Tensor, spikes: Tensor, neurons: str, form: str) -> None:
     try:
-        found = fault(z[:, 0]) and fault(z)  # a layer that fires is told by one sample of the batch
+        found = fault(spikes[:, 0]) and fault(spikes)  # a layer that fires is told by one sample of the batch
         if found is None or not inputs.any():
             return
     except RuntimeError:  # a tensor whose values nobody may see: torch.func's, and those of meta and fake tensors
         return
-    t, b, n = z.shape
+    steps, samples, _ = spikes.shape
     layer.__dict__["_rate_was_said"] = True
     _said.append(type(layer).__name__)
-    what = f"a {type(layer).__name__} of {n} neurons {found} in a sequence of {t} steps and {b} samples"
-    warnings.warn(f"{what}; what helps: {WHAT_TO_DO[found]}", stacklevel=5)
+    warnings.warn(
+        f"a {type(layer).__name__} of {neurons} {found} in a {form} of {steps} steps and {samples} samples; what "
+        f"helps: {WHAT_TO_DO[found]}",
+        stacklevel=7,
+    )
 
 
 def fault(spikes: Tensor) -> str | None:

@@ -27,6 +27,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ from hetsyn_plugins.kernels.interface import Gradients, Kernel, LayerTensors, Ne
 from hetsyn_plugins.ops import loop_costs
 from hetsyn_plugins.ops.arguments import OP, checked_state
 from hetsyn_plugins.ops.dispatch import Way, kernel_for
+from hetsyn_plugins.ops.rates import watch_loop
 
 _marks: Any = WeakTensorKeyDictionary()  # of currents: which step of which loop they come from
 
@@ -64,13 +66,18 @@ class Loop:
     """Steps that follow each other: the kernel, the layer, and how it is run.
 
     owner    what the layer's tensors were made from, for the one who made them
+    module   the module whose steps they are, or None: it is told where it does not fire (`rates.py`)
     length   steps so far
     seconds  that they took, forward
     """
 
-    def __init__(self, kernel: Kernel, layer: LayerTensors, way: Way, initial: HetSynState, owner: Any) -> None:
+    def __init__(
+        self, kernel: Kernel, layer: LayerTensors, way: Way, initial: HetSynState, owner: Any, module: Any
+    ) -> None:
         self.kernel, self.layer, self.way = kernel, layer, way
         self.owner, self.length, self.seconds = owner, 0, 0.0
+        # weakly: a module that keeps a state keeps its loop, by a way through the graph that no collector sees
+        self.module = None if module is None else ref(module)
         self.versions = _versions(layer)
         self.born_in = backward_pass()
         self.passes: dict[int, BackwardPass] = {}
@@ -98,6 +105,12 @@ class Loop:
                 "HetSyn steps: a parameter was modified by an inplace operation (an optimiser's step?) between these "
                 "steps and their backward(): detach or reset the states before the next step"
             )
+
+    def watch(self, whole: Record) -> None:
+        """Tell the module where it was silent, or fired at every step, in all the steps of a backward pass."""
+        module = None if self.module is None else self.module()
+        if module is not None and self.layer.threshold is not None:
+            watch_loop(module, whole.x, whole.v, self.layer.threshold)
 
     def backward(self, inputs: Tensor, state: HetSynState, record: Record, needs_grad: NeedsGrad) -> Gradients:
         """The kernel's backward pass from a record whose tensors have a leading time."""
@@ -137,8 +150,13 @@ def mark_of(current: Any) -> Mark | None:
     return _marks.get(current) if isinstance(current, Tensor) else None
 
 
-def step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, owner: Any = None) -> HetSynState:
-    """The state after one step, inputs (B, M), as a step of the loop that `state` comes from, or of a new one."""
+def step(
+    x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, owner: Any = None, module: Any = None
+) -> HetSynState:
+    """The state after one step, inputs (B, M), as a step of the loop that `state` comes from, or of a new one.
+
+    owner, module   as in `Loop`
+    """
     if not torch.is_grad_enabled():
         return _values(kernel_for(way.backend, x, layer.weight), x, layer, state)
     mark = mark_of(state.current)
@@ -146,7 +164,7 @@ def step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, owner: An
         loop, index, edge, carries = mark.loop, mark.step + 1, mark.edge, mark.carries or x.requires_grad
     else:
         kernel = kernel_for(way.backend, x, layer.weight)
-        loop, index, carries = Loop(kernel, layer, way, state, owner), 0, x.requires_grad
+        loop, index, carries = Loop(kernel, layer, way, state, owner, module), 0, x.requires_grad
         edge = Start.apply(loop, *layer, *state)
     start = time.perf_counter()
     *parts, edge = Step.apply(loop, carries, state, x, edge)
@@ -213,7 +231,9 @@ class Start(torch.autograd.Function):
         records = loop.in_this_pass().records[::-1]
         needs_grad = NeedsGrad(False, *ctx.needs_input_grad[1:])
         grads: list[Tensor | None] = [None] * (len(needs_grad) - 1)
-        for sequence in _sequences(records):
+        sequences = list(_sequences(records))  # views of the first, which is whole
+        loop.watch(sequences[0])
+        for sequence in sequences:
             g = loop.backward(sequence.x, state, sequence, needs_grad)
             grads = list(map(_sum, grads, (*map(g.layer.get, LayerTensors._fields), *g.state)))
         return None, *(g if needed else None for g, needed in zip(grads, needs_grad[1:], strict=True))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -84,10 +87,10 @@ def test_one_spike_or_one_pause_is_enough() -> None:
         net = layer(weight)
         with torch.no_grad():
             net.weight[3] = other
-        assert not said(lambda net=net: net(inputs()))
+        assert not said(lambda net=net: net(inputs())) and not said(lambda net=net: hidden_loop(net))
     x = inputs()
     x[:, :7] = -x[:, :7]  # the first sample is silent, the last fires
-    assert not said(lambda: layer(1.0)(x))
+    assert not said(lambda: layer(1.0)(x)) and not said(lambda: hidden_loop(layer(1.0), x))
 
 
 def test_where_nobody_trains_nothing_is_said() -> None:
@@ -105,11 +108,97 @@ def test_silent_inputs_short_sequences_and_readouts_are_no_fault() -> None:
     assert not said(lambda: layer(-1.0)(inputs(steps=9, batch=100)))
     assert not said(lambda: layer(-1.0)(inputs(steps=12, batch=8))), "960 places: few enough to be silent by chance"
     assert not said(lambda: layer(-1.0, spiking=False)(inputs()))
-    assert not said(lambda: layer(-1.0, init_hidden=False)(inputs()[0])), "one step"
+    assert not said(lambda: hidden_loop(layer(-1.0), inputs(steps=1, batch=200))), "one step"
 
 
 def test_recurrent_layers_are_watched_too() -> None:
     assert said(lambda: layer(-1.0, RHetSynLeaky)(inputs()))
+    assert said(lambda: hidden_loop(layer(-1.0, RHetSynLeaky)))
+
+
+def hidden_loop(net: Any, x: Tensor | None = None) -> None:
+    """A loop over the steps of x, the states kept in the layer, and its backward pass."""
+    outputs = [net(step) for step in (inputs() if x is None else x)]
+    torch.stack(outputs).sum().backward()
+
+
+def explicit_loop(net: Any, x: Tensor | None = None) -> None:
+    """The same, the states going in and out."""
+    total, states = torch.zeros(()), ()
+    for step in inputs() if x is None else x:
+        spk, *states = net(step, *states)
+        total = total + spk.sum()
+    total.backward()
+
+
+def cell_loop(net: Any, x: Tensor | None = None) -> None:
+    """The same in Norse's idiom."""
+    total, state = torch.zeros(()), None
+    for step in inputs() if x is None else x:
+        z, state = net(step, state)
+        total = total + z.sum()
+    total.backward()
+
+
+def norse_cell(weight: float) -> nn.Module:
+    norse = pytest.importorskip("hetsyn_plugins.adapters.norse")
+    made: nn.Module = norse.HetSynLIFCell(20, 10, input_weights=torch.full((10, 20), weight))
+    return made
+
+
+LOOPS = {
+    "hidden": (layer, hidden_loop),
+    "explicit": (lambda weight: layer(weight, init_hidden=False), explicit_loop),
+    "norse": (norse_cell, cell_loop),
+}
+
+
+@pytest.mark.parametrize(("weight", "what"), [(-1.0, SILENT), (1.0, SATURATED)])
+@pytest.mark.parametrize("idiom", LOOPS)
+def test_loops_of_steps_say_so_once_too(idiom: str, weight: float, what: str) -> None:
+    build, loop = LOOPS[idiom]
+    net: Any = build(weight)
+    first = said(lambda: loop(net))
+    if idiom == "hidden":
+        net.reset_mem()
+    assert not said(lambda: loop(net))
+    assert len(first) == 1 and "input_rate=" in first[0]
+    assert f"a {type(net).__name__} of 20 -> 10 neurons {what} in a loop of 40 steps and 8 samples" in first[0]
+
+
+@pytest.mark.parametrize("idiom", LOOPS)
+def test_loops_that_are_no_training_say_nothing(idiom: str) -> None:
+    build, loop = LOOPS[idiom]
+    net: Any = build(-1.0)
+    assert not said(lambda: loop(copy.deepcopy(net), torch.zeros(40, 8, 20))), "silent inputs"
+    assert not said(lambda: loop(copy.deepcopy(net), inputs(steps=9, batch=100))), "short"
+    assert not said(lambda: loop(copy.deepcopy(net), inputs(steps=12, batch=8))), "few places"
+    assert not said(lambda: loop(copy.deepcopy(net).eval())), "evaluation"
+
+
+def test_of_a_loop_that_is_cut_into_backward_passes_each_is_looked_at() -> None:
+    net = layer(-1.0)
+    for part in inputs().split(9):
+        assert not said(lambda part=part: hidden_loop(net, part)), "nine steps"
+        net.detach_hidden()
+    assert said(lambda: hidden_loop(net, inputs(steps=20)))
+
+
+def test_readouts_and_inhibited_layers_in_a_loop_are_not_watched() -> None:
+    assert not said(lambda: hidden_loop(layer(-1.0, spiking=False)))
+    assert not said(lambda: hidden_loop(layer(1.0, inhibition=True))), "one neuron a sample fires, the others do not"
+
+
+def test_a_loop_keeps_no_layer_alive_and_goes_into_no_copy() -> None:
+    net = layer(-1.0)
+    spikes = [net(step) for step in inputs()]
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert said(lambda twin=twin: (twin.reset_mem(), hidden_loop(twin)))
+    alive = ref(net)
+    del net, twin
+    gc.collect()
+    assert alive() is None
+    assert not said(lambda: torch.stack(spikes).sum().backward()), "of a layer that is no more nothing is said"
 
 
 def test_values_that_nobody_may_see_are_not_looked_at() -> None:
@@ -133,6 +222,9 @@ def check_silent(module: Any) -> None:
     late[:, 5] = 1.0
     late[0, 5] = 0.0
     assert not said(lambda: module.watch_rates(layer(-1.0), inputs(), late.requires_grad_())), "all samples count"
+    v, threshold = torch.tensor([-0.5, 0.5]).repeat(40, 40, 5), torch.ones(10)
+    assert said(lambda: module.watch_loop(layer(-1.0), inputs(), v, threshold)), "v below threshold is silence"
+    assert not said(lambda: module.watch_loop(layer(-1.0), inputs(), v[:9], threshold)), "nine steps are too few"
 
 
 def test_the_watch_is_right() -> None:
@@ -144,9 +236,11 @@ def test_the_watch_is_right() -> None:
     [
         ("most.item() == 0", "most.item() < 0", "a silent layer is told"),
         ("or not inputs.any()", "", "silent inputs are not told"),
-        ("layer.training and ", "", "evaluation is not told"),
-        ("fault(z[:, 0]) and fault(z)", "fault(z[:, 0])", "all samples count"),
+        ("not layer.training or ", "", "evaluation is not told"),
+        ("fault(spikes[:, 0]) and fault(spikes)", "fault(spikes[:, 0])", "all samples count"),
         ('layer.__dict__["_rate_was_said"] = True', "pass", "once"),
+        ("v > threshold", "v > 0", "v below threshold is silence"),
+        ("len(of_spikes) >= MIN_STEPS and ", "", "nine steps are too few"),
     ],
 )
 def test_planted_watches_are_caught(old: str, new: str, says: str) -> None:

@@ -23,7 +23,7 @@ T, B, M, N = 6, 3, 5, 4
 Step = Callable[[Tensor, HetSynState | None], HetSynState]
 
 
-def native_step(x: Tensor, layer: Any, state: HetSynState, way: Any, owner: Any = None) -> HetSynState:
+def native_step(x: Tensor, layer: Any, state: HetSynState, way: Any, *_: Any) -> HetSynState:
     return eager.step(x, state, layer, way.surrogate, way.detach_reset)
 
 
