@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import sys
 import zipfile
 import zlib
@@ -23,8 +24,27 @@ else:
     import tomli as tomllib
 
 UNPACKED_LEAST, UNPACKED_TIMES = 64_000_000, 32  # bytes; times the file's size: spikes and images pack less well
-LONGEST_JSON, LONGEST_TOML = 64_000_000, 200_000  # bytes: what a program writes, and what a person does
-DEEPEST = 32  # levels of nesting
+LONGEST_JSON, LONGEST_TOML = 8_000_000, 200_000  # bytes: what a program writes, and what a person does
+MOST_VALUES, DEEPEST = 500_000, 32  # in a JSON text: an object takes 40 times its text in memory; levels of nesting
+MOST_GZIP_MEMBERS = 100
+# what the zip module raises for damaged files, its own and others'
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    OverflowError,
+)
+
+# Texts (their ends may be missing) and comments of TOML: what is in them is neither key nor bracket
+TOML_TEXTS = re.compile(
+    r'''"""(?:\\.?|[^\\])*?(?:"""|\Z)|\'{3}.*?(?:\'{3}|\Z)|"(?:\\.|[^"\\\n])*"?|'[^'\n]*'?|\#[^\n]*''', re.DOTALL
+)
 
 
 def read_bytes(path: Path, longest: int, what: str) -> bytes:
@@ -34,9 +54,11 @@ def read_bytes(path: Path, longest: int, what: str) -> bytes:
     if not path.is_file():
         raise FileFormatError(path, what, "what is no file")
     size = path.stat().st_size
-    if size > longest:
-        raise FileFormatError(path, f"{what} of at most {longest} bytes", f"{size}")
-    return path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read(min(size, longest) + 1)  # what the system makes up as it is read has no size
+    if len(content) > longest:
+        raise FileFormatError(path, f"{what} of at most {longest} bytes", f"{max(size, len(content))}")
+    return content
 
 
 def unpacked_limit(path: Path) -> int:
@@ -49,11 +71,13 @@ def unpacked_limit(path: Path) -> int:
 
 def read_json(path: Path, what: str = "a JSON file") -> Any:
     """What a JSON file holds."""
-    return parse_json(_text(path, LONGEST_JSON, what), path, what)
+    return parse_json(read_text(path, LONGEST_JSON, what), path, what)
 
 
 def parse_json(text: str, path: Path, what: str = "JSON", field: str = "") -> Any:
-    """What a JSON text of a file holds, nested at most DEEPEST levels."""
+    """What a JSON text of a file holds, at most MOST_VALUES values, nested at most DEEPEST levels."""
+    if sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise FileFormatError(path, f"{what} of at most {MOST_VALUES} values", "more", field=field)
     _check_depth(_depths(text, "[{", "]}"), path, what, field)
     try:
         return json.loads(text)
@@ -63,21 +87,23 @@ def parse_json(text: str, path: Path, what: str = "JSON", field: str = "") -> An
 
 def read_toml(path: Path, what: str = "a TOML file") -> dict[str, Any]:
     """What a TOML file holds."""
-    return parse_toml(_text(path, LONGEST_TOML, what), path, what)
+    return parse_toml(read_text(path, LONGEST_TOML, what), path, what)
 
 
 def parse_toml(text: str, path: Path, what: str = "TOML") -> dict[str, Any]:
     """What a TOML text of a file holds, nested at most DEEPEST levels, dotted keys counted."""
-    _check_depth(_depths(text, "[{", "]}"), path, what, "")
-    dotted = re.sub(r"\s*\.\s*", ".", text)
-    _check_depth((key.group().count(".") for key in re.finditer(r"[^\s\[\]{},=#]+", dotted)), path, what, "")
+    bare = TOML_TEXTS.sub("_", text)
+    _check_depth(_depths(bare, "[{", "]}"), path, what, "")
+    dotted = re.sub(r"[ \t]+", "", bare)
+    _check_depth((key.group().count(".") for key in re.finditer(r"[^\s\[\]{},=]+", dotted)), path, what, "")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also of digits without end
         raise FileFormatError(path, what, f"what cannot be read: {error}") from error
 
 
-def _text(path: Path, longest: int, what: str) -> str:
+def read_text(path: Path, longest: int, what: str) -> str:
+    """The text of a file in UTF-8 of at most `longest` bytes."""
     try:
         return read_bytes(path, longest, what).decode()
     except UnicodeDecodeError as error:
@@ -105,7 +131,7 @@ def gunzip(path: Path, packed: bytes, limit: int | None = None) -> bytes:
     limit = unpacked_limit(path) if limit is None else limit
     parts: list[bytes] = []
     left = limit
-    while packed:
+    for _ in range(MOST_GZIP_MEMBERS):
         member = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
         try:
             parts.append(member.decompress(packed, left + 1))
@@ -113,11 +139,13 @@ def gunzip(path: Path, packed: bytes, limit: int | None = None) -> bytes:
             raise FileFormatError(path, "a whole gzip file", f"one that does not unpack: {error}") from error
         left -= len(parts[-1])
         if left < 0:
-            raise FileFormatError(path, f"what unpacks to at most {limit} bytes", "more")
+            raise FileFormatError(path, f"what unpacks to at most {limit} bytes", "more", to_do="store it unpacked")
         if not member.eof:
             raise FileFormatError(path, "a whole gzip file", "one that is cut short")
         packed = member.unused_data.lstrip(b"\0")  # zeros may fill the end
-    return b"".join(parts)
+        if not packed:
+            return b"".join(parts)
+    raise FileFormatError(path, f"at most {MOST_GZIP_MEMBERS} gzip members", "more")
 
 
 def checked_members(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> zipfile.ZipFile:
@@ -127,23 +155,27 @@ def checked_members(path: Path, wanted: Callable[[str], bool] = lambda name: Tru
     """
     try:
         file = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+    except ZIP_ERRORS as error:
         raise FileFormatError(path, "a whole zip file", f"one that cannot be read: {error}") from error
     members = [member for member in file.infolist() if wanted(member.filename)]
     total, limit = sum(member.file_size for member in members), unpacked_limit(path)
     if total > limit:
         file.close()
-        raise FileFormatError(path, f"what unpacks to at most {limit} bytes", f"{total} in {len(members)} members")
+        got = f"{total} in {len(members)} members"
+        raise FileFormatError(path, f"what unpacks to at most {limit} bytes", got, to_do="store it unpacked")
     return file
 
 
 def read_member(file: zipfile.ZipFile, name: str, path: Path) -> bytes:
-    """The bytes of a member of a zip file, no more than it says that it has."""
+    """The bytes of a member of a zip file, stored or deflated, no more than it says that it has."""
     try:
-        with file.open(name) as member:
-            size = file.getinfo(name).file_size
+        entry = file.getinfo(name)
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise NotImplementedError("it is packed in another way than deflated")
+        size = entry.file_size
+        with file.open(entry) as member:
             content = member.read(size + 1)
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError, KeyError) as error:
+    except ZIP_ERRORS as error:
         raise FileFormatError(path, "a whole member", f"one that does not unpack: {error}", field=name) from error
     if len(content) != size:
         raise FileFormatError(path, f"{size} bytes, as its entry says", "another number", field=name)

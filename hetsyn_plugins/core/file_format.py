@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +37,32 @@ class FileFormatError(ValueError):
         where = f"{path}: {field}: " if field else f"{path}: "
         message = f"{where}expected {expected}, got {shown(got)}{to_do and f'; {to_do}'}"
         super().__init__(_printable(message))
-        self.path, self.field, self.expected, self.got = Path(path), field, expected, got
+        self.path, self.field, self.expected, self.got, self.to_do = Path(path), field, expected, got, to_do
 
     def __reduce__(self) -> Any:
         """As pickle makes it again: exceptions go from process to process."""
-        return _again, (self.args[0], self.path, self.field, self.expected, shown(self.got))
+        return _again, (self.args[0], self.path, self.field, self.expected, shown(self.got), self.to_do)
 
 
 class UncheckedFileWarning(UserWarning):
     """A file of before files carried a digest: it is read, and damage to its values would not be seen."""
 
 
-def _again(message: str, path: Path, field: str, expected: str, got: str) -> FileFormatError:
-    error = FileFormatError(path, expected, got, field=field)
+def _again(message: str, path: Path, field: str, expected: str, got: str, to_do: str) -> FileFormatError:
+    error = FileFormatError(path, expected, got, field=field, to_do=to_do)
     error.args = (message,)
     return error
+
+
+@contextmanager
+def mended_by(to_do: str) -> Iterator[None]:
+    """A FileFormatError from within says what mends the file, where it does not say so yet."""
+    try:
+        yield
+    except FileFormatError as error:
+        if not error.to_do:
+            error.to_do, error.args = to_do, (f"{error.args[0]}; {to_do}",)
+        raise
 
 
 def shown(value: Any) -> str:
@@ -100,7 +113,8 @@ def _feed(sha: Any, value: Any) -> None:
         sha.update(f"array {array.dtype.str} {array.shape} ".encode())
         sha.update(array.tobytes())
     elif value is None or isinstance(value, (bool, int, float, str)):
-        text = repr(value).encode("utf-8", "backslashreplace")
+        # not the repr of a text: which characters it escapes changes with the version of Python
+        text = (value if isinstance(value, str) else repr(value)).encode("utf-8", "surrogatepass")
         sha.update(b"%s %d " % (type(value).__name__.encode(), len(text)))
         sha.update(text)
     else:
@@ -114,10 +128,37 @@ def check_digest(path: str | Path, content: Any, stated: Any, *, to_do: str) -> 
     to_do    what the user should do about a damaged one
     """
     if stated is None:
-        what = "was written before files carried a digest"
-        warnings.warn(f"{path}: {what}: damage to its values could not be seen", UncheckedFileWarning, stacklevel=4)
+        _tell_unchecked([str(path)])
         return
     found = digest(content)
     if stated != found:
         expected = f"the content that it was written with (digest {shown(stated)[:16]})"
         raise FileFormatError(path, expected, f"other values (digest {found[:16]})", field="digest", to_do=to_do)
+
+
+# ---- files of before -----------------------------------------------------------------------------------------------
+
+_unchecked: ContextVar[list[str] | None] = ContextVar("_unchecked", default=None)
+
+
+@contextmanager
+def unchecked_told_once() -> Iterator[None]:
+    """Files of before that are read within are told of in one warning at the end, not each in one of its own."""
+    paths: list[str] = []
+    token = _unchecked.set(paths)
+    try:
+        yield
+    finally:
+        _unchecked.reset(token)
+    if paths:
+        _tell_unchecked(list(dict.fromkeys(paths)))
+
+
+def _tell_unchecked(paths: list[str]) -> None:
+    waiting = _unchecked.get()
+    if waiting is not None:
+        waiting += paths
+        return
+    which = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    what = "written before files carried a digest: damage to the values could not be seen"
+    warnings.warn(f"{which}: {what}", UncheckedFileWarning, stacklevel=5)

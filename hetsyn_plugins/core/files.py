@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from hetsyn_plugins.core import bounded
-from hetsyn_plugins.core.file_format import check_digest, digest
+from hetsyn_plugins.core.file_format import FileFormatError, check_digest, digest, mended_by
 
 DIGEST, FORMAT = "digest", "file_format"  # entries of a JSON file beside its content
 FORMAT_VERSION = 2  # the first with a digest
+LATER = "it is of another version of hetsyn_plugins: read it with that one"
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
@@ -109,9 +110,12 @@ def read_json(path: Path, what: str, *, to_do: str) -> Any:
     Raises FileNotFoundError, or FileFormatError where the file is no such JSON or not as it was written; a file
     of before, without format and digest, is taken with a warning.
     """
-    content = bounded.read_json(path, what)
+    with mended_by(to_do):
+        content = bounded.read_json(path, what)
     if isinstance(content, dict):
         stated = content.pop(DIGEST, None if FORMAT not in content else "none")
         check_digest(path, content, stated, to_do=to_do)
-        content.pop(FORMAT, None)
+        version = content.pop(FORMAT, FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise FileFormatError(path, f"{what} of format {FORMAT_VERSION}", version, field=FORMAT, to_do=LATER)
     return content
