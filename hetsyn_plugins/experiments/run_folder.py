@@ -10,17 +10,16 @@ The shape of a JSON file stands here once, as a dataclass: who writes it makes o
 
 from __future__ import annotations
 
-import json
-import typing
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import NoneType, UnionType
 from typing import Any, TypeVar
 
 import numpy as np
 
-from hetsyn_plugins.core.files import write_json
+from hetsyn_plugins.core.declared import Count, Finite, Word, parse
+from hetsyn_plugins.core.file_format import mended_by
+from hetsyn_plugins.core.files import read_json, write_json
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments.config import Config, load_config
@@ -28,6 +27,12 @@ from hetsyn_plugins.experiments.config import Config, load_config
 CONFIG, SUMMARY, CLAIM = "config.toml", "summary.json", "claim.json"
 START, STATE, NETWORK = "start.safetensors", "state.pt", "network.safetensors"
 RESULT, FAILURE = "result.json", "failure.json"
+TO_DO = {  # what mends a damaged one
+    RESULT: "delete it to finish the seed",
+    FAILURE: "delete it to train the seed on",
+    SUMMARY: "delete it, and the same command makes it anew",
+    CLAIM: "delete it, and the same command makes it anew",
+}
 
 Content = TypeVar("Content")
 
@@ -39,26 +44,26 @@ Content = TypeVar("Content")
 class SeedResult:
     """result.json: what came of the training of a seed; `test` and `validation` are means of the measure."""
 
-    seed: int
-    measure: str
+    seed: Count
+    measure: Word
     validation: float | None
     test: float
-    iterations: int
-    selected_iteration: int
-    select: str
-    seconds: float
-    peak_memory_mb: float
-    threads: int
-    framework: str
-    parameters: int
-    versions: dict[str, str]
+    iterations: Count
+    selected_iteration: Count
+    select: Word
+    seconds: Finite
+    peak_memory_mb: Finite
+    threads: Count
+    framework: Word
+    parameters: Count
+    versions: dict[str, Word]
 
 
 @dataclass(frozen=True)
 class Failure:
     """failure.json: where the training of a seed stopped, and why."""
 
-    iteration: int
+    iteration: Count
     message: str
 
 
@@ -76,15 +81,15 @@ class MeanSd:
 class RunSummary:
     """summary.json: the seeds of a run together, and the command that trains it again."""
 
-    task: str
-    variant: str
-    measure: str
-    select: str
-    seeds: list[int]
+    task: Word
+    variant: Word
+    measure: Word
+    select: Word
+    seeds: list[Count]
     test: MeanSd
     validation: MeanSd
     seconds: MeanSd
-    peak_memory_mb: float
+    peak_memory_mb: Finite
     command: str
 
 
@@ -100,8 +105,8 @@ class ClaimRow:
     paper: float | None
     ours: float
     sd: float | None
-    n: int
-    unit: str = ""
+    n: Count
+    unit: Word = ""
     holds: bool | None = None
     note: str = ""
 
@@ -110,7 +115,7 @@ class ClaimRow:
 class PictureFile:
     """A picture beside claim.json."""
 
-    file: str
+    file: Word
     caption: str
 
 
@@ -118,7 +123,7 @@ class PictureFile:
 class ClaimResult:
     """claim.json; `runs` are the folders of the runs it is of, as seen from its own."""
 
-    name: str
+    name: Word
     title: str
     statement: str
     command: str
@@ -126,7 +131,7 @@ class ClaimResult:
     verdict: str
     tried: str
     pictures: list[PictureFile]
-    runs: list[str]
+    runs: list[Word]
 
 
 def write_content(path: Path, content: Any) -> None:
@@ -134,59 +139,14 @@ def write_content(path: Path, content: Any) -> None:
     write_json(path, asdict(content))
 
 
-def parse(
-    kind: type[Content],
-    content: Any,
-    path: Path,
-    argument: str,
-    *,
-    needed: Sequence[str] | None = None,
-    within: str = "",
-) -> Content:
-    """What was read from a file as one of these; keys that it does not know are left out.
+def read_content(kind: type[Content], path: Path, *, needed: Iterable[str] | None = None) -> Content:
+    """What `write_content` wrote; `needed` as `declared.parse` has it.
 
-    argument   what the folder is called in messages
-    needed     the entries that the reader goes by; others are taken as they are, None where they are missing
-    within     the place of this object in the file
-
-    Raises ValueError, naming the file, the key and what is there, where a needed key is missing or has another type.
+    Raises FileNotFoundError, or FileFormatError, naming file and entry, where it is damaged or of another shape.
     """
-    hints = typing.get_type_hints(kind)
-    needed = list(hints) if needed is None else needed
-    checked_entries({name: hints[name] for name in needed}, content, path, argument, within)
-    values: dict[str, Any] = {name: content.get(name) for name in hints}
-    for name in needed:
-        value, (part, *_) = content[name], (*typing.get_args(hints[name]), None)
-        if is_dataclass(hints[name]):
-            values[name] = parse(hints[name], value, path, argument, within=f"{within}{name}.")
-        elif typing.get_origin(hints[name]) is list and is_dataclass(part):
-            places = (f"{within}{name}[{index}]." for index in range(len(value)))
-            pairs = zip(value, places, strict=True)
-            values[name] = [parse(part, entry, path, argument, within=at) for entry, at in pairs]  # type: ignore[arg-type]
-    return kind(**values)
-
-
-def checked_entries(
-    hints: Mapping[str, Any], content: Any, path: Path, argument: str, within: str = ""
-) -> dict[str, Any]:
-    """What was read from a file, if it is an object with these entries of these types; ValueError as `parse`."""
-    if not isinstance(content, dict):
-        raise ValueError(f"{argument}: expected an object {within} in {path}, got {content!r}")
-    for key, hint in hints.items():
-        types, value = _types(hint), content.get(key, "nothing")
-        if key not in content or not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            names = " or ".join("nothing" if t is NoneType else t.__name__ for t in types)
-            raise ValueError(f"{argument}: expected {within}{key} to be {names} in {path}, got {value!r}")
-    return content
-
-
-def _types(hint: Any) -> tuple[type, ...]:
-    """What a value of this declared type may be in JSON."""
-    if isinstance(hint, UnionType):
-        return tuple(kind for part in typing.get_args(hint) for kind in _types(part))
-    if is_dataclass(hint):
-        return (dict,)
-    return (int, float) if hint is float else (typing.get_origin(hint) or hint,)
+    to_do = TO_DO.get(path.name, "delete it")
+    with mended_by(to_do):
+        return parse(kind, read_json(path, f"a {path.name}", to_do=to_do), path, needed=needed)
 
 
 # ---- runs --------------------------------------------------------------------------------------------------------
@@ -207,19 +167,12 @@ def load_run_config(folder: Path) -> Config:
 def trained_seeds(folder: Path) -> list[int]:
     """The seeds of a run folder that have a result, in order."""
     names = [path.parent.name.partition("-")[2] for path in folder.glob(f"seed-*/{RESULT}")]
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
 def load_result(folder: Path) -> SeedResult:
-    """What came of a seed, from its folder; FileNotFoundError where it is not done, ValueError where it is damaged."""
-    path = folder / RESULT
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"RUN: expected a result in JSON, got {path}: {error}; delete it to finish the seed"
-        ) from error
-    return parse(SeedResult, content, path, "RUN")
+    """What came of a seed, from its folder; FileNotFoundError where it is not done, FileFormatError where damaged."""
+    return read_content(SeedResult, folder / RESULT)
 
 
 def load_networks(folder: Path) -> tuple[Network, Network]:
@@ -231,7 +184,8 @@ def mean_sd(values: Sequence[float]) -> MeanSd:
     """Values by seed in few numbers."""
     if not values:
         return MeanSd(None, None, None, [])
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    with np.errstate(invalid="ignore"):  # of what is infinite
+        sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return MeanSd(float(np.mean(values)), sd, float(np.median(values)), list(values))
 
 

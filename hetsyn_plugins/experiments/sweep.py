@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -16,6 +15,7 @@ from typing import IO
 
 from tqdm import tqdm
 
+from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.experiments import training, variants
 from hetsyn_plugins.experiments.config import Config, differences, load_config, to_toml, toml_value
@@ -24,10 +24,12 @@ from hetsyn_plugins.experiments.run_folder import (
     FAILURE,
     RESULT,
     SUMMARY,
+    Failure,
     RunSummary,
     load_result,
     load_run_config,
     mean_sd,
+    read_content,
     seed_folder,
     seeds_text,
     trained_seeds,
@@ -158,7 +160,10 @@ def _start(folder: Path, seed: int, tensorboard: bool) -> tuple[subprocess.Popen
 def _why(folder: Path, errors: IO[bytes], status: int) -> str:
     """What a failed seed left: its failure.json, else the last line it wrote."""
     if (folder / FAILURE).exists():
-        return str(json.loads((folder / FAILURE).read_text())["message"])
+        try:
+            return read_content(Failure, folder / FAILURE).message
+        except FileFormatError as error:
+            return str(error)
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"ended with status {status}"

@@ -1,31 +1,42 @@
-"""The log of a training run: one record a logged iteration, as JSON lines and as CSV, to TensorBoard if asked for."""
+"""The log of a training run: one record a logged iteration, as JSON lines and as CSV, to TensorBoard if asked for.
+
+Each JSON line carries a digest of its record: {"iteration": 10, ..., "digest": "1f0c22ab"}.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_type_hints
 
-from hetsyn_plugins.core.files import append_line, write_bytes
+from hetsyn_plugins.core.bounded import parse_json
+from hetsyn_plugins.core.declared import Count, Finite, checked
+from hetsyn_plugins.core.file_format import FileFormatError, check_digest, digest, mended_by
+from hetsyn_plugins.core.files import DIGEST, append_line, write_bytes
 
 LOG, TABLE = "log.jsonl", "log.csv"
+LONGEST_LINE, MOST_LINES = 1_000, 1_000_000  # bytes; a line takes a third of them
+DIGITS = 8  # of a line's digest
+TO_DO = "delete the file: training goes on without what was logged"
 
 
 class Record(TypedDict):
     """A line of the log: loss and score of the batch, the measure on the validation set (None: not measured here)."""
 
-    iteration: int
-    epoch: float
+    iteration: Count
+    epoch: Finite
     loss: float
     score: float
     validation: float | None
-    lr: float
-    seconds: float
+    lr: Finite
+    seconds: Finite
 
 
-FIELDS = tuple(Record.__annotations__)
+HINTS = get_type_hints(Record, include_extras=True)
+FIELDS = tuple(HINTS)
 
 
 class Log:
@@ -35,7 +46,7 @@ class Log:
         kept = [record for record in read_log(folder / LOG) if record["iteration"] <= iteration]
         self.folder = folder
         rows = [FIELDS, *(record.values() for record in kept)]
-        write_bytes(folder / LOG, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        write_bytes(folder / LOG, "".join(line_of(record) + "\n" for record in kept).encode())
         write_bytes(folder / TABLE, "".join(_csv(row) + "\n" for row in rows).encode())
         self.board = _board(folder / "tensorboard") if tensorboard else None
         for record in kept:  # TensorBoard writes late, and may not have been asked for until now
@@ -44,7 +55,7 @@ class Log:
     def write(self, *values: Any) -> None:
         """Add a record: the values of FIELDS."""
         record: Any = dict(zip(FIELDS, values, strict=True))
-        append_line(self.folder / LOG, json.dumps(record))
+        append_line(self.folder / LOG, line_of(record))
         append_line(self.folder / TABLE, _csv(values))
         self._show(record)
 
@@ -74,7 +85,70 @@ def _board(folder: Path) -> Any:
     return SummaryWriter(str(folder), purge_step=0)
 
 
+# ---- lines ---------------------------------------------------------------------------------------------------------
+
+
+def line_of(record: Record) -> str:
+    """A record as a line that vouches for itself."""
+    plain = json.loads(json.dumps(record))  # as it will be read
+    return json.dumps({**plain, DIGEST: digest(plain)[:DIGITS]})
+
+
 def read_log(path: Path) -> list[Record]:
-    """The records of a log; a last line that was cut off in the middle is left out."""
-    lines = path.read_text().split("\n") if path.exists() else []
-    return [json.loads(line) for line in lines[:-1]]
+    """The records of a log, none where there is no file; a last line that was cut off in the middle is left out.
+
+    Raises FileFormatError, naming the line, where one is damaged, no record, or not later than the one before. A log of
+    before, whose lines carry no digest, is taken with an UncheckedFileWarning.
+    """
+    with mended_by(TO_DO):
+        records, with_digest = _records(path)
+    if records and not with_digest:
+        check_digest(path, records, None, to_do=TO_DO)
+    return records
+
+
+def _records(path: Path) -> tuple[list[Record], int]:
+    """The records, and how many of them carry a digest: all or none."""
+    records: list[Record] = []
+    with_digest, last = 0, -1
+    for field, line in _lines(path):
+        record, has_digest = _parsed(line, path, field)
+        if record["iteration"] <= last:
+            raise FileFormatError(path, f"an iteration after {last}", record["iteration"], field=f"{field}: iteration")
+        records.append(record)
+        with_digest, last = with_digest + has_digest, record["iteration"]
+    if with_digest not in (0, len(records)):
+        raise FileFormatError(path, f"a digest in all {len(records)} lines", f"{with_digest}")
+    return records, with_digest
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The whole lines of a log one by one, each with its number in words."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise FileFormatError(path, "a log", "what is no file")
+    with path.open("rb") as file:
+        for number in range(1, MOST_LINES + 2):
+            line, field = file.readline(LONGEST_LINE + 1), f"line {number}"
+            if len(line) > LONGEST_LINE or (line and number > MOST_LINES):
+                bounds = f"at most {MOST_LINES} lines of {LONGEST_LINE} bytes"
+                raise FileFormatError(path, bounds, "more", field=field)
+            if not line.endswith(b"\n"):
+                return
+            yield field, line
+
+
+def _parsed(line: bytes, path: Path, field: str) -> tuple[Record, bool]:
+    """The record of a line, and whether a digest vouches for it."""
+    try:
+        content = parse_json(line.decode(), path, "a record in JSON", field)
+    except UnicodeDecodeError as error:
+        raise FileFormatError(path, "a record in UTF-8", f"other bytes: {error}", field=field) from error
+    stated = content.pop(DIGEST, None) if isinstance(content, dict) else None
+    if not isinstance(content, dict) or set(content) != set(FIELDS):
+        raise FileFormatError(path, f"an object of {', '.join(FIELDS)}", line.decode(), field=field)
+    if stated is not None and stated != digest(content)[:DIGITS]:
+        raise FileFormatError(path, "the record that it was written with", "another", field=field)
+    record: Any = {key: checked(HINTS[key], content[key], path, f"{field}: {key}") for key in FIELDS}
+    return record, stated is not None

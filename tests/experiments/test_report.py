@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from conftest import needs
 from disks import quota
 from planting import caught, changed
 
+from hetsyn_plugins.core.files import write_json
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import sweep, variants
@@ -34,8 +34,10 @@ from hetsyn_plugins.experiments.run_folder import (
     RunSummary,
     SeedResult,
     mean_sd,
+    read_content,
     write_content,
 )
+from hetsyn_plugins.experiments.training_log import Record, line_of
 
 VERSIONS = {"python": "3.10.14", "hetsyn_plugins": "0.1.0", "torch": "2.3.1", "snntorch": "1.0.0"}
 
@@ -71,7 +73,7 @@ def make_run(
         checkpoint.save(before, path / "start.safetensors")
         final = tests[seed] if done else 0.6
         log = [record(i, final, rng) for i in range(10, 1010 if done else 330, 10)]
-        (path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+        (path / "log.jsonl").write_text("".join(map(line_of, log)))
         if done:
             checkpoint.save(trained(before, rng), path / "network.safetensors")
     if tests:
@@ -80,7 +82,7 @@ def make_run(
     return folder
 
 
-def record(iteration: int, final: float, rng: np.random.Generator) -> dict[str, Any]:
+def record(iteration: int, final: float, rng: np.random.Generator) -> Record:
     """A line of a log."""
     score = final - (final - 0.5) * np.exp(-iteration / 150) + rng.normal(0, 0.02)
     validation = None if iteration % 100 else score + rng.normal(0, 0.005)
@@ -148,7 +150,7 @@ def make_claim(folder: Path, runs: Sequence[str] = (), **changed: Any) -> Path:
         tried="Rates of 5e-3, 1e-2 and 2e-2 for tau; training r instead of tau.",
         pictures=[PictureFile("taus.png", "Mean time constants of cue and noise channels")], runs=list(runs),
     )  # fmt: skip
-    (folder / "claim.json").write_text(json.dumps(asdict(claim) | changed))
+    write_json(folder / "claim.json", asdict(claim) | changed)
     return folder
 
 
@@ -421,11 +423,11 @@ def check_curves(page: Any, validated: bool, tmp_path: Path, monkeypatch: pytest
     for name, low in (("one", 0.1), ("other", 0.4)):
         folders.append(make_run(tmp_path / name, tests=(0.9, 0.8), bare=True))
         for seed in (0, 1):
-            lines = [record(i, 0.9, np.random.default_rng(0)) for i in (100, 200)]
+            lines: list[Any] = [record(i, 0.9, np.random.default_rng(0)) for i in (100, 200)]
             for at, line in enumerate(lines):
                 line |= {"score": low + 0.01 * seed + 0.02 * at, "validation": None}
                 line |= {"validation": line["score"] + 0.2} if validated else {}
-            (folders[-1] / f"seed-{seed}/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            (folders[-1] / f"seed-{seed}/log.jsonl").write_text("".join(map(line_of, lines)))
     (ax,) = drawn_curves(folders, tmp_path / "page.html", page, monkeypatch)
     shift = 0.2 if validated else 0.0
     for line, low in zip(ax.lines, (0.1, 0.4), strict=True):
@@ -484,7 +486,7 @@ def test_a_run_as_it_is_really_written(tmp_path: Path) -> None:
 def test_errors_have_their_own_digits(tmp_path: Path) -> None:
     run = make_run(tmp_path / "mse", tests=(0.0497, 0.0523), bare=True)
     for path in run.glob("seed-*/result.json"):
-        path.write_text(path.read_text().replace('"accuracy"', '"MSE"'))
+        write_content(path, replace(read_content(SeedResult, path), measure="MSE"))
     page = Page(write_report([run], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.row("mse")[1] == "0.05100 ± 0.00184 MSE"
 
@@ -503,7 +505,7 @@ def test_many_runs_in_one_picture(tmp_path: Path) -> None:
     """The legend of thirty runs leaves the curves their room."""
     runs = [make_run(tmp_path / f"run-number-{index}", tests=(0.9,), bare=True) for index in range(30)]
     for run in runs:
-        (run / "seed-0/log.jsonl").write_text(json.dumps(record(100, 0.9, np.random.default_rng(0))) + "\n")
+        (run / "seed-0/log.jsonl").write_text(line_of(record(100, 0.9, np.random.default_rng(0))))
     page = Page(write_report(runs, tmp_path / "page.html").read_text(encoding="utf-8"))
     (picture,) = page.of("img")
     pixels = read_png(base64.b64decode((picture["src"] or "").partition(",")[2]))
@@ -515,7 +517,8 @@ def test_many_runs_in_one_picture(tmp_path: Path) -> None:
 def test_a_result_that_is_not_a_number_is_a_failure(measure: str, mean: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", tests=(0.9, float("nan")), bare=True)
     for path in run.glob("seed-*/result.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"measure": measure, "validation": float("nan")}))
+        result = read_content(SeedResult, path)
+        write_content(path, replace(result, measure=measure, validation=float("nan")))
     page = Page(write_report([run], tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.row("run")[1:3] == [mean, "none"] and page.row("run")[4] == "1 of 2"
     assert page.row("1", "nan")[-1] == "failed: the measure on the test set is nan"
@@ -537,55 +540,88 @@ def test_the_same_run_twice_is_one(tmp_path: Path) -> None:
     assert "What sets them apart" not in page.words
 
 
-def damaged(run: Path, file: str, content: str) -> str:
-    (run / file).write_text(content)
+def damaged(run: Path, file: str, content: str | dict[str, Any]) -> str:
+    """The path of a file with this text, or with a JSON object as it is written; an object without digest is damage."""
+    if isinstance(content, dict):
+        write_json(run / file, content)
+    else:
+        (run / file).write_text(content)
     return f"{run / file}"
+
+
+RECORD = record(10, 0.9, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
     ("file", "content", "what"),
     [
-        ("config.toml", "framework = ", "expected TOML"),
-        ("config.toml", 'framework = "norse"', "expected task.name to be str"),
-        ("summary.json", "{", "expected JSON"),
-        ("summary.json", "{}", "expected command to be str"),
-        ("seed-0/result.json", '{"seed": 0', "expected JSON"),
-        ("seed-0/result.json", '{"measure": "MSE", "test": 1, "validation": ""}', "expected validation to be int or"),
-        ("seed-0/result.json", '{"measure": "MSE", "test": "good"}', "expected test to be int or float"),
-        ("seed-0/result.json", '{"measure": "MSE", "test": true}', "expected test to be int or float"),
+        ("config.toml", "framework = ", "expected a configuration in TOML"),
+        ("config.toml", 'framework = "norse"', "task.name: expected a text, got None"),
+        ("config.toml", "framework = 1979-05-27", "framework: expected a text, got datetime.date"),
+        ("summary.json", "{", "expected a summary.json, got what cannot be read"),
+        ("summary.json", {}, "command: expected a text, got nothing"),
+        ("seed-0/result.json", '{"seed": 0', "expected a result.json, got what cannot be read"),
+        ("seed-0/result.json", {"measure": "MSE", "test": 1, "validation": ""}, "validation: expected a number"),
+        (
+            "seed-0/result.json",
+            {"measure": "MSE", "validation": None, "test": "good"},
+            "test: expected a number, got good",
+        ),
+        (
+            "seed-0/result.json",
+            {"measure": "MSE", "validation": None, "test": True},
+            "test: expected a number, got True",
+        ),
+        ("seed-0/result.json", {"measure": "x" * 201}, "measure: expected a word of up to 200"),
         ("seed-0/result.json", "[]", "expected an object"),
-        ("seed-0/log.jsonl", "{]\n{}\n", "expected a whole log"),
-        ("seed-0/log.jsonl", '{"iteration": 10}\n', "expected score to be int or float"),
-        ("seed-0/network.safetensors", "no tensors", "expected a network with time constants"),
-        ("claim.json", "{", "expected JSON"),
-        ("claim.json", "{}", "expected title to be str"),
+        ("seed-0/log.jsonl", "{]\n{}\n", "line 1: expected a record in JSON"),
+        ("seed-0/log.jsonl", '{"iteration": 10}\n', "line 1: expected an object of iteration, epoch, loss"),
+        ("seed-0/log.jsonl", line_of(RECORD) * 2, "line 2: iteration: expected an iteration after 10, got 10"),
+        ("seed-0/log.jsonl", line_of(RECORD).replace('"epoch": 10.0', '"epoch": 11.0'), "line 1: expected the record"),
+        ("seed-0/log.jsonl", line_of(RECORD | {"score": "0.5"}), "line 1: score: expected a number, got 0.5"),
+        ("seed-0/log.jsonl", line_of(RECORD | {"seconds": float("inf")}), "line 1: seconds: expected a finite number"),
+        ("seed-0/log.jsonl", "9" * 2000, "line 1: expected at most 1000000 lines of 1000 bytes"),
+        ("seed-0/network.safetensors", "no tensors", "network.safetensors"),
+        ("claim.json", "{", "expected a claim.json, got what cannot be read"),
+        ("claim.json", {}, "title: expected a text, got nothing"),
     ],
 )
-def test_a_damaged_file_is_named(file: str, content: str, what: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(file: str, content: Any, what: str, tmp_path: Path) -> None:
     folder = make_claim(tmp_path / "it") if file == "claim.json" else make_run(tmp_path / "it", tests=(0.9,))
     path = damaged(folder, file, content)
     with pytest.raises(ValueError, match=re.escape(what)) as caught:
         write_report([folder], tmp_path / "page.html")
-    assert path in str(caught.value) and str(caught.value).startswith("folders: ")
+    assert path in str(caught.value)
     assert not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize(
     ("changed", "what"),
     [
-        ({"rows": [{"label": "x"}]}, "expected rows[0].paper to be int or float or nothing"),
-        ({"rows": ["x"]}, "expected an object rows[0]"),
+        ({"rows": [{"label": "x"}]}, "rows[0].paper: expected a number or null, got nothing"),
+        ({"rows": ["x"]}, "rows[0]: expected an object, got x"),
         ({"pictures": [{"file": "no.png", "caption": ""}]}, "no.png, which does not exist"),
         ({"pictures": [{"file": "claim.json", "caption": ""}]}, "expected a PNG"),
-        ({"runs": [3]}, "expected runs to be names of folders"),
+        ({"pictures": [{"file": "../it.png", "caption": ""}]}, "got one outside its folder"),
+        ({"pictures": [{"file": "/etc/passwd", "caption": ""}]}, "got one outside its folder"),
+        ({"pictures": [{"file": "link.png", "caption": ""}]}, "got one outside its folder"),
+        ({"pictures": [{"file": "a\0b", "caption": ""}]}, "pictures[0].file: expected a word"),
+        ({"pictures": [{"file": "a" * 300, "caption": ""}]}, "pictures[0].file: expected a word"),
+        ({"pictures": [{"file": "taus.png", "caption": ""}] * 2}, "pictures: expected at most 200, each once"),
+        ({"runs": [3]}, "runs[0]: expected a text, got 3"),
         ({"runs": ["../nowhere"]}, "nowhere, which is no folder"),
+        ({"runs": ["../../nowhere"]}, "runs[0]: expected a folder beside or within that of the claim"),
+        ({"runs": ["/nowhere"]}, "runs[0]: expected a folder beside or within that of the claim"),
+        ({"runs": ["a/../../../nowhere"]}, "runs[0]: expected a folder beside or within that of the claim"),
     ],
 )
 def test_what_is_wrong_in_a_claim_is_named(changed: dict[str, Any], what: str, tmp_path: Path) -> None:
     claim = make_claim(tmp_path / "claim", **changed)
+    (tmp_path / "it.png").write_bytes((claim / "taus.png").read_bytes())
+    (claim / "link.png").symlink_to("../it.png")
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(what)) as caught:
         write_report([claim], tmp_path / "page.html")
-    assert str(caught.value).startswith("folders: ") and str(tmp_path) in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_a_folder_that_is_neither(tmp_path: Path) -> None:

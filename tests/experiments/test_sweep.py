@@ -109,7 +109,9 @@ def test_a_command_gives_what_hangs_on_the_task_too(tmp_path: Path) -> None:
 def test_a_damaged_result_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     sweep.train_seeds(load_config("dms", SMALL), [0], tmp_path, quiet=True)
     (tmp_path / "seed-0/result.json").write_text('{"seed": 0, "tes')
-    with pytest.raises(ValueError, match=r"RUN: expected a result in JSON, got .*result\.json.*delete it"):
+    with pytest.raises(
+        ValueError, match=r"result\.json: expected a result\.json, got .*; delete it to finish the seed"
+    ):
         sweep.summarise(tmp_path)
 
 

@@ -11,7 +11,6 @@ import base64
 import json
 import math
 import shlex
-import struct
 import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -24,8 +23,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.file_format import unchecked_told_once
 from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.experiments import analysis, plots
+from hetsyn_plugins.experiments.report import picture_files
 from hetsyn_plugins.experiments.report.reading import ClaimFolder, RunFolder, is_claim, numbers
 from hetsyn_plugins.experiments.training_log import Record
 
@@ -36,17 +37,25 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     folders  each a run (config.toml and seed-*/, as `hetsyn train` leaves it, ended or not) or a claim (claim.json);
              the runs that a claim names come with it
 
-    Raises ValueError or FileNotFoundError, naming the file, where a folder is neither, or a file is damaged or missing.
+    Raises FileNotFoundError or ValueError where a folder is neither or a file is missing, FileFormatError, naming the
+    file, where one is damaged. Files of before, which cannot be checked, are told of in one UncheckedFileWarning.
     """
     if not folders:
         raise ValueError("folders: expected at least one run or claim, got none")
+    with unchecked_told_once():
+        page = _page(folders, out)
+    write_bytes(out, page.encode(errors="backslashreplace"))  # of names that are not UTF-8
+    return out
+
+
+def _page(folders: Sequence[Path], out: Path) -> str:
     claims = [ClaimFolder(folder) for folder in folders if is_claim(folder)]
     paths = [folder for folder in folders if not is_claim(folder)]
     paths += [path for claim in claims for path in claim.runs]
     paths = list(dict.fromkeys(path.resolve() for path in paths))
     runs = [RunFolder(p, label, f"run-{i}") for i, (p, label) in enumerate(zip(paths, _labels(paths), strict=True), 1)]
     command = shlex.join(["hetsyn", "report", *map(str, folders), "--out", str(out)])
-    page = _template().render(
+    return _template().render(
         title=_title(claims, runs),
         claims=[(claim, _claim_figures(claim)) for claim in claims],
         runs=runs,
@@ -58,8 +67,9 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         by=__version__,
     )
-    write_bytes(out, page.encode())
-    return out
+
+
+LONGEST_LABEL, MOST_PANELS = 300, 20  # characters; groups of synapses: what a picture has room for
 
 
 class Figure(NamedTuple):
@@ -78,8 +88,7 @@ class Figure(NamedTuple):
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels, from the header of the PNG: the page does not jump when it is decoded."""
-        width, height = struct.unpack(">II", self.png[16:24])
-        return width, height
+        return picture_files.size(self.png)
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
@@ -139,7 +148,8 @@ def _learning_curves(runs: Sequence[RunFolder], command: str) -> Figure:
     key, where = ("validation", "validation samples") if validated else ("score", "training batches")
     logs = {run.label: [seed.log for seed in run.shown] for run in runs}
     names = [_in_legend(label) for label in logs]
-    ax = plots.learning_curves(dict(zip(names, logs.values(), strict=True)), key, ylabel=f"{runs[0].measure} ({where})")
+    ylabel = f"{_plain(runs[0].measure)} ({where})"
+    ax = plots.learning_curves(dict(zip(names, logs.values(), strict=True)), key, ylabel=ylabel)
     ax.figure.set_figheight(3.2 + 0.09 * sum(1 + name.count("\n") for name in names))  # two columns of names
     caption = f"{runs[0].config['task.name']}: {runs[0].measure} on {where}, mean and s.d. over seeds"
     ends = [f"{label} {_mean_sd(_last(by_seed, key), runs[0].measure)}" for label, by_seed in logs.items()]
@@ -149,8 +159,13 @@ def _learning_curves(runs: Sequence[RunFolder], command: str) -> Figure:
 
 
 def _in_legend(label: str) -> str:
-    """In lines short enough for half a picture, and no formula where there are dollars."""
-    return "\n".join(textwrap.wrap(label, 22)).replace("$", r"\$")
+    """In lines short enough for half a picture."""
+    return "\n".join(_plain(line) for line in textwrap.wrap(label, 22))
+
+
+def _plain(text: str) -> str:
+    """As matplotlib draws it: no formula where there are dollars, nothing that has no shape, not without end."""
+    return "".join(c if c.isprintable() else "?" for c in text[:LONGEST_LABEL]).replace("$", r"\$")
 
 
 def _last(logs: Sequence[list[Record]], key: str) -> list[float]:
@@ -161,10 +176,12 @@ def _last(logs: Sequence[list[Record]], key: str) -> list[float]:
 
 def _tau_histograms(run: RunFolder, command: str) -> list[Figure]:
     """One picture of all synapses whose time constants are not all the same; none where there are no such synapses."""
-    drawn = {name: parts for name, parts in run.taus.items() if len(parts) == 2 and _differ(parts)}
+    changed = {name: parts for name, parts in run.taus.items() if len(parts) == 2 and _differ(parts)}
+    drawn = dict(list(changed.items())[:MOST_PANELS])
     if not drawn:
         return []
-    ax = plots.tau_change(*({name: parts[when] for name, parts in drawn.items()} for when in ("before", "after")))
+    by_time = ({_plain(name): parts[when] for name, parts in drawn.items()} for when in ("before", "after"))
+    ax = plots.tau_change(*by_time)
     caption = f"{run.label}: time constants before and after training, all seeds together"
     medians = [
         f"{name} {when} {_ms(float(np.median(t)))}" for name, parts in drawn.items() for when, t in parts.items()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
-import sys
 from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import numpy as np
 
+from hetsyn_plugins.core.bounded import LONGEST_TOML, parse_toml, read_text
+from hetsyn_plugins.core.declared import Count, Word, checked
 from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import analysis
 from hetsyn_plugins.experiments.config import flattened
+from hetsyn_plugins.experiments.report import picture_files
 from hetsyn_plugins.experiments.run_folder import (
     CLAIM,
     CONFIG,
@@ -29,20 +31,15 @@ from hetsyn_plugins.experiments.run_folder import (
     Failure,
     RunSummary,
     SeedResult,
-    checked_entries,
-    parse,
+    read_content,
 )
 from hetsyn_plugins.experiments.tasks import TASKS
-from hetsyn_plugins.experiments.training_log import LOG, Record, read_log
+from hetsyn_plugins.experiments.training_log import LOG, read_log
 from hetsyn_plugins.experiments.variants import VARIANTS
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-SETTINGS = {"framework": str, "task.name": str, "network.variant": str, "network.hidden": list}  # what a page shows
-RECORD = {name: get_type_hints(Record)[name] for name in ("iteration", "score", "validation")}
+# what a page shows of a configuration
+SETTINGS = {"framework": Word, "task.name": Word, "network.variant": Word, "network.hidden": list[Count]}
+MOST_NAMED = 200  # pictures, and runs, that a claim may name
 # of the files, in this order; what is not shown need not be there
 SHOWN: dict[type, tuple[str, ...]] = {
     SeedResult: (
@@ -72,7 +69,7 @@ class SeedFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.number = folder, folder.name.removeprefix("seed-")
-        self.log = _log(folder / LOG)
+        self.log = read_log(folder / LOG)
         self.result = _read_if_there(SeedResult, folder / RESULT)
         self.failure = _read_if_there(Failure, folder / FAILURE)
 
@@ -97,10 +94,11 @@ class SeedFolder:
         path = self.folder / file
         if not path.exists():
             return {}
+        network = checkpoint.load(path)
         try:
-            return analysis.taus(checkpoint.load(path))
+            return analysis.taus(network)
         except ValueError as error:
-            raise ValueError(f"folders: expected a network with time constants, got {path}: {error}") from error
+            raise FileFormatError(path, "a network with time constants", str(error)) from error
 
 
 class RunFolder:
@@ -177,11 +175,14 @@ class ClaimFolder:
     def __init__(self, folder: Path) -> None:
         path = folder / CLAIM
         self.folder, self.content = folder, _read(ClaimResult, path)
-        self.pictures = [(_png(folder / picture.file), picture.caption) for picture in self.content.pictures]
-        for name in self.content.runs:
-            if not isinstance(name, str):
-                raise ValueError(f"folders: expected runs to be names of folders in {path}, got {name!r}")
-        self.runs = [folder / name for name in self.content.runs]
+        files = [picture.file for picture in self.content.pictures]
+        for field, names in (("pictures", files), ("runs", self.content.runs)):
+            if len(names) > MOST_NAMED or len(set(names)) < len(names):
+                what = f"at most {MOST_NAMED}, each once"
+                raise FileFormatError(path, what, f"{len(names)}, {len(set(names))} different", field=field)
+        pngs = [picture_files.read(folder, file) for file in files]
+        self.pictures = [(of, p.caption) for of, p in zip(pngs, self.content.pictures, strict=True)]
+        self.runs = [_run_of(folder, name, index) for index, name in enumerate(self.content.runs)]
 
     @property
     def outcome(self) -> tuple[str, str]:
@@ -205,17 +206,6 @@ def numbers(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
 
 
-def _log(path: Path) -> list[Record]:
-    """The records of a log; the last line may be cut off, where a run was killed."""
-    try:
-        records = read_log(path)
-    except ValueError as error:
-        raise ValueError(f"folders: expected a whole log, got {path}: {error}") from error
-    for record in records:
-        checked_entries(RECORD, record, path, "folders")
-    return records
-
-
 def _config(folder: Path) -> tuple[str, dict[str, Any]]:
     """config.toml as it stands, and as "table.key" -> value."""
     path = folder / CONFIG
@@ -223,12 +213,11 @@ def _config(folder: Path) -> tuple[str, dict[str, Any]]:
         raise FileNotFoundError(f"folders: expected a run or a claim, got {folder}, which is no folder")
     if not path.is_file():
         raise ValueError(f"folders: expected a run (config.toml) or a claim (claim.json), got {folder} with neither")
-    try:
-        text = path.read_text(encoding="utf-8")
-        tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"folders: expected TOML, got {path}: {error}") from error
-    return text, checked_entries(SETTINGS, flattened(tables), path, "folders")
+    text = read_text(path, LONGEST_TOML, "a configuration")
+    settings = flattened(parse_toml(text, path, "a configuration in TOML"))
+    for key, hint in SETTINGS.items():
+        checked(hint, settings.get(key), path, key)
+    return text, settings
 
 
 def _read_if_there(kind: type[Content], path: Path) -> Content | None:
@@ -237,18 +226,13 @@ def _read_if_there(kind: type[Content], path: Path) -> Content | None:
 
 def _read(kind: type[Content], path: Path) -> Content:
     """The content of a JSON file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"folders: expected JSON, got {path}: {error}") from error
-    return parse(kind, content, path, "folders", needed=SHOWN[kind])
+    return read_content(kind, path, needed=SHOWN[kind])
 
 
-def _png(path: Path) -> bytes:
-    """The bytes of a picture that a claim names."""
-    if not path.is_file():
-        raise FileNotFoundError(f"folders: expected a picture that claim.json names, got {path}, which does not exist")
-    content = path.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n\x1a\n") or len(content) < 24:
-        raise ValueError(f"folders: expected a PNG, got {path}, which is none")
-    return content
+def _run_of(claim: Path, name: str, index: int) -> Path:
+    """The folder of a run that a claim names: within the claim's folder or beside it, as `hetsyn claim` leaves it."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts[1:] or "\\" in name:
+        expected = "a folder beside or within that of the claim, like ../runs/NAME"
+        raise FileFormatError(claim / CLAIM, expected, name, field=f"runs[{index}]")
+    return claim / name
