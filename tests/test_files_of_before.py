@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from hetsyn_plugins import cli
+from hetsyn_plugins.core.file_format import UncheckedFileWarning
 from hetsyn_plugins.core.surrogate import Triangular
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import checkpoint
@@ -54,7 +55,9 @@ def test_a_run_is_evaluated_analysed_and_reported(tmp_path: Path, capsys: pytest
     then = json.loads((run / "seed-0" / "result.json").read_text())
     assert cli.main(["evaluate", str(run)]) == 0
     assert f"{then['test']:.2%}" in capsys.readouterr().out
-    assert cli.main(["report", str(run), "-o", str(tmp_path / "page.html")]) == 0
+    with pytest.warns(UncheckedFileWarning) as told:
+        assert cli.main(["report", str(run), "-o", str(tmp_path / "page.html")]) == 0
+    assert len(told) == 1, "of all files at once"
     assert "dms" in (tmp_path / "page.html").read_text()
 
 
@@ -62,7 +65,8 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, capsys: pytest.Capt
     run = tmp_path / "run"
     shutil.copytree(DATA / "run", run)
     state = (run / "seed-0" / "state.pt").read_bytes()
-    assert cli.main(["train", str(run / "config.toml"), "--out", str(run), "--quiet"]) == 0
+    with pytest.warns(UncheckedFileWarning):
+        assert cli.main(["train", str(run / "config.toml"), "--out", str(run), "--quiet"]) == 0
     assert (run / "seed-0" / "state.pt").read_bytes() == state
 
 
@@ -71,7 +75,8 @@ def test_a_run_goes_on_from_its_state(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(DATA / "run", run)
     (run / "seed-0" / "result.json").unlink()  # as if it had been killed before the end
-    assert cli.main(["train", str(run / "config.toml"), "--out", str(run), "--quiet"]) == 0
+    with pytest.warns(UncheckedFileWarning):
+        assert cli.main(["train", str(run / "config.toml"), "--out", str(run), "--quiet"]) == 0
     then = json.loads((DATA / "run" / "seed-0" / "result.json").read_text())
     now = json.loads((run / "seed-0" / "result.json").read_text())
     assert now["test"] == then["test"]

@@ -6,14 +6,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.cli import experiments
+from hetsyn_plugins.core.file_format import FileFormatError, unchecked_told_once
 from hetsyn_plugins.core.validation import layout_hint
 
 DESCRIPTION = """HetSynLIF, the spiking neuron whose every synapse has its own time constant, for snnTorch, Norse and
@@ -24,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, return the exit status: 0 all held, 1 a promise was broken, 2 the request was wrong."""
     arguments = parser().parse_args(argv)
     try:
-        status: int = arguments.handler(arguments)
+        with unchecked_told_once():
+            status: int = arguments.handler(arguments)
         return status
     except (ValueError, ImportError, OSError, OverflowError) as error:
         print(f"hetsyn {arguments.command}: {error}", file=sys.stderr)
@@ -244,32 +244,31 @@ def load_data(source: str, samples: int | None) -> tuple[Any, Any]:
 
         data = digits.load_spikes()
         return data.test_spikes[:, :samples], data.test_labels[:samples]
-    arrays = _arrays(Path(source))
-    inputs, labels = arrays.get("inputs"), arrays.get("labels")
-    if inputs is None or inputs.ndim != 3 or 0 in inputs.shape:
-        got = "none" if inputs is None else f"shape {inputs.shape}"
-        raise ValueError(f"--data: expected inputs (T, B, M) in {source}, none of them 0, got {got}")
-    if labels is not None and labels.shape != inputs.shape[1:2]:
-        hint = layout_hint(labels.shape, inputs.shape)
-        expected = f"labels of shape ({inputs.shape[1]},)"
-        raise ValueError(f"--data: expected {expected} in {source}, got {labels.shape}{hint}")
+    inputs, labels = _samples_of(Path(source))
     return inputs[:, :samples], None if labels is None else labels[:samples]
 
 
-def _arrays(path: Path) -> dict[str, Any]:
-    """The arrays of a .npz file by name."""
+def _samples_of(path: Path) -> tuple[Any, Any]:
+    """The arrays inputs (T, B, M) and, where it has them, labels (B,) of a .npz file: finite, and whole numbers."""
     import numpy as np
+
+    from hetsyn_plugins.core import npz
 
     if not path.is_file():
         raise FileNotFoundError(f"--data: expected 'digits' or a .npz file, got {path}, which does not exist")
-    try:
-        with open(path, "rb") as file:  # np.load leaves a damaged one open
-            content = np.load(file)
-            if isinstance(content, np.lib.npyio.NpzFile):
-                return dict(content)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"--data: expected a whole .npz file of numbers, got {path}: {error}") from error
-    raise ValueError(f"--data: expected a .npz file with inputs and maybe labels, got {path}, a single array")
+    arrays = npz.read(path, ("inputs", "labels"))
+    inputs, labels = arrays.get("inputs"), arrays.get("labels")
+    if inputs is None or inputs.ndim != 3:
+        got = "none" if inputs is None else f"shape {inputs.shape}"
+        raise FileFormatError(path, "inputs (T, B, M)", got, field="inputs")
+    if not np.isfinite(inputs).all():
+        raise FileFormatError(path, "finite numbers", "NaN or infinity", field="inputs")
+    if labels is not None and labels.shape != inputs.shape[1:2]:
+        hint = layout_hint(labels.shape, inputs.shape)
+        raise FileFormatError(path, f"labels of shape ({inputs.shape[1]},)", f"{labels.shape}{hint}", field="labels")
+    if labels is not None and (labels.dtype.kind == "b" or not np.array_equal(labels, np.round(labels))):
+        raise FileFormatError(path, "whole numbers", "others", field="labels")
+    return inputs, labels
 
 
 def _check_known(option: str, names: list[str] | None, known: list[str]) -> None:

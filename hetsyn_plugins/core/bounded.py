@@ -76,7 +76,7 @@ def read_json(path: Path, what: str = "a JSON file") -> Any:
 
 def parse_json(text: str, path: Path, what: str = "JSON", field: str = "") -> Any:
     """What a JSON text of a file holds, at most MOST_VALUES values, nested at most DEEPEST levels."""
-    if sum(map(text.count, ",[{")) > MOST_VALUES:
+    if sum(map(text.count, ",[]{}")) > MOST_VALUES:  # before anything goes through them one by one
         raise FileFormatError(path, f"{what} of at most {MOST_VALUES} values", "more", field=field)
     _check_depth(_depths(text, "[{", "]}"), path, what, field)
     try:

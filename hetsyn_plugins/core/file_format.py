@@ -39,6 +39,13 @@ class FileFormatError(ValueError):
         super().__init__(_printable(message))
         self.path, self.field, self.expected, self.got, self.to_do = Path(path), field, expected, got, to_do
 
+    @classmethod
+    def of(cls, path: str | Path, error: Exception) -> FileFormatError:
+        """What a check said of a value ("NAME: expected X, got Y"), as said of the file in which it stands."""
+        field, _, rest = str(error).partition(": expected ")
+        expected, given, got = rest.partition(", got ")
+        return cls(path, expected, got, field=field) if given else cls(path, "values that can be", str(error))
+
     def __reduce__(self) -> Any:
         """As pickle makes it again: exceptions go from process to process."""
         return _again, (self.args[0], self.path, self.field, self.expected, shown(self.got), self.to_do)

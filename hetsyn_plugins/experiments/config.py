@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,16 +18,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from hetsyn_plugins.core.bounded import parse_toml, read_toml
+from hetsyn_plugins.core.file_format import FileFormatError, shown
 from hetsyn_plugins.exchange.frameworks import FRAMEWORKS
 from hetsyn_plugins.experiments.checks import check, check_among
 from hetsyn_plugins.experiments.tasks import TASKS
 from hetsyn_plugins.experiments.tasks.task import Task
 from hetsyn_plugins.experiments.variants import NetworkConfig
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -112,13 +108,13 @@ class Config:
 def load_config(source: str | Path, settings: Sequence[str] = (), framework: str | None = None) -> Config:
     """The configuration of a task by its name (the paper's settings), or of a TOML file, with "key=value" changes.
 
-    Raises ValueError for unknown names, tasks and keys (naming the nearest), wrong types and values out of range;
-    FileNotFoundError where the file is missing.
+    Raises ValueError for unknown names, tasks and keys (naming the nearest), wrong types and values out of range:
+    FileFormatError, naming the file, for what stands in a file; FileNotFoundError where the file is missing.
     """
     if str(source) in TASKS:
         values: dict[str, Any] = {"task.name": str(source)}
     else:
-        values = flattened(_read_toml(Path(source)))
+        values = _settings_of(Path(source))
         if any(text.partition("=")[0].strip() == "task.name" for text in settings):
             raise ValueError(f"task.name: expected it unchanged, the settings in {source} are those of its task")
     values |= dict(_setting(text) for text in settings)
@@ -139,14 +135,24 @@ def resolve_config(values: Mapping[str, Any]) -> Config:
     """The configuration of "table.key" -> value; what is not there is the task's paper setting, else the default."""
     name = values.get("task.name")
     if not isinstance(name, str) or name not in TASKS:
-        raise ValueError(f"task.name: expected one of {', '.join(TASKS)}, got {name!r}{_nearest(str(name), TASKS)}")
+        near = _nearest(shown(name), TASKS)
+        raise ValueError(f"task.name: expected one of {', '.join(TASKS)}, got {shown(repr(name))}{near}")
     kind = TASKS[name]
     _check_keys(values, kind)
-    task = kind(**_section("task", values, kind))
+    task = _task(kind, _section("task", values, kind))
     full = {**task.paper, **values}
     network = NetworkConfig(**_section("network", full, NetworkConfig))
     training = TrainingConfig(**_section("training", full, TrainingConfig))
-    return Config(task, network, training, values.get("framework", Config.framework))
+    return Config(task, network, training, _typed("framework", values.get("framework", Config.framework), str))
+
+
+def _task(kind: type[Task], values: Mapping[str, Any]) -> Task:
+    """The task of these settings; what is wrong with one is told with its key."""
+    try:
+        return kind(**values)
+    except ValueError as error:
+        name = str(error).partition(":")[0]
+        raise ValueError(f"task.{error}" if name in values else str(error)) from error
 
 
 def to_toml(config: Config) -> str:
@@ -182,30 +188,36 @@ def flattened(tables: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _settings_of(path: Path) -> dict[str, Any]:
+    """What stands in a file, as "table.key" -> value, each a setting that there is, with a value that it can have."""
     if not path.is_file():
         what = f"one of {', '.join(TASKS)} or a TOML file"
         near = _nearest(str(path), TASKS)
         lacks = "is no file" if path.exists() else "does not exist"
         raise FileNotFoundError(f"config: expected {what}, got {path}, which {lacks}{near}")
+    values = flattened(read_toml(path, "a configuration in TOML"))
     try:
-        return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"config: expected a TOML file, got {path}: {error}") from error
+        resolve_config(values)
+    except FileFormatError:  # of another file, which a setting names
+        raise
+    except ValueError as error:
+        raise FileFormatError.of(path, error) from error
+    return values
 
 
 def _setting(text: str) -> tuple[str, Any]:
     """ "key=value", the value in TOML; a bare word is a string, and none is None."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ValueError(f"--set: expected key=value, got {text!r}")
+        raise ValueError(f"--set: expected key=value, got {shown(text)!r}")
     key, value = key.strip(), value.strip()
     if value.lower() == "none":
         return key, None
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        content = parse_toml(f"value = {value}", Path(key))
+    except FileFormatError:
         return key, value
+    return key, content["value"] if len(content) == 1 else value
 
 
 def _check_keys(keys: Iterable[str], kind: type) -> None:
@@ -213,7 +225,8 @@ def _check_keys(keys: Iterable[str], kind: type) -> None:
     known = ["framework", "task.name", *(f"{t}.{f.name}" for t, part in parts.items() for f in fields(part))]
     for key in keys:
         if key not in known:
-            raise ValueError(f"setting: expected a known key (--show prints all), got {key!r}{_nearest(key, known)}")
+            what, near = "a known key (--show prints all)", _nearest(shown(key), known)
+            raise ValueError(f"setting: expected {what}, got {shown(repr(key))}{near}")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -242,12 +255,17 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
         parts = typing.get_args(hint)
         if not isinstance(value, (list, tuple)) or (parts[-1] is not ... and len(value) != len(parts)):
             expected = "a list" if parts[-1] is ... else f"a list of {len(parts)}"
-            raise ValueError(f"{key}: expected {expected}, got {value!r}")
+            raise ValueError(f"{key}: expected {expected}, got {shown(repr(value))}")
         return tuple(_typed(key, entry, parts[0]) for entry in value)  # all our tuples are of one type
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole and not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"{key}: expected numbers of 64 bits, got {shown(repr(value))}")
+    if hint is float and whole:
         return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{key}: expected a value of type {hint.__name__}, got {value!r}")
+    if not isinstance(value, hint) or (hint is int and not whole):
+        raise ValueError(f"{key}: expected a value of type {hint.__name__}, got {shown(repr(value))}")
+    if hint is str and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError(f"{key}: expected a text in UTF-8 without NUL, got {shown(repr(value))}")
     return value
 
 
@@ -259,4 +277,6 @@ def toml_value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(toml_value, value))}]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):  # JSON lets one control character stand that TOML does not
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

@@ -159,6 +159,24 @@ def test_labels_that_fit_the_steps_are_named(tmp_path: Path, capsys: pytest.Capt
     assert "got (3,); 3 is T: time and batch look swapped" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"inputs": np.full((3, 4, 3), np.nan)}, "inputs: expected finite numbers, got NaN or infinity"),
+        ({"inputs": np.zeros((3, 4, 3)), "labels": np.full(4, 0.5)}, "labels: expected whole numbers, got others"),
+        ({"inputs": np.zeros((3, 4, 3)), "labels": np.full(4, "a")}, "labels: descr: expected numbers or truth values"),
+        ({"inputs": np.full((3, 4, 3), None)}, "inputs: descr: expected numbers or truth values"),
+    ],
+)  # fmt: skip
+def test_data_that_are_no_samples_are_told(
+    arrays: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exported(tmp_path)
+    np.savez(tmp_path / "it.npz", **arrays)
+    assert main(["simulate", str(tmp_path / "net.net"), "--data", str(tmp_path / "it.npz")]) == 2
+    assert f"{tmp_path}/it.npz: {says}" in capsys.readouterr().err
+
+
 def test_wrong_requests_of_export_and_simulate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line each, status 2, and no file where there was none."""
     exported(tmp_path)
@@ -182,9 +200,9 @@ def test_wrong_requests_of_export_and_simulate(tmp_path: Path, capsys: pytest.Ca
     refused(["simulate", data, "--data", data], "expected a whole HDF5 file")
     refused(["simulate", net, "--data", str(tmp_path / "no.npz")], "--data: expected 'digits' or a .npz file")
     for name in ("text.npz", "cut.npz"):
-        refused(["simulate", net, "--data", str(tmp_path / name)], "--data: expected a whole .npz file")
-    refused(["simulate", net, "--data", str(tmp_path / "single.npy")], "a single array")
-    refused(["simulate", net, "--data", str(tmp_path / "other.npz")], "--data: expected inputs (T, B, M)")
+        refused(["simulate", net, "--data", str(tmp_path / name)], f"{name}: expected a whole zip file")
+    refused(["simulate", net, "--data", str(tmp_path / "single.npy")], "single.npy: expected a whole zip file")
+    refused(["simulate", net, "--data", str(tmp_path / "other.npz")], "other.npz: inputs: expected inputs (T, B, M)")
     refused(["simulate", net, "--data", str(tmp_path / "flat.npz")], "got shape (3, 4)")
     refused(["simulate", net, "--data", str(tmp_path / "labels.npz")], "labels of shape (4,)")
     refused(["simulate", net, "--data", str(tmp_path / "wide.npz")], "inputs: expected shape (T, B, 3)")

@@ -1,12 +1,14 @@
 """Configurations: defaults, changes, TOML there and back, and what is wrong with a setting."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.experiments.config import TrainingConfig, changed_config, differences, load_config, to_toml
 from hetsyn_plugins.experiments.tasks import TASKS
+from hetsyn_plugins.experiments.tasks.images import SequentialImages
 from hetsyn_plugins.experiments.variants import NetworkConfig
 
 
@@ -110,8 +112,53 @@ def test_wrong_sources(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="which is no file"):
         load_config(tmp_path)
     (tmp_path / "broken.toml").write_text("[task\n")
-    with pytest.raises(ValueError, match=r"config: expected a TOML file, got .*broken\.toml"):
+    with pytest.raises(ValueError, match=r"broken\.toml: expected a configuration in TOML, got"):
         load_config(tmp_path / "broken.toml")
     (tmp_path / "empty.toml").write_text("")
-    with pytest.raises(ValueError, match=r"task\.name: expected one of .*, got None"):
+    with pytest.raises(ValueError, match=r"empty\.toml: task\.name: expected one of .*, got None"):
         load_config(tmp_path / "empty.toml")
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "message"),
+    [
+        ("", "framework = [1]", r"framework: expected a value of type str, got \[1\]"),
+        ("", "framework = 1979-05-27", r"framework: expected a value of type str, got datetime\.date"),
+        ("", "task.delay.x = 1", r"task\.delay: expected a value of type float, got \{'x': 1\}"),
+        ("", f"{'.'.join('a' * 40)} = 1", "expected a configuration in TOML of at most 32 levels"),
+        ("", f"a = {'[' * 40}{']' * 40}", "expected a configuration in TOML of at most 32 levels"),
+        ("", f"a = 1{'0' * 5000}", "expected a configuration in TOML, got what cannot be read"),
+        ("", f"a = '{'x' * 200_000}'", "expected a configuration in TOML of at most 200000 bytes, got"),
+        ("task", f"delay = 1{'0' * 400}", r"task\.delay: expected numbers of 64 bits, got 1000"),
+        ("task", "delay = nan", r"task\.delay: expected"),
+        ("task", "delay = -inf", r"task\.delay: expected"),
+        ("task", f"group = {2**63}", r"task\.group: expected numbers of 64 bits, got 9223372036854775808"),
+        ("task", "group = 07:32:00", r"task\.group: expected a value of type int, got datetime\.time"),
+        ("network", "hidden = [[3]]", r"network\.hidden: expected a value of type int, got \[3\]"),
+        ("training", '"l\\u0000r" = 1', r"setting: expected a known key .*, got 'training\.l\\x00r'"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_told_with_file_and_key(table: str, line: str, message: str, tmp_path: Path) -> None:
+    lines = ["framework = 'norse'" if table else line, "task.name = 'dms'", f"[{table}]\n{line}" if table else ""]
+    text = "\n".join(lines).replace("task.name = 'dms'\n[task]", "[task]\nname = 'dms'")
+    (tmp_path / "it.toml").write_text(text)
+    with pytest.raises(FileFormatError, match=rf"^{tmp_path}/it\.toml: {message}"):
+        load_config(tmp_path / "it.toml")
+
+
+def test_every_character_of_a_setting_is_read_back(tmp_path: Path) -> None:
+    """Control characters are escaped as TOML has it; what no TOML can hold is refused by its key."""
+    odd = "".join(map(chr, range(1, 0x250))) + "\u2028\ufeff\U0001f600" + "'" * 3 + '"' * 3
+    config = replace(load_config("images"), task=SequentialImages(source=odd))
+    (tmp_path / "it.toml").write_text(to_toml(config), encoding="utf-8")
+    assert load_config(tmp_path / "it.toml") == config
+    for value in ("a\0b", "\ud800"):
+        with pytest.raises(ValueError, match=r"task\.source: expected a text in UTF-8 without NUL, got"):
+            load_config("images", [f"task.source='{value}'"])
+
+
+@pytest.mark.parametrize("value", ["[" * 1000, "[" * 1000 + "]" * 1000, ".".join("a" * 5000), "9" * 5000, "1\nb = 2"])
+def test_a_value_without_end_is_told_with_its_key(value: str) -> None:
+    with pytest.raises(ValueError, match=r"network\.hidden: expected a list, got '") as raised:
+        load_config("dms", [f"network.hidden={value}"])
+    assert len(str(raised.value)) < 400

@@ -44,7 +44,7 @@ def files(folder: Path) -> dict[str, Any]:
     with open(folder / TABLE) as table:
         rows = [row[:-1] for row in csv.reader(table)]
     result = json.loads((folder / RESULT).read_text())
-    kept = {k: v for k, v in result.items() if k not in ("seconds", "peak_memory_mb")}
+    kept = {k: v for k, v in result.items() if k not in ("seconds", "peak_memory_mb", "digest")}
     return {"network": contents(folder / NETWORK), "log": records, "table": rows, "result": kept}
 
 

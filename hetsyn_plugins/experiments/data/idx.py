@@ -2,47 +2,43 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from hetsyn_plugins.core.bounded import gunzip, read_bytes
+from hetsyn_plugins.core.file_format import FileFormatError
+
 UINT8 = 0x08  # the type of every file of MNIST and its successors
 GZIP = b"\x1f\x8b"
+LONGEST, MOST_SIZES = 1 << 31, 8  # bytes of a file; MNIST's have 3 sizes
 
 
 def read_idx(path: str | Path) -> np.ndarray:
     """The array of an idx file of uint8, gzipped or not whatever its name; read-only.
 
-    Raises FileNotFoundError where there is no file, ValueError where it is anything but one whole idx file of uint8.
+    Raises FileNotFoundError where there is no file, FileFormatError where it is anything but one whole idx file of
+    uint8 with at least one number.
     """
-    data = _bytes(Path(path))
+    path = Path(path)
+    data = read_bytes(path, LONGEST, "an idx file")
+    if data.startswith(GZIP):
+        data = gunzip(path, data)
     if len(data) < 4 or data[:3] != bytes([0, 0, UINT8]):
-        raise ValueError(f"{path}: expected an idx file of uint8, beginning 00 00 08, got {_beginning(data)}")
+        raise FileFormatError(path, "an idx file of uint8, beginning 00 00 08", _beginning(data))
     header = 4 + 4 * data[3]
-    if len(data) < header:
-        raise ValueError(f"{path}: expected {header} bytes for the header of {data[3]} sizes, got {len(data)}")
+    if not 1 <= data[3] <= MOST_SIZES or len(data) < header:
+        expected = f"1 to {MOST_SIZES} sizes, and the bytes of their header"
+        raise FileFormatError(path, expected, f"{data[3]} sizes in {len(data)} bytes")
     sizes = [int.from_bytes(data[at : at + 4], "big") for at in range(4, header, 4)]
     size = math.prod(sizes)
+    shape = " x ".join(map(str, sizes))
+    if not size:
+        raise FileFormatError(path, "sizes from 1", shape)
     if len(data) - header != size:
-        shape = " x ".join(map(str, sizes))
-        raise ValueError(f"{path}: expected {size} bytes of data ({shape}), got {len(data) - header}")
+        raise FileFormatError(path, f"{size} bytes of data ({shape})", f"{len(data) - header}")
     return np.frombuffer(data, np.uint8, offset=header).reshape(sizes)
-
-
-def _bytes(path: Path) -> bytes:
-    """What the file holds, unpacked where it is gzipped."""
-    if path.is_dir():
-        raise ValueError(f"{path}: expected an idx file, got a folder")
-    data = path.read_bytes()
-    if not data.startswith(GZIP):
-        return data
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: expected a whole gzip file, got one that does not unpack: {error}") from error
 
 
 def _beginning(data: bytes) -> str:

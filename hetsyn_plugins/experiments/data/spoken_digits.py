@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import sys
 import warnings
@@ -35,6 +34,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from hetsyn_plugins.core.bounded import read_json
 from hetsyn_plugins.core.files import user_cache, write_bytes, write_json
 from hetsyn_plugins.experiments.data import cochlea, speakers
 from hetsyn_plugins.experiments.data.cochlea import CHANNELS, Spikes
@@ -126,7 +126,7 @@ def cache() -> Path:
 def _damage(manifest: Path, paths: tuple[Path, Path]) -> str | None:
     """What is wrong with files that were finished once, None if nothing is."""
     try:
-        sums = json.loads(manifest.read_text())["files"]
+        sums = read_json(manifest)["files"]
         for path in paths:
             if _sha256(path) != sums[path.name]["sha256"]:
                 return f"{path}: expected what was generated, got a file that has changed since"

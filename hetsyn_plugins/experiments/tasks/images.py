@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.experiments.data import digits, idx
 from hetsyn_plugins.experiments.tasks.task import Activity, Batch, DataTask, accuracy_of, check_held_out, shuffled
@@ -166,7 +167,7 @@ def _folder(folder: Path) -> Data:
     train, test = _read_split(folder, "train"), _read_split(folder, "t10k")
     ours, theirs = ("{1} x {2}".format(*part.images.shape) for part in (train, test))
     if ours != theirs:
-        raise ValueError(f"source: expected test images of {ours} pixels as for training, got {theirs} in {folder}")
+        raise FileFormatError(folder, f"test images of {ours} pixels, as for training", theirs, field="source")
     return Data(train, test, white=255)
 
 
@@ -175,11 +176,12 @@ def _read_split(folder: Path, split: str) -> Images:
     files = [_find(folder, f"{split}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
     images, labels = map(idx.read_idx, files)
     if images.ndim != 3 or not images.size:
-        raise ValueError(f"{files[0]}: expected images (n, height, width), got the shape {images.shape}")
+        raise FileFormatError(files[0], "images (n, height, width)", f"the shape {images.shape}")
     if labels.shape != images.shape[:1]:
-        raise ValueError(f"{files[1]}: expected a label for each of {len(images)} images, got the shape {labels.shape}")
+        expected = f"a label for each of {len(images)} images"
+        raise FileFormatError(files[1], expected, f"the shape {labels.shape}")
     if labels.max() >= CLASSES:
-        raise ValueError(f"{files[1]}: expected labels 0 to {CLASSES - 1}, got {labels.max()}")
+        raise FileFormatError(files[1], f"labels 0 to {CLASSES - 1}", f"{labels.max()}")
     return Images(images, labels)
 
 
