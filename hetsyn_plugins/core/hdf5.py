@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import h5py
+import numpy as np
 
-from hetsyn_plugins.core.bounded import unpacked_limit
-from hetsyn_plugins.core.file_format import FileFormatError
+from hetsyn_plugins.core.file_format import FileFormatError, check_digest, digest
 
 DEEPEST, MOST = 16, 10_000  # levels of groups; groups and data sets in a file
+UNPACKED_LEAST, UNPACKED_TIMES = 16_000_000, 4  # bytes; times the file's size: readers make int64 of int16
+DIGEST = "hetsyn_digest"  # an attribute: h5py alone looks for it
 HDF5_ERRORS = (
     OSError,
     RuntimeError,
@@ -54,7 +56,7 @@ def opened(path: str | os.PathLike[str], what: str, reader: Callable[[h5py.File]
 def _look_through(file: h5py.File, path: Path) -> None:
     """Raise FileFormatError for what no file of ours has, whether or not anybody asks for it."""
     waiting: list[tuple[str, h5py.Group, int]] = [("", file, 0)]
-    found, total, limit = 0, 0, unpacked_limit(path)
+    found, total, limit = 0, 0, max(UNPACKED_LEAST, UNPACKED_TIMES * path.stat().st_size)
     while waiting:
         prefix, group, depth = waiting.pop()
         for name in group:
@@ -83,3 +85,42 @@ def _checked_size(dataset: h5py.Dataset, path: Path, where: str) -> int:
     if dataset.nbytes > stored and dataset.chunks is None:
         raise FileFormatError(path, f"{dataset.nbytes} bytes, as its shape says", f"{stored}", field=where)
     return int(dataset.nbytes)
+
+
+# ---- the digest ----------------------------------------------------------------------------------------------------
+
+
+def contents(group: h5py.Group) -> dict[str, Any]:
+    """All data sets in a group, by their paths in it; one without values counts as its type.
+
+    Raises ValueError for rows of variable length, which no file with a digest has as they are.
+    """
+    found: dict[str, Any] = {}
+
+    def add(name: str | bytes, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[str(name)] = item.dtype.str if item.shape is None else _values(str(name), item)
+
+    group.visititems(add)
+    return found
+
+
+def _values(name: str, dataset: h5py.Dataset) -> np.ndarray:
+    if dataset.dtype.hasobject:
+        raise ValueError(f"{name}: expected numbers and texts of a fixed length, got {dataset.dtype}")
+    return np.asarray(dataset[()])
+
+
+def write_digest(group: h5py.Group, content: Any) -> None:
+    """Put the digest of what a group holds beside it."""
+    group.attrs.create(DIGEST, np.bytes_(digest(content)))
+
+
+def check_written(group: h5py.Group, content: Any, *, to_do: str) -> None:
+    """Raise FileFormatError where what a group holds is not what its digest states, or where it has none."""
+    stated = "none"
+    if DIGEST in group.attrs:
+        attribute = group.attrs.get_id(DIGEST)  # looked at before it is read: it may be anything
+        whole = attribute.dtype == np.dtype("S64") and attribute.shape == ()
+        stated = group.attrs[DIGEST].decode("ascii", "replace") if whole else "not one"
+    check_digest(group.file.filename, content, stated, to_do=to_do)

@@ -12,31 +12,40 @@ A layer is a group `layer/<i>`, as Lava-DL's slayer writes it and netx reads it:
 
 FIELDS has what is ours. There a field that a layer does not have is an empty dataset (null dataspace), so that a
 missing one is an error and not another network. `input` and `flatten` groups may stand in front of the layers where
-they only pass spikes on. The file is written atomically; `read` builds the whole network or raises ValueError that
+they only pass spikes on. The file is written atomically; `read` builds the whole network or raises FileFormatError that
 names the file, the layer and the dataset.
+
+A file vouches for itself: an attribute, which netx does not look at, has the digest of all datasets, dt among them. A
+layer that slayer writes into a file of its own has one itself, of its datasets and its place in the file. Version 1 had
+none: it is read with an UncheckedFileWarning.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
-from hetsyn_plugins.core import fields
+from hetsyn_plugins.core import fields, hdf5
+from hetsyn_plugins.core.file_format import FileFormatError, check_digest
 from hetsyn_plugins.core.files import write_bytes
+from hetsyn_plugins.core.hdf5_rows import read_rows
 from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import EXPONENTS, MANTISSA, MAX_EXP, FixedParams
 
 NEURON = "HETSYN"
-VERSION = 1
+VERSION, UNCHECKED = 2, 1  # what is written, and the version of before there were digests
 TYPES = ("dense", "dense_rec")
 PASSING = ("input", "flatten")  # group types that may stand in front
+TO_DO = "export the network anew"
 
 
 class Dataset(NamedTuple):
@@ -78,14 +87,20 @@ def write(network: FixedNetwork, path: str | os.PathLike[str], *, dt: float | No
     content = io.BytesIO()  # HDF5 that meets a full disk breaks off when the process ends
     with h5py.File(content, "w") as file:
         for index, layer in enumerate(network.layers):
-            write_layer(file.create_group(f"layer/{index}"), layer)
+            _put(file.create_group(f"layer/{index}"), layer)
         if dt is not None:
             file["dt"] = dt
+        hdf5.write_digest(file, _content(file))
     write_bytes(Path(path), content.getbuffer())
 
 
 def write_layer(group: h5py.Group, layer: FixedLayer) -> None:
-    """Write one layer into an empty group: `layer/<i>` of a file."""
+    """Write one layer into an empty group: `layer/<i>` of a file; it has a digest of its own."""
+    _put(group, layer)
+    hdf5.write_digest(group, _content(group))
+
+
+def _put(group: h5py.Group, layer: FixedLayer) -> None:
     p = layer.params
     group.create_dataset("type", (1,), "S10", [TYPES[p.recurrent_weight is not None].encode()])
     for dataset, text in (("name", layer.name), ("neuron/type", NEURON), ("neuron/form", p.form)):
@@ -105,16 +120,19 @@ def write_layer(group: h5py.Group, layer: FixedLayer) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> FixedNetwork:
-    """Read a network. Raises FileNotFoundError, or ValueError where the file is no such network or damaged."""
+    """Read a network. Raises FileNotFoundError, or FileFormatError where the file is no such network or damaged."""
 
     def network(file: h5py.File) -> FixedNetwork:
-        groups = list(layer_groups(file))
-        passing = []
+        groups, passing = list(layer_groups(file)), []
         while groups and read_text(groups[0], "type") in PASSING:
             passing.append(groups.pop(0))
-        built = FixedNetwork(tuple(read_layer(group) for group in groups))
+        layers = tuple(map(_layer, groups))
+        with _told(file):
+            built = FixedNetwork(layers)
         for group in passing:
             _check_passes(group, built.layers[0].widths[0])
+        _dt(file)
+        check_layers(file, groups)
         return built
 
     return opened(path, network)
@@ -122,42 +140,86 @@ def read(path: str | os.PathLike[str]) -> FixedNetwork:
 
 def read_dt(path: str | os.PathLike[str]) -> float | None:
     """The length of a step in seconds, or None where the file does not say."""
-    dt: float | None = opened(path, lambda file: checked_dt(file["dt"][()]) if "dt" in file else None)
-    return dt
+    return opened(path, _dt)
 
 
 def read_layer(group: h5py.Group) -> FixedLayer:
-    """Read one layer from its group. Raises ValueError naming the file, the group and the dataset."""
-    where = f"{group.file.filename}: {group.name.strip('/')}"
-    try:
-        return _layer(group)
-    except (ValueError, OSError, RuntimeError, KeyError, TypeError) as error:  # HDF5's own when parts are damaged
-        raise ValueError(f"{where}: {_by_dataset(error)}") from error
+    """Read one layer from its group. Raises FileFormatError naming the file, the group and the dataset."""
+    layer = _layer(group)
+    check_layers(group.file, [group])
+    return layer
+
+
+def check_layers(file: h5py.File, groups: Sequence[h5py.Group]) -> None:
+    """Raise FileFormatError where layers of ours are not as they were written, by the file's digest or else their own.
+
+    Those of version 1 have none: then an UncheckedFileWarning says so.
+    """
+    with _told(file):
+        vouched = hdf5.DIGEST in file.attrs
+        before = [] if vouched else [group for group in groups if _is_of_before(group)]
+        for owner in [file] if vouched else groups:
+            if owner not in before:
+                hdf5.check_written(owner, _content(owner), to_do=TO_DO)
+        if before:
+            check_digest(file.filename, None, None, to_do=TO_DO)
+
+
+def _is_of_before(group: h5py.Group) -> bool:
+    """Whether nothing tells if a layer is as it was written."""
+    return hdf5.DIGEST not in group.attrs and _array(group, "version", np.dtype("int64"), ()) == UNCHECKED
+
+
+def _content(group: h5py.Group) -> dict[str, Any]:
+    """What a digest is made of: all datasets, and where the group stands."""
+    return {"at": group.name, "datasets": hdf5.contents(group)}
+
+
+def _dt(file: h5py.File) -> float | None:
+    if "dt" not in file:
+        return None
+    with _told(file):
+        return checked_dt(_array(file, "dt", np.dtype("float64"), ()).item())
 
 
 def _layer(group: h5py.Group) -> FixedLayer:
-    kind, neuron = read_text(group, "type"), read_text(group, "neuron/type") if "neuron/type" in group else "none"
-    if kind not in TYPES:
-        raise ValueError(f"type: expected {' or '.join(TYPES)} (input and flatten in front of them), got {kind!r}")
-    if neuron != NEURON:
-        raise ValueError(f"neuron/type: expected {NEURON}, got {neuron}, which the integer core does not know")
-    weight = _dataset(group, "weight")
-    if len(weight.shape or ()) != 2:
-        raise ValueError(f"weight: expected shape (N, M), got {weight.shape}")
-    n, m = weight.shape
-    for dataset, stated in _stated(n, m).items():
+    """The layer of a group, its values checked, its digest not."""
+    with _told(group):
+        kind, neuron = read_text(group, "type"), read_text(group, "neuron/type") if "neuron/type" in group else "none"
+        if kind not in TYPES:
+            raise ValueError(f"type: expected {' or '.join(TYPES)} (input and flatten in front of them), got {kind!r}")
+        if neuron != NEURON:
+            raise ValueError(f"neuron/type: expected {NEURON}, got {neuron}, which the integer core does not know")
+        n, m = _widths(group)
+        _check_known(group, kind)
+        values = {name: _value(group, name, at, n, m) for name, at in FIELDS.items()}
+        for name in ("weight", "recurrent_weight") if kind == "dense_rec" else ("weight",):
+            shifted = _value(group, name, WEIGHTS[name], n, m)
+            values[name] = _mantissas(WEIGHTS[name].path, shifted, values[EXPONENTS[name]])
+        delay = _array(group, "delay", np.dtype("float32"), (n,)) if "delay" in group else None
+        form = read_text(group, "neuron/form")
+        try:
+            params = FixedParams(**values, form=form)
+        except ValueError as error:
+            raise ValueError(_by_dataset(error)) from error
+        always_on = bool(_array(group, "alwaysOn", np.dtype(bool), ()))
+        return FixedLayer(read_text(group, "name"), params, always_on, delay)
+
+
+def _widths(group: h5py.Group) -> tuple[int, int]:
+    """The shape (N, M) of the weight, once all that follows from it is as it should be."""
+    shape = _dataset(group, "weight").shape
+    if len(shape or ()) != 2:
+        raise ValueError(f"weight: expected shape (N, M), got {shape}")
+    version = _array(group, "version", np.dtype("int64"), ()).item()
+    if version not in (VERSION, UNCHECKED):
+        raise ValueError(f"version: expected {UNCHECKED} or {VERSION}, got {version}")
+    n, m = shape
+    for dataset, stated in _stated(n, m, version).items():
         there = _array(group, dataset, stated.dtype, stated.shape)
         if not np.array_equal(there, stated):
-            raise ValueError(f"{dataset}: expected {stated} beside a weight of {weight.shape}, got {there}")
-    _check_known(group, kind)
-    values = {name: _value(group, name, at, n, m) for name, at in FIELDS.items()}
-    for name in ("weight", "recurrent_weight") if kind == "dense_rec" else ("weight",):
-        shifted = _value(group, name, WEIGHTS[name], n, m)
-        values[name] = _mantissas(WEIGHTS[name].path, shifted, values[EXPONENTS[name]])
-    delay = _array(group, "delay", np.dtype("float32"), (n,)) if "delay" in group else None
-    params = FixedParams(**values, form=read_text(group, "neuron/form"))
-    always_on = bool(_array(group, "alwaysOn", np.dtype(bool), ()))
-    return FixedLayer(read_text(group, "name"), params, always_on, delay)
+            raise ValueError(f"{dataset}: expected {stated} beside a weight of {shape}, got {there}")
+    return n, m
 
 
 def _value(group: h5py.Group, name: str, at: Dataset, n: int, m: int) -> Any:
@@ -167,10 +229,10 @@ def _value(group: h5py.Group, name: str, at: Dataset, n: int, m: int) -> Any:
     return value.item() if value is not None and shape == () else value
 
 
-def _stated(n: int, m: int) -> dict[str, Any]:
+def _stated(n: int, m: int, version: int = VERSION) -> dict[str, Any]:
     """The datasets whose value follows from the shape of the weight, or is the same everywhere."""
     return {
-        "version": np.int64(VERSION),
+        "version": np.int64(version),
         "shape": np.array([n], np.int64),
         "inFeatures": np.int64(m),
         "outFeatures": np.int64(n),
@@ -193,12 +255,26 @@ def _mantissas(name: str, weight: Any, exponent: int) -> Any:
     return mantissa.astype(np.int64)
 
 
-def _by_dataset(error: Exception) -> str:
+@contextmanager
+def _told(group: h5py.Group) -> Iterator[None]:
+    """What goes wrong within is told as of this group: HDF5's own errors, and "name: expected X, got Y" of a check."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except hdf5.HDF5_ERRORS as error:
+        where, text = group.name.strip("/"), str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        said = re.fullmatch(r"(?:(.*?): )?expected (.*?), got (.*)", text, re.DOTALL)
+        field, expected, got = said.groups() if said else (None, "what can be read", f"what cannot: {text}")
+        field = ": ".join(part for part in (where, field) if part)
+        raise FileFormatError(group.file.filename, expected, got, field=field, to_do=TO_DO) from error
+
+
+def _by_dataset(error: ValueError) -> str:
     """The message of FixedParams, which begins with its own name of a field, with the dataset's name instead."""
-    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    name, colon, rest = message.partition(": ")
+    name, colon, rest = str(error).partition(": ")
     datasets = {"form": "neuron/form", **{field: at.path for field, at in FIELDS.items()}}
-    return f"{datasets[name]}{colon}{rest}" if name in datasets else message
+    return f"{datasets.get(name, name)}{colon}{rest}"
 
 
 # ---- groups and datasets ----------------------------------------------------------------------------------------
@@ -208,27 +284,28 @@ def layer_groups(file: h5py.File) -> Iterator[h5py.Group]:
     """The groups layer/0, layer/1, ... in order."""
     layers = file.get("layer")
     if not isinstance(layers, h5py.Group) or not len(layers):
-        raise ValueError("layer: expected groups layer/0, layer/1, ... as netx reads them, got none")
+        raise FileFormatError(file.filename, "groups layer/0, layer/1, ... as netx reads them", "none", field="layer")
     for index in range(len(layers)):
         group = layers.get(str(index))
         if not isinstance(group, h5py.Group):
-            raise ValueError(f"layer: expected groups 0 to {len(layers) - 1}, got {', '.join(layers)}")
+            got = ", ".join(map(str, layers))
+            raise FileFormatError(file.filename, f"groups 0 to {len(layers) - 1}", got, field="layer")
         yield group
 
 
 def _check_passes(group: h5py.Group, lines: int) -> None:
-    """Raise ValueError unless an input or flatten group does nothing and has as many lines as follow."""
-    where = f"{group.name.strip('/')}: "
-    for name in group:
-        if name not in ("type", "shape"):
-            kind = read_text(group, "type")
-            raise ValueError(
-                f"{where}{name}: expected an {kind} that only passes spikes on (type and shape), got one that "
-                "computes: give the integer core what comes out of it"
-            )
-    shape = _dataset(group, "shape")[()]
-    if np.prod(shape) != lines:
-        raise ValueError(f"{where}shape: expected {lines} lines, as go into the next layer, got {np.array(shape)}")
+    """Raise FileFormatError unless an input or flatten group does nothing and has as many lines as follow."""
+    with _told(group):
+        for name in group:
+            if name not in ("type", "shape"):
+                kind = read_text(group, "type")
+                raise ValueError(
+                    f"{name}: expected an {kind} that only passes spikes on (type and shape), got one that computes: "
+                    "give the integer core what comes out of it"
+                )
+        shape = _numbers(group, "shape")
+        if np.prod(shape.astype(float)) != lines:
+            raise ValueError(f"shape: expected {lines} lines, as go into the next layer, got {shape}")
 
 
 def _check_known(group: h5py.Group, kind: str) -> None:
@@ -261,35 +338,32 @@ def _array(group: h5py.Group, name: str, dtype: Any, shape: tuple[int, ...], opt
     return np.asarray(dataset[()])
 
 
-def read_text(group: h5py.Group, name: str) -> str:
-    """A dataset of one string, () or (1,), as text."""
+def _numbers(group: h5py.Group, name: str) -> np.ndarray:
+    """A dataset of whole numbers, of any width and shape."""
     dataset = _dataset(group, name)
-    if h5py.check_string_dtype(dataset.dtype) is None or dataset.size != 1:
-        raise ValueError(f"{name}: expected one string, got {dataset.dtype} of shape {dataset.shape}")
-    raw = bytes(np.ravel(dataset[()])[0])
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: expected UTF-8, got {raw!r}") from error
+    if dataset.dtype.kind not in "iu" or dataset.shape is None:
+        raise ValueError(f"{name}: expected whole numbers, got {dataset.dtype}")
+    return np.asarray(dataset[()])
+
+
+def read_text(group: h5py.Group, name: str) -> str:
+    """A dataset of one string, () or (1,), as text. Raises FileFormatError where it is none."""
+    with _told(group):
+        dataset = _dataset(group, name)
+        kind = h5py.check_string_dtype(dataset.dtype)
+        if kind is None or dataset.size != 1:
+            raise ValueError(f"{name}: expected one string, got {dataset.dtype} of shape {dataset.shape}")
+        # as stock layers have it, a text is a row of variable length, for which HDF5 may hang
+        raw = read_rows(dataset)[0].tobytes() if kind.length is None else bytes(np.ravel(dataset[()])[0])
+        try:
+            return raw.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}: expected UTF-8, got {raw!r}") from error
 
 
 # ---- files ------------------------------------------------------------------------------------------------------
 
 
 def opened(path: str | os.PathLike[str], reader: Callable[[h5py.File], Any]) -> Any:
-    """What `reader` makes of the file; every error names the file."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"path: expected a network file, got {path}, which does not exist")
-    if not path.is_file():
-        raise ValueError(f"path: expected a network file, got {path}, which is no file")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"path: expected a whole HDF5 file, got {path}: {error}") from error
-    with file:
-        try:
-            return reader(file)
-        except (ValueError, OSError, RuntimeError, KeyError, TypeError) as error:
-            message = str(error)
-            raise ValueError(message if message.startswith(str(path)) else f"{path}: {message}") from error
+    """What `reader` makes of the file, looked through before (`core.hdf5`)."""
+    return hdf5.opened(path, "a network file", reader)
