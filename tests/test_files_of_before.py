@@ -44,7 +44,9 @@ def test_a_checkpoint_goes_into_a_framework(framework: str) -> None:
 
 
 def test_a_chip_file_gives_what_it_gave() -> None:
-    runs = list(chip_file.read(DATA / "network.net").run(EXPECTED["x"].astype(int)).values())
+    with pytest.warns(UncheckedFileWarning, match=r"network\.net: was written before"):
+        network = chip_file.read(DATA / "network.net")
+    runs = list(network.run(EXPECTED["x"].astype(int)).values())
     np.testing.assert_array_equal(runs[0].spikes, EXPECTED["chip_spikes"])
     np.testing.assert_array_equal(runs[-1].v, EXPECTED["chip_v"])
 

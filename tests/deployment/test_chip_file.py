@@ -22,6 +22,8 @@ from disks import quota
 from planting import caught, planted
 
 from hetsyn_plugins.core import fields as core_fields
+from hetsyn_plugins.core.file_format import FileFormatError, UncheckedFileWarning
+from hetsyn_plugins.core.hdf5 import DIGEST
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import FixedParams
@@ -103,7 +105,7 @@ def check_datasets(module: Any, path: Path) -> None:
             assert group["neuron/form"][()].decode() == p.form and group["neuron/fraction"][()] == p.fraction
             # as a Python number: NumPy 2 would compare a float32 and a number in float32
             assert group["neuron/unit"][()].item() == p.unit, "neuron/unit"
-            assert group["version"][()] == 1
+            assert group["version"][()] == 2
             assert group["neuron/vThMant"][()].tolist() == p.threshold.tolist()
             assert ("weight_rec" in group, "delay" in group) == (recurrent, layer.delay is not None)
             for i in range(n):
@@ -277,7 +279,7 @@ def entry(index: tuple[int, ...], value: Any) -> Callable[[Any], Any]:
         ("type", lambda old: np.array([b"dense"], "S10"), "weight_rec: expected no such dataset in a dense layer"),
         ("neuron/type", lambda old: "CUBA", "neuron/type: expected HETSYN, got CUBA"),
         ("neuron/form", lambda old: "microcode", "neuron/form: expected one of cluster, synapse, got 'microcode'"),
-        ("version", lambda old: np.int64(2), "version: expected 1 beside a weight of (4, 4), got 2"),
+        ("version", lambda old: np.int64(3), "version: expected 1 or 2, got 3"),
         ("shape", lambda old: np.array([5]), "shape: expected [4] beside a weight of (4, 4), got [5]"),
         ("inFeatures", lambda old: np.int64(5), "inFeatures: expected 4 beside a weight of (4, 4), got 5"),
         ("neuron/refDelay", lambda old: np.int64(2), "neuron/refDelay: expected 1"),
@@ -384,9 +386,9 @@ def test_missing_files_and_what_is_not_hdf5(tmp_path: Path) -> None:
     text = tmp_path / "text.net"
     for content in (b"", b"not HDF5 at all", os.urandom(5000)):
         text.write_bytes(content)
-        with pytest.raises(ValueError, match=r"path: expected a whole HDF5 file, got .*text\.net"):
+        with pytest.raises(ValueError, match=r"text\.net: expected a network file, got one that cannot be read"):
             chip_file.read(text)
-    with pytest.raises(ValueError, match=r"path: expected a network file, got .*, which is no file"):
+    with pytest.raises(ValueError, match="expected a network file, got what is no file"):
         chip_file.read(tmp_path)
 
 
@@ -433,6 +435,200 @@ def test_wrong_arguments_of_write(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+# ---- the digest --------------------------------------------------------------------------------------------------
+
+
+def change(name: str, new: Callable[[Any], Any]) -> Callable[[h5py.File], None]:
+    """Another value of a dataset, where it stands."""
+
+    def changed(file: h5py.File) -> None:
+        file[name][...] = new(file[name][()])
+
+    return changed
+
+
+def swap_layers(file: h5py.File) -> None:
+    """Two layers that fit in each other's place."""
+    file.move("layer/0", "layer/x")
+    file.move("layer/1", "layer/0")
+    file.move("layer/x", "layer/1")
+
+
+def without_last(file: h5py.File) -> None:
+    del file["layer/2"]
+
+
+def without_dt(file: h5py.File) -> None:
+    del file["dt"]
+
+
+def more(file: h5py.File) -> None:
+    file["more"] = 1
+
+
+def another_type(file: h5py.File) -> None:
+    old = file["layer/1/neuron/bias"].dtype
+    del file["layer/1/neuron/bias"]
+    file["layer/1/neuron/bias"] = np.zeros(3, old)
+
+
+def as_of_before(file: h5py.File) -> None:
+    for layer in file["layer"].values():
+        layer["version"][()] = 1
+
+
+def without_digest(file: h5py.File) -> None:
+    del file.attrs[DIGEST]
+
+
+def another_digest(value: Any) -> Callable[[h5py.File], None]:
+    def changed(file: h5py.File) -> None:
+        file.attrs[DIGEST] = value
+
+    return changed
+
+
+CHANGES: dict[str, Callable[[h5py.File], None]] = {
+    "weight": change("layer/1/weight", lambda old: old[::-1]),
+    "decay": change("layer/0/synapse/decay", lambda old: old[::-1]),
+    "threshold": change("layer/1/neuron/vThMant", lambda old: old + 1),
+    "unit": change("layer/2/neuron/unit", lambda old: old * 2),
+    "name": change("layer/1/name", lambda old: b"tow"),
+    "dt": change("dt", lambda old: 2 * old),
+    "no dt": without_dt,
+    "swapped": swap_layers,
+    "cut": without_last,
+    "more": more,
+    "a bias of zeros": another_type,
+    "an older version": as_of_before,
+    "no digest": without_digest,
+    "a digest as a text of any length": another_digest("0" * 64),
+    "a digest of numbers": another_digest(np.zeros(64, np.uint8)),
+    "another digest": another_digest(np.bytes_("é".encode() * 32)),
+}
+
+
+def three_alike() -> FixedNetwork:
+    """Layers that each fit in any place, so that only a digest tells them apart."""
+    return FixedNetwork(tuple(FixedLayer(name, params(seed, 3, 3)) for seed, name in enumerate(("one", "two", "six"))))
+
+
+def check_change(module: Any, path: Path, name: str) -> None:
+    module.write(three_alike(), path, dt=1e-3)
+    with h5py.File(path, "r+") as file:
+        CHANGES[name](file)
+    with pytest.raises(FileFormatError, match=r"net\.net: digest: expected the content .*; export the network anew$"):
+        module.read(path)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_not_as_it_was_written_is_refused(tmp_path: Path, name: str) -> None:
+    check_change(chip_file, tmp_path / "net.net", name)
+
+
+def own_layers(module: Any, path: Path) -> Path:
+    """A file that slayer's blocks write, layer after layer, and nobody of us sees as a whole."""
+    with h5py.File(path, "w") as file:
+        for index, layer in enumerate(three_alike().layers):
+            module.write_layer(file.create_group(f"layer/{index}"), layer)
+    return path
+
+
+def check_own_layers(module: Any, path: Path) -> None:
+    read = module.read(own_layers(module, path))
+    assert [layer.name for layer in read.layers] == ["one", "two", "six"]
+    for name in ("weight", "decay", "threshold", "swapped", "a bias of zeros"):
+        own_layers(module, path)
+        with h5py.File(path, "r+") as file:
+            CHANGES[name](file)
+        with pytest.raises(FileFormatError, match=r"net\.net: digest: expected the content"):
+            module.read(path)
+    own_layers(module, path)
+    with h5py.File(path, "r+") as file:
+        del file["layer/1"].attrs[DIGEST]
+        module.read_layer(file["layer/0"])
+        with pytest.raises(FileFormatError, match=r"net\.net: digest: expected the content"):
+            module.read_layer(file["layer/1"])
+
+
+def test_a_layer_of_a_file_of_others_vouches_for_itself(tmp_path: Path) -> None:
+    check_own_layers(chip_file, tmp_path / "net.net")
+
+
+def test_files_of_before_are_read_with_one_warning(tmp_path: Path) -> None:
+    path = own_layers(chip_file, tmp_path / "net.net")
+    with h5py.File(path, "r+") as file:
+        as_of_before(file)
+        for layer in file["layer"].values():
+            del layer.attrs[DIGEST]
+    with pytest.warns(UncheckedFileWarning, match=r"net\.net: was written before files carried a digest") as warned:
+        read = chip_file.read(path)
+    assert len(warned) == 1 and [layer.name for layer in read.layers] == ["one", "two", "six"]
+
+
+def test_the_digest_does_not_depend_on_how_the_file_keeps_the_values(tmp_path: Path) -> None:
+    path = tmp_path / "net.net"
+    chip_file.write(three_alike(), path)
+    with h5py.File(path, "r+") as file:
+        for name in ("weight", "synapse/decay"):
+            old = file[f"layer/1/{name}"][()]
+            del file[f"layer/1/{name}"]
+            kept = {"chunks": (1, 3), "compression": "gzip", "dtype": old.dtype.newbyteorder(">")}
+            file.create_dataset(f"layer/1/{name}", data=old, **kept)
+    assert np.array_equal(chip_file.read(path).layers[1].params.decay, three_alike().layers[1].params.decay)
+
+
+# ---- what no file may do -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dt", [-1e-3, 0.0, np.nan, np.inf, "1 ms", [1e-3], h5py.Empty("f8"), 1])
+def test_a_dt_that_cannot_be_is_refused(tmp_path: Path, dt: Any) -> None:
+    path = written(tmp_path)
+    swap(path, "dt", lambda old: dt)
+    for reader in (chip_file.read, chip_file.read_dt):
+        with pytest.raises(FileFormatError, match=r"net\.net: dt: expected (a step length in seconds|float64|shape)"):
+            reader(path)
+
+
+def test_no_word_of_another_file_gets_into_a_message(tmp_path: Path) -> None:
+    """A name that is a link into another file, or whose bytes lie there, would stand in the message about it."""
+    secret, path = tmp_path / "secret", written(tmp_path)
+    with h5py.File(secret, "w") as file:
+        file["name"] = np.bytes_(b"nobody-may-see-this\xff")
+    for name in ("layer/0/name", "layer/0/neuron/type"):
+        for there in ("link", "storage"):
+            path = written(tmp_path)
+            with h5py.File(path, "r+") as file:
+                del file[name]
+                if there == "link":
+                    file[name] = h5py.ExternalLink(str(secret), "name")
+                else:
+                    file.create_dataset(name, (1,), "S2000", external=[(str(secret), 0, 2000)])
+            with pytest.raises(
+                FileFormatError, match=f"{name}: expected (what lies in the file|data in the file)"
+            ) as e:
+                chip_file.read(path)
+            assert "nobody" not in str(e.value)
+
+
+def test_texts_of_any_length_are_read_and_their_damage_is_seen(tmp_path: Path) -> None:
+    """As h5py writes a str. HDF5 follows a damaged one into gigabytes."""
+    path = tmp_path / "net.net"
+    with h5py.File(path, "w") as file:
+        chip_file.write_layer(file.create_group("layer/0"), three_alike().layers[0])
+        file["layer/1/type"] = "pööl"
+    with pytest.raises(FileFormatError, match=r"layer/1: type: expected dense or dense_rec .*, got 'pööl'"):
+        chip_file.read(path)
+    whole = path.read_bytes()
+    heap = whole.index(b"GCOL")
+    for at in (0, 4, 8, 9, 15, 16, 24, 31):
+        damaged = bytearray(whole)
+        damaged[heap + at] ^= 0x55
+        path.write_bytes(damaged)
+        with pytest.raises(FileFormatError, match=r"net\.net: layer/1"):
+            chip_file.read(path)
+
+
 # ---- planted bugs ------------------------------------------------------------------------------------------------
 
 
@@ -446,6 +642,12 @@ class Bug(NamedTuple):
     says: str
     error: type[BaseException] = AssertionError
 
+
+def cut(module: Any, path: Path) -> None:
+    check_change(module, path, "cut")
+
+
+MISSED = ("DID NOT RAISE", pytest.fail.Exception)
 
 BUGS = [
     Bug(
@@ -543,6 +745,15 @@ BUGS = [
         check_datasets,
         "At index 0 diff: b'dense' != b'dense_rec'",
     ),
+    Bug(
+        "a layer does not know its place",
+        '"at": group.name,',
+        '"at": "",',
+        check_own_layers,
+        *MISSED,
+    ),
+    Bug("nothing is checked", "if owner not in before:", "if False:", check_own_layers, *MISSED),
+    Bug("the digest is of nothing", '"datasets": hdf5.contents(group)', '"datasets": {}', cut, *MISSED),
 ]
 
 
@@ -554,7 +765,7 @@ def test_planted_bugs_are_caught(bug: Bug, tmp_path: Path) -> None:
 
 
 def test_planting_breaks_nothing_by_itself(tmp_path: Path) -> None:
-    with planted(chip_file.__name__, "VERSION = 1", "VERSION = 1") as module:
+    with planted(chip_file.__name__, "VERSION, UNCHECKED = 2, 1", "VERSION, UNCHECKED = 2, 1") as module:
         check_datasets(module, tmp_path / "a.net")
         check_round_trip(module, tmp_path / "b.net")
 
