@@ -126,7 +126,7 @@ def read(path: str | os.PathLike[str]) -> FixedNetwork:
         groups, passing = list(layer_groups(file)), []
         while groups and read_text(groups[0], "type") in PASSING:
             passing.append(groups.pop(0))
-        layers = tuple(map(_layer, groups))
+        layers = tuple(map(checked_layer, groups))
         with _told(file):
             built = FixedNetwork(layers)
         for group in passing:
@@ -145,7 +145,7 @@ def read_dt(path: str | os.PathLike[str]) -> float | None:
 
 def read_layer(group: h5py.Group) -> FixedLayer:
     """Read one layer from its group. Raises FileFormatError naming the file, the group and the dataset."""
-    layer = _layer(group)
+    layer = checked_layer(group)
     check_layers(group.file, [group])
     return layer
 
@@ -182,7 +182,7 @@ def _dt(file: h5py.File) -> float | None:
         return checked_dt(_array(file, "dt", np.dtype("float64"), ()).item())
 
 
-def _layer(group: h5py.Group) -> FixedLayer:
+def checked_layer(group: h5py.Group) -> FixedLayer:
     """The layer of a group, its values checked, its digest not."""
     with _told(group):
         kind, neuron = read_text(group, "type"), read_text(group, "neuron/type") if "neuron/type" in group else "none"
@@ -303,7 +303,7 @@ def _check_passes(group: h5py.Group, lines: int) -> None:
                     f"{name}: expected an {kind} that only passes spikes on (type and shape), got one that computes: "
                     "give the integer core what comes out of it"
                 )
-        shape = _numbers(group, "shape")
+        shape = read_numbers(group, "shape")
         if np.prod(shape.astype(float)) != lines:
             raise ValueError(f"shape: expected {lines} lines, as go into the next layer, got {shape}")
 
@@ -338,12 +338,13 @@ def _array(group: h5py.Group, name: str, dtype: Any, shape: tuple[int, ...], opt
     return np.asarray(dataset[()])
 
 
-def _numbers(group: h5py.Group, name: str) -> np.ndarray:
-    """A dataset of whole numbers, of any width and shape."""
-    dataset = _dataset(group, name)
-    if dataset.dtype.kind not in "iu" or dataset.shape is None:
-        raise ValueError(f"{name}: expected whole numbers, got {dataset.dtype}")
-    return np.asarray(dataset[()])
+def read_numbers(group: h5py.Group, name: str) -> np.ndarray:
+    """A dataset of whole numbers, of any width and shape. Raises FileFormatError where it is none."""
+    with _told(group):
+        dataset = _dataset(group, name)
+        if dataset.dtype.kind not in "iu" or dataset.shape is None:
+            raise ValueError(f"{name}: expected whole numbers, got {dataset.dtype}")
+        return np.asarray(dataset[()])
 
 
 def read_text(group: h5py.Group, name: str) -> str:

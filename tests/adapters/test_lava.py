@@ -34,6 +34,7 @@ from hetsyn_plugins import HetSynParams
 from hetsyn_plugins.adapters.lava_dl import runtime, stock
 from hetsyn_plugins.conformance import integers
 from hetsyn_plugins.core import reference
+from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.fixed_point import decayed
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
@@ -294,6 +295,18 @@ def replaced(dataset: str, value: Any) -> Callable[[h5py.File], None]:
     return change
 
 
+def elsewhere(file: h5py.File) -> None:
+    """Weights that lie in another file, good ones."""
+    del file["layer/2/weight"]
+    file["layer/2/weight"] = h5py.ExternalLink("mixed.net", "layer/2/weight")
+
+
+def of_any_length(file: h5py.File) -> None:
+    """Weights in rows of any length, for which HDF5 itself may hang."""
+    del file["layer/2/weight"]
+    file.create_dataset("layer/2/weight", (4,), h5py.vlen_dtype(np.float32))[0] = [1.0]
+
+
 DAMAGE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     "unknown.net": (replaced("layer/1/type", b"pool"), "layer/1: type: expected one of input, .* got 'pool'"),
     "neuron.net": (
@@ -302,8 +315,18 @@ DAMAGE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
     ),
     "word.net": (replaced("layer/0/synapse/decay", 4097), "synapse/decay: expected 0..4096"),
     "missing.net": (lambda file: file["layer/2"].pop("weight"), "layer/2.*weight: expected a dataset, got nothing"),
+    "other.net": (replaced("layer/0/synapse/decay", 7), "digest: expected the content that it was written with"),
+    "stock other.net": (replaced("layer/1/synapse/decay", 7), "digest: expected the content that it was written with"),
+    "stock nan.net": (replaced("layer/0/weight", np.nan), "layer/0: weight: expected finite numbers or a text"),
+    "stock wide.net": (replaced("layer/0/shape", 10**9), "layer/0: shape: expected 1 to 1,000,000 neurons"),
+    "stock none.net": (replaced("layer/0/shape", 0), "layer/0: shape: expected 1 to 1,000,000 neurons"),
+    "stock less.net": (lambda file: file["layer/2/neuron"].pop("iDecay"), "expected a network that netx can build"),
+    "stock link.net": (elsewhere, "layer/2/weight: expected what lies in the file itself, got ExternalLink"),
+    "stock rows.net": (of_any_length, "layer/2: weight: expected finite numbers or a text, got object"),
 }
-OTHERS = {name: "expected a whole HDF5 file" for name in ("half.net", "text.net")} | {"none.net": "does not exist"}
+OTHERS = {name: "expected a network file, got one that cannot be read" for name in ("half.net", "text.net")} | {
+    "none.net": "does not exist"
+}
 
 
 def in_child_netx(folder: Path, names: list[str], x: Any) -> tuple[dict[str, Any], list[Any], list[str]]:
@@ -370,7 +393,8 @@ def netx(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list
         for index, layer in enumerate(BEHIND_INPUT.layers):
             chip_file.write_layer(file.create_group(f"layer/{index + 1}"), layer)
     for name, (change, _) in DAMAGE.items():
-        (folder / name).write_bytes(good.read_bytes())
+        base = folder / "mixed.net" if name.startswith("stock") else good
+        (folder / name).write_bytes(base.read_bytes())
         with h5py.File(folder / name, "r+") as file:
             change(file)
     (folder / "half.net").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
@@ -418,7 +442,7 @@ def test_stock_layers_behind_an_input_block(netx: Any) -> None:
 @pytest.mark.parametrize("name", [*DAMAGE, *OTHERS])
 def test_a_file_that_cannot_be_built_is_an_error(netx: Any, name: str) -> None:
     error, words = netx[0][name], OTHERS[name] if name in OTHERS else DAMAGE[name][1]
-    assert isinstance(error, FileNotFoundError if name == "none.net" else ValueError), error
+    assert isinstance(error, FileNotFoundError if name == "none.net" else FileFormatError), error
     assert re.search(words, str(error)) and name in str(error), error
 
 
