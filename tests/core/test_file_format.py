@@ -152,5 +152,5 @@ def test_a_changed_json_file_is_refused(change: Any, tmp_path: Path) -> None:
 def test_a_json_file_of_before_is_read_and_said_to_be_unchecked(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text(json.dumps(CONTENT))
-    with pytest.warns(UncheckedFileWarning, match=r"x\.json: was written before files carried a digest"):
+    with pytest.warns(UncheckedFileWarning, match=r"x\.json: written before files carried a digest"):
         assert repr(files.read_json(path, "a thing", to_do="")) == repr(CONTENT)

@@ -561,7 +561,7 @@ def test_files_of_before_are_read_with_one_warning(tmp_path: Path) -> None:
         as_of_before(file)
         for layer in file["layer"].values():
             del layer.attrs[DIGEST]
-    with pytest.warns(UncheckedFileWarning, match=r"net\.net: was written before files carried a digest") as warned:
+    with pytest.warns(UncheckedFileWarning, match=r"net\.net: written before files carried a digest") as warned:
         read = chip_file.read(path)
     assert len(warned) == 1 and [layer.name for layer in read.layers] == ["one", "two", "six"]
 

@@ -73,7 +73,7 @@ def make_run(
         checkpoint.save(before, path / "start.safetensors")
         final = tests[seed] if done else 0.6
         log = [record(i, final, rng) for i in range(10, 1010 if done else 330, 10)]
-        (path / "log.jsonl").write_text("".join(map(line_of, log)))
+        (path / "log.jsonl").write_text("".join(f"{line_of(one)}\n" for one in log))
         if done:
             checkpoint.save(trained(before, rng), path / "network.safetensors")
     if tests:
@@ -427,7 +427,7 @@ def check_curves(page: Any, validated: bool, tmp_path: Path, monkeypatch: pytest
             for at, line in enumerate(lines):
                 line |= {"score": low + 0.01 * seed + 0.02 * at, "validation": None}
                 line |= {"validation": line["score"] + 0.2} if validated else {}
-            (folders[-1] / f"seed-{seed}/log.jsonl").write_text("".join(map(line_of, lines)))
+            (folders[-1] / f"seed-{seed}/log.jsonl").write_text("".join(f"{line_of(one)}\n" for one in lines))
     (ax,) = drawn_curves(folders, tmp_path / "page.html", page, monkeypatch)
     shift = 0.2 if validated else 0.0
     for line, low in zip(ax.lines, (0.1, 0.4), strict=True):
@@ -505,7 +505,7 @@ def test_many_runs_in_one_picture(tmp_path: Path) -> None:
     """The legend of thirty runs leaves the curves their room."""
     runs = [make_run(tmp_path / f"run-number-{index}", tests=(0.9,), bare=True) for index in range(30)]
     for run in runs:
-        (run / "seed-0/log.jsonl").write_text(line_of(record(100, 0.9, np.random.default_rng(0))))
+        (run / "seed-0/log.jsonl").write_text(line_of(record(100, 0.9, np.random.default_rng(0))) + "\n")
     page = Page(write_report(runs, tmp_path / "page.html").read_text(encoding="utf-8"))
     (picture,) = page.of("img")
     pixels = read_png(base64.b64decode((picture["src"] or "").partition(",")[2]))
@@ -576,10 +576,14 @@ RECORD = record(10, 0.9, np.random.default_rng(0))
         ("seed-0/result.json", "[]", "expected an object"),
         ("seed-0/log.jsonl", "{]\n{}\n", "line 1: expected a record in JSON"),
         ("seed-0/log.jsonl", '{"iteration": 10}\n', "line 1: expected an object of iteration, epoch, loss"),
-        ("seed-0/log.jsonl", line_of(RECORD) * 2, "line 2: iteration: expected an iteration after 10, got 10"),
-        ("seed-0/log.jsonl", line_of(RECORD).replace('"epoch": 10.0', '"epoch": 11.0'), "line 1: expected the record"),
-        ("seed-0/log.jsonl", line_of(RECORD | {"score": "0.5"}), "line 1: score: expected a number, got 0.5"),
-        ("seed-0/log.jsonl", line_of(RECORD | {"seconds": float("inf")}), "line 1: seconds: expected a finite number"),
+        ("seed-0/log.jsonl", f"{line_of(RECORD)}\n" * 2, "line 2: iteration: expected an iteration after 10, got 10"),
+        ("seed-0/log.jsonl", line_of(RECORD).replace("10.0", "11.0") + "\n", "line 1: expected the record"),
+        ("seed-0/log.jsonl", line_of(RECORD | {"score": "0.5"}) + "\n", "line 1: score: expected a number, got 0.5"),
+        (
+            "seed-0/log.jsonl",
+            line_of(RECORD | {"seconds": float("inf")}) + "\n",
+            "line 1: seconds: expected a finite number",
+        ),
         ("seed-0/log.jsonl", "9" * 2000, "line 1: expected at most 1000000 lines of 1000 bytes"),
         ("seed-0/network.safetensors", "no tensors", "network.safetensors"),
         ("claim.json", "{", "expected a claim.json, got what cannot be read"),
