@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ Lava-DL."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, return the exit status: 0 all held, 1 a promise was broken, 2 the request was wrong."""
     arguments = parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with unchecked_told_once():
             status: int = arguments.handler(arguments)

@@ -100,7 +100,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write an object as a JSON file, whole or not at all, with a digest of its content."""
-    plain = {**json.loads(json.dumps(content)), FORMAT: FORMAT_VERSION}  # as it will be read: tuples are lists
+    # as it will be read: tuples are lists; format first and digest last, so that no one gap takes both
+    plain = {FORMAT: FORMAT_VERSION, **json.loads(json.dumps(content))}
     write_bytes(path, (json.dumps({**plain, DIGEST: digest(plain)}, indent=1) + "\n").encode())
 
 
@@ -113,8 +114,9 @@ def read_json(path: Path, what: str, *, to_do: str) -> Any:
     with mended_by(to_do):
         content = bounded.read_json(path, what)
     if isinstance(content, dict):
-        stated = content.pop(DIGEST, None if FORMAT not in content else "none")
-        check_digest(path, content, stated, to_do=to_do)
+        before = DIGEST not in content and FORMAT not in content
+        stated = content.pop(DIGEST, "none")
+        check_digest(path, content, None if before else str(stated), to_do=to_do)
         version = content.pop(FORMAT, FORMAT_VERSION)
         if version != FORMAT_VERSION:
             raise FileFormatError(path, f"{what} of format {FORMAT_VERSION}", version, field=FORMAT, to_do=LATER)

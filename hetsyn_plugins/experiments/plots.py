@@ -487,7 +487,8 @@ def _band(values: Array, log: bool) -> tuple[Array, Array, Array]:
 
 def _mean_sd(values: Array) -> tuple[Array, Array]:
     """Mean and s.d. (n - 1) over the first axis; an s.d. of 0 for one value."""
-    return values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
+    with np.errstate(invalid="ignore"):  # of what is infinite
+        return values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
 
 
 def _bars(series: Mapping[str, Mapping[str, ArrayLike]], ax: Any, ylabel: str, title: str) -> Any:
@@ -535,10 +536,11 @@ def _per_cent(ax: Any, ylabel: str) -> None:
 
 
 def _shares(ax: Any, ylabel: str) -> None:
-    """Per cent, and no room above 100 % for an s.d. that reaches there."""
+    """Per cent, and no room above 100 % or far below 0 for an s.d. that reaches there."""
     _per_cent(ax, ylabel)
     if _is_share(ylabel):
-        ax.set_ylim(top=min(ax.get_ylim()[1], 1.03))
+        low, high = ax.get_ylim()
+        ax.set_ylim(min(max(low, -1), 0.99), min(max(high, 0), 1.03))
 
 
 def _legend_below(ax: Any, columns: int = 1) -> None:

@@ -1,6 +1,9 @@
 """The commands of the experiments: what they print, what they refuse, and that both are one line where it is wrong."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +107,18 @@ def test_wrong_requests_end_with_2_and_one_line(tmp_path: Path, capsys: pytest.C
         assert cli.main(list(words)) == 2, words
         error = capsys.readouterr().err.strip()
         assert message in error and "\n" not in error, words
+
+
+def test_a_name_that_the_terminal_cannot_show_ends_nothing() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "hetsyn_plugins.cli",
+        "train",
+        "images",
+        "--show",
+        "--set",
+        "task.source=/bilder/öl",
+    ]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=120)
+    assert done.returncode == 0 and rb'source = "/bilder/\xf6l"' in done.stdout, done.stderr
