@@ -1,5 +1,7 @@
 """Synthetic spoken digits: the ear against closed forms, the kinds against their promises, files never half there."""
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 from conftest import needs
 
+from hetsyn_plugins.core.file_format import FileFormatError, UncheckedFileWarning
+from hetsyn_plugins.core.hdf5 import DIGEST
 from hetsyn_plugins.experiments.data import cochlea, speakers, spoken_digits
 from hetsyn_plugins.experiments.data.cochlea import Spikes
 from hetsyn_plugins.experiments.data.speakers import Utterance
@@ -408,13 +412,42 @@ def test_checksum_sees_every_part_of_the_contents(tmp_path: Path) -> None:
     assert len(sums) == len(others)
 
 
+def test_a_cache_of_before_is_taken_and_says_so(tmp_path: Path, chirps: list[Utterance]) -> None:
+    """Its manifest has no digest, its files have none; their sums are compared as then."""
+    paths = generated(tmp_path)
+    manifest = paths[0].parent / "plain.json"
+    content = json.loads(manifest.read_text())
+    for path in paths:
+        with h5py.File(path, "r+") as file:
+            del file.attrs[DIGEST]
+        content["files"][path.name]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps({key: content[key] for key in content if key not in ("digest", "file_format")}))
+    with pytest.warns(UncheckedFileWarning, match=r"plain\.json: was written before files carried a digest"):
+        assert generated(tmp_path) == paths
+    assert len(spoken_digits.read_digits(paths[0]).labels) == 190 and len(chirps) == 240
+
+
+def test_digits_are_compared_with_their_digest(tmp_path: Path) -> None:
+    path = tmp_path / "some.h5"
+    spikes = [Spikes(np.array([0.25]), np.array([3])), Spikes(np.array([0.75, 0.8]), np.array([5, 6]))]
+    spoken_digits.write_digits(path, spoken_digits.SpokenDigits(spikes, np.array([0, 1]), np.array([2, 3])))
+    with h5py.File(path, "r+") as file:
+        file["spikes/units"][1] = [5, 7]
+    with pytest.raises(FileFormatError, match=r"some\.h5: digest: expected the content .*; remove it"):
+        spoken_digits.read_digits(path)
+    with h5py.File(path, "r+") as file:
+        del file["extra/speaker"]
+    with pytest.raises(FileFormatError, match=r"some\.h5: "):
+        spoken_digits.read_digits(path)
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest", "foreign manifest"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest", "foreign manifest", "changed manifest"])
 def test_a_damaged_file_is_noticed_and_generated_anew(damage: str, tmp_path: Path, chirps: list[Utterance]) -> None:
     paths = generated(tmp_path, "norm")
     unbroken = [path.read_bytes() for path in paths]
@@ -424,6 +457,9 @@ def test_a_damaged_file_is_noticed_and_generated_anew(damage: str, tmp_path: Pat
         paths[0].write_bytes(unbroken[0][:-100])
     elif damage == "remove":
         paths[0].unlink()
+    elif damage == "changed manifest":
+        manifest = paths[0].parent / "norm.json"
+        manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))
     else:
         (paths[0].parent / "norm.json").write_text("{" if damage == "manifest" else "[1]")
     with pytest.warns(RuntimeWarning, match="the norm digits are generated anew"):

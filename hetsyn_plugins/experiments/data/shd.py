@@ -16,7 +16,9 @@ to be computed with (t * 1e6 is inf). What is not quite like SHD's own files:
 * spikes later than a task's window are read: the task drops them, and counts what it drops (`Speech.dropped`).
 
 Anything else (another layout, a file that is cut short or damaged, times and units that do not pair, times that are
-negative or not finite, channels or labels out of range) is a ValueError that names the file and the recording.
+negative or not finite, channels or labels out of range) is a FileFormatError that names the file and the recording.
+Nothing is read that the file's size does not explain (`core.hdf5_rows`); files with a digest, those that we write
+(`spoken_digits`), are compared with it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from hetsyn_plugins.core import hdf5
+from hetsyn_plugins.core.file_format import FileFormatError
+from hetsyn_plugins.core.hdf5_rows import read_rows
+
 CHANNELS = 700
+TO_DO = "remove it, and it is generated anew"
 CLASSES = {"shd": 20, "ssc": 35}
 HELP = (
     "SHD and SSC (CC-BY 4.0) are to be had from zenkelab.org/datasets as shd_train.h5.gz and so on, which gunzip "
@@ -41,7 +48,6 @@ LAYOUT = (  # name, kinds of numbers, a row of them or one a recording
     ("labels", "iu", False),
     (SPEAKER, "iu", False),
 )
-TOGETHER = 256  # recordings that h5py reads at a time, each into an array of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,41 +90,51 @@ class Recordings:
 def read_recordings(path: str | Path, classes: int = CLASSES["shd"]) -> Recordings:
     """All recordings of a file, its labels from 0 to below `classes`.
 
-    Raises FileNotFoundError, which says where to get the file, and ValueError as the head of this module says.
+    Raises FileNotFoundError, which says where to get the file, and FileFormatError as the head of this module says.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path: expected {path.name} in {path.parent.absolute()}, got no such file; {HELP}")
-    try:
-        with h5py.File(path, "r") as file:
-            columns = [_column(file, *layout) for layout in LAYOUT if layout[0] != SPEAKER or SPEAKER in file]
-            for column in columns:  # before anything is read: a damaged file may promise any number of rows
-                if len(column) != len(columns[0]):
-                    expected = f"{path}: expected a row of {column.name[1:]} for each of {len(columns[0])} recordings"
-                    raise ValueError(f"{expected}, got {len(column)}")
-            times, lengths = _flat(columns[0])
-            units, others = _flat(columns[1])
-            labels, speakers = columns[2][:], columns[3][:] if len(columns) > 3 else None
-    except (OSError, RuntimeError) as error:  # what h5py raises for what it cannot decode
-        raise ValueError(f"{path}: expected a whole HDF5 file, got one that cannot be read: {error}") from error
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    check = _Check(path, offsets)
-    check(lengths == others, "as many units as times", lambda i: f"{others[i]} and {lengths[i]}")
+    columns = read_columns(path)
+    times, units, labels = columns.times, columns.units, columns.labels
+    check = _Check(path, columns.offsets)
     check((labels >= 0) & (labels < classes), f"a label from 0 to {classes - 1}", lambda i: labels[i])
     check.spikes((times >= 0) & (times < np.inf), "finite times >= 0", times)
     check.spikes((units >= 0) & (units < CHANNELS), f"units from 0 to {CHANNELS - 1}", units)
     return Recordings(
         times.astype(np.float64),
         units.astype(np.uint16),
-        offsets,
+        columns.offsets,
         labels.astype(np.int64),
-        None if speakers is None else speakers.astype(np.int64),
+        None if columns.speakers is None else columns.speakers.astype(np.int64),
     )
+
+
+def read_columns(path: Path) -> Recordings:
+    """The recordings of a file as they stand there, of whatever type and value. Raises as `read_recordings`."""
+
+    def columns(file: h5py.File) -> Recordings:
+        found = {layout[0]: _column(file, *layout) for layout in LAYOUT if layout[0] != SPEAKER or SPEAKER in file}
+        for name, column in found.items():  # before anything is read: a damaged file may promise any number of rows
+            if len(column) != len(found["spikes/times"]):
+                expected = f"a row of {name} for each of {len(found['spikes/times'])} recordings"
+                raise FileFormatError(path, expected, f"{len(column)}")
+        times, lengths = read_rows(found["spikes/times"])
+        units, others = read_rows(found["spikes/units"])
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        _Check(path, offsets)(lengths == others, "as many units as times", lambda i: f"{others[i]} and {lengths[i]}")
+        speakers = found[SPEAKER][:] if SPEAKER in found else None
+        read = Recordings(times, units, offsets, found["labels"][:], speakers)
+        if hdf5.DIGEST in file.attrs:
+            hdf5.check_written(file, vars(read), to_do=TO_DO)
+        return read
+
+    return hdf5.opened(path, "a whole HDF5 file", columns)
 
 
 @dataclass
 class _Check:
-    """Raises ValueError that names the file and the first recording for which something does not hold."""
+    """Raises FileFormatError that names the file and the first recording for which something does not hold."""
 
     path: Path
     offsets: np.ndarray
@@ -126,39 +142,28 @@ class _Check:
     def __call__(self, holds: np.ndarray, expected: str, got: Callable[[int], object]) -> None:
         if not holds.all():
             i = int(holds.argmin())
-            raise ValueError(f"{self.path}: expected {expected} in every recording, got {got(i)} in recording {i}")
+            raise FileFormatError(self.path, f"{expected} in every recording", f"{got(i)} in recording {i}")
 
     def spikes(self, holds: np.ndarray, expected: str, values: np.ndarray) -> None:
         """The same, of something that holds for every spike."""
         if not holds.all():
             spike = int(holds.argmin())
             recording = np.searchsorted(self.offsets, spike, side="right") - 1
-            raise ValueError(f"{self.path}: expected {expected}, got {values[spike]} in recording {recording}")
+            raise FileFormatError(self.path, expected, f"{values[spike]} in recording {recording}")
 
 
 def _column(file: h5py.File, name: str, kinds: str, ragged: bool) -> h5py.Dataset:
     """The dataset of this name, one row a recording, with a number of one of these kinds or any number of them."""
-    column = file.get(name)
+    column, path = file.get(name), file.filename
     numbers = ("rows of variable length of " if ragged else "") + ("floats" if kinds == "f" else "integers")
-    expected = f"{file.filename}: expected the dataset {name} with {numbers}"
+    expected = f"the dataset {name} with {numbers}"
     if not isinstance(column, h5py.Dataset):
         names: list[str] = []
         file.visit(lambda other: names.append(str(other)))
-        raise ValueError(f"{expected}, got only {', '.join(names) or 'an empty file'}")
+        raise FileFormatError(path, expected, f"only {', '.join(names) or 'an empty file'}")
     dtype = h5py.check_vlen_dtype(column.dtype) if ragged else column.dtype
-    if column.ndim != 1 or getattr(dtype, "kind", None) not in [*kinds]:
-        raise ValueError(f"{expected}, got the shape {column.shape} of {column.dtype}")
+    if column.shape is None or column.ndim != 1 or getattr(dtype, "kind", None) not in [*kinds]:
+        raise FileFormatError(path, expected, f"the shape {column.shape} of {column.dtype}")
     if not len(column):
-        raise ValueError(f"{file.filename}: expected at least one recording, got none")
+        raise FileFormatError(path, "at least one recording", "none")
     return column
-
-
-def _flat(rows: h5py.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """The values of all rows, one row after another, in the file's own precision, and how many each row has."""
-    parts: list[np.ndarray] = []
-    lengths: list[int] = []
-    for start in range(0, len(rows), TOGETHER):
-        some = rows[start : start + TOGETHER]
-        lengths += map(len, some)
-        parts.append(np.concatenate(some))
-    return np.concatenate(parts), np.array(lengths)

@@ -34,9 +34,10 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from hetsyn_plugins.core.bounded import read_json
-from hetsyn_plugins.core.files import user_cache, write_bytes, write_json
-from hetsyn_plugins.experiments.data import cochlea, speakers
+from hetsyn_plugins.core import hdf5
+from hetsyn_plugins.core.file_format import FileFormatError
+from hetsyn_plugins.core.files import read_json, user_cache, write_bytes, write_json
+from hetsyn_plugins.experiments.data import cochlea, shd, speakers
 from hetsyn_plugins.experiments.data.cochlea import CHANNELS, Spikes
 from hetsyn_plugins.experiments.data.speakers import SPEAKERS, WORDS, Utterance
 
@@ -126,7 +127,7 @@ def cache() -> Path:
 def _damage(manifest: Path, paths: tuple[Path, Path]) -> str | None:
     """What is wrong with files that were finished once, None if nothing is."""
     try:
-        sums = read_json(manifest)["files"]
+        sums = read_json(manifest, "a manifest", to_do="remove it")["files"]
         for path in paths:
             if _sha256(path) != sums[path.name]["sha256"]:
                 return f"{path}: expected what was generated, got a file that has changed since"
@@ -136,7 +137,11 @@ def _damage(manifest: Path, paths: tuple[Path, Path]) -> str | None:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            sha.update(part)
+    return sha.hexdigest()
 
 
 def _spoken(takes: int, seed: int, workers: int | None, quiet: bool) -> list[SpokenDigits]:
@@ -218,26 +223,33 @@ def _sorted(times: np.ndarray, units: np.ndarray) -> Spikes:
 def write_digits(path: Path, recordings: SpokenDigits) -> None:
     """Write a file in SHD's layout, whole or not at all. A synthetic speaker's age and height are 0."""
     content = io.BytesIO()
+    flat = {"labels": recordings.labels.astype(np.uint16), "speakers": recordings.speakers.astype(np.uint16)}
     with h5py.File(content, "w") as file:
         for name, dtype in (("times", np.float16), ("units", np.uint16)):
             rows = file.create_dataset(f"spikes/{name}", len(recordings.spikes), h5py.vlen_dtype(dtype))
-            for i, spikes in enumerate(recordings.spikes):
-                rows[i] = getattr(spikes, name).astype(dtype)
-        file["labels"] = recordings.labels.astype(np.uint16)
-        file["extra/speaker"] = recordings.speakers.astype(np.uint16)
+            parts = [getattr(spikes, name).astype(dtype) for spikes in recordings.spikes]
+            for i, part in enumerate(parts):
+                rows[i] = part
+            flat[name] = np.concatenate(parts)
+        offsets = np.cumsum([0, *(len(spikes.times) for spikes in recordings.spikes)])
+        file["labels"], file["extra/speaker"] = flat["labels"], flat["speakers"]
         file["extra/keys"] = np.array([word.encode() for word in WORDS])
         file["extra/meta_info/gender"] = np.array([speaker.gender.encode() for speaker in SPEAKERS])
         for name in ("age", "body_height"):
             file[f"extra/meta_info/{name}"] = np.zeros(len(SPEAKERS), np.uint16)
+        hdf5.write_digest(file, vars(shd.Recordings(offsets=offsets, **flat)))
     write_bytes(path, content.getbuffer())
 
 
 def read_digits(path: Path) -> SpokenDigits:
-    """What `write_digits` wrote, the times as float16 has them."""
-    with h5py.File(path, "r") as file:
-        rows = zip(file["spikes/times"][:], file["spikes/units"][:], strict=True)
-        spikes = [Spikes(times.astype(np.float64), units.astype(np.int64)) for times, units in rows]
-        return SpokenDigits(spikes, file["labels"][:], file["extra/speaker"][:])
+    """What `write_digits` wrote, the times as float16 has them; FileFormatError where it is not."""
+    columns = shd.read_columns(path)
+    if columns.speakers is None:
+        raise FileFormatError(path, "speakers", "none", field=shd.SPEAKER, to_do=shd.TO_DO)
+    ends = columns.offsets[1:-1]
+    rows = zip(np.split(columns.times, ends), np.split(columns.units, ends), strict=True)
+    spikes = [Spikes(times.astype(np.float64), units.astype(np.int64)) for times, units in rows]
+    return SpokenDigits(spikes, columns.labels, columns.speakers)
 
 
 def checksum(path: Path) -> str:
