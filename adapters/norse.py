@@ -43,6 +43,7 @@ from hetsyn_plugins.ops.arguments import (
     output_dtype,
 )
 from hetsyn_plugins.ops.dispatch import check_backend
+from hetsyn_plugins.ops.foreign_inputs import refuse_export
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params, span
 from hetsyn_plugins.ops.lengths import checked_lengths
 from hetsyn_plugins.ops.lif import run_sequence, run_step
@@ -634,6 +635,8 @@ def _dtype_of(fields: dict[str, Any]) -> torch.dtype:
 class _Cell(_HetSynModule):
     def forward(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step: input (B, M) -> z (B, N) (a readout: v) and the state after it; state None: zeros."""
+        if torch.compiler.is_compiling():
+            refuse_export()
         return self.step(input_tensor, state)
 
 
@@ -666,6 +669,8 @@ class _Sequence(_HetSynModule):
                      one. What it costs is in `hetsyn_plugins.ops.lengths`. SequentialState does not hand it on: hidden
                      layers need none, since what comes behind a row's end changes nothing before it
         """
+        if torch.compiler.is_compiling():
+            refuse_export()
         if self.record_states:
             x, rows = self._checked_rows(input_tensor, lengths)
             if len(x) > 0:

@@ -29,7 +29,7 @@ from hetsyn_plugins.core.validation import checked_size, describe_values
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.arguments import HALF, ArgumentNames, Caller, checked_inputs, checked_state, compute_dtype
 from hetsyn_plugins.ops.dispatch import check_backend
-from hetsyn_plugins.ops.foreign_inputs import usable
+from hetsyn_plugins.ops.foreign_inputs import refuse_export, usable
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
 from hetsyn_plugins.ops.lengths import at_end, checked_lengths
 from hetsyn_plugins.ops.lif import Way, run_sequence, run_step
@@ -328,6 +328,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
                  `hetsyn_plugins.ops.lengths`. In a Sequential, which hands on one input, hidden layers need none: what
                  comes behind a row's end changes nothing before it
         """
+        if torch.compiler.is_compiling():
+            refuse_export()
         beside = snntorch_host.beside(self)
         is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
         weight: Any = self.stored("weight")

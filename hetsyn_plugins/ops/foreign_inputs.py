@@ -1,8 +1,8 @@
 """What comes as an input and no kernel can take: named at the door, each with its way out.
 
-Three kinds: tracers, which want to see the operations of a call (jit, ONNX, TensorBoard's graph, torch.fx), inputs
-that are no plain tensor, and plain ones in another library's layout. Unknown here, they would end in a message of
-numba, NumPy or of torch's insides.
+Three kinds: tracers, which want to see the operations of a call (jit, ONNX, TensorBoard's graph, torch.fx, export),
+inputs that are no plain tensor, and plain ones in another library's layout. Unknown here, they would end in a message
+of numba, NumPy or of torch's insides.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._guards import TracingContext
 from torch.fx import Proxy
+from torch.fx.experimental.proxy_tensor import get_innermost_proxy_mode
 from torch.nn.utils.rnn import PackedSequence
 
-IS_EXPORTING: Any = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.7; before, dynamo comes first
+IS_EXPORTING: Any = getattr(torch.compiler, "is_exporting", None)  # torch 2.7
 
 NO_TRACE = (
-    "HetSyn layers cannot be traced yet (torch.jit.trace, ONNX, TensorBoard's add_graph, torch.fx, torch.export): "
-    "their loop over time is a compiled kernel; call the layer as it is, keep it with hetsyn_plugins.checkpoint.save, "
-    "speed up what is around it with torch.compile"
+    "HetSyn layers cannot be traced yet (torch.jit.trace, ONNX, TensorBoard's add_graph, torch.fx, make_fx, "
+    "torch.export): their loop over time is a compiled kernel; call the layer as it is, keep it with "
+    "hetsyn_plugins.checkpoint.save, speed up what is around it with torch.compile, which breaks its graph there"
 )
 NO_SCRIPT = (
     "HetSyn layers cannot be scripted (torch.jit.script): their loop over time is a compiled kernel; call the layer as "
@@ -42,7 +44,7 @@ def plain_tensor(inputs: Any, name: str, tuple_hint: str) -> Tensor:
     Raises RuntimeError where the call is traced instead of run.
     """
     compiling = torch.compiler.is_compiling()  # there inputs are plain tensors, and what is asked here has no graph
-    if IS_EXPORTING() or (not compiling and _is_traced(inputs)):
+    if not compiling and _is_traced(inputs):
         raise RuntimeError(NO_TRACE)
     if not isinstance(inputs, Tensor):
         raise ValueError(f"{name}: expected a torch tensor, got {type(inputs).__name__}{_way_out(inputs, tuple_hint)}")
@@ -61,6 +63,24 @@ def plain_tensor(inputs: Any, name: str, tuple_hint: str) -> Tensor:
     return usable(inputs.as_subclass(Tensor))
 
 
+@torch.compiler.assume_constant_result
+def refuse_export() -> None:
+    """Raise where the call becomes part of a program that is exported; for layers to ask first, while compiling.
+
+    Dynamo does not trace this function, but calls it while it traces (torch.export in strict mode), and what it raises
+    for a user to read is its own `Unsupported`, a RuntimeError. Before torch 2.7 an export cannot be told from other
+    tracing: under torch.compile the graph breaks here then, and is refused with fullgraph=True.
+    """
+    if torch.compiler.is_dynamo_compiling():  # it does trace it, by itself, behind such a break
+        return
+    if IS_EXPORTING is None:
+        is_export = torch.compiler.is_compiling() or TracingContext.try_get() is not None
+    else:
+        is_export = IS_EXPORTING()
+    if is_export:
+        raise torch._dynamo.exc.Unsupported(NO_TRACE)
+
+
 def check_layout(t: Tensor, name: str) -> None:
     """Raise ValueError for a sparse tensor and its like."""
     if t.layout != torch.strided:
@@ -76,7 +96,9 @@ def usable(t: Tensor) -> Tensor:
 
 
 def _is_traced(inputs: Any) -> bool:
-    return torch.jit.is_tracing() or isinstance(inputs, Proxy) or type(inputs).__name__ == "FakeTensor"
+    if torch.jit.is_tracing() or isinstance(inputs, Proxy) or type(inputs).__name__ == "FakeTensor":
+        return True
+    return get_innermost_proxy_mode() is not None
 
 
 def _way_out(inputs: Any, tuple_hint: str) -> str:

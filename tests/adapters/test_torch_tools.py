@@ -17,6 +17,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
@@ -30,6 +31,7 @@ from hetsyn_plugins.adapters import norse as norse_adapter
 from hetsyn_plugins.adapters.norse import HetSynLIFParameters
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
 from hetsyn_plugins.core import reference
+from hetsyn_plugins.ops import foreign_inputs
 
 T, B, M, N = 12, 3, 6, 5
 HALF = (torch.float16, torch.bfloat16)
@@ -643,6 +645,57 @@ def test_tracers_are_told_in_one_sentence(case: Case, tool: str, tmp_path: Path)
         jobs[tool]()
     assert "\n" not in str(error.value)
     assert torch.equal(run(case, layer, trains()), run(case, case.build(), trains()))  # and it runs on
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # newer torch's, of its own parts
+@kinds
+@pytest.mark.parametrize("tool", ["export", "strict export", "export without dynamo", "make_fx", "make_fx of training"])
+def test_exports_are_told_in_the_same_sentence(case: Case, tool: str) -> None:
+    layer = case.build()
+    net, x = nn.Sequential(layer), trains() if case.sequence else trains()[0]
+    jobs: dict[str, Callable[[], Any]] = {
+        "export": lambda: torch.export.export(net, (x,)),
+        "strict export": lambda: torch.export.export(net, (x,), strict=True),
+        "export without dynamo": lambda: torch.export.export(net, (x,), strict=False),
+        "make_fx": lambda: make_fx(net)(x),
+        "make_fx of training": lambda: make_fx(lambda x: torch.autograd.grad(first(net(x)).sum(), x))(x),
+    }
+    with pytest.raises(RuntimeError) as error:
+        jobs[tool]()
+    told, *rest = str(error.value).split("\n")
+    assert told == foreign_inputs.NO_TRACE
+    assert not rest or rest[1] == "from user code:"  # where Dynamo was when it was told
+    torch._dynamo.reset()
+    assert torch.equal(run(case, layer, trains()), run(case, case.build(), trains()))  # and it runs on
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:The .grad attribute")
+@kinds
+def test_a_graph_that_may_break_compiles(case: Case) -> None:
+    layer, x = case.build(), trains() if case.sequence else trains()[0]
+    torch._dynamo.reset()
+    torch.testing.assert_close(first(torch.compile(layer, backend="eager")(x)), first(case.build()(x)))
+    torch._dynamo.reset()
+
+
+def first(outputs: Any) -> Tensor:
+    """The spikes of what a layer returns."""
+    spikes: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+    return spikes
+
+
+def check_told(module: Any) -> None:
+    """Is a call that make_fx records refused?"""
+    with pytest.raises(RuntimeError) as error:
+        make_fx(lambda x: module.plain_tensor(x, "x", "").sum().item())(torch.ones(3))
+    assert "HetSyn" in str(error.value), "make_fx was not told"
+
+
+def test_make_fx_is_told_apart_by_the_check() -> None:
+    check_told(foreign_inputs)
+    check = "get_innermost_proxy_mode() is not None"
+    with planted(foreign_inputs.__name__, check, "False") as changed, caught("make_fx was not told"):
+        check_told(changed)
 
 
 # ---- what Lightning's Trainer does to a module ---------------------------------------------------------------------
