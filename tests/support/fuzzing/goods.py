@@ -1,0 +1,302 @@
+"""The files of each reader before they are damaged: made by our own writers, and by hand as others write them."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from networks import plain
+
+from fuzzing import by_bytes, by_hdf5, by_idx, by_safetensors, by_text, by_torch, by_zip, sealed
+from fuzzing.cases import Good, Kind
+from fuzzing.loaders import SMALL, trainer_of
+from fuzzing.sealed import written
+from hetsyn_plugins.deployment import chip_file
+from hetsyn_plugins.exchange import checkpoint
+from hetsyn_plugins.experiments import variants
+from hetsyn_plugins.experiments.config import load_config, to_toml
+from hetsyn_plugins.experiments.run_folder import (
+    ClaimResult,
+    ClaimRow,
+    Failure,
+    PictureFile,
+    RunSummary,
+    SeedResult,
+    mean_sd,
+    write_content,
+)
+
+BEFORE = Path(__file__).resolve().parents[2] / "data" / "before_rooms"  # written before there were digests
+JSON = (*by_text.kinds(by_text.JSON), *by_text.encodings(by_text.JSON), *by_bytes.KINDS)
+TOML = (*by_text.kinds(by_text.TOML), *by_text.encodings(by_text.TOML), *by_bytes.KINDS)
+
+
+def alone(name: str, target: str, data: bytes, loader: str, kinds: Sequence[Kind], signed: bool | None) -> Good:
+    """A file that needs no others."""
+    return Good(name, {target: data}, target, loader, kinds, signed)
+
+
+def checkpoints() -> list[Good]:
+    kinds = (sealed.kind(sealed.networks), *by_safetensors.KINDS, *by_bytes.KINDS)
+    before = (BEFORE / "network.safetensors").read_bytes()
+    networks = {"float64": plain(), "float32, log tau": checkpoint.load(BEFORE / "network.safetensors")}
+    files = {name: saved(network) for name, network in networks.items()}
+    goods = [alone(name, "network.safetensors", data, "checkpoint", kinds, True) for name, data in files.items()]
+    goods.append(alone("to snnTorch", "network.safetensors", files["float64"], "checkpoint to snnTorch", kinds, True))
+    kinds = (*by_safetensors.KINDS, *by_bytes.KINDS)
+    return [*goods, alone("of before", "network.safetensors", before, "checkpoint", kinds, False)]
+
+
+def saved(network: Any) -> bytes:
+    """A checkpoint, with its metadata in one order."""
+    return by_safetensors.canonical(written("n.safetensors", functools.partial(checkpoint.save, network)))
+
+
+def chips() -> list[Good]:
+    before = (BEFORE / "network.net").read_bytes()
+    network = chip_file.read(BEFORE / "network.net")
+    kinds = (sealed.kind(lambda: sealed.chips(network)), *by_hdf5.CHIP, *by_bytes.KINDS)
+    with_dt = written("n.net", lambda path: chip_file.write(network, path, dt=1e-3))
+    bare = written("n.net", lambda path: chip_file.write(network, path))
+    return [
+        alone("with dt", "network.net", with_dt, "chip", kinds, True),
+        alone("without dt", "network.net", bare, "chip", kinds, True),
+        alone("of before", "network.net", before, "chip", (*by_hdf5.CHIP, *by_bytes.KINDS), False),
+    ]
+
+
+def idx_files() -> list[Good]:
+    draw = np.random.default_rng(0)
+    images, labels = draw.integers(0, 256, (5, 28, 28), np.uint8), draw.integers(0, 10, 5, np.uint8)
+
+    def idx(array: Any) -> bytes:
+        sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+        return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+
+    data = idx(images)
+    files = {"images": data, "labels": idx(labels), "images, gzipped": by_idx.packed(data)}
+    files["images, gzipped in parts"] = by_idx.packed(data[:100]) + by_idx.packed(data[100:])
+    kinds = (*by_idx.KINDS, *by_bytes.KINDS)
+    return [alone(name, "images", content, "idx", kinds, None) for name, content in files.items()]
+
+
+def recordings() -> list[Good]:
+    kinds = (*by_hdf5.SHD, *by_bytes.KINDS)
+    files = {
+        "as SHD's": recorded(np.float16, np.uint16, np.uint16, True),
+        "other widths": recorded(np.float64, np.int64, ">i8", True),
+        "no speakers, packed": recorded(np.float32, np.uint32, np.uint8, False, compression="gzip", chunks=(4,)),
+    }
+    return [alone(name, "shd.h5", data, "shd", kinds, None) for name, data in files.items()]
+
+
+def recorded(times: Any, units: Any, labels: Any, speakers: bool, **options: Any) -> bytes:
+    """Six recordings in the layout of SHD."""
+    draw, buffer = np.random.default_rng(1), io.BytesIO()
+    counts = (40, 0, 17, 300, 5, 80)
+    with h5py.File(buffer, "w") as file:
+        for name, dtype in (("times", times), ("units", units)):
+            rows = file.create_dataset(f"spikes/{name}", (len(counts),), h5py.vlen_dtype(np.dtype(dtype)), **options)
+            for row, count in enumerate(counts):
+                values = draw.uniform(0, 1, count) if name == "times" else draw.integers(0, 700, count)
+                rows[row] = values.astype(dtype)
+        file["labels"] = np.arange(6).astype(labels)
+        if speakers:
+            file["extra/speaker"] = np.arange(6).astype(labels)
+    return buffer.getvalue()
+
+
+def npz_files() -> list[Good]:
+    draw = np.random.default_rng(2)
+    inputs, labels = (draw.random((4, 3, 2)) < 0.5).astype(np.uint8), draw.integers(0, 2, 3)
+    kinds = (*by_zip.CONTAINER, *by_zip.NPY, *by_bytes.KINDS)
+    files = {
+        "stored": npz(np.savez, inputs=inputs, labels=labels),
+        "packed, with more": npz(
+            np.savez_compressed, inputs=inputs.astype(np.float32), labels=labels, more=np.zeros(9)
+        ),
+        "inputs only": npz(np.savez_compressed, inputs=np.asfortranarray(inputs.astype(float))),
+    }
+    return [alone(name, "data.npz", data, "npz", kinds, None) for name, data in files.items()]
+
+
+def npz(save: Callable[..., None], **arrays: Any) -> bytes:
+    """What NumPy writes."""
+    buffer = io.BytesIO()
+    save(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def configurations() -> list[Good]:
+    by_hand = '# ours\nframework = "norse"\n[task]\nname = "dms"\ndelay = 1\n\n[network]\nhidden = [5, 6,]\n'
+    files = {name: to_toml(load_config(name)) for name in ("dms", "patterns")}
+    files |= {"small": to_toml(load_config("dms", SMALL)), "by hand": by_hand}
+    return [alone(name, "config.toml", text.encode(), "toml", TOML, None) for name, text in files.items()]
+
+
+def states() -> list[Good]:
+    """Two steps of training, whose time is set: it would be another one each time."""
+    kinds = (*by_torch.KINDS, *by_zip.CONTAINER, *by_bytes.KINDS)
+    goods = []
+    for select in ("last", "best_validation"):
+        with tempfile.TemporaryDirectory() as folder:
+            data = trained(Path(folder), select)
+        files = {"select.txt": select.encode(), "state.pt": data}
+        own = (sealed.kind(sealed.states), *kinds) if select == "last" else kinds
+        goods.append(Good(select, files, "state.pt", "state", own, True))
+        plain_state = by_torch.saved(by_text.without_digest(by_torch.loaded(data)))
+        goods.append(
+            Good(f"{select}, of before", {**files, "state.pt": plain_state}, "state.pt", "state", kinds, False)
+        )
+    return goods
+
+
+def trained(folder: Path, select: str) -> bytes:
+    """The state of a run after two steps."""
+    trainer = trainer_of(folder, select)
+    for index in range(2):
+        trainer.step(trainer.config.task.training_batch(index, trainer.config.training.batch, 0))
+        trainer.iteration += 1
+    trainer.validate()
+    trainer.seconds = 1.5
+    trainer._save()
+    trainer.log.close()
+    return (folder / "state.pt").read_bytes()
+
+
+# ---- results and pages -------------------------------------------------------------------------------------------
+
+
+def seed_result() -> SeedResult:
+    return SeedResult(
+        seed=0, measure="accuracy", test=0.65, validation=0.4, iterations=4, selected_iteration=4, select="last",
+        seconds=5.3, peak_memory_mb=624.6, threads=1, framework="snntorch", parameters=288,
+        versions={"python": "3.10.13", "torch": "2.3.1"},
+    )  # fmt: skip
+
+
+def claim_result() -> ClaimResult:
+    rows = [
+        ClaimRow("tau of cue channels, mean", 154.38, 136.41, 9.73, 5, "ms", True, "up from 100 ms"),
+        ClaimRow("accuracy after reset", 75.68, 49.72, None, 5, "%", False, ""),
+        ClaimRow("tau of noise channels", None, 97.28, 3.16, 5),
+    ]
+    return ClaimResult(
+        name="table4", title="Long time constants are needed", statement="Training lengthens them.",
+        command="hetsyn claim table4", rows=rows, verdict="As in the paper.", tried="",
+        pictures=[PictureFile("p.png", "Time constants")], runs=["../run"],
+    )  # fmt: skip
+
+
+@functools.cache
+def picture() -> bytes:
+    """A PNG of one pixel."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"\0\0")), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def content(value: Any) -> bytes:
+    """One of our JSON files."""
+    return written("x.json", lambda path: write_content(path, value))
+
+
+def results() -> list[Good]:
+    kinds = (sealed.kind(lambda: sealed.results(seed_result())), *JSON)
+    before = (BEFORE / "run/seed-0/result.json").read_bytes()
+    return [
+        alone("a result", "result.json", content(seed_result()), "result", kinds, True),
+        alone("of before", "result.json", before, "result", JSON, False),
+    ]
+
+
+def claims() -> list[Good]:
+    kinds = (sealed.kind(lambda: sealed.claims(claim_result())), *JSON)
+    files = {"p.png": picture(), "claim.json": content(claim_result())}
+    before = {**files, "claim.json": (json.dumps(asdict(claim_result()), indent=1) + "\n").encode()}
+    return [
+        Good("a claim", files, "claim.json", "claim", kinds, True),
+        Good("of before", before, "claim.json", "claim", JSON, False),
+        Good("its picture", files, "p.png", "claim", by_bytes.KINDS, None),
+    ]
+
+
+def pages() -> list[Good]:
+    """A claim and a run, of which one file is damaged; with logs and networks, or without what takes time to draw."""
+    bare, log, networks = bare_run(), log_of_run(), networks_of_run()
+    of_lines = ("type", "literal", "off", "missing", "deep", "huge", "inside", "after the end")
+    line = [
+        kind for kind in by_text.kinds(by_text.JSON_LINE) if kind.name.endswith(of_lines) and "digest" not in kind.name
+    ]
+    json_files = [kind for kind in JSON if "order" not in kind.name]  # a page lists entries as the file does
+    net = (*by_safetensors.OF_FORMAT, *by_bytes.KINDS)
+    targets: list[tuple[str, dict[str, bytes], Sequence[Kind], bool | None]] = [
+        ("claim/claim.json", bare, (sealed.kind(lambda: sealed.claims(claim_result())), *json_files), True),
+        ("claim/p.png", bare, by_bytes.KINDS, None),
+        ("run/config.toml", bare, TOML, None),
+        ("run/summary.json", bare, json_files, True),
+        ("run/seed-0/result.json", bare, json_files, True),
+        ("run/seed-1/failure.json", bare, json_files, True),
+        ("run/seed-0/log.jsonl", {**bare, **log}, (*line, *by_bytes.KINDS), None),
+        ("run/seed-0/network.safetensors", {**bare, **networks}, by_bytes.KINDS, True),
+    ]
+    return [Good(target, files, target, "page", kinds, signed) for target, files, kinds, signed in targets]
+
+
+def bare_run() -> dict[str, bytes]:
+    """The files of a claim and of a run of two seeds, one of which failed."""
+    summary = RunSummary(
+        task="dms", variant="hetsyn", measure="accuracy", select="last", seeds=[0], test=mean_sd([0.65]),
+        validation=mean_sd([0.4]), seconds=mean_sd([5.3]), peak_memory_mb=624.6, command="hetsyn train dms",
+    )  # fmt: skip
+    return {
+        "claim/claim.json": content(claim_result()),
+        "claim/p.png": picture(),
+        "run/config.toml": to_toml(load_config("dms", SMALL)).encode(),
+        "run/summary.json": content(summary),
+        "run/seed-0/result.json": content(seed_result()),
+        "run/seed-1/failure.json": content(Failure(3, "iteration 4: the loss is nan")),
+    }
+
+
+def log_of_run() -> dict[str, bytes]:
+    """The log of its first seed."""
+    record = {"epoch": 1.0, "loss": 0.7, "score": 0.5, "validation": 0.5, "lr": 0.005, "seconds": 0.1}
+    lines = [json.dumps({"iteration": i, **record}) for i in (10, 20, 30, 40)]
+    return {"run/seed-0/log.jsonl": ("\n".join(lines) + "\n").encode()}
+
+
+def networks_of_run() -> dict[str, bytes]:
+    """The networks of its first seed."""
+    config = load_config("dms", SMALL)
+    task = config.task
+    start, end = (variants.build(config.network, task.lines, task.outputs, task.dt, seed) for seed in (0, 1))
+    return {"run/seed-0/start.safetensors": saved(start), "run/seed-0/network.safetensors": saved(end)}
+
+
+GOODS: dict[str, Callable[[], list[Good]]] = {
+    "checkpoint": checkpoints,
+    "chip": chips,
+    "idx": idx_files,
+    "shd": recordings,
+    "npz": npz_files,
+    "toml": configurations,
+    "state": states,
+    "result": results,
+    "claim": claims,
+    "page": pages,
+}

@@ -1,0 +1,123 @@
+"""How files are read: each by what a user's command calls. `read(folder, target)` gives what came out of the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hetsyn_plugins.cli.main import load_data
+from hetsyn_plugins.deployment import chip_file
+from hetsyn_plugins.exchange import checkpoint
+from hetsyn_plugins.exchange.conversion import convert
+from hetsyn_plugins.experiments.config import load_config, to_toml
+from hetsyn_plugins.experiments.data.idx import read_idx
+from hetsyn_plugins.experiments.data.shd import read_recordings
+from hetsyn_plugins.experiments.report.page import write_report
+from hetsyn_plugins.experiments.report.reading import ClaimFolder
+from hetsyn_plugins.experiments.run_folder import load_result
+from hetsyn_plugins.experiments.training import Trainer
+
+# a run that is made in a moment: of which the state is
+SMALL = (
+    "network.hidden=[4]", "training.iterations=6", "training.batch=2", "task.test_samples=4", "task.delay=0.02",
+    "training.validate_every=2",
+)  # fmt: skip
+WRITTEN = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC")  # when a page was made
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a training run goes on from."""
+
+    iteration: Any
+    total: int
+    seconds: Any
+    first_loss: Any
+    model: dict[str, Any]
+    optimiser: dict[str, Any]
+    best: Any
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report, but for when it was written."""
+
+    html: str
+
+
+def checkpoint_of(folder: Path, target: str) -> Any:
+    return checkpoint.load(folder / target)
+
+
+def checkpoint_to_snntorch(folder: Path, target: str) -> Any:
+    return convert(checkpoint.load(folder / target, to="snntorch"), to="reference")
+
+
+def chip(folder: Path, target: str) -> Any:
+    return chip_file.read(folder / target), chip_file.read_dt(folder / target)
+
+
+def idx(folder: Path, target: str) -> Any:
+    return read_idx(folder / target)
+
+
+def shd(folder: Path, target: str) -> Any:
+    return read_recordings(folder / target)
+
+
+def npz(folder: Path, target: str) -> Any:
+    return load_data(str(folder / target), None)
+
+
+def toml(folder: Path, target: str) -> Any:
+    """The configuration, which must be the same when it is written and read again."""
+    config = load_config(folder / target)
+    (folder / "again.toml").write_text(to_toml(config), encoding="utf-8")
+    again = load_config(folder / "again.toml")
+    assert repr(again) == repr(config), f"{config} became {again}"
+    return config
+
+
+def state(folder: Path, target: str) -> Any:
+    trainer = trainer_of(folder, (folder / "select.txt").read_text())
+    trainer.log.close()
+    model, optimiser = trainer.model.state_dict(), trainer.optimiser.state_dict()
+    of_it = (trainer.iteration, trainer.total, trainer.seconds, trainer.first_loss)
+    return Resumed(*of_it, model, optimiser, trainer.best)
+
+
+def trainer_of(folder: Path, select: str) -> Trainer:
+    """A trainer in a folder, which goes on from the state that is there."""
+    return Trainer(load_config("dms", [*SMALL, f"training.select={select}"]), 0, folder)
+
+
+def result(folder: Path, target: str) -> Any:
+    return load_result(folder)
+
+
+def claim(folder: Path, target: str) -> Any:
+    found = ClaimFolder(folder)
+    return found.content, found.pictures, [str(path) for path in found.runs], found.outcome
+
+
+def page(folder: Path, target: str) -> Any:
+    out = write_report([folder / "claim", folder / "run"], folder / "page.html")
+    return Page(WRITTEN.sub("", out.read_text(encoding="utf-8")))
+
+
+LOADERS: dict[str, Callable[[Path, str], Any]] = {
+    "checkpoint": checkpoint_of,
+    "checkpoint to snnTorch": checkpoint_to_snntorch,
+    "chip": chip,
+    "idx": idx,
+    "shd": shd,
+    "npz": npz,
+    "toml": toml,
+    "state": state,
+    "result": result,
+    "claim": claim,
+    "page": page,
+}
