@@ -1,5 +1,5 @@
 # `make demo` and `make test` work on a fresh checkout: each makes .venv first, if need be.
-.PHONY: demo test lint bench clean venv
+.PHONY: demo test lint bench fuzz soak clean venv
 
 demo: venv
 	.venv/bin/hetsyn demo
@@ -14,6 +14,12 @@ lint: venv
 
 bench: venv
 	.venv/bin/hetsyn bench
+
+fuzz: venv
+	.venv/bin/python tools/fuzz
+
+soak: venv
+	.venv/bin/python tools/soak
 
 venv:
 	@tools/make_venv

@@ -15,7 +15,7 @@ FILES = [
     for folder in ("hetsyn_plugins", "adapters", "tests", "tools", "examples")
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "hetsyn_plugins/adapters/" not in path.as_posix()
-]
+] + [ROOT / "tools" / "fuzz", ROOT / "tools" / "soak"]
 
 
 def faults(source: str) -> Iterator[str]:

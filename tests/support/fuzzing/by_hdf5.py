@@ -504,7 +504,7 @@ def _row(rng: Random, file: h5py.File) -> None:
     name = rng.choice(("spikes/times", "spikes/units"))
     row = rng.randrange(len(file[name]))
     old = file[name][row]
-    wrong = (np.nan, -1.0, np.inf) if old.dtype.kind == "f" else (700, 60_000, -1 if old.dtype.kind == "i" else 701)
+    wrong = {"f": (np.nan, -1.0, np.inf), "i": (700, 30_000, -1), "u": (700, 701, 60_000)}[old.dtype.kind]
     longer = np.append(old, old.dtype.type(rng.choice(wrong)))
     file[name][row] = rng.choice((old[:-1], longer, longer[::-1][: max(1, len(old))], np.zeros(100_000, old.dtype)))
 

@@ -243,7 +243,6 @@ def pages() -> list[Good]:
         kind for kind in by_text.kinds(by_text.JSON_LINE) if kind.name.endswith(of_lines) and "digest" not in kind.name
     ]
     json_files = [kind for kind in JSON if "order" not in kind.name]  # a page lists entries as the file does
-    net = (*by_safetensors.OF_FORMAT, *by_bytes.KINDS)
     targets: list[tuple[str, dict[str, bytes], Sequence[Kind], bool | None]] = [
         ("claim/claim.json", bare, (sealed.kind(lambda: sealed.claims(claim_result())), *json_files), True),
         ("claim/p.png", bare, by_bytes.KINDS, None),

@@ -23,6 +23,7 @@ from fuzzing.cases import SECRET, Good, Mutant, kinds_of, mutant
 from fuzzing.goods import GOODS, picture
 
 SUPPORT = Path(__file__).resolve().parents[1]
+CHILD = ("-m", "fuzzing.child")
 SLOW, HUNG = 1.0, 5.0  # seconds, beyond what the good file takes where it is read
 STARTS = 120.0  # seconds in which a child must have imported, and may compile
 HEAVY = 200.0  # MB beyond the file's size, and beyond what the good file takes where it is read
@@ -72,7 +73,7 @@ class Child:
     def start(self) -> None:
         """Start it, and wait until it has imported what it needs."""
         paths = os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT)])
-        command = [sys.executable, "-m", "fuzzing.child"]
+        command = [sys.executable, *CHILD]
         options: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors, "text": True}
         environment = {**os.environ, "PYTHONPATH": paths, "MPLBACKEND": "agg"}
         self.process = subprocess.Popen(command, cwd=self.work / "case", env=environment, **options)
