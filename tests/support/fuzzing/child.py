@@ -1,4 +1,7 @@
-"""The process in which files are read: a line of JSON in, what became of the file as a line of JSON out."""
+"""The process in which files are read: a line of JSON in; out a line when the file is read, and one with what it was.
+
+The first may take as long as a reader may, the second as long as it takes to look at every value.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +41,12 @@ def main() -> None:
         request = json.loads(line)
         folder = Path(request["folder"])
         os.chdir(folder)  # where relative paths in a file would lead
-        answer = read(loaders.LOADERS[request["loader"]], folder, request["target"])
-        print(json.dumps(answer), file=answers, flush=True)
+        for answer in read(loaders.LOADERS[request["loader"]], folder, request["target"]):
+            print(json.dumps(answer), file=answers, flush=True)
 
 
-def read(loader: Any, folder: Path, target: str) -> dict[str, Any]:
-    """One file: its values' fingerprint or the error, the warnings, time in ms and memory in MB."""
+def read(loader: Any, folder: Path, target: str) -> Iterator[dict[str, Any]]:
+    """One file: time in ms and memory in MB; then its values' fingerprint or the error, and the warnings, too."""
     from fuzzing import content
 
     gc.collect()
@@ -52,20 +56,21 @@ def read(loader: Any, folder: Path, target: str) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            value = loader(folder, target)
-        except BaseException as error:
-            answer["ms"], answer["mb"] = _spent(start, before)
-            answer["error"] = _described(error)
-            answer["leak"] = content.leaks("".join(traceback.format_exception(error)).encode("utf-8", "replace"))
-        else:
-            answer["ms"], answer["mb"] = _spent(start, before)
-            answer["value"], answer["wrong"] = content.fingerprint(value), content.wrong(value)
-            answer["leak"] = content.leaks(value)
-            del value
+            value, error = loader(folder, target), None
+        except BaseException as raised:
+            value, error = None, raised
+        milliseconds, peak = 1e3 * (time.perf_counter() - start), int(_status("VmHWM"))
+    answer |= {"ms": milliseconds, "mb": (peak - before) / 1024}
+    yield answer
+    if error is None:
+        answer |= {"value": content.fingerprint(value), "wrong": content.wrong(value), "leak": content.leaks(value)}
+    else:
+        answer |= {"error": _described(error), "leak": content.leaks("".join(traceback.format_exception(error)))}
     answer["warnings"] = [[type(w.message).__name__, str(w.message)] for w in said]
-    answer["leak"] |= any(content.leaks(text.encode("utf-8", "replace")) for _, text in answer["warnings"])
+    answer["leak"] |= content.leaks(answer["warnings"])
+    del value, error
     answer["rss"] = int(_status("VmRSS")) / 1024
-    return answer
+    yield answer
 
 
 def _described(error: BaseException) -> dict[str, Any]:
@@ -78,11 +83,6 @@ def _described(error: BaseException) -> dict[str, Any]:
         "value": isinstance(error, (ValueError, FileNotFoundError)),
         "text": str(error).encode("utf-8", "backslashreplace").decode()[:2000],
     }
-
-
-def _spent(start: float, before: int) -> tuple[float, float]:
-    milliseconds = 1e3 * (time.perf_counter() - start)
-    return milliseconds, (int(_status("VmHWM")) - before) / 1024
 
 
 def _reset_peak() -> int:

@@ -55,7 +55,11 @@ def parts(value: Any) -> Iterator[bytes]:
             yield from parts(value[key])
     elif isinstance(value, (list, tuple, set, frozenset)):
         yield f"{type(value).__name__} {len(value)}".encode()
-        for entry in sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value:
+        entries = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
+        if all(isinstance(entry, (int, float)) for entry in entries):  # at once: a file may hold millions
+            yield repr(entries).encode()
+            return
+        for entry in entries:
             yield from parts(entry)
     else:
         yield value if isinstance(value, bytes) else f"{type(value).__name__} {value!r}".encode("utf-8", "replace")

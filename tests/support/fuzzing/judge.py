@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -66,18 +67,18 @@ class Child:
     """The process that reads; it ends where it dies, hangs or has grown, and is started anew by whoever asks next."""
 
     def __init__(self, work: Path) -> None:
-        self.work, self.at_first = work, 0.0
+        self.work, self.at_first, self.pending = work, 0.0, b""
         self.errors = tempfile.TemporaryFile()
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, and wait until it has imported what it needs."""
         paths = os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT)])
         command = [sys.executable, *CHILD]
-        options: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors, "text": True}
+        options: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors, "bufsize": 0}
         environment = {**os.environ, "PYTHONPATH": paths, "MPLBACKEND": "agg"}
         self.process = subprocess.Popen(command, cwd=self.work / "case", env=environment, **options)
-        self.at_first = 0.0
+        self.at_first, self.pending = 0.0, b""
         if self._answer(STARTS) != {"ready": True}:
             raise RuntimeError(f"the child does not start: {self._last_words()}")
 
@@ -85,9 +86,10 @@ class Child:
         """The child's answer, or "hung", or how it died."""
         assert self.process is not None and self.process.stdin is not None
         request = {"loader": loader, "folder": str(self.work / "case"), "target": target}
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
+        self.process.stdin.write(json.dumps(request).encode() + b"\n")
         answer = self._answer(patience)
+        if isinstance(answer, dict):  # it is read: now all its values are looked at
+            answer = self._answer(STARTS)
         if isinstance(answer, dict):
             self.at_first = self.at_first or answer["rss"]
             if answer["rss"] > self.at_first + GROWN:
@@ -95,17 +97,28 @@ class Child:
         return answer
 
     def _answer(self, patience: float) -> dict[str, Any] | str:
-        assert self.process is not None and self.process.stdout is not None
-        if not select.select([self.process.stdout], [], [], patience)[0]:
-            self.stop()
-            return "hung"
-        line = self.process.stdout.readline()
+        assert self.process is not None
+        line = self._line(patience)
         if line:
             answer: dict[str, Any] = json.loads(line)
             return answer
-        status = self.process.wait(HUNG)
+        status = "hung" if line is None else f"died with status {self.process.wait(STARTS)}: {self._last_words()}"
         self.stop()
-        return f"died with status {status}: {self._last_words()}"
+        return status
+
+    def _line(self, patience: float) -> bytes | None:
+        """The child's next line, b"" where it has ended, None where it lets us wait."""
+        assert self.process is not None and self.process.stdout is not None
+        until = time.monotonic() + patience
+        while b"\n" not in self.pending:
+            if not select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+                return None
+            piece = os.read(self.process.stdout.fileno(), 1 << 16)
+            if not piece:
+                return b""
+            self.pending += piece
+        line, _, self.pending = self.pending.partition(b"\n")
+        return line
 
     def stop(self) -> None:
         """End it."""
