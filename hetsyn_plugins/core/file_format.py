@@ -11,6 +11,7 @@ the same content have the same one, in whatever order a library writes the entri
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 LONGEST = 200  # characters of a value that a message shows
+SAID = re.compile(r"(?:(?P<name>.*?): )?expected (?P<expected>.*?), got (?P<got>.*)", re.DOTALL)  # by a check
 
 
 class FileFormatError(ValueError):
@@ -49,6 +51,18 @@ class FileFormatError(ValueError):
     def __reduce__(self) -> Any:
         """As pickle makes it again: exceptions go from process to process."""
         return _again, (self.args[0], self.path, self.field, self.expected, shown(self.got), self.to_do)
+
+
+def from_check(path: str | Path, error: ValueError, *, field: str = "") -> FileFormatError:
+    """What a check said of a value, "name: expected X, got Y", as the error of the file that the value came from.
+
+    field   where in the file the value stands; its name is put behind
+    """
+    said = SAID.fullmatch(str(error))
+    if said is None:
+        return FileFormatError(path, "values that can be used", str(error), field=field)
+    where = ".".join(filter(None, (field, said["name"])))
+    return FileFormatError(path, said["expected"], said["got"], field=where)
 
 
 class UncheckedFileWarning(UserWarning):
@@ -118,7 +132,7 @@ def _feed(sha: Any, value: Any) -> None:
         array = np.asarray(value)
         array = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
         sha.update(f"array {array.dtype.str} {array.shape} ".encode())
-        sha.update(array.tobytes())
+        sha.update(array.reshape(-1).view(np.uint8))  # not a copy: arrays may be large
     elif value is None or isinstance(value, (bool, int, float, str)):
         # not the repr of a text: which characters it escapes changes with the version of Python
         text = (value if isinstance(value, str) else repr(value)).encode("utf-8", "surrogatepass")
