@@ -96,6 +96,9 @@ ARRAYS = tuple(FIELDS)
 MATRICES = tuple(name for name, field in FIELDS.items() if len(field.axes) == 2)  # the synapses'
 NEURON_FIELDS = tuple(name for name, field in FIELDS.items() if field.axes == "N")  # what a soma has once
 NAMES = {name: name for name in FIELDS}  # what arguments are called where nobody calls them otherwise
+# how decays are trained: how many of a layer's synapses share one, and which tensor stands for it
+SHARES = ("synapse", "neuron", "layer")
+PARAMETRIZATIONS = ("decay", "tau", "log_tau")
 # the fields that come together, each pair once
 PAIRS = tuple(
     (name, field.beside)
@@ -114,6 +117,7 @@ class Taus(NamedTuple):
 
 
 DECAYS = Taus._fields  # the fields whose range is DECAY, in the order in which they are shown
+SYNAPTIC = tuple(name for name in MATRICES if name in DECAYS)  # the decays that a share is about
 
 
 class HetSynState(NamedTuple):

@@ -8,17 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, PARAMETRIZATIONS, SHARES, SYNAPTIC, Array, Range
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate
-from hetsyn_plugins.core.validation import check_inputs_shape
+from hetsyn_plugins.core.validation import (
+    as_array,
+    check_inputs_shape,
+    checked_bool,
+    checked_dt,
+    checked_number,
+    describe_values,
+    expand,
+    full_shape,
+)
 
+PROBABILITY = Range(0.0, 1.0, True, "a probability in [0, 1]")
 CHUNK = 1 << 22  # numbers of synaptic currents kept at a time
 
 
@@ -32,6 +43,8 @@ class HetSynLayer:
     stored    core field -> the tensor that is trained, where that is tau or log tau: kept so that nothing is rounded
     batch_first   how a layer of an adapter takes its sequences; plain data run on (T, B, M) always
     others    as the layers of the adapters take them (`trainable.py`)
+
+    Raises ValueError, naming the argument, for what no layer can have.
     """
 
     name: str
@@ -48,6 +61,18 @@ class HetSynLayer:
     batch_first: bool = False
 
     def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_kind("params", self.params, HetSynParams)
+        _check_kind("surrogate", self.surrogate, Surrogate)
+        if self.dt is not None:
+            object.__setattr__(self, "dt", checked_dt(self.dt))
+        for name in ("tie_reset", "detach_reset", "autapses", "batch_first"):
+            object.__setattr__(self, name, checked_bool(name, getattr(self, name)))
+        _check_among("share", self.share, SHARES)
+        _check_among("parametrization", self.parametrization, PARAMETRIZATIONS)
+        _check_learned(self.learned, ARRAYS)
+        _check_kind("stored", self.stored, Mapping)
+        _check_stored(self)
         recurrent = self.params.recurrent_weight
         if not self.autapses and recurrent is not None and np.diagonal(recurrent).any():
             raise ValueError(f"layer {self.name!r}: expected a zero diagonal with autapses=False, got weights there")
@@ -77,6 +102,22 @@ class Linear:
     bias: Array | None = None
     learned: frozenset[str] = frozenset({"weight", "bias"})
 
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        weight = as_array("weight", self.weight, None)
+        bias = None if self.bias is None else as_array("bias", self.bias, weight.dtype)
+        if weight.ndim != 2 or 0 in weight.shape:
+            raise ValueError(f"weight: expected shape (N, M), got {weight.shape}")
+        if bias is not None and bias.shape != weight.shape[:1]:
+            raise ValueError(
+                f"bias: expected shape {weight.shape[:1]} beside a weight of {weight.shape}, got {bias.shape}"
+            )
+        for name, array in {"weight": weight, "bias": bias}.items():
+            if array is not None and not np.isfinite(array).all():
+                raise ValueError(f"{name}: expected finite values, got {describe_values(array)}")
+            object.__setattr__(self, name, array)
+        _check_learned(self.learned, ("weight", "bias"))
+
     @property
     def widths(self) -> tuple[int, int]:
         """Lines in, lines out."""
@@ -93,6 +134,10 @@ class Dropout:
 
     widths = None
 
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        object.__setattr__(self, "p", checked_number("p", self.p, PROBABILITY))
+
 
 @dataclass(frozen=True)
 class AlwaysOn:
@@ -105,17 +150,24 @@ class AlwaysOn:
 
     widths = None
 
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+
 
 Layer = HetSynLayer | Linear | Dropout | AlwaysOn
 
 
 @dataclass(frozen=True)
 class Network:
-    """Layers from input to output. Raises ValueError where names repeat or widths do not meet."""
+    """Layers from input to output, at least one. Raises ValueError where names repeat or widths do not meet."""
 
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layers, tuple) or not self.layers:
+            raise ValueError(f"layers: expected a tuple of one layer or more, got {self.layers!r}")
+        for layer in self.layers:
+            _check_kind("layers", layer, (HetSynLayer, Linear, Dropout, AlwaysOn))
         names = [layer.name for layer in self.layers]
         if len(set(names)) != len(names):
             raise ValueError(f"layers: expected different names, got {', '.join(names)}")
@@ -164,6 +216,50 @@ class Pass(NamedTuple):
     inputs: Array
     spikes: Array | None
     v: Array
+
+
+# ---- what a layer may be made of -----------------------------------------------------------------------------------
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise ValueError(f"name: expected a printable text, got {name!r}")
+
+
+def _check_kind(name: str, value: Any, kinds: type | tuple[type, ...]) -> None:
+    if not isinstance(value, kinds):
+        names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+        raise ValueError(f"{name}: expected {names}, got {type(value).__name__}")
+
+
+def _check_among(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def _check_learned(learned: Any, known: tuple[str, ...]) -> None:
+    if not isinstance(learned, frozenset) or not learned <= set(known):
+        raise ValueError(f"learned: expected a frozenset of {', '.join(known)}, got {learned!r}")
+
+
+def _check_stored(layer: HetSynLayer) -> None:
+    """Raise ValueError unless what is stored can be the tensors that such a layer trains in the place of its decays."""
+    tied = ("recurrent_decay", "reset_decay") if layer.tie_reset else ()
+    has = [name for name in DECAYS if getattr(layer.params, name) is not None and name not in tied]
+    for name, value in layer.stored.items():
+        if name not in has or layer.parametrization == "decay":
+            expected = f"decays that are trained as tau or log tau, of {', '.join(has)}"
+            raise ValueError(f"stored: expected {expected}, got {name!r} with {layer.parametrization!r}")
+        decay = getattr(layer.params, name)
+        array = as_array(f"stored {name}", value, decay.dtype)
+        full = full_shape(name, layer.params.weight)
+        trained = {"synapse": full, "neuron": full[:1], "layer": ()}[layer.share] if name in SYNAPTIC else decay.shape
+        if array.shape != trained:
+            raise ValueError(f"stored {name}: expected shape {trained} with share={layer.share!r}, got {array.shape}")
+        array, decay = expand(array, full), expand(decay, full)
+        means = np.isfinite(array) | ((array == inf) & (decay == 1)) | ((array == -inf) & (decay == 0))
+        if not means.all():  # an infinite tau is a decay of 1 and nothing else
+            raise ValueError(f"stored {name}: expected finite values for decays between 0 and 1, got others")
 
 
 def outputs(params: HetSynParams, inputs: ArrayLike) -> tuple[Array | None, Array]:

@@ -22,6 +22,7 @@ from hetsyn_plugins.core.validation import (
     check_inputs_shape,
     check_state,
     check_values,
+    checked_bool,
     checked_dt,
     describe_values,
     expand,
@@ -130,6 +131,7 @@ class HetSynParams:
             if callable(value):
                 value = value(full_shape(name, weight)).astype(weight.dtype)
             arrays[name] = None if value is None else as_array(name, value, weight.dtype)
+        object.__setattr__(self, "spiking", checked_bool("spiking", self.spiking))
         check_fields(arrays, self.spiking)
         check_values(arrays)
         for name, array in arrays.items():

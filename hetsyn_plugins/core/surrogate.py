@@ -22,6 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from hetsyn_plugins.core.fields import POSITIVE
+from hetsyn_plugins.core.validation import checked_number
+
 
 @dataclass(frozen=True)
 class Surrogate:
@@ -48,6 +51,9 @@ class Triangular(Surrogate):
 
     gamma: float = 1.0
     zeta: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_positive(gamma=self.gamma, zeta=self.zeta)
 
     def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
         rest = 1 - abs(d) / (self.zeta * threshold)
@@ -87,6 +93,9 @@ class Arctan(Surrogate):
 
     alpha: float = 2.0
 
+    def __post_init__(self) -> None:
+        _check_positive(alpha=self.alpha)
+
     def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
         return 0.5 * self.alpha / (1 + (0.5 * math.pi * self.alpha * d) ** 2)
 
@@ -100,6 +109,9 @@ class FastSigmoid(Surrogate):
 
     slope: float = 25.0
 
+    def __post_init__(self) -> None:
+        _check_positive(slope=self.slope)
+
     def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
         return 1 / (1 + self.slope * abs(d)) ** 2
 
@@ -112,6 +124,9 @@ class Sigmoid(Surrogate):
     """slope * s * (1 - s) with s = 1 / (1 + exp(-slope d)), as snnTorch's sigmoid."""
 
     slope: float = 25.0
+
+    def __post_init__(self) -> None:
+        _check_positive(slope=self.slope)
 
     def derivative(self, d: Any, threshold: Any = 1.0) -> Any:
         e = _library(d).exp(-self.slope * abs(d))  # cannot overflow, and is exact far out, where 1 - s is not
@@ -206,6 +221,11 @@ def resolve(surrogate: Any, name: str = "surrogate") -> Surrogate:
         return Foreign(surrogate, name)
     names = ", ".join(NAMED)
     raise ValueError(f"{name}: expected one of {names}, a Surrogate or a spike function, got {surrogate!r}")
+
+
+def _check_positive(**parameters: Any) -> None:
+    for name, value in parameters.items():
+        checked_number(name, value, POSITIVE)
 
 
 def _library(x: Any) -> ModuleType:

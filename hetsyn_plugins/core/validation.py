@@ -8,19 +8,45 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from math import inf
+from math import inf, nan
 from typing import Any
 
 import numpy as np
 
-from hetsyn_plugins.core.fields import FIELDS, NAMES, POSITIVE, STATE, Array, HetSynState, full_shapes
+from hetsyn_plugins.core.fields import FIELDS, NAMES, POSITIVE, STATE, Array, HetSynState, Range, full_shapes
 
 
 def checked_dt(dt: float | None) -> float:
     """Return dt, in seconds, or raise where it is missing, not finite or not positive."""
-    if dt is None or not 0 < float(dt) < inf:
+    number = dt if type(dt) is float else as_number(dt)
+    if not 0 < number < inf:
         raise ValueError(f"dt: expected a step length in seconds, finite and > 0, got {dt}")
-    return float(dt)
+    return number
+
+
+def as_number(value: Any) -> float:
+    """A real number as a float; NaN for anything else, a text or a bool too."""
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        return nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return nan
+
+
+def checked_number(name: str, value: Any, allowed: Range) -> float:
+    """A number in a range as a float; ValueError for one outside, and for anything that is no number."""
+    number = as_number(value)
+    if not allowed.holds(number):
+        raise ValueError(f"{name}: expected {allowed.expected}, got {value!r}")
+    return number
+
+
+def checked_bool(name: str, value: Any) -> bool:
+    """True or False, of Python or NumPy; ValueError for anything else, 0 and 1 too."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
 
 
 def full_shape(name: str, weight: Any) -> tuple[int, ...]:
@@ -37,6 +63,8 @@ def expand(value: Any, shape: tuple[int, ...]) -> Any:
 
 def as_array(name: str, value: Any, dtype: Any) -> Array:
     """A copy of the value as float32 or float64; `dtype` is that of the weight, None for the weight itself."""
+    if value is None:
+        raise ValueError(f"{name}: expected float32 or float64 numbers, got None")
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     typed = isinstance(value, np.ndarray)

@@ -12,14 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hetsyn_plugins.core.fields import DECAYS
+from hetsyn_plugins.core.fields import DECAYS, SYNAPTIC
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.exchange.conversion import convert
 from hetsyn_plugins.exchange.frameworks import adapter
 from hetsyn_plugins.experiments.tasks.task import Activity
 from hetsyn_plugins.ops.trainable import TrainableFields
-
-SYNAPTIC = ("decay", "recurrent_decay")
 
 
 class Model(nn.Module):

@@ -21,13 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.fields import PARAMETRIZATIONS, Array
 from hetsyn_plugins.core.initialisers import ConstantTau, LogNormalTau, NormalTau, UniformTau
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.core.params import HetSynParams, tau_to_decay
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate, Triangular
 from hetsyn_plugins.experiments.checks import check, check_among
-from hetsyn_plugins.ops.trainable import PARAMETRIZATIONS
 
 DISTRIBUTIONS: dict[str, Callable[..., Any]] = {"normal": NormalTau, "uniform": UniformTau, "log_normal": LogNormalTau}
 SURROGATES: dict[str, Surrogate] = {"triangular": Triangular(), "multi_gaussian": MultiGaussian()}

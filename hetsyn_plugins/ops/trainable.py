@@ -26,7 +26,16 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from hetsyn_plugins.core.autograd import differentiable_once, transforming
-from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, FIELDS, MATRICES, POSITIVE
+from hetsyn_plugins.core.fields import (
+    ARRAYS,
+    DECAY,
+    DECAYS,
+    FIELDS,
+    PARAMETRIZATIONS,
+    POSITIVE,
+    SHARES,
+    SYNAPTIC,
+)
 from hetsyn_plugins.core.initialisers import FluctuationDriven
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import check_fields, check_values, checked_dt, describe_values, expand, full_shape
@@ -34,11 +43,8 @@ from hetsyn_plugins.ops.arguments import HALF, OP, ArgumentNames
 from hetsyn_plugins.ops.copies import Copied
 
 POSITIVES = tuple(name for name, field in FIELDS.items() if field.range is POSITIVE)
-SYNAPTIC = tuple(name for name in MATRICES if name in DECAYS)  # the decays that `share` is about
 # what torch.nn.utils.prune, weight_norm and spectral_norm append to a tensor's name
 PIECES = ("_orig", "_mask", "_g", "_v", "_u")
-PARAMETRIZATIONS = ("decay", "tau", "log_tau")
-SHARES = ("synapse", "neuron", "layer")
 
 
 class Bounded(torch.autograd.Function):

@@ -24,6 +24,61 @@ def test_widths_and_names_must_meet() -> None:
         Network((layer, layer))
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Network(()), "layers: expected a tuple of one layer or more"),
+        (lambda: Network([Dropout("a", 0.5)]), "layers: expected a tuple of one layer or more"),
+        (lambda: Network(("a",)), "layers: expected HetSynLayer or Linear or Dropout or AlwaysOn, got str"),
+        (lambda: Dropout("", 0.5), "name: expected a printable text, got ''"),
+        (lambda: AlwaysOn(3), "name: expected a printable text, got 3"),
+        (lambda: Dropout("a", True), r"p: expected a probability in \[0, 1\], got True"),
+        (lambda: Dropout("a", float("nan")), "p: expected a probability"),
+        (lambda: Linear("a", np.full((2, 2), np.nan)), "weight: expected finite values"),
+        (lambda: Linear("a", np.ones((2, 2)), np.array([0, np.inf])), "bias: expected finite values"),
+        (lambda: Linear("a", np.ones((2, 2)), np.ones(3)), r"bias: expected shape \(2,\)"),
+        (lambda: Linear("a", np.ones((2, 2)), np.ones(2, np.float32)), "bias: expected the weight's dtype"),
+        (lambda: Linear("a", np.ones(2)), r"weight: expected shape \(N, M\)"),
+        (lambda: Linear("a", np.ones((2, 2), np.float16)), "weight: expected float32 or float64 numbers"),
+        (lambda: Linear("a", np.ones((2, 2)), learned=frozenset({"decay"})), "learned: expected a frozenset of weight"),
+        (lambda: HetSynLayer("a", params(), dt=float("nan")), "dt: expected a step length in seconds"),
+        (lambda: HetSynLayer("a", params(), dt="1"), "dt: expected a step length in seconds"),
+        (lambda: HetSynLayer("a", params(), share="all"), "share: expected one of synapse, neuron, layer"),
+        (lambda: HetSynLayer("a", params(), parametrization="r"), "parametrization: expected one of decay, tau"),
+        (lambda: HetSynLayer("a", params(), tie_reset=1), "tie_reset: expected True or False, got 1"),
+        (lambda: HetSynLayer("a", params(), learned={"decays"}), "learned: expected a frozenset of weight, decay"),
+        (lambda: HetSynLayer("a", params(), surrogate="arctan"), "surrogate: expected Surrogate, got str"),
+        (lambda: HetSynLayer("a", params().weight), "params: expected HetSynParams, got ndarray"),
+        (lambda: HetSynLayer("a", params(), stored=[1]), "stored: expected Mapping, got list"),
+        (lambda: HetSynLayer("a", params(), stored={"decay": np.ones((6, 7))}), "stored: expected decays that are"),
+        (lambda: params(spiking=1), "spiking: expected True or False, got 1"),
+    ],
+)
+def test_what_no_layer_can_have_is_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("parametrization", "end", "decay"), [("tau", 1, 1.0), ("log_tau", 1, 1.0), ("log_tau", -1, 0.0)]
+)
+def test_an_infinite_tau_means_a_decay_of_one(parametrization: str, end: int, decay: float) -> None:
+    """And an infinite negative log tau one of zero; beside any other decay it is damage."""
+    p = HetSynParams(np.ones((2, 3)), np.full((2, 3), decay), reset_decay=0.5)
+    options: dict[str, Any] = {"parametrization": parametrization, "stored": {"decay": np.full((2, 3), end * np.inf)}}
+    HetSynLayer("a", p, **options)
+    for other in (0.5, 1 - decay):
+        with pytest.raises(ValueError, match=r"^stored decay: expected finite values"):
+            HetSynLayer("a", p.replace(decay=np.full((2, 3), other)), **options)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    """As a search over values gives them."""
+    layer = HetSynLayer("a", params(), dt=np.float32(0.5), tie_reset=np.bool_(False))
+    assert type(layer.dt) is float and type(layer.tie_reset) is bool
+    assert type(Dropout("a", np.float64(0.25)).p) is float
+
+
 def test_reference_runs_the_layers_one_after_the_other() -> None:
     net, x = plain(), spike_trains().numpy()
     mix, hidden, _, out = net.layers

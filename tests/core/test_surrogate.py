@@ -51,6 +51,16 @@ def test_derivative_is_that_of_the_primitive(surrogate: Surrogate, threshold: fl
     assert slope.max() > 0.1
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf, "2", True, None, [1.0]])
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [(Triangular, "gamma"), (Triangular, "zeta"), (Arctan, "alpha"), (FastSigmoid, "slope"), (Sigmoid, "slope")],
+)
+def test_parameters_are_finite_and_positive(cls: Any, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: expected finite values > 0, got "):
+        cls(**{name: value})
+
+
 def test_derivatives_are_the_published_ones() -> None:
     """Values by hand: the formulas of the paper's appendix and of the libraries named in the docstrings, at d = 0.5."""
 
