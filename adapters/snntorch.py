@@ -710,8 +710,13 @@ def build_layer(layer: HetSynLayer) -> HetSynLeaky:
 
 
 def container(layers: list[tuple[str, nn.Module]]) -> nn.Sequential:
-    """What holds the layers of a network."""
-    return nn.Sequential(OrderedDict(layers))
+    """What holds the layers of a network; ValueError where torch does not take a name for a module."""
+    try:
+        return nn.Sequential(OrderedDict(layers))
+    except KeyError as error:
+        raise ValueError(
+            f"layers: expected names that modules can have, got one that torch refuses: {error}"
+        ) from error
 
 
 def why_not_plain(neuron: Any) -> str | None:

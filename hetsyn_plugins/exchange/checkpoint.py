@@ -1,35 +1,36 @@
-"""Networks in files: safetensors for the arrays, with the architecture, dt and versions as JSON in its metadata.
+"""Networks in files: the arrays, with the architecture as JSON beside them (`core/array_file.py`).
 
-No pickle, written atomically (a file that exists is replaced only by a whole one), read back into plain data and from
-there into any framework that is installed.
+No pickle, written atomically (a file that exists is replaced only by a whole one), the same bytes for the same network,
+checked by a digest when it is read back into plain data, and from there into any framework that is installed.
 
     <i>.<field>           a field of layer i (`core/fields.py`), or weight and bias of a Linear
     <i>.stored.<field>    tau or log tau, where that is what is trained
-    metadata              format, format_version, hetsyn_plugins (its version), architecture: a JSON list of layers
+    architecture          a list of layers: type, name, options
+
+Files of format 1 had several entries of metadata and no digest: format, format_version, hetsyn_plugins (the version)
+and architecture; they are read with a warning.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
-
-from hetsyn_plugins._version import __version__
-from hetsyn_plugins.core.fields import ARRAYS, Array
-from hetsyn_plugins.core.files import write_bytes
+from hetsyn_plugins.core import array_file
+from hetsyn_plugins.core.array_file import ArrayFile
+from hetsyn_plugins.core.bounded import parse_json
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array
+from hetsyn_plugins.core.file_format import FileFormatError, check_digest, from_check
 from hetsyn_plugins.core.network import OPTIONS, AlwaysOn, Dropout, HetSynLayer, Layer, Linear, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, MultiGaussian, Surrogate
 
 FORMAT = "hetsyn_plugins network"
-FORMAT_VERSION = 1
+WHAT = "a checkpoint of hetsyn_plugins"
 
 
 def save(net: Any, path: str | os.PathLike[str]) -> None:
@@ -41,63 +42,48 @@ def save(net: Any, path: str | os.PathLike[str]) -> None:
     network = net if isinstance(net, Network) else _convert(net, "reference")
     arrays: dict[str, Array] = {}
     architecture = [_describe(index, layer, arrays) for index, layer in enumerate(network.layers)]
-    metadata = {
-        "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
-        "hetsyn_plugins": __version__,
-        "architecture": json.dumps(architecture),
-    }
-    write_bytes(Path(path), to_bytes({k: np.array(a, order="C") for k, a in arrays.items()}, metadata))
+    array_file.write(Path(path), FORMAT, {"architecture": architecture}, arrays)
 
 
 def load(path: str | os.PathLike[str], to: str = "reference", dt: float | None = None) -> Any:
     """Read a network from a file: as plain data (to="reference", a Network) or as `convert(..., to, dt)` makes it.
 
-    Raises FileNotFoundError, or ValueError where the file is not such a checkpoint, is damaged, or of a later format.
+    Raises FileNotFoundError, or FileFormatError (a ValueError) where the file is not such a checkpoint, is damaged, of
+    a later format, or holds what the target cannot have. Warns (UncheckedFileWarning) of a file without a digest.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"path: expected a checkpoint file, got {path}, which does not exist")
-    if not path.is_file():
-        raise ValueError(f"path: expected a checkpoint file, got {path}, which is no file")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"path: expected a whole safetensors file, got {path}: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"path: expected a checkpoint of hetsyn_plugins, got {path}, a safetensors file of another kind"
-        )
-    version = metadata.get("format_version", "none")
-    if not version.isdecimal() or int(version) > FORMAT_VERSION:
-        expected = f"format {FORMAT_VERSION} or earlier"
-        raise ValueError(f"path: expected {expected}, got {version} in {path}: update hetsyn_plugins")
-    try:
-        entries = json.loads(metadata["architecture"])
-        network = Network(tuple(_layer(index, entry, arrays) for index, entry in enumerate(entries)))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"path: expected an architecture in JSON, got {path}, where it is damaged: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"path: expected a complete checkpoint, got {path}, which lacks {error}") from error
-    return _convert(network, to, dt)
+    file = array_file.read(path, WHAT)
+    is_checked = set(file.metadata) == {array_file.ENTRY}
+    entries = array_file.checked_content(file, FORMAT, WHAT).get("architecture") if is_checked else _of_before(file)
+    network = _network(file, entries)
+    if not is_checked:
+        check_digest(file.path, None, None, to_do="")
+    return _convert(network, to, dt, file.path)
 
 
-def _convert(net: Any, to: str, dt: float | None = None) -> Any:
+def _convert(net: Any, to: str, dt: float | None = None, path: Path | None = None) -> Any:
+    """`convert`, where there is anything to do; what it says against a network of a file names the file."""
     if isinstance(net, Network) and to == "reference" and dt is None:
         return net
-    from hetsyn_plugins.exchange.conversion import convert  # plain data need no torch
+    from hetsyn_plugins.exchange.conversion import check_target, convert  # plain data need no torch
 
-    return convert(net, to=to, dt=dt)
+    check_target(to, dt)
+    try:
+        return convert(net, to=to, dt=dt)
+    except ValueError as error:
+        if path is None:
+            raise
+        raise from_check(path, error) from error
+
+
+# ---- written -------------------------------------------------------------------------------------------------------
 
 
 def _describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, Any]:
     """The layer's entry in the architecture; its arrays go to `arrays`."""
     entry: dict[str, Any] = {"type": type(layer).__name__, "name": layer.name}
     if isinstance(layer, HetSynLayer):
-        fields = {name: getattr(layer.params, name) for name in ARRAYS}
-        arrays |= {f"{index}.{name}": array for name, array in fields.items() if array is not None}
+        parts = {name: getattr(layer.params, name) for name in ARRAYS}
+        arrays |= {f"{index}.{name}": array for name, array in parts.items() if array is not None}
         arrays |= {f"{index}.stored.{name}": array for name, array in layer.stored.items()}
         entry |= {name: getattr(layer, name) for name in OPTIONS}
         entry |= {"learned": sorted(layer.learned), "autapses": layer.autapses}
@@ -124,34 +110,116 @@ def _describe_surrogate(surrogate: Surrogate) -> dict[str, Any] | None:
     return {"type": type(surrogate).__name__, **{name: float(value) for name, value in asdict(surrogate).items()}}
 
 
-def _layer(index: int, entry: dict[str, Any], arrays: dict[str, Array]) -> Layer:
-    kind, name = entry["type"], entry["name"]
-    if kind == "HetSynLayer":
-        entry = {"autapses": True, "batch_first": False, **entry}  # the first files had neither
-        fields = {field: arrays.get(f"{index}.{field}") for field in ARRAYS}
-        prefix = f"{index}.stored."
-        return HetSynLayer(
-            name,
-            HetSynParams(**fields, spiking=entry["spiking"]),
-            surrogate=_surrogate(entry["surrogate"]),
-            learned=frozenset(entry["learned"]),
-            stored={key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)},
-            autapses=entry["autapses"],
-            **{option: entry[option] for option in OPTIONS},
-        )
-    if kind == "Linear":
-        learned = frozenset(entry.get("learned", Linear.learned))  # which the first files had not
-        return Linear(name, arrays[f"{index}.weight"], arrays.get(f"{index}.bias"), learned)
-    if kind == "Dropout":
-        return Dropout(name, entry["p"])
-    if kind == "AlwaysOn":
-        return AlwaysOn(name)
-    raise ValueError(f"architecture: expected a known layer, got {kind!r} for layer {name!r}")
+# ---- read ----------------------------------------------------------------------------------------------------------
 
 
-def _surrogate(entry: dict[str, Any] | None) -> Surrogate:
+def _of_before(file: ArrayFile) -> Any:
+    """The architecture of a file of format 1."""
+    metadata = file.metadata
+    if metadata.get("format") != FORMAT:
+        raise FileFormatError(file.path, WHAT, "a safetensors file of another kind")
+    if metadata.get("format_version") != "1":
+        expected, version = "format 1, or one metadata entry", metadata.get("format_version", "none")
+        raise FileFormatError(file.path, expected, version, field="format_version", to_do=array_file.LATER)
+    if set(metadata) != {"format", "format_version", "hetsyn_plugins", "architecture"}:
+        expected = "format, format_version, hetsyn_plugins and architecture"
+        raise FileFormatError(file.path, expected, ", ".join(sorted(metadata)), field="__metadata__")
+    return parse_json(metadata["architecture"], file.path, "an architecture in JSON", "architecture")
+
+
+def _network(file: ArrayFile, entries: Any) -> Network:
+    """The network that the entries of an architecture and the arrays are, all of them used."""
+    if not isinstance(entries, list):
+        raise FileFormatError(file.path, "a list of layers", entries, field="architecture")
+    arrays: dict[str, dict[str, Array]] = {}
+    for name, array in file.arrays.items():
+        index, _, field = name.partition(".")
+        arrays.setdefault(index, {})[field] = array
+    layers = [_layer(file.path, index, entry, arrays.get(str(index), {})) for index, entry in enumerate(entries)]
+    for index, left in arrays.items():
+        for field in left:
+            raise FileFormatError(file.path, "an array of a layer", "one that no layer has", field=f"{index}.{field}")
+    try:
+        return Network(tuple(layers))
+    except ValueError as error:
+        raise from_check(file.path, error) from error
+
+
+def _layer(path: Path, index: int, entry: Any, arrays: dict[str, Array]) -> Layer:
+    """The layer of an entry that has what such a layer needs and nothing else; it takes its arrays out of `arrays`."""
+    where = f"layer {index}"
+    kind = entry.get("type") if isinstance(entry, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise FileFormatError(path, f"a layer of type {', '.join(KINDS)}", entry, field=where)
+    make, needed, added = KINDS[kind]
+    entry = {**added, **entry}
+    if set(entry) != {"type", "name", *needed}:
+        raise FileFormatError(path, ", ".join(("type", "name", *needed)), ", ".join(entry), field=where)
+    try:
+        return make(entry, arrays)
+    except ValueError as error:
+        raise from_check(path, error, field=where) from error
+
+
+def _hetsyn(entry: dict[str, Any], arrays: dict[str, Array]) -> HetSynLayer:
+    return HetSynLayer(
+        entry["name"],
+        HetSynParams(**{field: arrays.pop(field, None) for field in ARRAYS}, spiking=entry["spiking"]),
+        surrogate=_surrogate(entry["surrogate"]),
+        learned=_learned(entry["learned"]),
+        stored={field: arrays.pop(f"stored.{field}") for field in DECAYS if f"stored.{field}" in arrays},
+        autapses=entry["autapses"],
+        **{option: entry[option] for option in OPTIONS},
+    )
+
+
+def _linear(entry: dict[str, Any], arrays: dict[str, Array]) -> Linear:
+    weight: Any = arrays.pop("weight", None)
+    return Linear(entry["name"], weight, arrays.pop("bias", None), _learned(entry["learned"]))
+
+
+def _dropout(entry: dict[str, Any], arrays: dict[str, Array]) -> Dropout:
+    return Dropout(entry["name"], entry["p"])
+
+
+def _always_on(entry: dict[str, Any], arrays: dict[str, Array]) -> AlwaysOn:
+    return AlwaysOn(entry["name"])
+
+
+def _learned(names: Any) -> frozenset[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"learned: expected a list of names, got {names!r}")
+    return frozenset(names)
+
+
+def _surrogate(entry: Any) -> Surrogate:
+    """The surrogate of an entry; None stands for code that was not written."""
     if entry is None:
         return MultiGaussian()
-    values = dict(entry)
     classes = {cls.__name__: cls for cls in NAMED.values()}
-    return classes[values.pop("type")](**values)
+    values = dict(entry) if isinstance(entry, dict) else {}
+    kind = values.pop("type", None)
+    if not isinstance(kind, str) or kind not in classes:
+        raise ValueError(f"surrogate: expected None or one of type {', '.join(classes)}, got {entry!r}")
+    needed = [parameter.name for parameter in fields(classes[kind])]
+    if set(values) != set(needed):
+        raise ValueError(f"surrogate: expected {kind} with {', '.join(needed) or 'nothing'}, got {entry!r}")
+    return classes[kind](**values)
+
+
+class Kind(NamedTuple):
+    """How a kind of layer is made of its entry, which has type, name and these; `added` later than the first files."""
+
+    make: Callable[[dict[str, Any], dict[str, Array]], Layer]
+    needed: tuple[str, ...] = ()
+    added: dict[str, Any] = {}  # noqa: RUF012  never written to
+
+
+KINDS = {
+    "HetSynLayer": Kind(
+        _hetsyn, (*OPTIONS, "learned", "autapses", "spiking", "surrogate"), {"autapses": True, "batch_first": False}
+    ),
+    "Linear": Kind(_linear, ("learned",), {"learned": sorted(Linear.learned)}),
+    "Dropout": Kind(_dropout, ("p",)),
+    "AlwaysOn": Kind(_always_on),
+}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hetsyn_plugins.core import network
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array
 from hetsyn_plugins.core.network import Network
+from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.exchange.frameworks import CONVERTIBLE, adapter
 from hetsyn_plugins.ops.arguments import HALF
 from hetsyn_plugins.ops.trainable import TrainableFields
@@ -52,13 +53,20 @@ def convert(net: Any, to: str, dt: float | None = None) -> Any:
     where the container allows.
     Raises ValueError for what cannot be carried over, naming it; ImportError where the framework is not installed.
     """
-    if to not in TARGETS:
-        raise ValueError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}")
+    check_target(to, dt)
     plain = _with_dt(net if isinstance(net, Network) else read(net), dt)
     if to == "reference":
         return plain
     target = adapter(to)
     return target.container([(layer.name, _build(layer, target)) for layer in plain.layers])
+
+
+def check_target(to: str, dt: float | None) -> None:
+    """Raise ValueError for arguments that `convert` can do nothing with, whatever the net."""
+    if to not in TARGETS:
+        raise ValueError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}")
+    if dt is not None:
+        checked_dt(dt)
 
 
 def read(net: nn.Module) -> Network:
