@@ -25,7 +25,8 @@ EXPECTED = np.load(DATA / "expected.npz")
 
 
 def test_a_checkpoint_gives_what_it_gave() -> None:
-    network = checkpoint.load(DATA / "network.safetensors")
+    with pytest.warns(UncheckedFileWarning, match=r"network\.safetensors"):
+        network = checkpoint.load(DATA / "network.safetensors")
     results = list(network.run(EXPECTED["x"]).values())
     spikes = results[0][0]
     assert spikes is not None and spikes.any()
@@ -39,7 +40,8 @@ def test_a_checkpoint_gives_what_it_gave() -> None:
 @pytest.mark.parametrize("framework", ["snntorch", "norse"])
 def test_a_checkpoint_goes_into_a_framework(framework: str) -> None:
     pytest.importorskip(framework)
-    net = checkpoint.load(DATA / "network.safetensors", to=framework)
+    with pytest.warns(UncheckedFileWarning):
+        net = checkpoint.load(DATA / "network.safetensors", to=framework)
     assert len(list(net.parameters())) > 4
 
 

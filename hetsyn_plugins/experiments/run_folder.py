@@ -25,7 +25,8 @@ from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments.config import Config, load_config
 
 CONFIG, SUMMARY, CLAIM = "config.toml", "summary.json", "claim.json"
-START, STATE, NETWORK = "start.safetensors", "state.pt", "network.safetensors"
+START, NETWORK = "start.safetensors", "network.safetensors"
+STATE, PREVIOUS_STATE = "state.safetensors", "state.previous.safetensors"
 RESULT, FAILURE = "result.json", "failure.json"
 TO_DO = {  # what mends a damaged one
     RESULT: "delete it to finish the seed",

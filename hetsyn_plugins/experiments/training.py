@@ -7,7 +7,6 @@ learning rate is a function of the iteration, and the checkpoint holds the rest,
 
 from __future__ import annotations
 
-import io
 import math
 import platform
 import sys
@@ -26,12 +25,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from hetsyn_plugins._version import __version__
-from hetsyn_plugins.core.files import locked, write_bytes
+from hetsyn_plugins.core.fields import SYNAPTIC
+from hetsyn_plugins.core.files import locked
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.exchange import checkpoint
-from hetsyn_plugins.experiments import variants
+from hetsyn_plugins.experiments import training_state, variants
 from hetsyn_plugins.experiments.config import Config, TrainingConfig
-from hetsyn_plugins.experiments.model import SYNAPTIC, Model
+from hetsyn_plugins.experiments.model import Model
 from hetsyn_plugins.experiments.run_folder import (
     FAILURE,
     NETWORK,
@@ -45,6 +45,7 @@ from hetsyn_plugins.experiments.run_folder import (
 )
 from hetsyn_plugins.experiments.tasks.task import Batch, Task, checked_batch
 from hetsyn_plugins.experiments.training_log import Log
+from hetsyn_plugins.experiments.training_state import Best, Progress, Run
 from hetsyn_plugins.ops.rates import fault
 
 DRAWN_EPOCH = 100  # iterations from validation to validation where samples are drawn and there is no epoch
@@ -58,8 +59,8 @@ class TrainingStopped(ArithmeticError):
 def train(config: Config, seed: int, folder: Path, *, quiet: bool = False, tensorboard: bool = False) -> SeedResult:
     """Train, from the folder's last checkpoint if it has one, evaluate on the test set once, and return the result.
 
-    Writes to `folder`: start.safetensors and network.safetensors (before and after), log.jsonl and log.csv, state.pt
-    (the checkpoint), result.json. A folder with a result is left as it is.
+    Writes to `folder`: start.safetensors and network.safetensors (before and after), log.jsonl and log.csv,
+    state.safetensors (the checkpoint) and the one before it, result.json. A folder with a result is left as it is.
 
     Raises TrainingStopped, after writing why to failure.json; the last good checkpoint stays. ValueError where another
     process trains in this folder.
@@ -105,11 +106,13 @@ class Trainer:
         self.saved: int | None = None  # the iteration of the last checkpoint
         self.first_loss: float | None = None
         self.told: set[str] = set()  # layers of which was said that they do not fire, or always
-        self.best: dict[str, Any] = {}  # merit, iteration and weights of the network that `select` would keep
-        if (folder / STATE).exists():
-            self._load()
-        else:
+        self.best: Best | None = None  # the network that `select` would keep
+        self.run = Run(seed, self.total, settings.select != "last", self.model, self.optimiser)
+        if (progress := training_state.load(folder, self.run)) is None:
             checkpoint.save(self.start, folder / START)
+        else:
+            self.iteration, self.seconds, self.first_loss, self.best = progress
+            self.saved = self.iteration
         self.log = Log(folder, self.iteration, tensorboard)
 
     def go(self, quiet: bool) -> None:
@@ -177,9 +180,9 @@ class Trainer:
             judged = validation if select == "best_validation" else evaluate_test(self.model, task, self.seed)
             assert judged is not None  # refused at the start
             merit = judged if task.measure == "accuracy" else -judged
-            if not self.best or merit > self.best["merit"]:
+            if self.best is None or merit > self.best.merit:
                 weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-                self.best = {"merit": merit, "iteration": self.iteration, "model": weights}
+                self.best = Best(merit, self.iteration, weights)
         return validation
 
     def _tell(self, found: Mapping[str, set[str | None]]) -> None:
@@ -193,9 +196,9 @@ class Trainer:
     def finish(self) -> SeedResult:
         """Take the selected network, run it on the test set, write both down."""
         selected = self.iteration
-        if self.best:
-            self.model.load_state_dict(self.best["model"])
-            selected = self.best["iteration"]
+        if self.best is not None:
+            self.model.load_state_dict(self.best.model)
+            selected = self.best.iteration
         task = self.config.task
         validation = evaluate(self.model, task, "validation", self.seed)
         test = evaluate_test(self.model, task, self.seed)
@@ -219,33 +222,9 @@ class Trainer:
         return result
 
     def _save(self) -> None:
-        state = {
-            "iteration": self.iteration,
-            "seconds": self.seconds,
-            "first_loss": self.first_loss,
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "best": self.best,
-        }
-        content = io.BytesIO()
-        torch.save(state, content)
-        write_bytes(self.folder / STATE, content.getbuffer())
+        assert self.first_loss is not None  # a step was made
+        training_state.save(self.folder, Progress(self.iteration, self.seconds, self.first_loss, self.best), self.run)
         self.saved = self.iteration
-
-    def _load(self) -> None:
-        path = self.folder / STATE
-        try:
-            state = torch.load(path, weights_only=True)
-            self.model.load_state_dict(state["model"])
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.iteration = self.saved = state["iteration"]
-            self.seconds = state["seconds"]
-            self.first_loss, self.best = state["first_loss"], state["best"]
-        except Exception as error:  # torch raises many kinds for damaged files
-            what = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(
-                f"checkpoint: expected a whole one of this run, got {path}: {what}; delete it to train from the start"
-            ) from error
 
     def _why(self, loss: float, norm: Tensor, readout: Tensor) -> str:
         """At which iteration, in which layer, and where the last good checkpoint is."""
