@@ -1,6 +1,6 @@
 """HetSynLIF, the spiking neuron whose every synapse has its own time constant, for snnTorch, Norse and Lava-DL.
 
-Importing this loads NumPy only; torch and the frameworks are loaded by what needs them.
+Importing this loads nothing else: NumPy, torch and the frameworks are loaded by what needs them.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hetsyn_plugins._version import __version__ as __version__
-from hetsyn_plugins.core.fields import HetSynState, Taus
-from hetsyn_plugins.core.initialisers import (
-    ConstantDecay,
-    ConstantTau,
-    FluctuationDriven,
-    LogNormalTau,
-    NormalTau,
-    UniformTau,
-)
-from hetsyn_plugins.core.params import HetSynParams, decay_to_tau, tau_to_decay
 
 if TYPE_CHECKING:
+    from hetsyn_plugins.core.fields import HetSynState, Taus
+    from hetsyn_plugins.core.initialisers import (
+        ConstantDecay,
+        ConstantTau,
+        FluctuationDriven,
+        LogNormalTau,
+        NormalTau,
+        UniformTau,
+    )
+    from hetsyn_plugins.core.params import HetSynParams, decay_to_tau, tau_to_decay
     from hetsyn_plugins.exchange.conversion import convert
     from hetsyn_plugins.exchange.frameworks import register, unregister
     from hetsyn_plugins.ops.dispatch import choose_backend
@@ -55,8 +55,14 @@ __all__ = [
     "unregister",
 ]
 
-# names whose module is imported at first use: most of them need torch
+# names whose module is imported at first use: the core needs NumPy, most others torch
 _LAZY = {
+    **dict.fromkeys(("HetSynState", "Taus"), "core.fields"),
+    **dict.fromkeys(
+        ("ConstantDecay", "ConstantTau", "FluctuationDriven", "LogNormalTau", "NormalTau", "UniformTau"),
+        "core.initialisers",
+    ),
+    **dict.fromkeys(("HetSynParams", "decay_to_tau", "tau_to_decay"), "core.params"),
     "convert": "exchange.conversion",
     "choose_backend": "ops.dispatch",
     "clamp_": "ops.trainable",

@@ -20,7 +20,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hetsyn_plugins.core.processes import end_with_parent, lifeline
 from hetsyn_plugins.exchange import frameworks
 from hetsyn_plugins.fixed_point.network import FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import Integers, whole_numbers
@@ -276,9 +276,9 @@ def _kill(runtime: Any) -> None:
 CHILD = """
 import sys
 import hetsyn_plugins
-hetsyn_plugins.__path__[:] = sys.argv[3:]
+hetsyn_plugins.__path__[:] = sys.argv[2:]
 from hetsyn_plugins.adapters.lava_dl import runtime
-runtime._child(sys.argv[1], int(sys.argv[2]))
+runtime._child(sys.argv[1])
 """
 
 
@@ -295,7 +295,7 @@ def isolated(function: Callable[..., Any], *arguments: Any, timeout: float) -> A
     with tempfile.TemporaryDirectory(prefix="hetsyn_lava_") as folder:
         job, answer = Path(folder, "job"), Path(folder, "answer")
         job.write_bytes(pickle.dumps((function, arguments)))
-        command = [sys.executable, "-c", CHILD, folder, str(os.getpid()), *sys.modules["hetsyn_plugins"].__path__]
+        command = [sys.executable, "-c", CHILD, folder, *sys.modules["hetsyn_plugins"].__path__]
         printed, status, timed_out = _in_own_group(command, timeout)
         answered = pickle.loads(answer.read_bytes()) if answer.exists() else None
     if answered is not None:
@@ -319,34 +319,50 @@ def _in_own_group(command: list[str], timeout: float) -> tuple[str, int | None, 
     All that it starts inherits the pipe of its output, so the pipe's end says that nobody is left.
     """
     grace = min(GRACE, timeout / 4)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    ) as child:
+    with (
+        lifeline() as line,
+        subprocess.Popen(
+            command,
+            env={**line["env"], "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            pass_fds=line["pass_fds"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as child,
+    ):
         timed_out = False
         try:
             printed, _ = child.communicate(timeout=timeout - grace)
         except subprocess.TimeoutExpired:
             timed_out = child.poll() is None  # else it died, and what it had started hangs
-            # first politely: Python's resource tracker ignores SIGTERM and outlives the others to free shared memory
-            _signal(child.pid, signal.SIGTERM)
-            _signal(child.pid, signal.SIGCONT)  # the stopped do not hear the first before they hear this
-            try:
-                printed, _ = child.communicate(timeout=grace)
-            except subprocess.TimeoutExpired:
-                _signal(child.pid, signal.SIGKILL)
-                printed, _ = child.communicate()
+            printed = _ended(child, grace)
         except BaseException:  # this process is interrupted
-            _signal(child.pid, signal.SIGKILL)
+            _ended(child, grace)
             raise
     return printed, child.returncode, timed_out
+
+
+def _ended(child: subprocess.Popen[str], grace: float) -> str:
+    """End a child's process group, and return what it printed.
+
+    First politely: Python's resource tracker ignores SIGTERM and outlives the others to free shared memory.
+    """
+    _end_group(child.pid)
+    try:
+        return child.communicate(timeout=grace)[0]
+    except BaseException as error:
+        _signal(child.pid, signal.SIGKILL)
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+    return child.communicate()[0]
+
+
+def _end_group(group: int = 0) -> None:
+    _signal(group, signal.SIGTERM)
+    _signal(group, signal.SIGCONT)  # the stopped do not hear the first before they hear this
 
 
 def _signal(group: int, number: int) -> None:
@@ -354,16 +370,9 @@ def _signal(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def _end_with(parent: int) -> None:
-    """End this process group once the process that started it is gone, however it went."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os.killpg(0, signal.SIGTERM)
-
-
-def _child(folder: str, parent: int) -> None:
+def _child(folder: str) -> None:
     """The child's side of `isolated`."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    end_with_parent(_end_group)
     value = error = text = None
     try:
         function, arguments = pickle.loads(Path(folder, "job").read_bytes())

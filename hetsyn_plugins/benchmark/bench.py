@@ -33,6 +33,7 @@ from hetsyn_plugins.benchmark.peers import PEERS, Shape
 from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.processes import lifeline
 from hetsyn_plugins.fixed_point.network import FixedNetwork, quantise
 
 SHAPES = {
@@ -183,8 +184,10 @@ def printed_number(code: str) -> float | None:
     """The number that a process of its own prints last; None where it prints none, or Linux does not tell of memory."""
     if not Path("/proc/self/clear_refs").exists():
         return None
-    command = [sys.executable, "-W", "ignore", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    guard = "from hetsyn_plugins.core.processes import end_with_parent; end_with_parent()"
+    command = [sys.executable, "-W", "ignore", "-c", f"{guard}; {code}"]
+    with lifeline() as line:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, **line)
     try:
         return float(done.stdout.split()[-1])
     except (IndexError, ValueError):

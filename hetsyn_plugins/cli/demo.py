@@ -133,7 +133,7 @@ def demo(out: Path, epochs: int = 50, seed: int = 0, samples: int | None = None,
         raise ValueError(f"--samples: expected at least 1, got {samples}")
     if seed < 0:
         raise ValueError(f"--seed: expected at least 0, got {seed}")
-    start = time.time()
+    start = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     data = digits.load_spikes(seed)
@@ -148,7 +148,7 @@ def demo(out: Path, epochs: int = 50, seed: int = 0, samples: int | None = None,
         f"test digits right: {outcome.as_trained:.1%} as trained, {outcome.clustered:.1%} clustered, "
         f"{outcome.integers:.1%} on the chip's integers"
     )
-    print(f"{time.time() - start:.0f} s")
+    print(f"{time.perf_counter() - start:.0f} s")
     if outcome.differing or (samples is None and not outcome.holds):
         print(
             f"NOT AS PROMISED: {outcome.differing} spikes differ, accuracy {outcome.as_trained:.1%} (promised "
@@ -220,7 +220,7 @@ def readout(network: Network, x: Array) -> Array:
 def compare_with_lava(path: Path, x: Array) -> int:
     """Run the file in Lava's runtime and count the bins in which it differs from the integer core."""
     try:
-        start = time.time()
+        start = time.perf_counter()
         in_lava = runtime.run_file(path, x)
     except ImportError as error:
         print(f"Lava left out: {error}")
@@ -228,7 +228,7 @@ def compare_with_lava(path: Path, x: Array) -> int:
     ours = {name: run.v if run.spikes is None else run.spikes for name, run in chip_file.read(path).run(x).items()}
     wrong = sum(int((in_lava[name] != bins).sum()) for name, bins in ours.items())
     total = sum(bins.size for bins in ours.values())
-    print(f"Lava's runtime, {x.shape[1]} digits in {time.time() - start:.0f} s: ", end="")
+    print(f"Lava's runtime, {x.shape[1]} digits in {time.perf_counter() - start:.0f} s: ", end="")
     print(f"{wrong} of {total:,} bins differ from the integer core")
     return wrong
 

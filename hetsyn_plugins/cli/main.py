@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hetsyn_plugins._version import __version__
-from hetsyn_plugins.cli import experiments
+from hetsyn_plugins.cli import experiments, signals
 from hetsyn_plugins.core.file_format import FileFormatError, unchecked_told_once
 from hetsyn_plugins.core.validation import layout_hint
 
@@ -20,24 +20,42 @@ DESCRIPTION = """HetSynLIF, the spiking neuron whose every synapse has its own t
 Lava-DL."""
 
 
+RESUMED = ("train", "claim")  # commands that go on where they were
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, run, return the exit status: 0 all held, 1 a promise was broken, 2 the request was wrong."""
-    arguments = parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
-        sys.stdout.reconfigure(errors="backslashreplace")
+    """Parse, run, return the exit status: 0 all held, 1 a promise was broken, 2 the request was wrong.
+
+    Without argv it is the process's command, whose signals it takes: 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    if argv is None:
+        signals.handle()
+    arguments = argparse.Namespace(command="")
     try:
+        parser().parse_args(argv, arguments)
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
+            sys.stdout.reconfigure(errors="backslashreplace")
         with unchecked_told_once():
             status: int = arguments.handler(arguments)
-        return status
-    except (ValueError, ImportError, OSError, OverflowError) as error:
-        print(f"hetsyn {arguments.command}: {error}", file=sys.stderr)
-        return 2
-    except ArithmeticError as error:  # training that went out of bounds
-        print(f"hetsyn {arguments.command}: stopped: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"hetsyn {arguments.command}: interrupted; the same command goes on from there", file=sys.stderr)
-        return 130
+    except BaseException as error:
+        status = said(error, arguments.command)
+    if argv is None:
+        signals.done(status)
+    return status
+
+
+def said(error: BaseException, command: str) -> int:
+    """Say in a line what an error means, and return the exit status; what is no user's affair is raised again."""
+    status, how = 2, f"{error}"
+    if signals.asked() or isinstance(error, KeyboardInterrupt):  # asked: an import, say, that broke off says otherwise
+        goes_on = "goes on from there" if command in RESUMED else "starts anew"
+        status, how = signals.status(), f"stopped; the same command {goes_on}"
+    elif isinstance(error, ArithmeticError) and not isinstance(error, OverflowError):  # training out of bounds
+        status, how = 1, f"stopped: {error}"
+    elif not isinstance(error, ValueError | ImportError | OSError | OverflowError):
+        raise error
+    print(f"hetsyn {command}: {how}", file=sys.stderr)
+    return status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -117,7 +135,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     """One line a backend and check with the distances measured, then who is absent and why; floats, then integers."""
     from hetsyn_plugins.conformance import backends, checks, comparison, integers
 
-    start = time.time()
+    start = time.perf_counter()
     only_backends, only_checks = arguments.backend, arguments.check
     suites: list[Any] = [(checks, backends.available()), (integers, integers.available())]
     _check_known("--backend", only_backends, [b.name for _, (present, _) in suites for b in present])
@@ -134,7 +152,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
         raise ValueError("--check: expected one that applies to the --backend, got none: floats and integers are apart")
     for name, reason in {**suites[0][1][1], **suites[1][1][1]}.items():
         print(f"{name:14} absent: {reason}")
-    print(f"{lines - failures} of {lines} passed in {time.time() - start:.0f} s")
+    print(f"{lines - failures} of {lines} passed in {time.perf_counter() - start:.0f} s")
     return 1 if failures else 0
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from hetsyn_plugins.core import bounded
+from hetsyn_plugins.core import bounded, locks
 from hetsyn_plugins.core.file_format import FileFormatError, check_digest, digest, mended_by
 
 DIGEST, FORMAT = "digest", "file_format"  # entries of a JSON file beside its content
@@ -37,16 +38,37 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 
 def _replace(path: Path, content: bytes | memoryview) -> None:
     """Put a temporary file beside `path` in its place, once it is whole and on the disk."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    clear(path.parent, path.name)
+    temporary, file = _held(path)
     try:
-        with temporary.open("xb") as file:
+        with file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            os.replace(temporary, path)
     finally:
         with suppress(OSError):  # it has taken its place, or the folder cannot be written
             temporary.unlink()
+
+
+def _held(path: Path) -> tuple[Path, BinaryIO]:
+    """A new temporary file beside `path`, held while it is open: one that nobody holds was left by somebody killed."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        file = temporary.open("xb")
+        if locks.take(file.fileno(), shared=True) is not False and temporary.exists():
+            return temporary, file
+        file.close()  # taken for such a one before it was held
+
+
+def clear(folder: Path, name: str = "") -> None:
+    """Remove from a folder what writers that were killed left there: of the file `name`, or of all."""
+    pattern = rf"\.{re.escape(name) or '.+'}\.[0-9a-f]{{16}}"
+    with suppress(OSError):  # a folder that cannot be listed can be written to all the same
+        for left in [entry for entry in folder.iterdir() if re.fullmatch(pattern, entry.name)]:
+            with suppress(OSError), left.open("rb") as file:  # somebody else removes it, or it is no file
+                if locks.take(file.fileno()):
+                    left.unlink()
 
 
 def user_cache() -> Path:
@@ -77,25 +99,6 @@ def _said_of(path: Path, what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror or error} ({what})", str(path)) from error
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Nobody else holds this folder meanwhile; ValueError where another process does. It ends with the process."""
-    try:
-        import fcntl
-    except ImportError:  # not a Unix: without a lock
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"folder: expected one that nobody else trains in, got {folder}, in use") from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tqdm import tqdm
 
 from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.files import write_bytes
+from hetsyn_plugins.core.processes import deaf_to_ctrl_c, lifeline
 from hetsyn_plugins.experiments import training, variants
 from hetsyn_plugins.experiments.config import Config, differences, load_config, to_toml, toml_value
 from hetsyn_plugins.experiments.run_folder import (
@@ -125,36 +125,37 @@ def _sweep(folder: Path, seeds: Sequence[int], jobs: int, quiet: bool, tensorboa
     """Train the seeds in processes of their own, `jobs` at a time; what went wrong, by seed."""
     waiting, running, failed = list(seeds), dict[int, tuple[subprocess.Popen[bytes], IO[bytes]]](), dict[int, str]()
     bar = tqdm(total=len(seeds), desc=folder.name, unit="seed", disable=quiet)
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                seed = waiting.pop(0)
-                running[seed] = _start(folder, seed, tensorboard)
-            for seed, (process, errors) in list(running.items()):
-                if process.poll() is None:
-                    continue
-                del running[seed]
-                if process.returncode:
-                    failed[seed] = _why(seed_folder(folder, seed), errors, process.returncode)
+    with lifeline() as line, bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    seed = waiting.pop(0)
+                    running[seed] = _start(folder, seed, tensorboard, line)
+                for seed, (process, errors) in list(running.items()):
+                    if process.poll() is None:
+                        continue
+                    del running[seed]
+                    if process.returncode:
+                        failed[seed] = _why(seed_folder(folder, seed), errors, process.returncode)
+                    errors.close()
+                    bar.update()
+                time.sleep(0.05)
+        finally:  # of an interrupted sweep: they go on from their checkpoints when asked again
+            for process, errors in running.values():
+                process.kill()
+                process.wait()
                 errors.close()
-                bar.update()
-            time.sleep(0.05)
-    finally:  # a Ctrl-C or a kill stops them too; they go on from their checkpoints when asked again
-        for process, errors in running.values():
-            process.terminate()
-            process.wait()
-            errors.close()
-        signal.signal(signal.SIGTERM, before)
-        bar.close()
     return failed
 
 
-def _start(folder: Path, seed: int, tensorboard: bool) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+def _start(
+    folder: Path, seed: int, tensorboard: bool, line: Mapping[str, Any]
+) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     words = [sys.executable, "-m", "hetsyn_plugins.cli", "train", str(folder / CONFIG)]
     words += ["--seeds", str(seed), "--out", str(folder), "--quiet", *(["--tensorboard"] if tensorboard else [])]
     errors = tempfile.TemporaryFile()
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors), errors
+    with deaf_to_ctrl_c():  # this process ends it
+        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors, **line), errors
 
 
 def _why(folder: Path, errors: IO[bytes], status: int) -> str:

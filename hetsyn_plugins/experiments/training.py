@@ -26,8 +26,10 @@ from tqdm import tqdm
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.core.fields import SYNAPTIC
-from hetsyn_plugins.core.files import locked
+from hetsyn_plugins.core.files import clear
+from hetsyn_plugins.core.locks import locked
 from hetsyn_plugins.core.network import Network
+from hetsyn_plugins.core.processes import deaf_to_ctrl_c, worker_ends_with_parent
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import training_state, variants
 from hetsyn_plugins.experiments.config import Config, TrainingConfig
@@ -74,8 +76,7 @@ def _train(config: Config, seed: int, folder: Path, quiet: bool, tensorboard: bo
     if (folder / RESULT).exists():
         return load_result(folder)
     (folder / FAILURE).unlink(missing_ok=True)
-    for left in folder.glob(".*"):  # half-written files of a run that was killed
-        left.unlink()
+    clear(folder)
     torch.set_num_threads(config.training.threads)
     trainer = Trainer(config, seed, folder, tensorboard)
     try:
@@ -344,7 +345,9 @@ def prepared(task: Task, settings: TrainingConfig, seed: int, start: int, total:
         return (batches[index] for index in range(start, total))
     # spawned, not forked: this process runs threads
     options: dict[str, Any] = {"num_workers": settings.workers, "multiprocessing_context": "spawn"}
-    return iter(DataLoader(batches, batch_size=None, sampler=range(start, total), **options))
+    options |= {"worker_init_fn": worker_ends_with_parent}
+    with deaf_to_ctrl_c():
+        return iter(DataLoader(batches, batch_size=None, sampler=range(start, total), **options))
 
 
 def culprit(model: Model, readout: Tensor) -> str:

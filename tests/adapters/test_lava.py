@@ -710,9 +710,9 @@ def test_a_child_that_dies_says_so() -> None:
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="no /proc to see processes in")
 def test_a_run_does_not_outlive_who_asked_for_it(tmp_path: Path) -> None:
     call = "runtime.isolated(time.sleep, 3600, timeout=3600)"
-    script = runtime.CHILD.replace("runtime._child(sys.argv[1], int(sys.argv[2]))", f"import time; {call}")
+    script = runtime.CHILD.replace("runtime._child(sys.argv[1])", f"import time; {call}")
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen([sys.executable, "-c", script, "", "", *hetsyn_plugins.__path__], env=environment) as caller:
+    with subprocess.Popen([sys.executable, "-c", script, "", *hetsyn_plugins.__path__], env=environment) as caller:
         until(lambda: runs_of(tmp_path))
         caller.kill()
     until(lambda: not runs_of(tmp_path))

@@ -1,10 +1,13 @@
-"""Files that are whole or not there: a full disk (a quota in a child, a small file system), devices, permissions."""
+"""Files that are whole or not there: a full disk (a quota in a child, a small file system), devices, permissions; and
+what killed writers leave beside them."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,3 +85,69 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
         files.write_bytes(tmp_path, b"")
     with pytest.raises(FileNotFoundError, match="whose folder does not exist"):
         files.write_bytes(tmp_path / "none" / "file", b"")
+
+
+# ---- writers that are killed
+
+
+WRITE = """
+import os, sys, time
+from pathlib import Path
+from hetsyn_plugins.core import files
+def slow(handle):
+    print("writing", flush=True)
+    time.sleep(600)
+os.fsync = slow
+files.write_bytes(Path(sys.argv[1]), b"half")
+"""
+
+
+def writer(path: Path) -> subprocess.Popen[str]:
+    """A process that is in the middle of writing a file."""
+    process = subprocess.Popen([sys.executable, "-c", WRITE, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "writing\n"
+    return process
+
+
+def test_what_killed_writers_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    path, other = tmp_path / "net[1].net", tmp_path / "net[1].net.bak"
+    files.write_bytes(path, b"good")
+    for target in (path, other):
+        with writer(target) as process:
+            process.kill()
+    assert path.read_bytes() == b"good" and len(os.listdir(tmp_path)) == 3
+    files.write_bytes(path, b"better")
+    assert path.read_bytes() == b"better" and len(os.listdir(tmp_path)) == 2  # the other file's is not this one's
+    files.clear(tmp_path)
+    assert os.listdir(tmp_path) == ["net[1].net"]
+
+
+def test_what_somebody_writes_just_now_stays(tmp_path: Path) -> None:
+    path = tmp_path / "net.net"
+    with writer(path) as process:
+        try:
+            files.write_bytes(path, b"mine")
+            files.clear(tmp_path)
+            assert len(os.listdir(tmp_path)) == 2
+        finally:
+            process.kill()
+
+
+def test_other_hidden_files_stay(tmp_path: Path) -> None:
+    for name in (".keep", ".it.0123456789abcdef.txt", "it.0123456789abcdef", ".it.0123456789ABCDEF"):
+        (tmp_path / name).write_text("somebody's")
+    (tmp_path / ".it.0123456789abcdef").mkdir()
+    before = os.listdir(tmp_path)
+    files.clear(tmp_path)
+    files.write_bytes(tmp_path / "it", b"")
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, "it"])
+
+
+def test_processes_that_write_one_file_at_once_leave_one_of_theirs(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from hetsyn_plugins.core.files import write_json\n"
+        "for i in range(300): write_json(Path(sys.argv[1]), {'who': sys.argv[2], 'i': i})"
+    )
+    racing = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "it.json"), who]) for who in "abc"]
+    assert [process.wait(120) for process in racing] == [0, 0, 0]
+    assert os.listdir(tmp_path) == ["it.json"] and '"i": 299' in (tmp_path / "it.json").read_text()

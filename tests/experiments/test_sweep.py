@@ -1,7 +1,9 @@
 """Several seeds of a configuration: over processes, what is kept, what is refused, and the command that does it."""
 
+import contextlib
 import itertools
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from hetsyn_plugins import cli
+from hetsyn_plugins.core.locks import locked
 from hetsyn_plugins.experiments import run_folder, sweep
 from hetsyn_plugins.experiments.config import load_config
 from hetsyn_plugins.experiments.training_log import LOG, read_log
@@ -70,23 +73,47 @@ def test_seeds_that_fail_are_told_and_the_others_kept(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "summary.json").read_text())["seeds"] == [2]
 
 
-def test_a_sweep_that_is_killed_takes_its_seeds_with_it(tmp_path: Path) -> None:
-    """Seeds that trained on would write to the same folders as those of the next call."""
+@pytest.mark.parametrize(
+    ("number", "status", "says"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, ""),
+        (signal.SIGTERM, 128 + signal.SIGTERM, "hetsyn train: stopped; the same command goes on from there\n"),
+        (signal.SIGINT, 128 + signal.SIGINT, "hetsyn train: stopped; the same command goes on from there\n"),
+    ],
+)
+def test_a_sweep_that_is_stopped_takes_its_seeds_with_it(number: int, status: int, says: str, tmp_path: Path) -> None:
+    """Seeds that trained on would hold the folders of the next call. A terminal sends Ctrl-C to all of them."""
     sweep.prepare(tmp_path, load_config("dms", [*SMALL, "training.iterations=100000"]))
-    words = ["train", str(tmp_path / "config.toml"), "--seeds", "0,1", "--out", str(tmp_path), "--quiet"]
-    process = subprocess.Popen([sys.executable, "-m", "hetsyn_plugins.cli", *words])
+    words = ["train", str(tmp_path / "config.toml"), "--seeds", "0,1", "--jobs", "2", "--out", str(tmp_path), "--quiet"]
+    command = [sys.executable, "-m", "hetsyn_plugins.cli", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     logs = [tmp_path / f"seed-{seed}" / LOG for seed in (0, 1)]
     try:
-        deadline = time.time() + 120
-        while not all(read_log(log) for log in logs) and time.time() < deadline:
+        deadline = time.monotonic() + 120
+        while not all(read_log(log) for log in logs) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert all(read_log(log) for log in logs)
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        assert process.communicate(timeout=30)[1] == says and process.returncode == status
+        deadline = time.monotonic() + 4
+        while not free(tmp_path / "seed-0", tmp_path / "seed-1") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert free(tmp_path / "seed-0", tmp_path / "seed-1")
     finally:
-        process.terminate()
-        assert process.wait(30) == 128 + signal.SIGTERM
-    sizes = [log.stat().st_size for log in logs]
-    time.sleep(0.5)
-    assert [log.stat().st_size for log in logs] == sizes
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free(*folders: Path) -> bool:
+    """Does nobody train there?"""
+    try:
+        for folder in folders:
+            with locked(folder):
+                pass
+    except ValueError:
+        return False
+    return True
 
 
 def test_the_command_of_a_summary_trains_the_same_configuration(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

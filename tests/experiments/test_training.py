@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.core import array_file
 from hetsyn_plugins.core.file_format import FileFormatError
-from hetsyn_plugins.core.files import locked
+from hetsyn_plugins.core.locks import locked
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import training, training_state, variants
@@ -401,7 +401,9 @@ def test_a_broken_gradient_names_its_layer(clip: float, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
-    (tmp_path / f".{STATE}.0123").write_bytes(b"half")
+    left = tmp_path / f".{STATE}.0123456789abcdef"
+    left.mkdir()
+    (left / STATE).write_bytes(b"half")
     (tmp_path / FAILURE).write_text('{"iteration": 1, "message": "an old one"}')
     (tmp_path / STATE).write_bytes(b"damaged")
     with pytest.raises(FileFormatError, match=rf"{STATE}: expected a whole .*; delete it to train from the start"):

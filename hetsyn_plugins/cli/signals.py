@@ -1,0 +1,77 @@
+"""Ctrl-C and SIGTERM, for a process that is the command: once it stops in order, twice at once.
+
+Once is an exception in the main thread, which ends children and removes what is half-written on its way. Twice is seen
+by a thread of its own, since the main one may be inside a kernel for seconds. What is left then are hidden files that
+the next start removes; children end by themselves (`core/processes.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """Somebody asked this process to stop."""
+
+
+_asked: list[int] = []  # signals that this process has got
+
+
+def handle() -> None:
+    """From now on signals mean the above."""
+    for number in SIGNALS:
+        signal.signal(number, _once)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to at once, wherever the main thread is
+    threading.Thread(target=_twice, args=(reading,), name="hetsyn_signals", daemon=True).start()
+    sys.unraisablehook = _unraisable
+
+
+def asked() -> bool:
+    """Was this process asked to stop?"""
+    return bool(_asked)
+
+
+def status() -> int:
+    """The exit status of what was stopped, as shells have it."""
+    return 128 + (_asked[0] if _asked else signal.SIGINT)
+
+
+def done(exit_status: int) -> None:
+    """All is done but for the interpreter's end, which no signal shall fill with messages."""
+    with suppress(OSError):  # nobody reads it
+        sys.stdout.flush()
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: os._exit(exit_status))
+
+
+def _once(number: int, frame: FrameType | None) -> None:
+    if asked():  # here at once: another exception would come anywhere, into the message of the first for one
+        os._exit(status())
+    _asked.append(number)
+    raise Stopped
+
+
+def _twice(reading: int) -> None:
+    heard = 0
+    while True:
+        for number in os.read(reading, 64):
+            heard += number in SIGNALS
+            if heard > 1:
+                os._exit(128 + number)
+
+
+def _unraisable(what: Any) -> None:
+    """A stop that came where Python cannot raise, in a destructor for one, would be lost."""
+    if isinstance(what.exc_value, Stopped):
+        os._exit(status())
+    sys.__unraisablehook__(what)

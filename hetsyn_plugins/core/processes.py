@@ -1,0 +1,65 @@
+"""Child processes that end with whoever started them, however that went, `kill -9` included.
+
+The parent holds the one writing end of a pipe and writes nothing. When it is gone, the child's read comes to an end.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+LIFELINE = "HETSYN_LIFELINE"  # in a child's environment: its end of the pipe
+
+
+@contextmanager
+def lifeline() -> Iterator[dict[str, Any]]:
+    """Options of `subprocess.Popen` for children that call `end_with_parent`: they end with this block, too."""
+    reading, writing = os.pipe()
+    try:
+        yield {"pass_fds": (reading,), "env": {**os.environ, LIFELINE: str(reading)}}
+    finally:
+        os.close(writing)
+        os.close(reading)
+
+
+def end_with_parent(end: Callable[[], None] = lambda: os._exit(1)) -> None:
+    """From now on `end` is called once the process that started this one with a `lifeline` is gone; else nothing."""
+    reading = os.environ.pop(LIFELINE, None)  # not for children of this one
+    if reading is not None:
+        watch(lambda: os.read(int(reading), 1), end)
+
+
+def worker_ends_with_parent(worker: int) -> None:
+    """The same in a worker that multiprocessing spawned, as `worker_init_fn` of a DataLoader."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    watch(parent.join, lambda: os._exit(1))
+
+
+def watch(wait: Callable[[], Any], end: Callable[[], None]) -> None:
+    """Call `end` when `wait` is over, in a thread that holds up nobody's exit."""
+
+    def watching() -> None:
+        wait()
+        end()
+
+    threading.Thread(target=watching, name="hetsyn_parent", daemon=True).start()
+
+
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that are started within never hear Ctrl-C, which a terminal sends to all; this one does afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # not a Unix
+        yield
+        return
+    multiprocessing.get_context("spawn").Lock()  # the first one starts multiprocessing's tracker, which undoes the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
