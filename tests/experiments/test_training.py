@@ -401,9 +401,7 @@ def test_a_broken_gradient_names_its_layer(clip: float, tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
-    left = tmp_path / f".{STATE}.0123456789abcdef"
-    left.mkdir()
-    (left / STATE).write_bytes(b"half")
+    (tmp_path / f".{STATE}.0123456789abcdef").write_bytes(b"half")
     (tmp_path / FAILURE).write_text('{"iteration": 1, "message": "an old one"}')
     (tmp_path / STATE).write_bytes(b"damaged")
     with pytest.raises(FileFormatError, match=rf"{STATE}: expected a whole .*; delete it to train from the start"):
