@@ -3,14 +3,15 @@
 A neuron that takes one step a call would read a sequence (T, B, N) as a single step of a batch T. No layer knows what
 stands beside it; the container does. So a container that takes in one of our layers gets a forward pre-hook, by torch's
 own means, which goes with it into copies and files. Each adapter says what a member takes, and what to do about two
-kinds in one container.
+kinds in one container. `Sequential.insert` tells nobody what it takes in; it is the one thing that is replaced.
 
 Not seen: what a user's own forward does between modules; and, until the container takes in a member again, a layer that
-came into a container inside it later, or by `Sequential.insert`, which calls no hook of torch's.
+came into a container inside it later.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -26,10 +27,12 @@ def hang(
     hook: Callable[[nn.Module, Any], None],
     is_ours: Callable[[nn.Module], bool],
     containers: type[nn.Sequential] = nn.Sequential,
+    after: Callable[[nn.Module, Any, Any], None] | None = None,
 ) -> None:
     """From now on every container of this class that takes in one of our layers gets the forward pre-hook, once.
 
-    hook   a function that its module has by name: containers are copied and pickled with it
+    hook    a function that its module has by name: containers are copied and pickled with it
+    after   another, a forward hook: it comes after every call, also one that raised
     """
 
     def see(container: nn.Module, name: str, module: nn.Module | None) -> None:
@@ -39,8 +42,23 @@ def hang(
             return
         if any(is_ours(member) for part in (module, container) for _, member in members(part)):
             container.register_forward_pre_hook(hook)
+            if after is not None:
+                container.register_forward_hook(after, always_call=True)
 
     register_module_module_registration_hook(see)
+    nn.Sequential.insert = _telling(nn.Sequential.insert, see)  # type: ignore[method-assign]
+
+
+def _telling(insert: Any, see: Callable[[nn.Module, str, nn.Module | None], None]) -> Any:
+    """`Sequential.insert`, which calls none of torch's registration hooks, and then `see`."""
+
+    @functools.wraps(insert)
+    def telling(self: nn.Sequential, index: int, module: nn.Module) -> nn.Sequential:
+        container: nn.Sequential = insert(self, index, module)
+        see(self, str(index), module)
+        return container
+
+    return telling
 
 
 def mixture(beside: Iterable[Member], takes: Callable[[nn.Module], str | None]) -> tuple[Member, Member] | None:

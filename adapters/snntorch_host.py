@@ -166,7 +166,7 @@ _CELLS = ("SNNCell", "SNNRecurrentCell")  # Norse's base classes of what takes o
 
 @functools.cache
 def _meet_containers() -> None:
-    containers.hang(tell_layers, is_ours)
+    containers.hang(tell_layers, is_ours, after=forget)
 
 
 def tell_layers(net: nn.Module, _: Any) -> None:
@@ -181,9 +181,18 @@ def tell_layers(net: nn.Module, _: Any) -> None:
     found = containers.mixture(members, _takes)
     if found is not None:
         (name, neuron), _ = found
-        for _, layer in members:
-            if is_ours(layer):
-                layer.__dict__["_beside"] = name, type(neuron).__name__
+        told = [layer for _, layer in members if is_ours(layer)]
+        for layer in told:
+            layer.__dict__["_beside"] = name, type(neuron).__name__
+        net.__dict__["_told"] = told
+
+
+def forget(net: nn.Module, *_: Any) -> None:
+    """After a container was called: what its layers were told holds no more, also where a call did not get to them."""
+    if torch.compiler.is_compiling():
+        return
+    for layer in net.__dict__.pop("_told", ()):
+        layer.__dict__.pop("_beside", None)
 
 
 def beside(layer: nn.Module) -> tuple[str, str] | None:
@@ -191,11 +200,12 @@ def beside(layer: nn.Module) -> tuple[str, str] | None:
     return None if torch.compiler.is_compiling() else layer.__dict__.pop("_beside", None)
 
 
-def refuse_sequence(name: str, kind: str) -> None:
+def refuse_sequence(name: str, kind: str, batch_first: bool) -> None:
     """Raise ValueError for a sequence (T, B, M) that the neuron beside the layer would take as one step."""
+    axes, step = ("B, T", "x[:, t]") if batch_first else ("T, B", "x[t]")
     raise ValueError(
-        f"input_: expected (B, M), one step, beside {name} ({kind}), got (T, B, M): {kind} takes one step a call "
-        "and reads (T, B, N) as a single one. Loop over the steps (net(x[t])), or make it a HetSyn layer "
+        f"input_: expected (B, M), one step, beside {name} ({kind}), got ({axes}, M): {kind} takes one step a call "
+        f"and reads ({axes}, N) as a single one. Loop over the steps (net({step})), or make it a HetSyn layer "
         "(hetsyn_plugins.convert(net, to='snntorch') for Linear and Leaky, else HetSynLeaky.from_params), or give "
         "it a module of its own that loops"
     )

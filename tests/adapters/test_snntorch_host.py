@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import io
+import operator
 import pickle
 import subprocess
 import sys
@@ -648,8 +649,19 @@ def appended() -> nn.Sequential:
 
 
 def inserted() -> nn.Sequential:
-    """The other one: torch's `insert` of the layer itself calls no hook."""
-    return nn.Sequential(hidden()).insert(1, leaky())
+    """torch's `insert` calls no hook of registration."""
+    net = nn.Sequential(leaky()).insert(0, hidden())
+    assert isinstance(net, nn.Sequential) and [type(member) for member in net] == [HetSynLeaky, snn.Leaky]
+    return net
+
+
+def moved() -> nn.Sequential:
+    """A neuron that stands where another stood, after members went."""
+    net = nn.Sequential(nn.Identity(), snn.Leaky(0.9, init_hidden=True), nn.Identity(), hidden())
+    del net[0]
+    net[0] = nn.Linear(M, M)
+    del net[0:2]
+    return net.insert(-1, leaky())
 
 
 def assigned() -> nn.Sequential:
@@ -683,6 +695,11 @@ BUILT: dict[str, Callable[[], nn.Module]] = {
     "append": appended,
     "extend": lambda: nn.Sequential(leaky()).extend([hidden()]),
     "insert": inserted,
+    "insert of the neuron": lambda: nn.Sequential(hidden()).insert(1, leaky()),
+    "insert into an inner one": lambda: nn.Sequential(nn.Sequential(nn.Identity()).insert(1, hidden()), leaky()),
+    "insert of an inner one": lambda: nn.Sequential(leaky()).insert(0, nn.Sequential(hidden())),
+    "delete and insert": moved,
+    "in-place sum": lambda: operator.iadd(nn.Sequential(leaky()), nn.Sequential(hidden())),
     "item": assigned,
     "add_module and setattr": added,
     "named": lambda: nn.Sequential(OrderedDict(first=hidden(), second=leaky())),
@@ -725,6 +742,12 @@ def test_a_container_unpickled_in_another_process_refuses_a_sequence(tmp_path: P
     assert shape == "torch.Size([4, 3])" and message.startswith("input_: expected (B, M), one step, beside 1 (Leaky)")
 
 
+def test_a_layer_that_is_batch_first_says_so() -> None:
+    net = nn.Sequential(hidden(batch_first=True), leaky())
+    with pytest.raises(ValueError, match=r"got \(B, T, M\): .* reads \(B, T, N\) as .*net\(x\[:, t\]\)"):
+        net(inputs(B, T, M))
+
+
 def test_what_a_layer_gets_decides_and_not_what_the_net_gets() -> None:
     """Images and signals (B, C, L) are steps behind a Flatten, words (T, B) are a sequence behind an Embedding."""
     nn.Sequential(nn.Flatten(), hidden(4 * M), leaky())(inputs(B, 4, M))
@@ -744,6 +767,9 @@ def test_a_layer_called_by_itself_or_in_a_loop_of_the_users_is_free() -> None:
     with pytest.raises(ValueError, match=r"beside 2 \(Leaky\)"):
         net(inputs(T, B, M))
     assert net[0](inputs(T, B, M)).shape == (T, B, N), "what was said of one call holds for that call"
+    with pytest.raises(ValueError, match=r"beside 1 \(Leaky\)"):
+        (late := nn.Sequential(hidden(), leaky(), hidden(N, N)))(inputs(T, B, M))
+    assert late[2](inputs(T, B, N)).shape == (T, B, N), "a call that did not come so far is over as well"
     assert Looping(hidden(), leaky())(inputs(T, B, M)).shape == (T, B, N)
     assert nn.Sequential(Looping(hidden(), leaky()), hidden(N, 2))(inputs(T, B, M)).shape == (T, B, 2)
 
@@ -753,14 +779,16 @@ def test_a_container_has_one_hook_and_others_have_none() -> None:
     twin = copy.deepcopy(net).append(hidden(2, 2))
     for one in (net, net[3], twin, twin[3]):
         assert list(one._forward_pre_hooks.values()) == [snntorch_host.tell_layers]
+        assert list(one._forward_hooks.values()) == [snntorch_host.forget]
     for other in (nn.Sequential(nn.Linear(M, N), leaky()), Looping(hidden()), nn.ModuleDict({"a": hidden()}), net[0]):
-        assert not other._forward_pre_hooks
+        assert not other._forward_pre_hooks and not other._forward_hooks
 
 
 def test_a_container_of_ours_compiles_into_one_graph() -> None:
     net, x = nn.Sequential(hidden(), nn.Linear(N, N), nn.Sequential(hidden(N, 2))), inputs(B, M)
     plain = nn.Sequential(nn.Linear(M, N), nn.Linear(N, 2))
     plain.register_forward_pre_hook(snntorch_host.tell_layers)
+    plain.register_forward_hook(snntorch_host.forget, always_call=True)
     torch.compile(plain, fullgraph=True, backend="eager")(x)
     want = net(x)
     utils.reset(net)
@@ -770,7 +798,7 @@ def test_a_container_of_ours_compiles_into_one_graph() -> None:
 def test_a_mixture_is_seen_by_what_is_hung_on_the_container() -> None:
     net, layer = nn.Sequential(hidden(), leaky()), snntorch_host.beside
     for module, old, new in (
-        (snntorch_host.__name__, "if is_ours(layer):", "if is_ours(layer) and not net:"),
+        (snntorch_host.__name__, "if is_ours(layer)]", "if is_ours(layer) and not net]"),
         (snntorch_host.__name__, '"reset_mem", "reset_hidden", ', ""),
         (containers.__name__, "if len(found) == 2", "if len(found) == 3"),
     ):
