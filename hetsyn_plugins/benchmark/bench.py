@@ -30,7 +30,7 @@ import torch
 from hetsyn_plugins.adapters.lava_dl import runtime
 from hetsyn_plugins.benchmark import peers
 from hetsyn_plugins.benchmark.peers import PEERS, Shape
-from hetsyn_plugins.core.files import write_bytes
+from hetsyn_plugins.core.files import make_folder, write_bytes
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.processes import lifeline
@@ -327,7 +327,7 @@ def chip_rates() -> None:
 
 def main(names: list[str], runs: int, out: Path, memory: bool, with_scaling: bool, device: str = "cpu") -> int:
     """Gate, table, scaling; then the files."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "--out")
     gate()
     print("gate: spikes and gradients equal plain autograd's")
     fma, copy = limits(device)

@@ -18,6 +18,7 @@ from hetsyn_plugins.adapters.lava_dl import runtime
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.files import make_folder
 from hetsyn_plugins.core.initialisers import LogNormalTau
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.deployment import chip_file
@@ -134,7 +135,7 @@ def demo(out: Path, epochs: int = 50, seed: int = 0, samples: int | None = None,
     if seed < 0:
         raise ValueError(f"--seed: expected at least 0, got {seed}")
     start = time.perf_counter()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "--out")
     torch.manual_seed(seed)
     data = digits.load_spikes(seed)
     if samples is not None:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.cli import experiments, signals
@@ -19,17 +21,36 @@ from hetsyn_plugins.core.validation import layout_hint
 DESCRIPTION = """HetSynLIF, the spiking neuron whose every synapse has its own time constant, for snnTorch, Norse and
 Lava-DL."""
 
-
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED_PIPE = 128 + 13  # as a shell says of SIGPIPE
 RESUMED = ("train", "claim")  # commands that go on where they were
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, run, return the exit status: 0 all held, 1 a promise was broken, 2 the request was wrong.
+    """Parse, run, return the exit status: 0 all held, 1 a promise was broken, 2 the request was wrong or a disk full.
 
-    Without argv it is the process's command, whose signals it takes: 130 after Ctrl-C, 143 after SIGTERM.
+    Without argv it is the process's command, whose signals it takes: 130 after Ctrl-C, 143 after SIGTERM. Where what is
+    printed cannot be written: 2, or as of a process that a closed pipe has ended.
     """
     if argv is None:
         signals.handle()
+    try:
+        try:
+            status = _run(argv)
+        finally:
+            _flush()
+    except OSError as error:
+        _drop(sys.stdout)
+        status = CLOSED_PIPE if isinstance(error, BrokenPipeError) else 2
+        if status == 2:
+            _say(f"hetsyn: standard output: {error.strerror}")
+    if argv is None:
+        signals.done(status)
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Parse and run; what goes wrong is one line, but for what is wrong with standard output, which raises OSError."""
     arguments = argparse.Namespace(command="")
     try:
         parser().parse_args(argv, arguments)
@@ -37,11 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.reconfigure(errors="backslashreplace")
         with unchecked_told_once():
             status: int = arguments.handler(arguments)
+        return status
+    except BrokenPipeError:
+        raise
     except BaseException as error:
-        status = said(error, arguments.command)
-    if argv is None:
-        signals.done(status)
-    return status
+        return said(error, arguments.command)
 
 
 def said(error: BaseException, command: str) -> int:
@@ -52,10 +73,30 @@ def said(error: BaseException, command: str) -> int:
         status, how = signals.status(), f"stopped; the same command {goes_on}"
     elif isinstance(error, ArithmeticError) and not isinstance(error, OverflowError):  # training out of bounds
         status, how = 1, f"stopped: {error}"
+    elif isinstance(error, OSError) and error.errno in FULL:
+        how += "; make room and give the same command again"
     elif not isinstance(error, ValueError | ImportError | OSError | OverflowError):
         raise error
-    print(f"hetsyn {command}: {how}", file=sys.stderr)
+    _flush()
+    _say(f"hetsyn {command}: {how}")
     return status
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # None: it was closed before we began
+        sys.stdout.flush()
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, file=sys.stderr)
+    except OSError:  # that it cannot be said is no reason for another exit status
+        _drop(sys.stderr)
+
+
+def _drop(stream: TextIO) -> None:
+    """What is still to be printed there goes nowhere: the interpreter would meet the fault again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def parser() -> argparse.ArgumentParser:

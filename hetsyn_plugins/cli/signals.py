@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -48,8 +47,6 @@ def status() -> int:
 
 def done(exit_status: int) -> None:
     """All is done but for the interpreter's end, which no signal shall fill with messages."""
-    with suppress(OSError):  # nobody reads it
-        sys.stdout.flush()
     for number in SIGNALS:
         signal.signal(number, lambda *_: os._exit(exit_status))
 

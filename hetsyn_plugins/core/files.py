@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
         raise FileNotFoundError(f"path: expected a file in a folder, got {path}, whose folder does not exist")
     if path.is_dir():
         raise ValueError(f"path: expected a file, got {path}, which is a folder")
-    with _said_of(path, f"{len(content):,} bytes to write; what was there before stays"):
+    with said_of(path, f"{len(content):,} bytes to write; what was there before stays"):
         if path.exists() and not path.is_file():
             path.write_bytes(content)
         else:
@@ -71,6 +72,16 @@ def clear(folder: Path, name: str = "") -> None:
                     left.unlink()
 
 
+def make_folder(folder: Path, argument: str) -> None:
+    """Make a folder, and see that files can be made in it; OSError, with its errno, names the argument that said it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        expected = f"{argument}: expected a folder to write to, got {folder}"
+        raise OSError(error.errno, f"{expected}: {os.strerror(error.errno or 0)}") from error
+
+
 def user_cache() -> Path:
     """hetsyn_plugins in $XDG_CACHE_HOME or ~/.cache. Raises OSError where this user has no home."""
     try:
@@ -82,7 +93,7 @@ def user_cache() -> Path:
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file, whole or not at all; OSError as `write_bytes`."""
     left = memoryview((line + "\n").encode())
-    with _said_of(path, "a line to add; what was there before stays"), open(path, "ab", buffering=0) as file:
+    with said_of(path, "a line to add; what was there before stays"), open(path, "ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         try:
             while left:
@@ -93,7 +104,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 @contextmanager
-def _said_of(path: Path, what: str) -> Iterator[None]:
+def said_of(path: Path, what: str) -> Iterator[None]:
     """OSError names this path, and what was to be done, with the errno that it had."""
     try:
         yield

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.files import make_folder
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.experiments import analysis, plots, training
 from hetsyn_plugins.experiments.config import Config
@@ -24,7 +25,7 @@ def analyse(folder: Path, out: Path, seeds: Sequence[int], *, bound: float = ana
     if not 0 < bound < np.inf:
         raise ValueError(f"--bound: expected seconds > 0, got {bound}")
     config = load_run_config(folder)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "--out")
     before, after = load_networks(seed_folder(folder, seeds[0]))
     yield f"{folder}: {config.task.name}, {config.network.variant}, seeds {seeds_text(seeds)}"
     yield from _constants(before, after, bound, seeds[0])

@@ -15,7 +15,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from hetsyn_plugins.core.file_format import FileFormatError
-from hetsyn_plugins.core.files import write_bytes
+from hetsyn_plugins.core.files import make_folder, write_bytes
 from hetsyn_plugins.core.processes import deaf_to_ctrl_c, lifeline
 from hetsyn_plugins.experiments import training, variants
 from hetsyn_plugins.experiments.config import Config, differences, load_config, to_toml, toml_value
@@ -73,17 +73,15 @@ def cores() -> int:
 def prepare(folder: Path, config: Config) -> None:
     """Make the folder and write the configuration; ValueError where seeds of another one are in it."""
     path = folder / CONFIG
-    if path.exists() and any(folder.glob("seed-*/*")):
+    begun = path.exists() and any(folder.glob("seed-*/*"))
+    if begun:
         differing = differences(load_config(path), config)
         if differing:
             pairs = ", ".join(f"{key} = {old!r} there, {new!r} asked for" for key, (old, new) in differing.items())
             raise ValueError(f"--out: expected a new folder or a run of this configuration, got {folder}: {pairs}")
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "--out")
+    if not begun:
         write_bytes(path, to_toml(config).encode())
-    except OSError as error:
-        raise OSError(f"--out: expected a folder to write to, got {folder}: {error.strerror or error}") from error
 
 
 def summarise(folder: Path) -> RunSummary:

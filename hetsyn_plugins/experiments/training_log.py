@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
@@ -15,7 +16,7 @@ from typing import Any, TypedDict, get_type_hints
 from hetsyn_plugins.core.bounded import parse_json
 from hetsyn_plugins.core.declared import Count, Finite, checked
 from hetsyn_plugins.core.file_format import FileFormatError, check_digest, digest, mended_by
-from hetsyn_plugins.core.files import DIGEST, append_line, write_bytes
+from hetsyn_plugins.core.files import DIGEST, append_line, said_of, write_bytes
 
 LOG, TABLE = "log.jsonl", "log.csv"
 LONGEST_LINE, MOST_LINES = 1_000, 1_000_000  # bytes; a line takes a third of them
@@ -48,7 +49,7 @@ class Log:
         rows = [FIELDS, *(record.values() for record in kept)]
         write_bytes(folder / LOG, "".join(line_of(record) + "\n" for record in kept).encode())
         write_bytes(folder / TABLE, "".join(_csv(row) + "\n" for row in rows).encode())
-        self.board = _board(folder / "tensorboard") if tensorboard else None
+        self.board = Board(folder / "tensorboard") if tensorboard else None
         for record in kept:  # TensorBoard writes late, and may not have been asked for until now
             self._show(record)
 
@@ -63,7 +64,7 @@ class Log:
         drawn = {name: record[name] for name in ("loss", "score", "validation", "lr")}
         for name, value in drawn.items():
             if self.board is not None and value is not None:
-                self.board.add_scalar(name, value, record["iteration"])
+                self.board.add(name, value, record["iteration"])
 
     def close(self) -> None:
         """Write what TensorBoard has not written yet."""
@@ -77,12 +78,34 @@ def _csv(values: Any) -> str:
     return text.getvalue()
 
 
-def _board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError("--tensorboard needs tensorboard: pip install 'hetsyn_plugins[tensorboard]'") from error
-    return SummaryWriter(str(folder), purge_step=0)
+class Board:
+    """TensorBoard's writer. What its thread cannot write is raised by the next call here, and not printed as well."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("--tensorboard needs tensorboard: pip install 'hetsyn_plugins[tensorboard]'") from error
+        self.folder, self.hook = folder, threading.excepthook
+        self.writer = SummaryWriter(str(folder), purge_step=0)
+        threading.excepthook = self._in_a_thread
+
+    def _in_a_thread(self, raised: threading.ExceptHookArgs) -> None:
+        if not isinstance(raised.exc_value, OSError):
+            self.hook(raised)
+
+    def add(self, name: str, value: float, iteration: int) -> None:
+        """Add a point of a curve."""
+        with said_of(self.folder, "a curve to write"):
+            self.writer.add_scalar(name, value, iteration)
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        try:
+            with said_of(self.folder, "curves to write"):
+                self.writer.close()
+        finally:
+            threading.excepthook = self.hook
 
 
 # ---- lines ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hetsyn_plugins.core.fields import Array
+from hetsyn_plugins.core.files import make_folder
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.experiments import plots, sweep, training
 from hetsyn_plugins.experiments.config import Config, load_config
@@ -150,7 +151,7 @@ def check_claim(
     evidence = Evidence(folder, claim.arms, claim.seeds if seeds is None else seeds, settings)
     _train_arms(evidence, jobs, quiet)
     rows = claim.rows(evidence)
-    (folder / name).mkdir(parents=True, exist_ok=True)
+    make_folder(folder / name, "--out")
     for picture in claim.pictures:
         plots.save(picture.draw(evidence).figure, folder / name / picture.file)
     words = ["hetsyn", "claim", name, *(word for text in settings for word in ("--set", text))]

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from hetsyn_plugins.core import hdf5
 from hetsyn_plugins.core.file_format import FileFormatError
-from hetsyn_plugins.core.files import read_json, user_cache, write_bytes, write_json
+from hetsyn_plugins.core.files import make_folder, read_json, user_cache, write_bytes, write_json
 from hetsyn_plugins.experiments.data import cochlea, shd, speakers
 from hetsyn_plugins.experiments.data.cochlea import CHANNELS, Spikes
 from hetsyn_plugins.experiments.data.speakers import SPEAKERS, WORDS, Utterance
@@ -89,12 +89,12 @@ def files(
         if damage is None:
             return paths
         warnings.warn(f"{damage}; the {kind} digits are generated anew", RuntimeWarning, stacklevel=2)
+    make_folder(place, "$HETSYN_CACHE" if folder is None else "folder")  # before minutes of work
     if kind == "plain":
         parts = _spoken(takes, seed, workers, quiet)
     else:
         plain = files("plain", folder, seed=seed, takes=takes, workers=workers, quiet=quiet)
         parts = [_altered(read_digits(path), kind, part, seed) for part, path in enumerate(plain)]
-    place.mkdir(parents=True, exist_ok=True)
     for path, recordings in zip(paths, parts, strict=True):
         write_digits(path, recordings)
     sums = {path.name: {"sha256": _sha256(path), "sha256 of contents": checksum(path)} for path in paths}
