@@ -75,6 +75,57 @@ def core_says(net: list[Any], x: torch.Tensor, latency: int) -> Any:
     return out.transpose(1, 2, 0)
 
 
+# ---- start values -----------------------------------------------------------------------------------------------
+
+
+def level(weight: Any, decay: Any, rate: float) -> Any:
+    """What the lines bring v of each neuron after 50 steps: the mean, relative to the sum of its terms, and the s.d."""
+    r = np.asarray(decay, np.float64)
+    kernel, square = (sum(r ** (power * k) for k in range(50)) for power in (1, 2))
+    mean = (weight * kernel).sum(1) / np.abs(weight * kernel).sum(1)
+    return mean, np.sqrt((weight**2 * rate * (1 - rate) * square).sum(1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", ["synapse", "neuron", "layer"])
+@pytest.mark.parametrize("weight_norm", [False, True])
+def test_a_rate_draws_fluctuation_driven_weights(adapter: Any, kind: str, share: str, weight_norm: bool) -> None:
+    neuron = {"threshold": 2.0, "reset_decay": 0.9}
+    options = {"decay": UniformTau(2e-3, 0.5, 1e-3), "recurrent_decay": UniformTau(2e-3, 0.5, 1e-3)}
+    options |= {"share": share, "weight_norm": weight_norm, "dtype": torch.float64, "weight_scale": 1}
+    if kind != "Recurrent":
+        del options["recurrent_decay"]
+    params = block(adapter, kind, 40, 7, neuron, input_rate=0.03, quantised=False, **options).to_params().expanded()
+    wanted = 1.0 if kind == "Affine" else 2.0 * (1 + 0.05 * sum(0.9**k for k in range(50)))
+    mean, deviation = level(params.weight, params.decay, 0.03)
+    np.testing.assert_allclose(deviation, wanted * (0.9**0.5 if kind == "Recurrent" else 1), rtol=1e-6)
+    assert (np.abs(mean) < 1e-9).all()
+    if kind == "Recurrent":
+        mean, deviation = level(params.recurrent_weight, params.recurrent_decay, 0.05)
+        np.testing.assert_allclose(deviation, wanted * 0.1**0.5, rtol=1e-6)
+        assert (np.abs(mean) < 1e-9).all()
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("kind", ["Dense", "Recurrent"])
+def test_a_stack_with_rates_fires_from_the_first_pass_on(adapter: Any, kind: str, quantised: bool) -> None:
+    torch.manual_seed(0)
+    x, layer = (torch.rand(8, 100, 100) < 0.02).float(), getattr(adapter, kind)
+    with torch.no_grad():
+        for rate in (0.02, 0.05, 0.05):
+            x = layer({"threshold": 1.0, "reset_decay": 0.9}, x.shape[1], 60, input_rate=rate, quantised=quantised)(x)
+            assert 0.01 < x.mean() < 0.55
+
+
+def test_a_rate_that_means_nothing_here_is_refused(adapter: Any) -> None:
+    with pytest.raises(ValueError, match="input_rate: expected a number above 0 and below 1, got 20"):
+        adapter.Dense(NEURON, 12, 9, input_rate=20)
+    with pytest.raises(ValueError, match=r"input_rate: expected None beside a weight_scale, got 0.1"):
+        adapter.Dense(NEURON, 12, 9, weight_scale=4, input_rate=0.1)
+    with pytest.raises(ValueError, match=r"input_rate: expected None beside a mask, got 0.1"):
+        adapter.Dense(NEURON, 12, 9, mask=torch.ones(9, 12), input_rate=0.1)
+
+
 # ---- forward ----------------------------------------------------------------------------------------------------
 
 

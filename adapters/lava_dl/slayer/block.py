@@ -25,7 +25,7 @@ from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer
 from hetsyn_plugins.fixed_point.rounding import rounding
 from hetsyn_plugins.ops.layer import options_from_params
 from hetsyn_plugins.ops.rates import watch_rates
-from hetsyn_plugins.ops.trainable import to_hetsyn_params
+from hetsyn_plugins.ops.trainable import start_values, start_weight, to_hetsyn_params
 
 # arguments of a block that it hands to its neuron and its synapses alike
 FOR_ALL_PARTS = ("parametrization", "dt", "dtype", "quantised", "form", "fraction")
@@ -44,6 +44,9 @@ class Layer(WithoutNorm, nn.Module):
 
     neuron_params   arguments of `Neuron`; the dict is not changed
     in_neurons, out_neurons, weight_scale, weight_norm   as in slayer's blocks
+    input_rate      spikes an input line and step: the weights are drawn as `hetsyn_plugins.FluctuationDriven(rate)`
+                    does, with which the layer fires at first; 0.05 behind a layer that was made so. Where quantised
+                    they are rounded to steps of 2 / scale (neuron_params), which should be less than their size
     pre_hook_fx     applied to the weights before use; None: slayer's 8 bits where quantised, nothing in float
     delay           learnable axonal delays of 0..62 steps, one a neuron
     delay_shift     the output comes one step later, as from layer to layer on a chip
@@ -79,6 +82,7 @@ class Layer(WithoutNorm, nn.Module):
         delay_shift: bool = True,
         mask: Tensor | None = None,
         count_log: bool = False,
+        input_rate: float | None = None,
         decay: Any = 0.9,
         recurrent_decay: Any = 0.9,
         learn_decay: bool = True,
@@ -118,7 +122,22 @@ class Layer(WithoutNorm, nn.Module):
         if mask is not None and tuple(mask.shape[:2]) != tuple(shape):
             raise ValueError(f"mask: expected shape {tuple(shape)}, got {tuple(mask.shape)}")
         self.register_buffer("mask", None if mask is None else mask.to(dtype).reshape(shape))
+        if input_rate is not None:
+            self._draw_weights(input_rate, share, weight_scale)
         self.reset()
+
+    def _draw_weights(self, input_rate: float, share: str, weight_scale: float) -> None:
+        """Set the weights to fluctuation-driven ones for the layer's own fields."""
+        for name, given in (("mask", self.mask is not None), ("weight_scale", weight_scale != 1)):
+            if given:  # neither is known to what draws the weights
+                raise ValueError(f"input_rate: expected None beside a {name}, got {input_rate}")
+        fields = {**self.fields(hook=False), "weight": start_weight(None, input_rate, "weight")}
+        if self._others:
+            fields["recurrent_weight"] = True
+        sizes = tuple(self._input.weight.flatten(1).shape)
+        drawn = start_values(fields, sizes=sizes, spiking=self.spiking, share=share, dtype=self._input.weight.dtype)
+        for synapse, field in zip((self._input, *self._others), ("weight", "recurrent_weight"), strict=False):
+            synapse.set_weight(drawn[field])
 
     @classmethod
     def _check_names(cls, neuron_params: Mapping[str, Any], unknown: Iterable[str]) -> None:
