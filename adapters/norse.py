@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import norse.torch
@@ -28,7 +28,7 @@ from hetsyn_plugins.adapters import containers
 from hetsyn_plugins.core.autograd import transforming
 from hetsyn_plugins.core.fields import DECAYS, HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
-from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.params import HetSynParams, is_unlikely
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, Surrogate, resolve
 from hetsyn_plugins.core.validation import checked_size, describe_values
 from hetsyn_plugins.kernels.interface import LayerTensors
@@ -317,6 +317,21 @@ def _warn_of_copies(values: Mapping[str, Any]) -> None:
         )
 
 
+def _warn_of_units(p: HetSynLIFParameters, fields: Iterable[str], dt: float, stacklevel: int) -> None:
+    """Warn of decays whose 1/s, by their median, were hardly meant so; initialisers have looked at theirs."""
+    for field in fields:
+        tau = p.stored(field)
+        if p.parametrization != "tau" or tau is None or tau.is_meta:  # another layer's p
+            continue
+        between = tau.detach()[(tau > 0) & tau.isfinite()]
+        if between.numel() > 0 and is_unlikely(usual := between.median().item(), dt):
+            warnings.warn(
+                f"{FIELD_NAMES[field]}: expected 1/s, and dt in seconds, got {1 / usual:.6g} with dt={dt:.6g}, a time "
+                f"constant of {usual / dt:.3g} steps; is it one per millisecond, or the time constant itself?",
+                stacklevel=stacklevel,
+            )
+
+
 def _tensor(value: Any, dtype: torch.dtype | None) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().clone() if dtype is None else value.detach().clone().to(dtype)
@@ -441,6 +456,7 @@ class _HetSynModule(HetSynModule, nn.Module):
             fields |= dict.fromkeys(("recurrent_weight", "recurrent_decay"))
         if not self.spiking:
             fields |= dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"))
+        _warn_of_units(p, [field for field in DECAYS if fields[field] is not None], self.dt, 4 + self.sequential)
         self._build(p, fields, share, parametrization, tie_reset, device, dtype)
         self.autapses = autapses
         mask = None if autapses or not self.recurrent else 1.0 - torch.eye(self.hidden_size, device=device)
@@ -607,6 +623,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         n, m = params.weight.shape
         layout = options_from_params(params, share, tie_reset)
         p = HetSynLIFParameters(
+            **dict.fromkeys(("tau_syn_inv", "tau_rec_inv", "tau_reset_inv"), 0.0),  # none: `_build` puts decays there
             method=method,
             alpha=alpha,
             learn_reset=learn_reset,

@@ -83,11 +83,15 @@ def decay_of(tau: ArrayLike, dt: float) -> Array:
 
 def warn_of_units(name: str, tau: float, dt: float) -> None:
     """Warn of a tau that was hardly meant in seconds, or beside a dt that was not; 0 and infinity mean r = 0 and 1."""
-    steps = tau / dt
-    too_long = steps > LONGEST_STEPS and tau > LONGEST_SECONDS
-    if tau < inf and (too_long or 0 < steps < SHORTEST_STEPS):
-        what = f"{tau:.6g} with dt={dt:.6g}, {steps:.3g} steps"
+    if is_unlikely(tau, dt):
+        what = f"{tau:.6g} with dt={dt:.6g}, {tau / dt:.3g} steps"
         warnings.warn(f"{name}: expected seconds, as dt, got {what}; is one in milliseconds?", stacklevel=4)
+
+
+def is_unlikely(tau: float, dt: float) -> bool:
+    """Is a usual tau so many steps of dt, or so few, that one of the two is in another unit than meant?"""
+    steps = tau / dt
+    return tau < inf and ((steps > LONGEST_STEPS and tau > LONGEST_SECONDS) or 0 < steps < SHORTEST_STEPS)
 
 
 def decay_to_tau(decay: ArrayLike, dt: float) -> Array:

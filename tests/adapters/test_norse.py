@@ -791,3 +791,34 @@ def test_a_mask_that_is_rewritten_between_steps_does_not_break_the_backward_pass
 def test_a_parameter_of_the_users_own_that_is_copied_is_told() -> None:
     with pytest.warns(UserWarning, match=r"tau_reset_inv, v_th: copied, .* learn_threshold=True"):
         HetSynLIFParameters(tau_reset_inv=nn.Parameter(torch.tensor(50.0)), v_th=nn.Parameter(torch.tensor(1.0)))
+
+
+# ---- units
+
+
+@pytest.mark.parametrize(
+    ("given", "dt", "said"),
+    [
+        (5e-3, 1e-3, "got 0.005 with dt=0.001, a time constant of 2e+05 steps"),  # tau in seconds, no inverse
+        (0.05, 1e-3, "got 0.05 with dt=0.001, a time constant of 2e+04 steps"),  # per millisecond
+        (50.0, 1.0, "got 50 with dt=1, a time constant of 0.02 steps"),  # dt in milliseconds
+        (torch.tensor([0.0, 5e-3, 6e-3, 7e-3, float("inf")]), 1e-3, "got 0.006"),
+    ],
+)
+@pytest.mark.parametrize("cls", [HetSynLIFCell, HetSynLIFRecurrent, HetSynLI])
+def test_an_inverse_time_constant_in_another_unit_is_told(cls: Any, given: Any, dt: float, said: str) -> None:
+    p = HetSynLIFParameters(given, tau_rec_inv=1 / (20 * dt), tau_reset_inv=1 / (20 * dt))
+    with pytest.warns(UserWarning, match="tau_syn_inv: expected 1/s, and dt in seconds, ") as told:
+        cls(M, N, p, dt)
+    assert [said in str(one.message) and one.filename == __file__ for one in told] == [True]
+
+
+def test_likely_time_constants_and_those_of_other_layers_are_not() -> None:
+    for given in (0.0, float("inf"), 1.0, 200.0, torch.tensor([5e-3] + [200.0] * (N - 1))):
+        HetSynLIFCell(M, N, HetSynLIFParameters(given), 1e-3)
+    strange = HetSynLIFParameters(5e-3, tau_reset_inv=5e-3)
+    assert HetSynLI(M, N, HetSynLIFParameters(tau_reset_inv=5e-3)).dt == 1e-3, "a readout has no reset"
+    with pytest.warns(UserWarning, match="tau_reset_inv"):
+        cell = HetSynLIFCell(M, N, strange)
+    HetSynLIFCell.from_params(cell.to_params(), 10.0)
+    HetSynLIFCell(M, N, cell.p)
