@@ -19,6 +19,7 @@ import torch
 from planting import caught, changed
 
 from hetsyn_plugins.core.file_format import FileFormatError
+from hetsyn_plugins.core.hdf5 import DIGEST
 from hetsyn_plugins.experiments.config import load_config
 from hetsyn_plugins.experiments.data import shd, spoken_digits
 from hetsyn_plugins.experiments.data.cochlea import Spikes
@@ -242,6 +243,8 @@ def test_a_file_with_a_digest_is_compared_with_it(reader: Any, tmp_path: Path) -
     for name, value in (("labels", 7), ("extra/speaker", 7), ("spikes/times", [0.5] * 5), ("spikes/units", [3] * 5)):
         with h5py.File(digested(path), "r+") as file:
             file[name][0] = value
+            if name == "labels":  # the digest is missed where it is missing
+                del file.attrs[DIGEST]
         with pytest.raises(FileFormatError, match=f"^{path}: digest: expected the content .*; remove it, and it is"):
             reader.read_recordings(path)
 
@@ -806,7 +809,7 @@ READER_BUGS = [
     Bug("the recording after is blamed", 'side="right") - 1', 'side="right")', UNITS, "in recording 2", module=READER),
     Bug(
         "the digest is not asked for",
-        "if hdf5.DIGEST in file.attrs:",
+        "if hdf5.DIGEST in file.attrs or VERSION in file:",
         "if False:",
         DIGESTED,
         "DID NOT RAISE",

@@ -41,7 +41,7 @@ HELP = (
     "SHD and SSC (CC-BY 4.0) are to be had from zenkelab.org/datasets as shd_train.h5.gz and so on, which gunzip "
     "unpacks; or take the synthetic digits instead (--set task.source=norm)"
 )
-SPEAKER = "extra/speaker"
+SPEAKER, VERSION = "extra/speaker", "extra/hetsyn_version"  # the latter where there is a digest
 LAYOUT = (  # name, kinds of numbers, a row of them or one a recording
     ("spikes/times", "f", True),
     ("spikes/units", "iu", True),
@@ -125,7 +125,7 @@ def read_columns(path: Path) -> Recordings:
         _Check(path, offsets)(lengths == others, "as many units as times", lambda i: f"{others[i]} and {lengths[i]}")
         speakers = found[SPEAKER][:] if SPEAKER in found else None
         read = Recordings(times, units, offsets, found["labels"][:], speakers)
-        if hdf5.DIGEST in file.attrs:
+        if hdf5.DIGEST in file.attrs or VERSION in file:
             hdf5.check_written(file, vars(read), to_do=TO_DO)
         return read
 

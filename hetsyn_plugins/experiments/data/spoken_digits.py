@@ -42,6 +42,7 @@ from hetsyn_plugins.experiments.data.cochlea import CHANNELS, Spikes
 from hetsyn_plugins.experiments.data.speakers import SPEAKERS, WORDS, Utterance
 
 KINDS = ("plain", "hard", "norm")
+FORMAT = 2  # of the files: the first with a digest
 RECIPE = 1  # counts the changes to what a seed gives, here or in the modules that this one calls
 HELD_OUT, TEST_SHARE = (4, 5), 0.05  # speakers in the test file only; of the others' utterances
 
@@ -237,6 +238,7 @@ def write_digits(path: Path, recordings: SpokenDigits) -> None:
         file["extra/meta_info/gender"] = np.array([speaker.gender.encode() for speaker in SPEAKERS])
         for name in ("age", "body_height"):
             file[f"extra/meta_info/{name}"] = np.zeros(len(SPEAKERS), np.uint16)
+        file[shd.VERSION] = FORMAT
         hdf5.write_digest(file, vars(shd.Recordings(offsets=offsets, **flat)))
     write_bytes(path, content.getbuffer())
 
