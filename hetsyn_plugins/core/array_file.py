@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +115,7 @@ def read(path: str | os.PathLike[str], what: str) -> ArrayFile:
         metadata = _metadata(header.pop("__metadata__", {}), path)
         places = {name: _place(entry, path, name) for name, entry in header.items()}
         _check_filled(places, size - 8 - length, path)
-        data = file.read()
+        data = _rest(file, size, path)
     try:
         arrays: dict[str, NDArray[Any]] = {
             name: np.ndarray(p.shape, p.dtype, data, p.begin) for name, p in places.items()
@@ -123,6 +123,13 @@ def read(path: str | os.PathLike[str], what: str) -> ArrayFile:
     except (TypeError, ValueError) as error:  # it became shorter meanwhile; an empty array is too large to be counted
         raise FileFormatError(path, "arrays of the shapes of its header", f"others: {error}") from error
     return ArrayFile(path, metadata, arrays)
+
+
+def _rest(file: BinaryIO, size: int, path: Path) -> bytes:
+    try:
+        return file.read()
+    except MemoryError as error:  # a file of holes takes no room on a disk
+        raise FileFormatError(path, "a file that fits into memory", f"one of {size} bytes") from error
 
 
 class _Place(NamedTuple):

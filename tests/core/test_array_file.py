@@ -228,6 +228,19 @@ def test_a_header_that_lies_is_refused(name: str, raw: Callable[[], bytes], mess
         tracemalloc.stop()
 
 
+def test_a_file_of_holes_is_refused(tmp_path: Path) -> None:
+    """Hundred terabytes that take no room on the disk."""
+    path = tmp_path / "x"
+    count = 25 * 10**12
+    path.write_bytes(with_header(one(shape=[count], data_offsets=[0, 4 * count])))
+    try:
+        os.truncate(path, path.stat().st_size + 4 * count)
+    except OSError:
+        os.truncate(path, path.stat().st_size + 8)  # this file system has no such files
+    with pytest.raises(FileFormatError, match=r"fits into memory, got one of 10|bytes of arrays, got 8"):
+        array_file.read(path, "numbers")
+
+
 @pytest.mark.parametrize("entry", ["", "3", "[", "[" * 100, '{"format": NaN}', "null", '{"format":"numbers"}'])
 def test_an_entry_that_is_none_is_refused(entry: str, tmp_path: Path) -> None:
     path = tmp_path / "x"
