@@ -39,7 +39,7 @@ def of_file(
             change(rng, file)
         return buffer.getvalue()
 
-    return Kind(f"hdf5: {name}", make, unsigned, refused)
+    return Kind(f"hdf5: {name}", make, unsigned, refused=refused)
 
 
 def of_dataset(name: str, change: Callable[[Random, h5py.File, str], Any], refused: bool = False) -> Kind:

@@ -15,12 +15,14 @@ class Kind(NamedTuple):
     """A kind of damage. make(rng, data, other) gives the damaged bytes of `data`; `other` is a second good file.
 
     unsigned   it takes the digest away as if there had never been one: other values may load then, with a warning
+    sealed     its digest is made anew: other values may load, if they may be at all
     refused    it leads out of the file or around in it: to be refused, even where the same values would come
     """
 
     name: str
     make: Callable[[Random, bytes, bytes], bytes]
     unsigned: bool = False
+    sealed: bool = False
     refused: bool = False
 
 

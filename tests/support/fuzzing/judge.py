@@ -25,7 +25,8 @@ from fuzzing.goods import GOODS, picture
 
 SUPPORT = Path(__file__).resolve().parents[1]
 CHILD = ("-m", "fuzzing.child")
-SLOW, HUNG = 1.0, 5.0  # seconds, beyond what the good file takes where it is read
+SLOW, HUNG = 1.0, 5.0  # seconds of computing, beyond what the good file takes where it is read
+CROWDED = 10.0  # times as long by the clock, where others use the machine too
 STARTS = 120.0  # seconds in which a child must have imported, and may compile
 HEAVY = 200.0  # MB beyond the file's size, and beyond what the good file takes where it is read
 GROWN = 150.0  # MB that a child may have kept: what it allocates next would not show
@@ -109,16 +110,24 @@ class Child:
     def _line(self, patience: float) -> bytes | None:
         """The child's next line, b"" where it has ended, None where it lets us wait."""
         assert self.process is not None and self.process.stdout is not None
-        until = time.monotonic() + patience
+        start, busy = time.monotonic(), self._busy()
         while b"\n" not in self.pending:
-            if not select.select([self.process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
-                return None
+            if not select.select([self.process.stdout], [], [], 0.5)[0]:
+                if self._busy() - busy > patience or time.monotonic() - start > CROWDED * patience:
+                    return None
+                continue
             piece = os.read(self.process.stdout.fileno(), 1 << 16)
             if not piece:
                 return b""
             self.pending += piece
         line, _, self.pending = self.pending.partition(b"\n")
         return line
+
+    def _busy(self) -> float:
+        """The seconds that the child has computed so far: others use the machine too."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         """End it."""
@@ -251,7 +260,9 @@ def _of_value(damaged: Mutant, answer: dict[str, Any], worth: dict[str, Any]) ->
     """What it means that a file was read."""
     same = answer["value"] == worth["value"]
     warned = any(name == "UncheckedFileWarning" for name, _ in answer["warnings"])
-    signed = False if damaged.kind.unsigned and damaged.good.signed is not None else damaged.good.signed
+    signed = damaged.good.signed
+    if signed is not None and (damaged.kind.unsigned or damaged.kind.sealed):
+        signed = None if damaged.kind.sealed else False
     if answer["wrong"]:
         return "other values", answer["wrong"]
     if signed is None:

@@ -31,10 +31,11 @@ def written(name: str, write: Callable[[Path], Any]) -> bytes:
         return path.read_bytes()
 
 
-def kind(make_all: Callable[[], Iterator[bytes]]) -> Kind:
+def kind(make_all: Callable[[], Iterator[bytes]], may_be: bool = False) -> Kind:
     """One of these files, whatever the good one was."""
     files = functools.cache(lambda: tuple(make_all()))
-    return Kind("sealed: values that cannot be", lambda rng, data, other: rng.choice(files()))
+    name = f"sealed: values that {'may' if may_be else 'cannot'} be"
+    return Kind(name, lambda rng, data, other: rng.choice(files()), sealed=may_be)
 
 
 def planted(thing: Any, name: str, value: Any) -> Any:
@@ -133,7 +134,7 @@ def _fill(value: float, trainer: Any) -> None:
 
 def results(good: SeedResult) -> Iterator[bytes]:
     """Results whose entries have another type."""
-    for name, value in (("versions", {"python": 3}), ("versions", {}), ("seed", True), ("test", "x"), ("select", None)):
+    for name, value in (("versions", {"python": 3}), ("seed", True), ("test", "x"), ("select", None)):
         yield from _made(RESULT, functools.partial(_write, planted(good, name, value)))
 
 
@@ -144,9 +145,20 @@ def claims(good: ClaimResult) -> Iterator[bytes]:
         yield from _made(
             CLAIM, functools.partial(_write, planted(good, "pictures", [replace(good.pictures[0], file=file)]))
         )
-    for name, value in (("runs", [5]), ("rows", []), ("title", MARKUP), ("title", "\ud800")):
+    for name, value in (("runs", [5]), ("rows", [5]), ("pictures", {}), ("title", None)):
         yield from _made(CLAIM, functools.partial(_write, planted(good, name, value)))
-    for name, value in (("ours", "x"), ("ours", math.nan), ("n", True), ("holds", 1), ("paper", 10**400)):
+    for name, value in (("ours", "x"), ("n", True), ("holds", 1), ("label", 5), ("unit", None)):
+        row = planted(good.rows[0], name, value)
+        yield from _made(CLAIM, functools.partial(_write, planted(good, "rows", [row])))
+
+
+def other_claims(good: ClaimResult) -> Iterator[bytes]:
+    """Claims that say something else, which a page must show as it is."""
+    texts = (MARKUP, "\ud800", "a\nb", "{{ 7*7 }}", "</td></table>", "")
+    values = [(name, text) for name in ("title", "statement", "command", "verdict") for text in texts]
+    for name, value in [*values, ("rows", []), ("pictures", []), ("runs", [])]:
+        yield from _made(CLAIM, functools.partial(_write, planted(good, name, value)))
+    for name, value in (("ours", math.nan), ("ours", math.inf), ("paper", 10**400), ("sd", -1.0), ("label", MARKUP)):
         row = planted(good.rows[0], name, value)
         yield from _made(CLAIM, functools.partial(_write, planted(good, "rows", [row])))
 
