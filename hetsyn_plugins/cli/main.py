@@ -15,8 +15,6 @@ from typing import Any, TextIO
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.cli import experiments, signals
-from hetsyn_plugins.core.file_format import FileFormatError, unchecked_told_once
-from hetsyn_plugins.core.validation import layout_hint
 
 DESCRIPTION = """HetSynLIF, the spiking neuron whose every synapse has its own time constant, for snnTorch, Norse and
 Lava-DL."""
@@ -53,6 +51,8 @@ def _run(argv: Sequence[str] | None) -> int:
     """Parse and run; what goes wrong is one line, but for what is wrong with standard output, which raises OSError."""
     arguments = argparse.Namespace(command="")
     try:
+        from hetsyn_plugins.core.file_format import unchecked_told_once  # loads NumPy: after signals are taken
+
         parser().parse_args(argv, arguments)
         if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -315,6 +315,8 @@ def _samples_of(path: Path) -> tuple[Any, Any]:
     import numpy as np
 
     from hetsyn_plugins.core import npz
+    from hetsyn_plugins.core.file_format import FileFormatError
+    from hetsyn_plugins.core.validation import layout_hint
 
     if not path.is_file():
         raise FileNotFoundError(f"--data: expected 'digits' or a .npz file, got {path}, which does not exist")

@@ -8,6 +8,7 @@ the next start removes; children end by themselves (`core/processes.py`).
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+NUDGE = 0.1  # seconds after which the main thread is told again
 
 
 class Stopped(KeyboardInterrupt):
@@ -28,6 +30,7 @@ def handle() -> None:
     """From now on signals mean the above."""
     for number in SIGNALS:
         signal.signal(number, _once)
+    signal.signal(signal.SIGURG, lambda *_: None)  # ends a wait of the main thread, which then sees the others
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to at once, wherever the main thread is
@@ -61,10 +64,13 @@ def _once(number: int, frame: FrameType | None) -> None:
 def _twice(reading: int) -> None:
     heard = 0
     while True:
-        for number in os.read(reading, 64):
-            heard += number in SIGNALS
-            if heard > 1:
-                os._exit(128 + number)
+        untold = heard > 0 and not asked()  # a signal just before the main thread waits does not wake it
+        if select.select([reading], [], [], NUDGE if untold else None)[0]:
+            heard += sum(number in SIGNALS for number in os.read(reading, 64))
+        elif untold:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGURG)
+        if heard > 1:
+            os._exit(status())
 
 
 def _unraisable(what: Any) -> None:

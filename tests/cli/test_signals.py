@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 COMMAND = """
-import hashlib, sys, time
+import hashlib, signal, sys, time
 import hetsyn_plugins.cli
 command = sys.modules["hetsyn_plugins.cli.main"]
 
@@ -74,6 +74,15 @@ def test_twice_stops_at_once_even_inside_a_kernel() -> None:
             process.send_signal(signal.SIGINT)
             time.sleep(0.1)
         assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == 130
+
+
+def test_a_signal_that_does_not_wake_the_main_thread_stops_it_too() -> None:
+    """One just before a wait begins; here one that another thread gets."""
+    with started("signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}); say(); time.sleep(600)") as process:
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == ("cleaned\n", SAID)
     assert process.returncode == 130
 
 
