@@ -197,7 +197,7 @@ def test_wrong_requests_of_export_and_simulate(tmp_path: Path, capsys: pytest.Ca
         assert err.startswith(f"hetsyn {command[0]}: ") and message in err and err.count("\n") == 1, err
 
     refused(["simulate", str(tmp_path / "no.net"), "--data", data], "no.net, which does not exist")
-    refused(["simulate", data, "--data", data], "expected a whole HDF5 file")
+    refused(["simulate", data, "--data", data], "data.npz: expected a network file, got one that cannot be read")
     refused(["simulate", net, "--data", str(tmp_path / "no.npz")], "--data: expected 'digits' or a .npz file")
     for name in ("text.npz", "cut.npz"):
         refused(["simulate", net, "--data", str(tmp_path / name)], f"{name}: expected a whole zip file")

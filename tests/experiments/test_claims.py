@@ -231,8 +231,8 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_trained(tmp_path: 
             "last": Arm("dms", (*settings, "network.recurrent=false"))}  # fmt: skip
     claim = Claim("t", "s", arms, [0], lambda evidence: [])
     (tmp_path / "runs/bad/seed-0").mkdir(parents=True)
-    (tmp_path / "runs/bad/seed-0/state.pt").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="1 of 3 runs failed\nbad: checkpoint: expected a whole one"):
+    (tmp_path / "runs/bad/seed-0" / run_folder.STATE).write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=rf"1 of 3 runs failed\nbad: .*{run_folder.STATE}: expected a whole"):
         check_claim("claim", claim, tmp_path, quiet=True)
     assert run_folder.trained_seeds(tmp_path / "runs/good") == run_folder.trained_seeds(tmp_path / "runs/last") == [0]
 

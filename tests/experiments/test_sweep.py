@@ -65,8 +65,8 @@ def test_seeds_that_fail_are_told_and_the_others_kept(tmp_path: Path) -> None:
     sweep.prepare(tmp_path, config)
     for seed in (1, 3):
         (tmp_path / f"seed-{seed}").mkdir()
-        (tmp_path / f"seed-{seed}/state.pt").write_bytes(b"no checkpoint")
-    why = "checkpoint: expected a whole one"
+        (tmp_path / f"seed-{seed}" / run_folder.STATE).write_bytes(b"no checkpoint")
+    why = f"{run_folder.STATE}: expected a whole .*; delete it to train from the start"
     message = rf"^2 of 3 seeds failed\nseed 1: .*{why}.*\nseed 3: .*{why}.*$"
     with pytest.raises(ValueError, match=message):
         sweep.train_seeds(config, [1, 2, 3], tmp_path, quiet=True)

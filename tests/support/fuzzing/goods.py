@@ -21,9 +21,10 @@ from fuzzing.loaders import SMALL, trainer_of
 from fuzzing.sealed import written
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import checkpoint
-from hetsyn_plugins.experiments import variants
+from hetsyn_plugins.experiments import state_of_before, variants
 from hetsyn_plugins.experiments.config import load_config, to_toml
 from hetsyn_plugins.experiments.run_folder import (
+    STATE,
     ClaimResult,
     ClaimRow,
     Failure,
@@ -33,6 +34,7 @@ from hetsyn_plugins.experiments.run_folder import (
     mean_sd,
     write_content,
 )
+from hetsyn_plugins.experiments.training import Trainer
 
 BEFORE = Path(__file__).resolve().parents[2] / "data" / "before_rooms"  # written before there were digests
 JSON = (*by_text.kinds(by_text.JSON), *by_text.encodings(by_text.JSON), *by_bytes.KINDS)
@@ -144,23 +146,23 @@ def configurations() -> list[Good]:
 
 def states() -> list[Good]:
     """Two steps of training, whose time is set: it would be another one each time."""
-    kinds = (*by_torch.KINDS, *by_zip.CONTAINER, *by_bytes.KINDS)
+    kinds = (*by_safetensors.KINDS, *by_bytes.KINDS)
+    kinds_of_before = (*by_torch.KINDS, *by_zip.CONTAINER, *by_bytes.KINDS)
     goods = []
     for select in ("last", "best_validation"):
         with tempfile.TemporaryDirectory() as folder:
-            data = trained(Path(folder), select)
-        files = {"select.txt": select.encode(), "state.pt": data}
+            trainer = trained(Path(folder), select)
+            data = by_safetensors.canonical(Path(folder, STATE).read_bytes())
+        selected = {"select.txt": select.encode()}
         own = (sealed.kind(sealed.states), *kinds) if select == "last" else kinds
-        goods.append(Good(select, files, "state.pt", "state", own, True))
-        plain_state = by_torch.saved(by_text.without_digest(by_torch.loaded(data)))
-        goods.append(
-            Good(f"{select}, of before", {**files, "state.pt": plain_state}, "state.pt", "state", kinds, False)
-        )
+        goods.append(Good(select, {**selected, STATE: data}, STATE, "state", own, True))
+        old, files = state_of_before.STATE, {**selected, state_of_before.STATE: as_before(trainer)}
+        goods.append(Good(f"{select}, of before", files, old, "state", kinds_of_before, False))
     return goods
 
 
-def trained(folder: Path, select: str) -> bytes:
-    """The state of a run after two steps."""
+def trained(folder: Path, select: str) -> Trainer:
+    """A run after two steps, its state in the folder."""
     trainer = trainer_of(folder, select)
     for index in range(2):
         trainer.step(trainer.config.task.training_batch(index, trainer.config.training.batch, 0))
@@ -168,8 +170,20 @@ def trained(folder: Path, select: str) -> bytes:
     trainer.validate()
     trainer.seconds = 1.5
     trainer._save()
-    trainer.log.close()
-    return (folder / "state.pt").read_bytes()
+    return trainer
+
+
+def as_before(trainer: Trainer) -> bytes:
+    """The state of a run as it was saved before there were digests."""
+    best = trainer.best
+    return by_torch.saved({
+        "iteration": trainer.iteration,
+        "seconds": trainer.seconds,
+        "first_loss": trainer.first_loss,
+        "model": trainer.model.state_dict(),
+        "optimiser": trainer.optimiser.state_dict(),
+        "best": {"merit": best.merit, "iteration": best.iteration, "model": best.model} if best else {},
+    })  # fmt: skip
 
 
 # ---- results and pages -------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from fuzzing.loaders import trainer_of
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments.run_folder import CLAIM, RESULT, STATE, ClaimResult, SeedResult, write_content
+from hetsyn_plugins.experiments.training_state import Best
 from hetsyn_plugins.fixed_point.network import FixedNetwork
 
 
@@ -109,18 +110,23 @@ def states() -> Iterator[bytes]:
         *(functools.partial(_set, "iteration", value) for value in ("x", -1, 10**9, True, 1.5)),
         *(functools.partial(_set, "seconds", value) for value in (math.nan, -1.0, "x")),
         *(functools.partial(_set, "first_loss", value) for value in (math.nan, "x", [1])),
-        *(functools.partial(_set, "best", value) for value in ({"merit": math.nan}, [], {"merit": 1, "model": {}})),
+        *(
+            functools.partial(_set, "best", value)
+            for value in (Best(math.nan, 1, {}), Best(0.5, 9, {}), Best(0.5, 1, {}))
+        ),
         *(functools.partial(_fill, value) for value in (math.nan, math.inf)),
     ]
     for change in changes:
         with tempfile.TemporaryDirectory() as folder:
             trainer = trainer_of(Path(folder), "last")
+            trainer.step(trainer.config.task.training_batch(0, trainer.config.training.batch, 0))
+            trainer.iteration = 1
             change(trainer)
             try:
                 trainer._save()
             except (ValueError, TypeError):  # the writer looks too
                 continue
-            yield Path(folder, STATE).read_bytes()
+            yield canonical(Path(folder, STATE).read_bytes())
 
 
 def _set(name: str, value: Any, trainer: Any) -> None:
