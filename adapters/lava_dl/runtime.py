@@ -16,6 +16,7 @@ import math
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -372,7 +373,12 @@ def _signal(group: int, number: int) -> None:
 
 def _child(folder: str) -> None:
     """The child's side of `isolated`."""
-    end_with_parent(_end_group)
+
+    def end() -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # its owner cannot any more
+        _end_group()
+
+    end_with_parent(end)
     value = error = text = None
     try:
         function, arguments = pickle.loads(Path(folder, "job").read_bytes())

@@ -716,6 +716,7 @@ def test_a_run_does_not_outlive_who_asked_for_it(tmp_path: Path) -> None:
         until(lambda: runs_of(tmp_path))
         caller.kill()
     until(lambda: not runs_of(tmp_path))
+    assert not list(tmp_path.glob("hetsyn_lava_*"))
 
 
 def until(true: Callable[[], Any]) -> None:
