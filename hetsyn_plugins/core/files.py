@@ -20,7 +20,7 @@ FORMAT_VERSION = 2  # the first with a digest
 LATER = "it is of another version of hetsyn_plugins: read it with that one"
 
 
-def write_bytes(path: Path, content: bytes | memoryview) -> None:
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, whole and on the disk, or not at all: where that fails, what was there before stays.
 
     A device or a pipe has no before: it is written to. Raises OSError, with its errno and the path, where there is no
@@ -37,7 +37,7 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
             _replace(path, content)
 
 
-def _replace(path: Path, content: bytes | memoryview) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Put a temporary file beside `path` in its place, once it is whole and on the disk."""
     clear(path.parent, path.name)
     temporary, file = _held(path)

@@ -91,7 +91,7 @@ def write(network: FixedNetwork, path: str | os.PathLike[str], *, dt: float | No
         if dt is not None:
             file["dt"] = dt
         hdf5.write_digest(file, _content(file))
-    write_bytes(Path(path), content.getbuffer())
+    write_bytes(Path(path), content.getvalue())
 
 
 def write_layer(group: h5py.Group, layer: FixedLayer) -> None:

@@ -24,6 +24,7 @@ SMALL = [
     "network.hidden=[6]", "training.iterations=12", "training.batch=4", "training.log_every=1",
     "training.validate_every=3", "task.test_samples=20", "task.delay=0.1",
 ]  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore:compiled CPU kernels cannot be kept")  # where none are kept yet
 TRAIN = ["train", "dms", "--quiet", *(word for text in SMALL for word in ("--set", text)), "--out"]
 
 
@@ -36,8 +37,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def is_one_line(captured: pytest.CaptureFixture[str], *pieces: str) -> None:
-    said = captured.readouterr().err
-    assert said.count("\n") == 1 and all(piece in said for piece in pieces), said
+    """Beside what is said of kernels that are compiled, and find no room either."""
+    (said,) = (x for x in captured.readouterr().err.splitlines() if not x.startswith("compiling the CPU kernels"))
+    assert all(piece in said for piece in pieces), said
 
 
 def no_half(folder: Path) -> bool:
@@ -198,8 +200,7 @@ needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no 
 
 
 @needs_dev_full
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("words", [SHOW, HELP], ids=["show", "help"])
+@pytest.mark.parametrize(("words", "unbuffered"), [(SHOW, ""), (SHOW, "1"), (HELP, "")])
 def test_a_full_standard_output_is_one_line(words: list[str], unbuffered: str) -> None:
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with open("/dev/full", "w") as full:
@@ -220,7 +221,8 @@ def test_a_closed_pipe_ends_a_command_without_a_word(words: list[str]) -> None:
     """`hetsyn ... | head -1`: as a shell says of a process that SIGPIPE has ended."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # else argparse says nothing of it, from Python 3.12 on
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, env=environment)
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
 

@@ -240,7 +240,7 @@ def write_digits(path: Path, recordings: SpokenDigits) -> None:
             file[f"extra/meta_info/{name}"] = np.zeros(len(SPEAKERS), np.uint16)
         file[shd.VERSION] = FORMAT
         hdf5.write_digest(file, vars(shd.Recordings(offsets=offsets, **flat)))
-    write_bytes(path, content.getbuffer())
+    write_bytes(path, content.getvalue())
 
 
 def read_digits(path: Path) -> SpokenDigits:
