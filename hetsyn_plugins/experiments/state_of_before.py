@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hetsyn_plugins.core.array_file import ArrayFile
+from hetsyn_plugins.core.array_file import MOST_AXES, ArrayFile
 from hetsyn_plugins.core.bounded import checked_members, read_member
 from hetsyn_plugins.core.file_format import FileFormatError
 
 STATE = "state.pt"
 LONGEST_PICKLE = 250_000  # bytes: a hundred layers have one of these
-MOST_AXES = 8
 DTYPES: dict[str, np.dtype[Any]] = {
     "torch FloatStorage": np.dtype("<f4"),
     "torch DoubleStorage": np.dtype("<f8"),
@@ -214,7 +213,7 @@ def _flat(state: Any, path: Path, what: str) -> tuple[ArrayFile, dict[str, Any]]
         raise FileFormatError(path, what, "a pickle of something else", field="data.pkl")
     best, optimiser = state["best"], state["optimiser"]
     parts = {"model": state["model"]}
-    if best:
+    if has_best := not (best is None or (type(best) is dict and not best)):
         parts["best"] = best.get("model") if type(best) is dict else None
     moments = optimiser.get("state") if type(optimiser) is dict else None
     parts |= {f"optimiser.{index}": each for index, each in (moments if type(moments) is dict else {}).items()}
@@ -223,7 +222,7 @@ def _flat(state: Any, path: Path, what: str) -> tuple[ArrayFile, dict[str, Any]]
             raise FileFormatError(path, "tensors by name", type(part).__name__, field=prefix)
     arrays = {f"{prefix}.{name}": array for prefix, part in parts.items() for name, array in part.items()}
     content = {name: _number(state[name]) for name in ("iteration", "seconds", "first_loss")}
-    kept = {name: _number(best.get(name)) for name in ("merit", "iteration")} if best else None
+    kept = {name: _number(best.get(name)) for name in ("merit", "iteration")} if has_best else None
     return ArrayFile(path, {}, arrays), {**content, "best": kept}
 
 

@@ -140,9 +140,8 @@ def _taken(content: Mapping[str, Any], arrays: Mapping[str, Array], run: Run) ->
     first_loss = checked_number("first_loss", content.get("first_loss"), FINITE)
     kept = content.get("best")
     if kept is not None and not (isinstance(kept, dict) and run.selects):
-        raise ValueError(
-            f"best: expected {'an object' if run.selects else 'none of a run that keeps the last'}, got one"
-        )
+        expected = "merit and iteration" if run.selects else "none in a run that keeps the last"
+        raise ValueError(f"best: expected {expected}, got {kept!r}")
     _check_names(arrays, run, best=kept is not None)
     best = None
     if kept is not None:

@@ -272,7 +272,7 @@ LIES = [
     (number("seconds", "1"), "seconds: expected a finite number"),
     (number("first_loss", math.nan), "first_loss: expected finite"),
     (number("first_loss", None), "first_loss: expected finite"),
-    (number("best", 3), "best: expected an object"),
+    (number("best", 3), "best: expected merit and iteration, got 3"),
     (number("best", None), "best.net.* expected no such array"),
     (best(merit=math.nan), "best.merit: expected finite"),
     (best(merit="x"), "best.merit: expected finite"),
@@ -341,7 +341,7 @@ def test_the_state_of_another_run_is_refused(settings: tuple[str, ...], run: Pat
 
 def test_a_run_that_keeps_the_last_has_no_best(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
-    with pytest.raises(FileFormatError, match=f"{STATE}: best: expected none of a run that keeps the last, got one"):
+    with pytest.raises(FileFormatError, match=f"{STATE}: best: expected none in a run that keeps the last, got"):
         resumed(tmp_path / "run", "snntorch", "training.select=last")
 
 
@@ -419,6 +419,9 @@ def changes_of_before() -> Iterator[tuple[Callable[[dict[str, Any]], Any], str]]
     yield lambda state: state["optimiser"]["state"][0]["exp_avg"].fill_(math.nan), "optimiser.0.exp_avg: expected"
     yield lambda state: state.update(best=[1]), "best: expected tensors by name"
     yield lambda state: state["best"].pop("merit"), "best.merit: expected finite values"
+    yield lambda state: state.update(best=torch.zeros(2)), "best: expected tensors by name"
+    yield lambda state: state["best"].update(model=[torch.zeros(2)]), "best: expected tensors by name"
+    yield lambda state: state["best"].update(merit=torch.zeros(2)), "best.merit: expected finite values"
     yield lambda state: state.update(best={1, 2}), "data.pkl: expected a training state"
     yield lambda state: state.update(best=bytearray(9)), "data.pkl: expected a training state"
     yield lambda state: state.update(best=torch.nn.Parameter(torch.zeros(2))), "data.pkl: expected a training state"
