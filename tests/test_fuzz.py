@@ -24,7 +24,7 @@ def test_damaged_files_are_refused_or_read_as_they_were(reader: str, at_work: ju
     for verdict in at_work.fuzz(reader, 0, judge.every_kind):
         tally.add(verdict)
     assert tally.counts["same"] + tally.counts["read"] > 0 and tally.counts["refused"] > 0
-    assert not tally.faults, judge.in_words(tally)
+    assert len(tally.faults) == 0, judge.in_words(tally)
 
 
 # ---- the judge itself --------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[judge.Ju
 
 
 def test_a_mutant_is_the_same_bytes_each_time_and_each_kind_comes_first() -> None:
-    goods, again = GOODS["chip"](), GOODS["chip"]()
+    goods, again = judge.goods_of("chip"), judge.goods_of("chip")
     indices = judge.every_kind(goods)
     mutants = [judge.made("chip", goods, 0, index) for index in indices]
     assert {damaged.kind.name for damaged in mutants} >= {kind.name for good in goods for kind in good.kinds}

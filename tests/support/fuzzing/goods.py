@@ -258,19 +258,21 @@ def sealed_claims() -> tuple[Kind, Kind]:
 def pages() -> list[Good]:
     """A claim and a run, of which one file is damaged; with logs and networks, or without what takes time to draw."""
     bare, log, networks = bare_run(), log_of_run(), networks_of_run()
-    of_lines = ("type", "literal", "off", "missing", "deep", "huge", "inside", "after the end")
-    line = [
-        kind for kind in by_text.kinds(by_text.JSON_LINE) if kind.name.endswith(of_lines) and "digest" not in kind.name
+    # one of each sort: a page takes its time
+    sorts = ("type", "literal", "off", "missing", "deep", "huge list", "huge string", "inside", "after the end")
+    lines = [
+        kind for kind in by_text.kinds(by_text.JSON_LINE) if kind.name.endswith(sorts) and "digest" not in kind.name
     ]
+    tables = [kind for kind in by_text.kinds(by_text.TOML) if kind.name.endswith(sorts) and "digest" not in kind.name]
     json_files = [kind for kind in JSON if "order" not in kind.name]  # a page lists entries as the file does
     targets: list[tuple[str, dict[str, bytes], Sequence[Kind], bool | None]] = [
         ("claim/claim.json", bare, (*sealed_claims(), *json_files), True),
         ("claim/p.png", bare, by_bytes.KINDS, None),
-        ("run/config.toml", bare, TOML, None),
+        ("run/config.toml", bare, (*tables, *by_bytes.KINDS), None),
         ("run/summary.json", bare, json_files, True),
         ("run/seed-0/result.json", bare, json_files, True),
         ("run/seed-1/failure.json", bare, json_files, True),
-        ("run/seed-0/log.jsonl", {**bare, **log}, (*line, *by_bytes.KINDS), None),
+        ("run/seed-0/log.jsonl", {**bare, **log}, (*lines, *by_bytes.KINDS), None),
         ("run/seed-0/network.safetensors", {**bare, **networks}, by_bytes.KINDS, True),
     ]
     return [Good(target, files, target, "page", kinds, signed) for target, files, kinds, signed in targets]

@@ -161,7 +161,7 @@ class Judge:
 
     def fuzz(self, reader: str, seed: int, indices: Callable[[Sequence[Good]], Sequence[int]]) -> Iterator[Verdict]:
         """What becomes of mutants of a reader: of those whose numbers `indices` gives, as it is told the good files."""
-        goods = GOODS[reader]()
+        goods = goods_of(reader)
         self.look_at_goods(reader, goods)
         for index in indices(goods):
             yield self.verdict(made(reader, goods, seed, index))
@@ -293,6 +293,13 @@ class Tally:
         self.ms, self.mb = max(self.ms, verdict.ms), max(self.mb, verdict.mb)
         if verdict.outcome in FAULTS:
             self.faults.append(verdict)
+
+
+def goods_of(reader: str) -> list[Good]:
+    """The good files of a reader; that those of before cannot be checked is known."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return GOODS[reader]()
 
 
 def every_kind(goods: Sequence[Good]) -> Sequence[int]:
