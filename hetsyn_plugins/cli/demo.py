@@ -28,6 +28,7 @@ from hetsyn_plugins.deployment.finetune import as_before, fine_tune
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.exchange.conversion import convert
 from hetsyn_plugins.experiments import plots
+from hetsyn_plugins.experiments.affordable import check_rounds
 from hetsyn_plugins.experiments.data import digits
 
 DT = 1e-3  # one step is said to last 1 ms, so that time constants can be spoken of in milliseconds
@@ -134,6 +135,9 @@ def demo(out: Path, epochs: int = 50, seed: int = 0, samples: int | None = None,
         raise ValueError(f"--samples: expected at least 1, got {samples}")
     if seed < 0:
         raise ValueError(f"--seed: expected at least 0, got {seed}")
+    if seed >= 1 << 64:
+        raise ValueError(f"--seed: expected a number of 64 bits, got one of {seed.bit_length()}")
+    check_rounds("--epochs", epochs)
     start = time.perf_counter()
     make_folder(out, "--out")
     torch.manual_seed(seed)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    """Add them to the parser's commands; each sets `handler`, which takes the arguments and returns the exit status."""
+    """Add them to the parser's commands; each sets `handler` and `less` as in `main.parser`."""
     add_train(commands)
     evaluate = commands.add_parser(
         "evaluate", help="run trained networks on their test set, maybe under other settings"
@@ -23,13 +23,14 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument("folder", type=Path, metavar="RUN")
     evaluate.add_argument("--set", action="append", default=[], metavar="task.KEY=VALUE", help="change the task")
     evaluate.add_argument("--framework", choices=FRAMEWORKS, help="whose layers run it (those that were trained)")
-    evaluate.set_defaults(handler=run_evaluate)
+    add_despite_cost(evaluate)
+    evaluate.set_defaults(handler=run_evaluate, less="--set")
 
     analyse = commands.add_parser("analyse", help="time constants, what resetting the long ones costs, controls")
     analyse.add_argument("folder", type=Path, metavar="RUN")
     analyse.add_argument("--bound", type=float, default=0.7, help="taus above so many seconds are long (0.7)")
     analyse.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the pictures (RUN/analysis)")
-    analyse.set_defaults(handler=run_analyse)
+    analyse.set_defaults(handler=run_analyse, less="RUN")
 
     claim = commands.add_parser(
         "claim", help="the paper's number beside ours, with the s.d. over seeds, and the picture"
@@ -42,12 +43,13 @@ def add_commands(commands: Any) -> None:
     claim.add_argument("--jobs", type=int, default=0)
     claim.add_argument("--out", type=Path, default=Path("claims"), metavar="FOLDER", help="folder of all claims")
     claim.add_argument("--quiet", action="store_true", help="no progress bars")
-    claim.set_defaults(handler=run_claim)
+    add_despite_cost(claim)
+    claim.set_defaults(handler=run_claim, less="--set")
 
     report = commands.add_parser("report", help="one self-contained HTML page that compares runs and claims")
     report.add_argument("folders", type=Path, nargs="+", metavar="RUN|CLAIM")
     report.add_argument("-o", "--out", type=Path, default=Path("report.html"), metavar="FILE.html")
-    report.set_defaults(handler=run_report)
+    report.set_defaults(handler=run_report, less="RUN|CLAIM")
 
 
 def add_train(commands: Any) -> None:
@@ -63,8 +65,15 @@ def add_train(commands: Any) -> None:
     train.add_argument("--out", type=Path, metavar="RUN", help="folder (runs/TASK)")
     train.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_despite_cost(train)
     train.add_argument("--show", action="store_true", help="print the resolved configuration and stop")
-    train.set_defaults(handler=run_train)
+    train.set_defaults(handler=run_train, less="--set")
+
+
+def add_despite_cost(command: Any) -> None:
+    """Add `--despite-cost`."""
+    what = "run also what needs more memory, threads or time than there is"
+    command.add_argument("--despite-cost", action="store_true", help=what)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -79,7 +88,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         return 0
     folder = arguments.out or Path("runs", config.task.name)
     seeds = parse_seeds(arguments.seeds)
-    options = {"jobs": arguments.jobs, "quiet": arguments.quiet, "tensorboard": arguments.tensorboard}
+    options = {name: getattr(arguments, name) for name in ("jobs", "quiet", "tensorboard", "despite_cost")}
     summary = train_seeds(config, seeds, folder, **options)
     print(f"{folder}: {config.task.name}, {config.network.variant}, {config.framework}")
     measure = summary.measure
@@ -94,6 +103,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Run every trained seed on the test set."""
+    from hetsyn_plugins.experiments.affordable import check_evaluation, spending
     from hetsyn_plugins.experiments.run_folder import load_networks, load_run_config, mean_sd, seed_folder
     from hetsyn_plugins.experiments.training import evaluate_network
 
@@ -101,11 +111,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         if not text.strip().startswith("task."):
             raise ValueError(f"--set: expected task.KEY=VALUE (the network is trained already), got {text!r}")
     config = evaluated_config(load_run_config(arguments.folder), arguments.set, arguments.framework)
+    if not arguments.despite_cost:
+        check_evaluation(config)
     measure = config.task.measure
     values: list[float] = []
     for seed in seeds_with_result(arguments.folder):
         _, network = load_networks(seed_folder(arguments.folder, seed))
-        values.append(evaluate_network(network, config, seed))
+        with spending(config, "evaluation"):
+            values.append(evaluate_network(network, config, seed))
         print(f"seed {seed:<4} test {measure} {score_text(measure, values[-1])}", flush=True)
     print(f"test {measure} {mean_sd_text(measure, mean_sd(values))}")
     return 0
@@ -150,7 +163,8 @@ def run_claim(arguments: argparse.Namespace) -> int:
     if arguments.name not in CLAIMS:
         raise ValueError(f"CLAIM: expected one of {', '.join(CLAIMS)}, got {arguments.name!r}")
     seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
-    options = {"jobs": arguments.jobs, "quiet": arguments.quiet, "settings": arguments.set}
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in ("jobs", "quiet", "despite_cost")}
+    options["settings"] = arguments.set
     result = check_claim(arguments.name, CLAIMS[arguments.name], arguments.out, seeds, **options)
     print(table(result))
     print(f"\n{arguments.out / arguments.name}: claim.json{''.join(', ' + p.file for p in result.pictures)}")

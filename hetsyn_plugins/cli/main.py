@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.cli import experiments, signals
+from hetsyn_plugins.core.allocations import OutOfMemory, told
 
 DESCRIPTION = """HetSynLIF, the spiking neuron whose every synapse has its own time constant, for snnTorch, Norse and
 Lava-DL."""
@@ -56,7 +57,7 @@ def _run(argv: Sequence[str] | None) -> int:
         parser().parse_args(argv, arguments)
         if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
             sys.stdout.reconfigure(errors="backslashreplace")
-        with unchecked_told_once():
+        with unchecked_told_once(), told(arguments.command, lambda: f"less of {arguments.less} needs less"):
             status: int = arguments.handler(arguments)
         return status
     except BrokenPipeError:
@@ -75,7 +76,7 @@ def said(error: BaseException, command: str) -> int:
         status, how = 1, f"stopped: {error}"
     elif isinstance(error, OSError) and error.errno in FULL:
         how += "; make room and give the same command again"
-    elif not isinstance(error, ValueError | ImportError | OSError | OverflowError):
+    elif not isinstance(error, ValueError | ImportError | OSError | OverflowError | OutOfMemory):
         raise error
     _flush()
     _say(f"hetsyn {command}: {how}")
@@ -100,7 +101,8 @@ def _drop(stream: TextIO) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser; each command sets `handler`, which takes the arguments and returns the exit status."""
+    """The parser; each command sets `handler`, which takes the arguments and returns the exit status, and `less`: the
+    option of which less needs less memory."""
     top = argparse.ArgumentParser(prog="hetsyn", description=DESCRIPTION)
     top.add_argument("--version", action="version", version=f"hetsyn_plugins {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
@@ -110,12 +112,12 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--epochs", type=int, default=50)
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--samples", type=int, help="train on so many digits only (then no accuracy is promised)")
-    demo.set_defaults(handler=run_demo)
+    demo.set_defaults(handler=run_demo, less="--samples")
 
     verify = commands.add_parser("verify", help="run every check of the contract over every backend")
     verify.add_argument("--backend", action="append", help="only this backend (may be repeated)")
     verify.add_argument("--check", action="append", help="only this check (may be repeated)")
-    verify.set_defaults(handler=run_verify)
+    verify.set_defaults(handler=run_verify, less="--check")
 
     bench = commands.add_parser("bench", help="time and memory of a training step against plain autograd and others")
     bench.add_argument("--shape", action="append", help="only this shape of the table (may be repeated)")
@@ -126,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--no-scaling", action="store_true", help="the table only")
     bench.add_argument("--calls", action="store_true", help="only what small calls cost beside their kernels")
     bench.add_argument("--loops", action="store_true", help="only what loops of single steps cost beside sequences")
-    bench.set_defaults(handler=run_bench)
+    bench.set_defaults(handler=run_bench, less="--shape")
 
     add_export(commands)
     add_simulate(commands)
@@ -148,7 +150,7 @@ def add_export(commands: Any) -> None:
     export.add_argument("--samples", type=int, help="only so many of them")
     export.add_argument("--allow-overflow", action="store_true", help="count states that leave their bits")
     export.add_argument("-o", "--out", type=Path, required=True, metavar="NET")
-    export.set_defaults(handler=run_export)
+    export.set_defaults(handler=run_export, less="--samples")
 
 
 def add_simulate(commands: Any) -> None:
@@ -160,7 +162,7 @@ def add_simulate(commands: Any) -> None:
     simulate.add_argument("--allow-overflow", action="store_true", help="let states wrap and clip, and count")
     simulate.add_argument("--lava", action="store_true", help="also run it in Lava and compare every bin")
     simulate.add_argument("--timeout", type=float, default=300, help="seconds that Lava may take in all")
-    simulate.set_defaults(handler=run_simulate)
+    simulate.set_defaults(handler=run_simulate, less="--samples")
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -200,10 +202,12 @@ def run_verify(arguments: argparse.Namespace) -> int:
 def run_bench(arguments: argparse.Namespace) -> int:
     """Check the request, then measure."""
     from hetsyn_plugins.benchmark import bench, calls, loops
+    from hetsyn_plugins.experiments.affordable import check_rounds
 
     _check_known("--shape", arguments.shape, list(bench.SHAPES))
     if arguments.runs < 1:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
+    check_rounds("--runs", arguments.runs)
     for option in ("calls", "loops"):
         if getattr(arguments, option) and arguments.shape is not None:
             raise ValueError(f"--{option}: expected without --shape, it has shapes of its own, got both")

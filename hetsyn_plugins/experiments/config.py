@@ -26,6 +26,9 @@ from hetsyn_plugins.experiments.tasks import TASKS
 from hetsyn_plugins.experiments.tasks.task import Task
 from hetsyn_plugins.experiments.variants import NetworkConfig
 
+RATES = ("decay_lr", "weight_decay", "decay_weight_decay", "schedule_factor", "schedule_floor")  # they may be 0
+MOST_RATE = 1e9  # so that products of two rates and the weights are numbers of float32
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -82,9 +85,11 @@ class TrainingConfig:
             check(f"training.{name}", getattr(self, name), "at least 1", getattr(self, name) >= 1)
         for name in ("iterations", "epochs", "validate_every", "checkpoint_every", "workers", "schedule_span"):
             check(f"training.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        for name in ("decay_lr", "weight_decay", "decay_weight_decay", "clip", "schedule_factor", "schedule_floor"):
+        for name in (*RATES, "clip"):
             check(f"training.{name}", getattr(self, name), "at least 0", 0 <= getattr(self, name) < math.inf)
         check("training.lr", self.lr, "> 0", 0 < self.lr < math.inf)
+        for name in ("lr", *RATES):
+            check(f"training.{name}", getattr(self, name), f"at most {MOST_RATE:g}", getattr(self, name) <= MOST_RATE)
         check("training.explosion", self.explosion, "> 1", self.explosion > 1)
         check("training.warmup", self.warmup, "0 to below 1", 0 <= self.warmup < 1)
         check("training.iterations", 0, "iterations or epochs > 0", bool(self.iterations or self.epochs))

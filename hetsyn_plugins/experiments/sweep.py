@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -16,9 +15,12 @@ from tqdm import tqdm
 
 from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.files import make_folder, write_bytes
+from hetsyn_plugins.core.memory import available_to_all
 from hetsyn_plugins.core.processes import deaf_to_ctrl_c, lifeline
 from hetsyn_plugins.experiments import training, variants
+from hetsyn_plugins.experiments.affordable import check_costs, spending
 from hetsyn_plugins.experiments.config import Config, differences, load_config, to_toml, toml_value
+from hetsyn_plugins.experiments.costs import PROCESS, cores, memory_needed
 from hetsyn_plugins.experiments.run_folder import (
     CONFIG,
     FAILURE,
@@ -38,22 +40,32 @@ from hetsyn_plugins.experiments.run_folder import (
 
 
 def train_seeds(
-    config: Config, seeds: Sequence[int], folder: Path, *, jobs: int = 0, quiet: bool = False, tensorboard: bool = False
+    config: Config,
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    jobs: int = 0,
+    quiet: bool = False,
+    tensorboard: bool = False,
+    despite_cost: bool = False,
 ) -> RunSummary:
     """Train every seed that has no result in the folder yet, and return the summary of all of them.
 
-    jobs   seeds at a time, each in a process of its own; 0: as many as the cores hold at training.threads each
+    jobs           seeds at a time, each in a process of its own; 0: as many as the cores hold at training.threads each
+    despite_cost   train also where more is needed than there is (`affordable.check_costs`)
 
-    Raises ValueError where the folder holds another configuration or a seed failed: the others are trained first.
+    Raises ValueError where the folder holds another configuration, a seed failed (the others are trained first), or the
+    configuration cannot be; OutOfMemory where memory runs out.
     """
     if jobs < 0:
         raise ValueError(f"--jobs: expected at least 0, got {jobs}")
-    task = config.task  # what it lacks is said, or its data made, before a folder is, and not by every seed
-    task.batches(config.training.batch)
-    variants.build(config.network, task.lines, task.outputs, task.dt, seeds[0])
+    missing = missing_seeds(folder, seeds)
+    if missing and not despite_cost:
+        check_costs(config, min(jobs, len(missing)))
+    if missing:
+        _try(config, missing[0])
     prepare(folder, config)
-    missing = [seed for seed in seeds if not (seed_folder(folder, seed) / RESULT).exists()]
-    jobs = jobs or max(1, cores() // config.training.threads)
+    jobs = jobs or default_jobs(config)
     if len(missing) > 1:
         failed = _sweep(folder, missing, jobs, quiet, tensorboard)
         if failed:
@@ -61,13 +73,29 @@ def train_seeds(
             lines = "\n".join(f"seed {seed}: {why}" for seed, why in failed.items())
             raise ValueError(f"{len(failed)} of {len(seeds)} seeds failed\n{lines}")
     for seed in missing if len(missing) == 1 else ():
-        training.train(config, seed, seed_folder(folder, seed), quiet=quiet, tensorboard=tensorboard)
+        options = {"quiet": quiet, "tensorboard": tensorboard, "despite_cost": True}  # checked above, with the others
+        training.train(config, seed, seed_folder(folder, seed), **options)
     return summarise(folder)
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _try(config: Config, seed: int) -> None:
+    """Make the data and the network: what they lack is said before a folder is made, and not by every seed."""
+    task = config.task
+    with spending(config, "reading the data"):
+        task.batches(config.training.batch)
+    with spending(config, "building the network"):
+        variants.build(config.network, task.lines, task.outputs, task.dt, seed)
+
+
+def missing_seeds(folder: Path, seeds: Sequence[int]) -> list[int]:
+    """Those without a result."""
+    return [seed for seed in seeds if not (seed_folder(folder, seed) / RESULT).exists()]
+
+
+def default_jobs(config: Config) -> int:
+    """As many seeds at a time as the cores hold, and memory."""
+    fit = available_to_all() // (memory_needed(config) + PROCESS)
+    return max(1, min(cores() // config.training.threads, fit))
 
 
 def prepare(folder: Path, config: Config) -> None:
@@ -151,6 +179,7 @@ def _start(
 ) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     words = [sys.executable, "-m", "hetsyn_plugins.cli", "train", str(folder / CONFIG)]
     words += ["--seeds", str(seed), "--out", str(folder), "--quiet", *(["--tensorboard"] if tensorboard else [])]
+    words += ["--despite-cost"]  # it was checked here, when the seeds before did not hold memory yet
     errors = tempfile.TemporaryFile()
     with deaf_to_ctrl_c():  # this process ends it
         return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors, **line), errors

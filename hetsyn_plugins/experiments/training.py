@@ -32,7 +32,8 @@ from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.core.processes import deaf_to_ctrl_c, worker_ends_with_parent
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import training_state, variants
-from hetsyn_plugins.experiments.config import Config, TrainingConfig
+from hetsyn_plugins.experiments.affordable import check_costs, spending
+from hetsyn_plugins.experiments.config import MOST_RATE, Config, TrainingConfig
 from hetsyn_plugins.experiments.model import Model
 from hetsyn_plugins.experiments.run_folder import (
     FAILURE,
@@ -45,28 +46,37 @@ from hetsyn_plugins.experiments.run_folder import (
     load_result,
     write_content,
 )
-from hetsyn_plugins.experiments.tasks.task import Batch, Task, checked_batch
+from hetsyn_plugins.experiments.tasks.task import AT_A_TIME, DRAWN_EPOCH, Batch, Task, checked_batch
 from hetsyn_plugins.experiments.training_log import Log
 from hetsyn_plugins.experiments.training_state import Best, Progress, Run
 from hetsyn_plugins.ops.rates import fault
-
-DRAWN_EPOCH = 100  # iterations from validation to validation where samples are drawn and there is no epoch
-AT_A_TIME = 100  # samples, where networks are evaluated: faster than one by one, and no result depends on it
 
 
 class TrainingStopped(ArithmeticError):
     """The loss or a gradient is not finite, or the loss exploded; says at which iteration and in which layer."""
 
 
-def train(config: Config, seed: int, folder: Path, *, quiet: bool = False, tensorboard: bool = False) -> SeedResult:
+def train(
+    config: Config,
+    seed: int,
+    folder: Path,
+    *,
+    quiet: bool = False,
+    tensorboard: bool = False,
+    despite_cost: bool = False,
+) -> SeedResult:
     """Train, from the folder's last checkpoint if it has one, evaluate on the test set once, and return the result.
 
     Writes to `folder`: start.safetensors and network.safetensors (before and after), log.jsonl and log.csv,
     state.safetensors (the checkpoint) and the one before it, result.json. A folder with a result is left as it is.
 
+    despite_cost   train also where more is needed than there is (`affordable.check_costs`)
+
     Raises TrainingStopped, after writing why to failure.json; the last good checkpoint stays. ValueError where another
-    process trains in this folder.
+    process trains in this folder, or for a configuration that cannot be; OutOfMemory where memory runs out.
     """
+    if not (despite_cost or (folder / RESULT).exists()):
+        check_costs(config)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         return _train(config, seed, folder, quiet, tensorboard)
@@ -78,13 +88,16 @@ def _train(config: Config, seed: int, folder: Path, quiet: bool, tensorboard: bo
     (folder / FAILURE).unlink(missing_ok=True)
     clear(folder)
     torch.set_num_threads(config.training.threads)
-    trainer = Trainer(config, seed, folder, tensorboard)
+    with spending(config, "building the network"):
+        trainer = Trainer(config, seed, folder, tensorboard)
     try:
-        trainer.go(quiet)
+        with spending(config, "making training batches"):  # what is not told inside
+            trainer.go(quiet)
     except TrainingStopped as stopped:
         write_content(folder / FAILURE, Failure(trainer.iteration, str(stopped)))
         raise
-    return trainer.finish()
+    with spending(config, "final evaluation"):
+        return trainer.finish()
 
 
 class Trainer:
@@ -126,7 +139,8 @@ class Trainer:
         shown: dict[str, str] = {}
         try:
             for batch in batches:
-                loss, score, rate = self.step(batch)
+                with spending(self.config, "training step"):
+                    loss, score, rate = self.step(batch)
                 self.iteration += 1
                 last = self.iteration == self.total
                 validation = self.validate() if last or self.iteration % self.validate_every == 0 else None
@@ -175,7 +189,8 @@ class Trainer:
         """The measure on the validation split; the best network so far is kept, where one is to be selected."""
         select, task = self.config.training.select, self.config.task
         found: dict[str, set[str | None]] = {}
-        validation = evaluate(self.model, task, "validation", self.seed, found)
+        with spending(self.config, "validation"):
+            validation = evaluate(self.model, task, "validation", self.seed, found)
         self._tell(found)
         if select != "last":
             judged = validation if select == "best_validation" else evaluate_test(self.model, task, self.seed)
@@ -224,7 +239,9 @@ class Trainer:
 
     def _save(self) -> None:
         assert self.first_loss is not None  # a step was made
-        training_state.save(self.folder, Progress(self.iteration, self.seconds, self.first_loss, self.best), self.run)
+        progress = Progress(self.iteration, self.seconds, self.first_loss, self.best)
+        with spending(self.config, "checkpoint"):
+            training_state.save(self.folder, progress, self.run)
         self.saved = self.iteration
 
     def _why(self, loss: float, norm: Tensor, readout: Tensor) -> str:
@@ -286,13 +303,21 @@ def schedule(settings: TrainingConfig, iteration: int, per_epoch: int, total: in
     if settings.schedule == "constant":
         return 1.0
     if settings.schedule == "step":
-        return settings.schedule_factor ** (iteration // settings.schedule_every)
+        return _power(settings.schedule_factor, iteration // settings.schedule_every)
     span = settings.schedule_span * per_epoch or total
     warm = settings.warmup * span
     if iteration < warm:
         return (iteration + 1) / (math.floor(warm) + 1)
     along = min((iteration - warm) / max(span - warm, 1), 1.0)
     return settings.schedule_floor + (1 - settings.schedule_floor) * 0.5 * (1 + math.cos(math.pi * along))
+
+
+def _power(factor: float, times: int) -> float:
+    """A factor that grows, grows to MOST_RATE: more is no number of float32 with rates and weights."""
+    try:
+        return min(factor**times, MOST_RATE)
+    except OverflowError:
+        return MOST_RATE
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.files import make_folder
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.experiments import plots, sweep, training
+from hetsyn_plugins.experiments.affordable import check_costs
 from hetsyn_plugins.experiments.config import Config, load_config
 from hetsyn_plugins.experiments.model import Model
 from hetsyn_plugins.experiments.run_folder import (
@@ -146,9 +147,17 @@ def check_claim(
     settings: Sequence[str] = (),
     jobs: int = 0,
     quiet: bool = False,
+    despite_cost: bool = False,
 ) -> ClaimResult:
-    """Train what is missing, and write and return the claim's table; its pictures lie beside claim.json."""
+    """Train what is missing, and write and return the claim's table; its pictures lie beside claim.json.
+
+    Raises ValueError where a run failed, or before the first one for one that cannot be (`sweep.train_seeds`).
+    """
     evidence = Evidence(folder, claim.arms, claim.seeds if seeds is None else seeds, settings)
+    for arm, config in evidence.configs.items():
+        missing = sweep.missing_seeds(evidence.folder_of(arm), evidence.seeds)
+        if missing and not despite_cost:
+            check_costs(config, min(jobs, len(missing)))
     _train_arms(evidence, jobs, quiet)
     rows = claim.rows(evidence)
     make_folder(folder / name, "--out")
@@ -176,7 +185,9 @@ def _train_arms(evidence: Evidence, jobs: int, quiet: bool) -> None:
     failed = []
     for arm, config in evidence.configs.items():
         try:
-            sweep.train_seeds(config, evidence.seeds, evidence.folder_of(arm), jobs=jobs, quiet=quiet)
+            sweep.train_seeds(
+                config, evidence.seeds, evidence.folder_of(arm), jobs=jobs, quiet=quiet, despite_cost=True
+            )
         except (ValueError, training.TrainingStopped) as error:
             failed.append(f"{arm}: {error}")
     if failed:

@@ -53,6 +53,7 @@ class DelayedMatchToSample(DrawnTask):
     """
 
     name: ClassVar[str] = "dms"
+    line_bytes: ClassVar[int] = 20  # two of float64 while it is drawn, then one of float32
     paper: ClassVar[Mapping[str, Any]] = {
         "network.hidden": [50],
         "network.recurrent": True,
@@ -100,6 +101,21 @@ class DelayedMatchToSample(DrawnTask):
         """Mismatch and match."""
         return 2
 
+    @property
+    def steps(self) -> int:
+        """Steps T of a sample."""
+        before, shown, pause = self._parts
+        return before + 2 * shown + pause
+
+    @property
+    def _parts(self) -> tuple[int, int, int]:
+        """Steps before the first cue, of a cue and of the pause."""
+        return round(self.onset / self.dt), round(self.cue / self.dt), round(self.delay / self.dt)
+
+    def held_at_once(self, batch: int) -> int:
+        """All of them: they are drawn together."""
+        return self.test_samples
+
     def drawn_batch(self, samples: int, seed: int, rng: np.random.Generator) -> Batch:
         """So many samples: inputs (T, B, lines), labels (B,)."""
         return Batch(*map(torch.from_numpy, self.draw(samples, rng)))
@@ -119,9 +135,9 @@ class DelayedMatchToSample(DrawnTask):
 
     def draw(self, samples: int, rng: np.random.Generator) -> DMS:
         """So many samples from this generator."""
-        before, shown, pause = (round(seconds / self.dt) for seconds in (self.onset, self.cue, self.delay))
+        before, shown, pause = self._parts
         sides = rng.integers(0, 2, (2, samples))  # of the two cues: 0 left, 1 right
-        chance = np.zeros((before + 2 * shown + pause, samples, 3, self.group))
+        chance = np.zeros((self.steps, samples, 3, self.group))
         chance[:, :, 2] = self.noise_rate * self.dt
         for start, side in zip((before, before + shown + pause), sides, strict=True):
             chance[start : start + shown, np.arange(samples), side] = self.cue_rate * self.dt

@@ -127,7 +127,7 @@ class Speech(DataTask):
                 raise ValueError(f"{name}: expected a chance from 0 to 1, got {getattr(self, name)}")
         if not 0 <= self.test_warp <= OCTAVES:
             raise ValueError(f"test_warp: expected 0 to {OCTAVES:g} octaves, got {self.test_warp}")
-        shortest = int(self._steps(2**-self.test_warp))
+        shortest = round(2**-self.test_warp * (self.duration / self.dt))
         if not 0 <= self.skip < shortest:
             raise ValueError(f"skip: expected 0 to {shortest - 1} of {shortest} steps, got {self.skip}")
 
@@ -179,7 +179,12 @@ class Speech(DataTask):
     @property
     def steps(self) -> int:
         """T of a recording that is not warped."""
-        return int(self._steps(1.0))
+        return round(self.duration / self.dt)
+
+    @property
+    def longest(self) -> int:
+        """T of a recording that is warped as far as it may be."""
+        return round(2**self.test_warp * (self.duration / self.dt))
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -205,7 +210,7 @@ class Speech(DataTask):
         file = self.data.validation
         return self.data.train.take(self.split[1]) if file is None else file
 
-    def _steps(self, factor: Array | float) -> np.ndarray:
+    def _steps(self, factor: Array) -> np.ndarray:
         """Steps of recordings whose time is scaled by these factors."""
         return np.rint(np.multiply(factor, self.duration / self.dt)).astype(np.int64)
 

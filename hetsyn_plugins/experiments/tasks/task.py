@@ -20,6 +20,9 @@ from hetsyn_plugins.core.validation import check_samples, checked_size
 from hetsyn_plugins.experiments.data import digits
 
 SPLITS = ("train", "validation", "test")
+AT_A_TIME = 100  # samples, where networks are evaluated: faster than one by one, and no result depends on it
+DRAWN_EPOCH = 100  # iterations from validation to validation where samples are drawn and there is no epoch
+MOST_STEPS = 1 << 62  # what memory does not hold `costs` says; these could not even be counted
 
 
 class Batch(NamedTuple):
@@ -59,11 +62,14 @@ class Task:
 
     A subclass gives `name`, `lines`, `outputs`, `loss`, `score` and its batches: drawn (`DrawnTask`) or taken from data
     (`DataTask`). `paper` has the paper's settings of network and training where they differ from the general defaults.
+    What it needs (`costs`) is told by `steps` and where it differs by `longest`, `held_at_once` and `line_bytes`; none
+    of them may take memory that grows with the settings.
     """
 
     name: ClassVar[str]
     measure: ClassVar[str] = "accuracy"  # what `score` is: "accuracy" (more is better) or "MSE" (less is)
     drawn: ClassVar[bool] = False  # every batch is drawn anew, and there is no epoch but a batch
+    line_bytes: ClassVar[int] = 8  # that making a batch takes at most, a line, step and sample
     paper: ClassVar[Mapping[str, Any]] = {}  # "network.tau_reset": 40e-3, ...
 
     dt: float = 1e-3
@@ -77,6 +83,20 @@ class Task:
     def outputs(self) -> int:
         """Readouts K."""
         raise NotImplementedError
+
+    @property
+    def steps(self) -> int:
+        """Steps T of a sample for training; here of the first one."""
+        return len(self.training_batch(0, 1, 0).inputs)
+
+    @property
+    def longest(self) -> int:
+        """Steps of the longest sample that is held out."""
+        return self.steps
+
+    def held_at_once(self, batch: int) -> int:
+        """Samples that `held_out` has in memory at once where it gives so many in a batch."""
+        return batch
 
     def batches(self, batch: int) -> int:
         """Training batches of this size in an epoch; a task that draws its samples calls every batch an epoch."""
@@ -100,9 +120,13 @@ class Task:
 
 
 class DrawnTask(Task):
-    """The base of tasks whose every batch is drawn anew, and is an epoch of its own; a subclass gives `drawn_batch`."""
+    """The base of tasks whose every batch is drawn anew, and is an epoch of its own; a subclass gives `drawn_batch`.
+
+    test_samples   in the validation set and in the test set
+    """
 
     drawn: ClassVar[bool] = True
+    test_samples: int
 
     def drawn_batch(self, samples: int, seed: int, rng: np.random.Generator) -> Batch:
         """So many samples for a run of this seed, drawn from this generator."""
@@ -191,9 +215,12 @@ def accuracy_of(v: Tensor, target: Tensor) -> Tensor:
 
 
 def check_steps(name: str, seconds: float, dt: float, least: int) -> None:
-    """Raise ValueError where the whole number of steps nearest to so many seconds is below `least`."""
-    if not (isfinite(seconds / dt) and round(seconds / dt) >= least):
-        raise ValueError(f"{name}: expected at least {least} steps of {dt} s, got {seconds} s")
+    """Raise ValueError where the nearest whole number of steps to so many seconds is below `least` or past counting."""
+    steps = min(max(seconds / dt, -1.0), MOST_STEPS)
+    if not (isfinite(seconds) and round(steps) >= least):
+        raise ValueError(f"{name}: expected at least {least} steps of {dt} s, got {seconds} s; task.dt is the step")
+    if steps == MOST_STEPS:
+        raise ValueError(f"{name}: expected fewer than 2^62 steps of {dt} s, got {seconds} s; task.dt is the step")
 
 
 def check_rate(name: str, rate: float, dt: float) -> None:

@@ -1,0 +1,100 @@
+"""What a configuration needs, known before it trains: memory, and the least time that it can take.
+
+Memory of a run, beside the imports (430 MB) and the compiled kernels (some 180 MB), is the sum of
+
+    SYNAPSE           bytes a synapse: weight, decay, gradients, two moments each, copies that are drawn, saved, kept
+    NEURON            bytes a neuron, step and sample: what the forward pass keeps and the backward pass makes
+    STATE             bytes a synapse and sample, of the layer with most of them: its state, and that one's gradient
+    Task.line_bytes   bytes an input line, step and sample
+
+over a batch, or over the samples of an evaluation where they need more. Measured (the peak, less that of a smallest
+run) and estimated, MB:
+
+    dms        training.batch=2000                                    1003   1103
+               training.batch=2000 network.recurrent=false             837   1062
+               training.batch=2000 task.group=1                        745    854
+               training.batch=500 task.group=1 network.hidden=[500]   2715   2942
+               training.batch=2 network.hidden=[5000]                 3845   5423
+               task.test_samples=20000                                2128   2543
+               task.delay=0 network.hidden=[2000]                     3907   3951
+    patterns   training.batch=200                                     1534   1792
+               task.test_samples=200                                   563    533
+    images     training.batch=5000, Fashion-MNIST                      931   1055
+    speech     training.batch=800                                     2195   3340
+
+It is refused only where it is more than there is. A batch counts as it is asked for, also where the data are fewer.
+
+Time is what no machine falls below: ITERATION for every step, and ten times the speed of a core of ours. More than
+LONGEST is refused: some months in truth.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hetsyn_plugins.experiments.config import Config
+from hetsyn_plugins.experiments.tasks.task import AT_A_TIME, DRAWN_EPOCH, DrawnTask
+
+SYNAPSE, NEURON, STATE = 128, 36, 8  # bytes
+PROCESS = 256 << 20  # bytes of another process with the imports, as far as processes do not share them
+ITERATION = 1_500  # microseconds that an iteration takes at least, measured 2,200 (one neuron, 52 steps)
+SPEED = 100_000  # synapse-steps a microsecond and thread, measured 10,000
+DRAWING = 500  # random numbers a microsecond, measured 170
+DAY = 24 * 3600 * 1_000_000  # microseconds
+LONGEST = 10 * DAY
+
+
+def memory_needed(config: Config, trains: bool = True) -> int:
+    """Bytes at the worst moment of a run, or where it is not trained of its evaluation; in integers: none overflows."""
+    task, settings = config.task, config.training
+    synapses = layer_synapses(config)
+    neurons = sum(config.network.hidden) + task.outputs
+    line_bytes = task.lines * task.line_bytes
+    samples = min(AT_A_TIME, task.test_samples) if isinstance(task, DrawnTask) else AT_A_TIME
+
+    held = task.held_at_once(samples) * task.longest * line_bytes
+    evaluation = samples * (task.longest * neurons * NEURON // 2 + max(synapses) * STATE) + held
+    if not trains:
+        return sum(synapses) * SYNAPSE // 4 + evaluation
+    step = settings.batch * (task.steps * (neurons * NEURON + line_bytes) + max(synapses) * STATE)
+    ahead = settings.workers * (PROCESS + 2 * settings.batch * task.steps * line_bytes)
+    return sum(synapses) * SYNAPSE + max(step, evaluation) + ahead
+
+
+def layer_synapses(config: Config) -> list[int]:
+    """How many synapses each layer has, the readout's last."""
+    lines, synapses = config.task.lines, []
+    for n in config.network.hidden:
+        synapses.append(n * lines + (n * n if config.network.recurrent else 0))
+        lines = n
+    return [*synapses, lines * config.task.outputs]
+
+
+def training_time(config: Config) -> int:
+    """Microseconds that the training of one seed takes at least."""
+    task, settings = config.task, config.training
+    per_epoch = task.batches(settings.batch)
+    iterations = settings.iterations or settings.epochs * per_epoch
+    evaluations = iterations // (settings.validate_every or (DRAWN_EPOCH if task.drawn else per_epoch)) + 2
+    steps = iterations * (ITERATION + 3 * passing_time(config, settings.batch))  # backward is twice forward
+    return steps + evaluations * evaluation_time(config)
+
+
+def evaluation_time(config: Config) -> int:
+    """Microseconds that the validation or test set takes at least; that of data, which have an end, counts as none."""
+    task = config.task
+    if not isinstance(task, DrawnTask):
+        return 0
+    drawing = task.test_samples * task.steps * task.lines // DRAWING
+    return drawing + passing_time(config, task.test_samples)
+
+
+def passing_time(config: Config, samples: int) -> int:
+    """Microseconds that so many samples take at least to pass through the network."""
+    work = samples * config.task.steps * (config.task.lines + sum(layer_synapses(config)))
+    return work // (SPEED * min(config.training.threads, cores()))
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
