@@ -154,7 +154,7 @@ def states() -> list[Good]:
             trainer = trained(Path(folder), select)
             data = by_safetensors.canonical(Path(folder, STATE).read_bytes())
         selected = {"select.txt": select.encode()}
-        own = (sealed.kind(sealed.states), *kinds) if select == "last" else kinds
+        own = (sealed.kind(functools.partial(sealed.states, data)), *kinds) if select == "last" else kinds
         goods.append(Good(select, {**selected, STATE: data}, STATE, "state", own, True))
         old, files = state_of_before.STATE, {**selected, state_of_before.STATE: as_before(trainer)}
         goods.append(Good(f"{select}, of before", files, old, "state", kinds_of_before, False))
@@ -170,6 +170,7 @@ def trained(folder: Path, select: str) -> Trainer:
     trainer.validate()
     trainer.seconds = 1.5
     trainer._save()
+    trainer.log.close()
     return trainer
 
 

@@ -104,8 +104,8 @@ def chips(good: FixedNetwork) -> Iterator[bytes]:
         yield from _made("x.net", functools.partial(chip_file.write, planted(good, "layers", layers)))
 
 
-def states() -> Iterator[bytes]:
-    """States of training that cannot be."""
+def states(good: bytes) -> Iterator[bytes]:
+    """States of training that cannot be, of runs that go on from a good one."""
     changes: list[Callable[[Any], Any]] = [
         *(functools.partial(_set, "iteration", value) for value in ("x", -1, 10**9, True, 1.5)),
         *(functools.partial(_set, "seconds", value) for value in (math.nan, -1.0, "x")),
@@ -118,9 +118,9 @@ def states() -> Iterator[bytes]:
     ]
     for change in changes:
         with tempfile.TemporaryDirectory() as folder:
+            Path(folder, STATE).write_bytes(good)
             trainer = trainer_of(Path(folder), "last")
-            trainer.step(trainer.config.task.training_batch(0, trainer.config.training.batch, 0))
-            trainer.iteration = 1
+            trainer.log.close()
             change(trainer)
             try:
                 trainer._save()
