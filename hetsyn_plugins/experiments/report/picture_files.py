@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hetsyn_plugins.core.bounded import read_bytes
 from hetsyn_plugins.core.file_format import FileFormatError
+from hetsyn_plugins.experiments.run_folder import CLAIM
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LONGEST = 8_000_000  # bytes: what a page can hold a few of
@@ -22,7 +23,9 @@ def read(folder: Path, name: str) -> bytes:
     """
     path = folder / name
     if Path(name).name != name or "\\" in name or path.resolve().parent != folder.resolve():
-        raise FileFormatError(path, f"a picture in {folder}", "one outside its folder")
+        raise FileFormatError(
+            folder / CLAIM, "pictures in its folder", f"{name!r}, outside its folder", field="pictures"
+        )
     content = read_bytes(path, LONGEST, "a picture that claim.json names")
     _check_parts(content, path)
     width, height = size(content)
