@@ -671,7 +671,7 @@ class _Sequence(_HetSynModule):
         super().__init__(*args, **kwargs)
         self.record_states, self.record_current, self.batch_first = record_states, record_current, batch_first
 
-    def forward(self, input_tensor: Tensor, state: Any = None, *, lengths: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, input_tensor: Tensor, state: Any = None, lengths: Any = None) -> tuple[Tensor, Any]:
         """The whole sequence: input (T, B, M) -> z (T, B, N) (a readout: v) and the state after the last step.
 
         With record_states the state's fields have a leading T, step by step with the memory of the cells; the currents

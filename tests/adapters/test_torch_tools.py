@@ -630,7 +630,7 @@ def graph_for_tensorboard(layer: Any, x: Tensor, folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer torch's, of its old exporters
 @kinds
-@pytest.mark.parametrize("tool", ["trace", "script", "onnx", "add_graph", "fx"])
+@pytest.mark.parametrize("tool", ["trace", "script", "onnx", "onnx of the layer", "add_graph", "fx"])
 def test_tracers_are_told_in_one_sentence(case: Case, tool: str, tmp_path: Path) -> None:
     layer = case.build().eval()
     net, x = nn.Sequential(layer), trains() if case.sequence else trains()[0]
@@ -638,6 +638,7 @@ def test_tracers_are_told_in_one_sentence(case: Case, tool: str, tmp_path: Path)
         "trace": lambda: trace(net, x),
         "script": lambda: torch.jit.script(net),
         "onnx": lambda: onnx(net, x),
+        "onnx of the layer": lambda: onnx(layer, x),  # which is given its default arguments by position
         "add_graph": lambda: graph_for_tensorboard(net, x, tmp_path),
         "fx": lambda: torch.fx.symbolic_trace(layer),
     }
