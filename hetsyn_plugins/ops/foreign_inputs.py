@@ -44,8 +44,8 @@ def plain_tensor(inputs: Any, name: str, tuple_hint: str) -> Tensor:
     Raises RuntimeError where the call is traced instead of run.
     """
     compiling = torch.compiler.is_compiling()  # there inputs are plain tensors, and what is asked here has no graph
-    if not compiling and _is_traced(inputs):
-        raise RuntimeError(NO_TRACE)
+    if not compiling:
+        refuse_tracers(inputs)
     if not isinstance(inputs, Tensor):
         raise ValueError(f"{name}: expected a torch tensor, got {type(inputs).__name__}{_way_out(inputs, tuple_hint)}")
     if compiling:
@@ -61,6 +61,13 @@ def plain_tensor(inputs: Any, name: str, tuple_hint: str) -> Tensor:
         kind = type(inputs).__name__
         raise ValueError(f"{name}: expected a plain torch tensor, got {kind}, which wraps one; give its values")
     return usable(inputs.as_subclass(Tensor))
+
+
+def refuse_tracers(inputs: Any) -> None:
+    """Raise RuntimeError where the call is recorded instead of run; not for what is compiling."""
+    is_tracer = isinstance(inputs, Proxy) or type(inputs).__name__ == "FakeTensor"
+    if is_tracer or torch.jit.is_tracing() or get_innermost_proxy_mode() is not None:
+        raise RuntimeError(NO_TRACE)
 
 
 @torch.compiler.assume_constant_result
@@ -93,12 +100,6 @@ def usable(t: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or not t.is_inference() or torch.is_inference_mode_enabled():
         return t
     return t.clone()
-
-
-def _is_traced(inputs: Any) -> bool:
-    if torch.jit.is_tracing() or isinstance(inputs, Proxy) or type(inputs).__name__ == "FakeTensor":
-        return True
-    return get_innermost_proxy_mode() is not None
 
 
 def _way_out(inputs: Any, tuple_hint: str) -> str:

@@ -24,10 +24,12 @@ from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import frameworks
 from hetsyn_plugins.fixed_point import run as run_integers
 from hetsyn_plugins.fixed_point.network import FixedNetwork
+from hetsyn_plugins.ops.foreign_inputs import NO_TRACE
 
 pytest.importorskip("lava.lib.dl.slayer", reason="lava-dl is not installed (it ends at Python 3.10)")
 
 import lava.lib.dl.slayer as slayer
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from hetsyn_plugins.adapters.lava_dl import slayer as hetsyn
 
@@ -73,6 +75,27 @@ def core_says(net: list[Any], x: torch.Tensor, latency: int) -> Any:
     p = layers[-1].params
     out = last.v * (p.unit / (1 << p.fraction)) if last.spikes is None else last.spikes
     return out.transpose(1, 2, 0)
+
+
+# ---- tracers ----------------------------------------------------------------------------------------------------
+
+TRACERS: dict[str, Callable[[Any, torch.Tensor], Any]] = {
+    "trace": lambda net, x: torch.jit.trace(net, (x,), check_trace=False),
+    "fx": lambda net, x: torch.fx.symbolic_trace(net),
+    "make_fx": lambda net, x: make_fx(net)(x),
+    "export": lambda net, x: torch.export.export(net, (x,)),
+    "export without dynamo": lambda net, x: torch.export.export(net, (x,), strict=False),
+}
+
+
+@pytest.mark.parametrize("tool", TRACERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tracers_are_told_in_one_sentence(adapter: Any, kind: str, tool: str) -> None:
+    net, x = block(adapter, kind), torch.ones(2, 12, 5)
+    with pytest.raises(RuntimeError) as error:
+        TRACERS[tool](net, x)
+    assert str(error.value).split("\n")[0] == NO_TRACE
+    torch._dynamo.reset()
 
 
 # ---- start values -----------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer
 from hetsyn_plugins.fixed_point.rounding import rounding
+from hetsyn_plugins.ops.foreign_inputs import refuse_export, refuse_tracers
 from hetsyn_plugins.ops.layer import options_from_params
 from hetsyn_plugins.ops.rates import watch_rates
 from hetsyn_plugins.ops.trainable import start_values, start_weight, to_hetsyn_params
@@ -215,6 +216,10 @@ class Layer(WithoutNorm, nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         """(B, in, T) -> (B, out, T), or NCHWT -> (B, out, 1, 1, T); with count_log also the mean spike rate."""
+        if torch.compiler.is_compiling():
+            refuse_export()
+        else:
+            refuse_tracers(x)
         last = self.last_output
         parts = (self.neuron, self._input, *self._others)
         if any(hooked(part) for part in parts):
