@@ -816,7 +816,7 @@ def test_an_inverse_time_constant_in_another_unit_is_told(cls: Any, given: Any, 
 def test_likely_time_constants_and_those_of_other_layers_are_not() -> None:
     for given in (0.0, float("inf"), 1.0, 200.0, torch.tensor([5e-3] + [200.0] * (N - 1))):
         HetSynLIFCell(M, N, HetSynLIFParameters(given), 1e-3)
-    strange = HetSynLIFParameters(5e-3, tau_reset_inv=5e-3)
+    strange = HetSynLIFParameters(tau_reset_inv=5e-3)
     assert HetSynLI(M, N, HetSynLIFParameters(tau_reset_inv=5e-3)).dt == 1e-3, "a readout has no reset"
     with pytest.warns(UserWarning, match="tau_reset_inv"):
         cell = HetSynLIFCell(M, N, strange)
