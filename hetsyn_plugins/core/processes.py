@@ -5,15 +5,18 @@ The parent holds the one writing end of a pipe and writes nothing. When it is go
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 LIFELINE = "HETSYN_LIFELINE"  # in a child's environment: its end of the pipe
+PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when the thread that started it ends
 
 
 @contextmanager
@@ -27,11 +30,14 @@ def lifeline() -> Iterator[dict[str, Any]]:
         os.close(reading)
 
 
-def end_with_parent(end: Callable[[], None] = lambda: os._exit(1)) -> None:
-    """From now on `end` is called once the process that started this one with a `lifeline` is gone; else nothing."""
+def end_with_parent(end: Callable[[], None] | None = None) -> None:
+    """From now on this process is over, or `end` called, once the one that started it with a `lifeline` is gone."""
     reading = os.environ.pop(LIFELINE, None)  # not for children of this one
-    if reading is not None:
-        watch(lambda: os.read(int(reading), 1), end)
+    if reading is None:
+        return
+    if end is None and sys.platform == "linux":  # at once, where an import holds up the thread below for seconds
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    watch(lambda: os.read(int(reading), 1), end or (lambda: os._exit(1)))
 
 
 def worker_ends_with_parent(worker: int) -> None:

@@ -20,6 +20,9 @@ assert LIFELINE not in os.environ
 print(os.getpid(), flush=True)
 time.sleep(600)
 """
+HOLDS_ALL = (
+    "import re; re.match('(a?){40}a{40}', 'a' * 40)"  # hours in C, which no thread interrupts: as an import does
+)
 PARENT = """
 import subprocess, sys, time
 from hetsyn_plugins.core.processes import lifeline
@@ -64,8 +67,11 @@ def until_gone(*pids: int) -> float:
     return time.monotonic() - start
 
 
-def test_children_end_when_their_parent_is_killed() -> None:
-    command = [sys.executable, "-c", PARENT, CHILD]
+@pytest.mark.parametrize("child", [CHILD, CHILD.replace("time.sleep(600)", HOLDS_ALL)], ids=["waiting", "importing"])
+def test_children_end_when_their_parent_is_killed(child: str) -> None:
+    if child != CHILD and sys.platform != "linux":
+        pytest.skip("a thread has to see it here")
+    command = [sys.executable, "-c", PARENT, child]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pids = [int(parent.stdout.readline()) for _ in range(2)]
