@@ -5,12 +5,13 @@ collection, and the library follows a damaged one for ever, or into gigabytes. H
 are read from the file's bytes, every address and size compared with the file's size before anything is allocated:
 
     reference    length in values u32, address of the collection u64, number of the object u32
-    collection   "GCOL", version 1, three zeros, size u64; then objects: number u16 (0: the rest is free), references
-                 u16, four zeros, size in bytes u64, the bytes, up to a multiple of 8
+    collection   "GCOL", version 1, three zeros, size u64; then objects: number u16, references u16, four zeros,
+                 size in bytes u64, the bytes, up to a multiple of 8; number 0 is the rest, with this head, free
 
 The other way would be a child process with a deadline. It costs half a second a file, needs a deadline that no busy
 machine misses and no small file is worth, and can only say "it took too long"; this is as quick as the library and
-says which row is damaged. An object that is not as long as its row, or that two rows share, is damage as well.
+says which row is damaged. An object that is not as long as its row, or that two rows share, is damage as well; what is
+read here without complaint, the library reads too.
 """
 
 from __future__ import annotations
@@ -141,10 +142,10 @@ class _Rows:
         at = COLLECTION.size
         while at + OBJECT.size <= size:
             number, _, length = OBJECT.unpack_from(content, at)
-            if number == 0:
+            if number == 0 and length == size - at:
                 break
             at += OBJECT.size
-            if length > size - at or number in objects:
+            if number == 0 or length > size - at or number in objects:
                 raise _damage(self.dataset, f"whole objects in the collection at byte {start}", f"object {number}")
             objects[number] = content[at : at + length]
             at += -(-length // 8) * 8

@@ -98,7 +98,15 @@ def spot(path: Path, what: str) -> int:
     heap = path.read_bytes().index(b"GCOL")
     with h5py.File(path) as file:
         rows = file["x"].id.get_offset()
-    return {"heap": heap, "first object": heap + 16, "row 1": rows + 16, "row 3": rows + 48, "row 4": rows + 64}[what]
+    free = heap + 8304  # behind five rows and the text
+    return {
+        "free": free,
+        "heap": heap,
+        "first object": heap + 16,
+        "row 1": rows + 16,
+        "row 3": rows + 48,
+        "row 4": rows + 64,
+    }[what]
 
 
 def damaged(path: Path, what: str, at: int, form: str, value: Any) -> None:
@@ -117,6 +125,8 @@ DAMAGE = {
     "an object beyond its collection": ("first object", 8, "<Q", 2**63),
     "a longer object": ("first object", 8, "<Q", 8),
     "an object of nothing": ("first object", 8, "<Q", 0),
+    "free space that is not all the rest": ("free", 8, "<Q", 64),
+    "free space of nothing": ("free", 8, "<Q", 0),
     "a longer row": ("row 1", 0, "<I", 4),
     "a row without end": ("row 1", 0, "<I", 2**32 - 1),
     "an empty row that has values": ("row 4", 0, "<I", 1),
@@ -172,10 +182,10 @@ def check_nested(module: Any, tmp_path: Path) -> None:
         room, offset = file["room"].id.get_offset(), x.id.get_offset()
     content = bytearray(path.read_bytes())
     for index in range(count):
-        at = room + 48 * index
+        at = room + 64 * index
         content[at : at + 16] = b"GCOL\1\0\0\0" + struct.pack("<Q", room + size - at)
         content[at + 16 : at + 33] = struct.pack("<HHIQB", 1, 1, 0, 1, 7)
-        content[at + 40 : at + 42] = b"\0\0"
+        content[at + 40 : at + 56] = struct.pack("<HHIQ", 0, 0, 0, room + size - at - 40)
         content[offset + 16 * index : offset + 16 * index + 16] = struct.pack("<IQI", 1, at, 1)
     path.write_bytes(content)
     with pytest.raises(FileFormatError, match="x: expected collections that lie side by side"):
