@@ -177,6 +177,18 @@ def test_data_that_are_no_samples_are_told(
     assert f"{tmp_path}/it.npz: {says}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("spoil", [lambda raw: raw[:-1], lambda raw: b"", lambda raw: raw[:-9] + b"x" + raw[-8:]])
+def test_a_damaged_checkpoint_is_one_line(spoil: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = tmp_path / "net.safetensors"
+    params = HetSynParams(np.ones((2, 3)), 0.5, reset_decay=0.5)
+    checkpoint.save(Network((HetSynLayer("out", params),)), net)
+    net.write_bytes(spoil(net.read_bytes()))
+    assert main(["export", str(net), "-o", str(tmp_path / "net.net")]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"hetsyn export: {net}: ") and "expected" in err and err.count("\n") == 1, err
+    assert not (tmp_path / "net.net").exists()
+
+
 def test_wrong_requests_of_export_and_simulate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One line each, status 2, and no file where there was none."""
     exported(tmp_path)
