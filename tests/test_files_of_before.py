@@ -46,7 +46,7 @@ def test_a_checkpoint_goes_into_a_framework(framework: str) -> None:
 
 
 def test_a_chip_file_gives_what_it_gave() -> None:
-    with pytest.warns(UncheckedFileWarning, match=r"network\.net: was written before"):
+    with pytest.warns(UncheckedFileWarning, match=r"network\.net: written before"):
         network = chip_file.read(DATA / "network.net")
     runs = list(network.run(EXPECTED["x"].astype(int)).values())
     np.testing.assert_array_equal(runs[0].spikes, EXPECTED["chip_spikes"])

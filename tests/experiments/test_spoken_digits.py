@@ -422,7 +422,7 @@ def test_a_cache_of_before_is_taken_and_says_so(tmp_path: Path, chirps: list[Utt
             del file.attrs[DIGEST], file["extra/hetsyn_version"]
         content["files"][path.name]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
     manifest.write_text(json.dumps({key: content[key] for key in content if key not in ("digest", "file_format")}))
-    with pytest.warns(UncheckedFileWarning, match=r"plain\.json: was written before files carried a digest"):
+    with pytest.warns(UncheckedFileWarning, match=r"plain\.json: written before files carried a digest"):
         assert generated(tmp_path) == paths
     assert len(spoken_digits.read_digits(paths[0]).labels) == 190 and len(chirps) == 240
 
