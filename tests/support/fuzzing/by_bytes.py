@@ -68,7 +68,10 @@ def swap_blocks(rng: Random, data: bytes, other: bytes) -> bytes:
 
 
 def splice(rng: Random, data: bytes, other: bytes) -> bytes:
-    at = rng.randrange(len(data))
+    """The beginning of one, as far as the first byte in which they differ at least, and the end of the other."""
+    pairs = zip(data, other, strict=False)
+    alike = next((index for index, (a, b) in enumerate(pairs) if a != b), 0)
+    at = rng.randrange(min(alike + 1, len(data) - 1), len(data))
     return data[:at] + other[at:]
 
 

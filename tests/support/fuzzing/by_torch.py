@@ -237,7 +237,10 @@ KINDS = (
     of_tensor("stride 0, same shape", lambda rng, t: t.new_zeros(()).expand(t.shape)),
     of_tensor("transposed", lambda rng, t: t.t().contiguous().t() if t.dim() == 2 else t),
     of_tensor("sparse, quantised, meta", lambda rng, t: rng.choice((
-        t.to_sparse(), torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8), t.to("meta"), torch.nn.Parameter(t),
+        t.to_sparse(),
+        torch.quantize_per_tensor(t.float(), 0.1, 0, torch.qint8),
+        t.to("meta"),
+        torch.nn.Parameter(t, requires_grad=False),
     ))),
     of_pickle("that calls", _payload),
     of_pickle("nested deep", _pickle_deep),
