@@ -74,9 +74,11 @@ def test_children_end_when_their_parent_is_killed(child: str) -> None:
     command = [sys.executable, "-c", PARENT, child]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        pids = [int(parent.stdout.readline()) for _ in range(2)]
-        assert all(map(alive, pids))
-        parent.kill()
+        try:
+            pids = [int(parent.stdout.readline()) for _ in range(2)]
+            assert all(map(alive, pids))
+        finally:
+            parent.kill()
     assert until_gone(*pids) < 4
 
 
