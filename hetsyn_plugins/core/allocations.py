@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from hetsyn_plugins.core.memory import size_text
 
 ASKED = re.compile(r"(?:tried|unable) to allocate (\d+\.?\d*) ?(bytes|[KMGTPE]iB)", re.IGNORECASE)
-OTHERS = re.compile(r"bad_alloc|can't start new thread|cannot allocate memory", re.IGNORECASE)
+OTHERS = re.compile(r"bad_alloc|can't start new thread|cannot allocate memory|killed by signal: Killed", re.IGNORECASE)
 
 
 class OutOfMemory(MemoryError):

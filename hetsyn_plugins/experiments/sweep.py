@@ -194,4 +194,6 @@ def _why(folder: Path, errors: IO[bytes], status: int) -> str:
             return str(error)
     errors.seek(0)
     lines = errors.read().decode(errors="replace").strip().splitlines()
+    if status == -9:  # SIGKILL, which not every system has a name for
+        return "killed from outside, as Linux does where memory runs out; fewer --jobs need less"
     return lines[-1] if lines else f"ended with status {status}"

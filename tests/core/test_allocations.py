@@ -41,6 +41,7 @@ def test_a_failed_allocation_says_how_much_and_for_what(allocation: str, asked: 
          "961 MiB more memory"),
         (MemoryError("std::bad_alloc"), "more memory"),
         (RuntimeError("can't start new thread"), "more memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "more memory"),
         (OSError(12, "Cannot allocate memory"), "more memory"),
         (OSError(28, "No space left on device"), None),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),

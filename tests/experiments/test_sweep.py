@@ -116,6 +116,14 @@ def free(*folders: Path) -> bool:
     return True
 
 
+def test_a_seed_that_the_system_kills_says_what_may_help(tmp_path: Path) -> None:
+    """It leaves no word of its own, or one that is about something else."""
+    with (tmp_path / "errors").open("w+b") as errors:
+        errors.write(b"UserWarning: a warning\n")
+        assert "--jobs" in sweep._why(tmp_path, errors, -signal.SIGKILL)
+        assert sweep._why(tmp_path, errors, 1) == "UserWarning: a warning"
+
+
 def test_the_command_of_a_summary_trains_the_same_configuration(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = load_config("dms", [*SMALL, "network.tau_start=[0.1, 0.01]", "network.variant=homneu"], "norse")
     words = shlex.split(sweep.train_command(tmp_path / "dms", config, [0, 1, 2, 5]))
