@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
-MEMORY = 4 << 30  # bytes beyond what the imports took: a bomb ends in MemoryError, not with the machine
+MEMORY = 2 << 30  # bytes beyond what the imports took: a bomb ends in MemoryError, not with the machine
 
 
 def main() -> None:
