@@ -389,10 +389,14 @@ def culprit(model: Model, readout: Tensor) -> str:
 
 def peak_memory() -> float:
     """The largest resident set of this process so far, in MB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose other number may begin with that of the process which started this one
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return round(int(peak.split()[1]) * 1024 / 1e6, 1)
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6, 1)
 
 
 def versions() -> dict[str, str]:

@@ -11,13 +11,13 @@ import pytest
 
 from hetsyn_plugins.core.processes import LIFELINE, deaf_to_ctrl_c, lifeline
 
-CHILD = """
+CHILD = r"""
 import time
 from hetsyn_plugins.core.processes import LIFELINE, end_with_parent
 import os
 end_with_parent()
 assert LIFELINE not in os.environ
-print(os.getpid(), flush=True)
+os.write(1, f"{os.getpid()}\n".encode())  # at once: another one writes there too
 time.sleep(600)
 """
 HOLDS_ALL = (

@@ -452,7 +452,7 @@ def test_what_no_chip_layer_holds_is_refused(tmp_path: Path) -> None:
         deployment.export(net, tmp_path / "net.net")
     with pytest.raises(ValueError, match="net: expected a torch module or a Network, got dict"):
         deployment.export({"a": 1}, tmp_path / "net.net")
-    with pytest.raises(FileNotFoundError, match="expected a checkpoint file"):
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint of hetsyn_plugins"):
         deployment.export(tmp_path / "no.safetensors", tmp_path / "net.net")
     assert not list(tmp_path.iterdir())
 

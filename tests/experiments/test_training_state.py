@@ -509,7 +509,7 @@ def test_pickles_that_lie_are_refused(raw: bytes, tmp_path: Path) -> None:
     began = time.process_time()
     with pytest.raises(FileFormatError, match=r"state\.pt: "):
         state_of_before.read(path, "a state")
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 3  # a tenth of it where the machine is quiet
     tracemalloc.start()
     try:
         with pytest.raises(FileFormatError):
