@@ -34,6 +34,7 @@ BOUND = (
     4.0  # MB in 1,000 networks that the memory may grow by: a leaked network of these is some 20 kB, five times that
 )
 FIRST = 5  # objects that may be new in all: what some rare use makes once and keeps
+RARE = 50  # networks: what stays of fewer than one in so many comes and goes with the garbage collector
 NOISE = 16.0  # MB in all: what an allocator takes and gives back by whole pieces
 
 
@@ -227,7 +228,7 @@ def faults(samples: Sequence[Sample]) -> list[str]:
         found.append(f"memory: {slope(samples):.2f} MB in 1,000 networks, {grown:.0f} MB in all")
     for name in ("tensors", "modules", "threads", "files"):
         first, last = getattr(late[0], name), min(getattr(s, name) for s in late[-3:])
-        if last > first + FIRST:
+        if last > first + max(FIRST, made // RARE):
             found.append(f"{name}: {last - first} more after {made:,} networks")
     return found
 
