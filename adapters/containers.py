@@ -3,15 +3,14 @@
 A neuron that takes one step a call would read a sequence (T, B, N) as a single step of a batch T. No layer knows what
 stands beside it; the container does. So a container that takes in one of our layers gets a forward pre-hook, by torch's
 own means, which goes with it into copies and files. Each adapter says what a member takes, and what to do about two
-kinds in one container. `Sequential.insert` tells nobody what it takes in; it is the one thing that is replaced.
+kinds in one container.
 
 Not seen: what a user's own forward does between modules; and, until the container takes in a member again, a layer that
-came into a container inside it later.
+came into a container inside it later, or by torch's `insert`, which calls no hook of registration.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -46,19 +45,6 @@ def hang(
                 container.register_forward_hook(after, always_call=True)
 
     register_module_module_registration_hook(see)
-    nn.Sequential.insert = _telling(nn.Sequential.insert, see)  # type: ignore[method-assign]
-
-
-def _telling(insert: Any, see: Callable[[nn.Module, str, nn.Module | None], None]) -> Any:
-    """`Sequential.insert`, which calls none of torch's registration hooks, and then `see`."""
-
-    @functools.wraps(insert)
-    def telling(self: nn.Sequential, index: int, module: nn.Module) -> nn.Sequential:
-        container: nn.Sequential = insert(self, index, module)
-        see(self, str(index), module)
-        return container
-
-    return telling
 
 
 def mixture(beside: Iterable[Member], takes: Callable[[nn.Module], str | None]) -> tuple[Member, Member] | None:

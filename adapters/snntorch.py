@@ -103,8 +103,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         - **input_** (B, in_features), one step, or (T, B, in_features), the whole sequence at once (between layers that
           do not care about time: HetSyn, Linear, Dropout). A stock neuron in the same nn.Sequential, or in one inside
           it, would take (T, B, N) as one step: ValueError. Not seen are: what a forward of your own hands from layer to
-          layer; anything under torch.compile; a layer that came into an inner Sequential after that was put into the
-          outer one. Nor can a layer see (B, T, M) that came without batch_first=True:
+          layer; anything under torch.compile; a layer that came by Sequential.insert, or into an inner Sequential
+          after that was put into the outer one. Nor can a layer see (B, T, M) that came without batch_first=True:
           labels (B,) beside it show it, unless B = T
         - **syn** (B, out_features, in_features), **rst**, **ada**, **mem** (B, out_features); left out: zeros
     Outputs: spk, syn, rst, (ada,) mem

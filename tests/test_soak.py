@@ -27,7 +27,7 @@ def nothing_left() -> Any:
 
 @pytest.mark.filterwarnings("ignore")
 def test_nothing_stays_of_networks_that_are_dropped() -> None:
-    samples = soaking.soak(8.0)
+    samples = soaking.soak(5.0)
     assert samples[-1].networks > samples[0].networks + 30, soaking.table(samples)
     assert not soaking.faults(samples), soaking.table(samples)
 

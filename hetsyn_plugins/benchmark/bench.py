@@ -31,6 +31,7 @@ from hetsyn_plugins.adapters.lava_dl import runtime
 from hetsyn_plugins.benchmark import peers
 from hetsyn_plugins.benchmark.peers import PEERS, Shape
 from hetsyn_plugins.core.files import make_folder, write_bytes
+from hetsyn_plugins.core.memory import of_process
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.processes import lifeline
@@ -204,14 +205,11 @@ def print_peak(shape: Shape, name: str) -> None:
 def print_peak_of(step: Callable[[], Any]) -> None:
     """MB that one call adds at its peak to the resident set of this process, printed."""
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
-    before = _resident("VmRSS")
+    before = of_process("VmRSS")
     step()
-    print((_resident("VmHWM") - before) / 1024)
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+    peak = of_process("VmHWM")
+    assert before is not None and peak is not None  # Linux, as `printed_number` has seen
+    print((peak - before) / 2**20)
 
 
 def table(names: list[str], runs: int, memory: bool, fma_limit: float, device: str) -> list[Row]:

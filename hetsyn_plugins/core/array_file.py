@@ -22,12 +22,11 @@ from safetensors.numpy import save
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.core.bounded import parse_json
-from hetsyn_plugins.core.file_format import FileFormatError, check_digest, digest
+from hetsyn_plugins.core.file_format import LATER, FileFormatError, check_digest, check_is_file, digest
 from hetsyn_plugins.core.files import write_bytes
 
 ENTRY, DIGEST = "hetsyn_plugins", "digest"
 FORMAT_VERSION = 2  # the first with a digest
-LATER = "it is of another version of hetsyn_plugins: read it with that one"
 DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
 LONGEST_HEADER = 4_000_000  # bytes: a thousand layers have one of these
 MOST_AXES = 8
@@ -99,10 +98,7 @@ def read(path: str | os.PathLike[str], what: str) -> ArrayFile:
     Raises FileNotFoundError, or FileFormatError where it is no whole safetensors file of these dtypes.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"path: expected {what}, got {path}, which does not exist")
-    if not path.is_file():
-        raise FileFormatError(path, what, "what is no file")
+    check_is_file(path, what)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")

@@ -1,7 +1,7 @@
 """Reading within bounds: no file makes a reader take more memory or time than its own size can explain.
 
-What a file unpacks to is bounded by UNPACKED_LEAST bytes or UNPACKED_TIMES its size, whichever is more; a text by
-LONGEST_TEXT characters and DEEPEST levels. All raise FileFormatError.
+What a file unpacks to is bounded by UNPACKED_LEAST bytes or UNPACKED_TIMES its size, whichever is more; a text by its
+length, its values and DEEPEST levels. All raise FileFormatError.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hetsyn_plugins.core.file_format import FileFormatError
+from hetsyn_plugins.core.file_format import FileFormatError, check_is_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -49,10 +49,7 @@ TOML_TEXTS = re.compile(
 
 def read_bytes(path: Path, longest: int, what: str) -> bytes:
     """The bytes of a file of at most `longest`; FileNotFoundError where it does not exist."""
-    if not path.exists():
-        raise FileNotFoundError(f"path: expected {what}, got {path}, which does not exist")
-    if not path.is_file():
-        raise FileFormatError(path, what, "what is no file")
+    check_is_file(path, what)
     size = path.stat().st_size
     with path.open("rb") as file:
         content = file.read(min(size, longest) + 1)  # what the system makes up as it is read has no size
@@ -78,7 +75,7 @@ def parse_json(text: str, path: Path, what: str = "JSON", field: str = "") -> An
     """What a JSON text of a file holds, at most MOST_VALUES values, nested at most DEEPEST levels."""
     if sum(map(text.count, ",[]{}")) > MOST_VALUES:  # before anything goes through them one by one
         raise FileFormatError(path, f"{what} of at most {MOST_VALUES} values", "more", field=field)
-    _check_depth(_depths(text, "[{", "]}"), path, what, field)
+    _check_depth(_depths(text), path, what, field)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -93,7 +90,7 @@ def read_toml(path: Path, what: str = "a TOML file") -> dict[str, Any]:
 def parse_toml(text: str, path: Path, what: str = "TOML") -> dict[str, Any]:
     """What a TOML text of a file holds, nested at most DEEPEST levels, dotted keys counted."""
     bare = TOML_TEXTS.sub("_", text)
-    _check_depth(_depths(bare, "[{", "]}"), path, what, "")
+    _check_depth(_depths(bare), path, what, "")
     dotted = re.sub(r"[ \t]+", "", bare)
     _check_depth((key.group().count(".") for key in re.finditer(r"[^\s\[\]{},=]+", dotted)), path, what, "")
     try:
@@ -110,11 +107,11 @@ def read_text(path: Path, longest: int, what: str) -> str:
         raise FileFormatError(path, f"{what} in UTF-8", f"other bytes: {error}") from error
 
 
-def _depths(text: str, opening: str, closing: str) -> Iterator[int]:
-    """How deep each bracket stands; those within texts count too, which are few."""
+def _depths(text: str) -> Iterator[int]:
+    """How deep each bracket stands; those within texts of JSON count too, which are few."""
     depth = 0
-    for bracket in re.finditer(f"[{re.escape(opening + closing)}]", text):
-        depth = depth + 1 if bracket.group() in opening else max(0, depth - 1)
+    for bracket in re.finditer(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket.group() in "[{" else max(0, depth - 1)
         yield depth
 
 

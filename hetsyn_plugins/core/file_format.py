@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 LONGEST = 200  # characters of a value that a message shows
+LATER = "it is of another version of hetsyn_plugins: read it with that one"
 SAID = re.compile(r"(?:(?P<name>.*?): )?expected (?P<expected>.*?), got (?P<got>.*)", re.DOTALL)  # by a check
 
 
@@ -41,28 +42,30 @@ class FileFormatError(ValueError):
         super().__init__(_printable(message))
         self.path, self.field, self.expected, self.got, self.to_do = Path(path), field, expected, got, to_do
 
-    @classmethod
-    def of(cls, path: str | Path, error: Exception) -> FileFormatError:
-        """What a check said of a value ("NAME: expected X, got Y"), as said of the file in which it stands."""
-        field, _, rest = str(error).partition(": expected ")
-        expected, given, got = rest.partition(", got ")
-        return cls(path, expected, got, field=field) if given else cls(path, "values that can be", str(error))
-
     def __reduce__(self) -> Any:
         """As pickle makes it again: exceptions go from process to process."""
         return _again, (self.args[0], self.path, self.field, self.expected, shown(self.got), self.to_do)
 
 
-def from_check(path: str | Path, error: ValueError, *, field: str = "") -> FileFormatError:
+def from_check(path: str | Path, error: Exception, *, field: str = "", to_do: str = "") -> FileFormatError:
     """What a check said of a value, "name: expected X, got Y", as the error of the file that the value came from.
 
     field   where in the file the value stands; its name is put behind
     """
-    said = SAID.fullmatch(str(error))
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)  # which quotes its text
+    said = SAID.fullmatch(text)
     if said is None:
-        return FileFormatError(path, "values that can be used", str(error), field=field)
-    where = ".".join(filter(None, (field, said["name"])))
-    return FileFormatError(path, said["expected"], said["got"], field=where)
+        return FileFormatError(path, "values that can be used", text, field=field, to_do=to_do)
+    where = ": ".join(filter(None, (field, said["name"])))
+    return FileFormatError(path, said["expected"], said["got"], field=where, to_do=to_do)
+
+
+def check_is_file(path: Path, what: str) -> None:
+    """Raise FileNotFoundError where nothing is there, FileFormatError where it is a folder, a device or a pipe."""
+    if not path.exists():
+        raise FileNotFoundError(f"path: expected {what}, got {path}, which does not exist")
+    if not path.is_file():
+        raise FileFormatError(path, what, "what is no file")
 
 
 class UncheckedFileWarning(UserWarning):

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hetsyn_plugins.core import bounded, locks
-from hetsyn_plugins.core.file_format import FileFormatError, check_digest, digest, mended_by
+from hetsyn_plugins.core.file_format import LATER, FileFormatError, check_digest, digest, mended_by
 
 DIGEST, FORMAT = "digest", "file_format"  # entries of a JSON file beside its content
 FORMAT_VERSION = 2  # the first with a digest
-LATER = "it is of another version of hetsyn_plugins: read it with that one"
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
-from hetsyn_plugins.core.file_format import FileFormatError, check_digest, digest
+from hetsyn_plugins.core.file_format import FileFormatError, check_digest, check_is_file, digest
 
 DEEPEST, MOST = 16, 10_000  # levels of groups; groups and data sets in a file
 UNPACKED_LEAST, UNPACKED_TIMES = 16_000_000, 4  # bytes; times the file's size: readers make int64 of int16
@@ -38,10 +38,7 @@ def opened(path: str | os.PathLike[str], what: str, reader: Callable[[h5py.File]
     Raises FileNotFoundError where there is no such file, FileFormatError where it is damaged or reaches out of itself.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"path: expected {what}, got {path}, which does not exist")
-    if not path.is_file():
-        raise FileFormatError(path, what, "what is no file")
+    check_is_file(path, what)
     try:
         with h5py.File(path, "r") as file:
             _look_through(file, path)

@@ -1,4 +1,4 @@
-"""Memory: what a process can still have, and how sizes are said."""
+"""Memory: what a process has and can still have, and how sizes are said."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def available_to_all(root: Path = ROOT) -> int:
     return max(0, min([ADDRESSES, *_of_machine(root), *_of_groups(root)]))
 
 
+def of_process(field: str, root: Path = ROOT) -> int | None:
+    """Bytes of this process, by Linux's names: VmRSS resident, VmHWM the most of it, VmSize; None on other systems."""
+    return next(_numbers(root / "proc/self/status", f"{field}:", 1024), None)
+
+
 def size_text(size: int) -> str:
     """Bytes for a reader: 23945281536 is 22.3 GiB."""
     unit = min(max(size.bit_length() - 1, 0) // 10, len(UNITS) - 1)
@@ -41,9 +46,9 @@ def _of_process(root: Path) -> Iterator[int]:
         import resource
     except ImportError:  # not a Unix
         return
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
-        yield from (limit - used for used in _numbers(root / "proc/self/status", "VmSize:", 1024))
+    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], of_process("VmSize", root)
+    if limit != resource.RLIM_INFINITY and used is not None:
+        yield limit - used
 
 
 def _of_groups(root: Path) -> Iterator[int]:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,7 @@ import h5py
 import numpy as np
 
 from hetsyn_plugins.core import fields, hdf5
-from hetsyn_plugins.core.file_format import FileFormatError, check_digest
+from hetsyn_plugins.core.file_format import FileFormatError, check_digest, from_check
 from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.core.hdf5_rows import read_rows
 from hetsyn_plugins.core.validation import checked_dt
@@ -263,11 +262,7 @@ def _told(group: h5py.Group) -> Iterator[None]:
     except FileFormatError:
         raise
     except hdf5.HDF5_ERRORS as error:
-        where, text = group.name.strip("/"), str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        said = re.fullmatch(r"(?:(.*?): )?expected (.*?), got (.*)", text, re.DOTALL)
-        field, expected, got = said.groups() if said else (None, "what can be read", f"what cannot: {text}")
-        field = ": ".join(part for part in (where, field) if part)
-        raise FileFormatError(group.file.filename, expected, got, field=field, to_do=TO_DO) from error
+        raise from_check(group.file.filename, error, field=group.name.strip("/"), to_do=TO_DO) from error
 
 
 def _by_dataset(error: ValueError) -> str:

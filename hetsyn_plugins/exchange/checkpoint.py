@@ -24,7 +24,7 @@ from hetsyn_plugins.core import array_file
 from hetsyn_plugins.core.array_file import ArrayFile
 from hetsyn_plugins.core.bounded import parse_json
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array
-from hetsyn_plugins.core.file_format import FileFormatError, check_digest, from_check
+from hetsyn_plugins.core.file_format import LATER, FileFormatError, check_digest, from_check
 from hetsyn_plugins.core.network import OPTIONS, AlwaysOn, Dropout, HetSynLayer, Layer, Linear, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, MultiGaussian, Surrogate
@@ -120,7 +120,7 @@ def _of_before(file: ArrayFile) -> Any:
         raise FileFormatError(file.path, WHAT, "a safetensors file of another kind")
     if metadata.get("format_version") != "1":
         expected, version = "format 1, or one metadata entry", metadata.get("format_version", "none")
-        raise FileFormatError(file.path, expected, version, field="format_version", to_do=array_file.LATER)
+        raise FileFormatError(file.path, expected, version, field="format_version", to_do=LATER)
     if set(metadata) != {"format", "format_version", "hetsyn_plugins", "architecture"}:
         expected = "format, format_version, hetsyn_plugins and architecture"
         raise FileFormatError(file.path, expected, ", ".join(sorted(metadata)), field="__metadata__")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hetsyn_plugins.core.bounded import parse_toml, read_toml
-from hetsyn_plugins.core.file_format import FileFormatError, shown
+from hetsyn_plugins.core.file_format import FileFormatError, from_check, shown
 from hetsyn_plugins.exchange.frameworks import FRAMEWORKS
 from hetsyn_plugins.experiments.checks import check, check_among
 from hetsyn_plugins.experiments.tasks import TASKS
@@ -206,7 +206,7 @@ def _settings_of(path: Path) -> dict[str, Any]:
     except FileFormatError:  # of another file, which a setting names
         raise
     except ValueError as error:
-        raise FileFormatError.of(path, error) from error
+        raise from_check(path, error) from error
     return values
 
 

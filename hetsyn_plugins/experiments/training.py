@@ -28,6 +28,7 @@ from hetsyn_plugins._version import __version__
 from hetsyn_plugins.core.fields import SYNAPTIC
 from hetsyn_plugins.core.files import clear
 from hetsyn_plugins.core.locks import locked
+from hetsyn_plugins.core.memory import of_process
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.core.processes import deaf_to_ctrl_c, worker_ends_with_parent
 from hetsyn_plugins.exchange import checkpoint
@@ -389,10 +390,9 @@ def culprit(model: Model, readout: Tensor) -> str:
 
 def peak_memory() -> float:
     """The largest resident set of this process so far, in MB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux, whose other number may begin with that of the process which started this one
-        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return round(int(peak.split()[1]) * 1024 / 1e6, 1)
+    peak = of_process("VmHWM")
+    if peak is not None:  # Linux, whose other number may begin with that of the process which started this one
+        return round(peak / 1e6, 1)
     import resource
 
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -34,13 +34,13 @@ def watch_rates(layer: Any, inputs: Tensor, spikes: Tensor | None) -> None:
 
 
 def watch_loop(layer: Any, inputs: Tensor, v: Tensor, threshold: Tensor) -> None:
-    """The same of a loop of steps, in its backward pass, by which it is training and whole.
+    """The same of a loop of steps, in its backward pass: only there is it whole, and known to be training.
 
     inputs   (T, B, M)
     v        (T, B, N): a spike where it is above the threshold (N,)
     """
     if _is_watched(layer, v):
-        # which layer it is, no line of the program tells: its sizes do
+        # the sizes tell which layer it is: a backward pass has no line of its own in the program
         _look(layer, inputs, v > threshold, f"{inputs.shape[2]} -> {v.shape[2]} neurons", "loop")
 
 

@@ -648,13 +648,6 @@ def appended() -> nn.Sequential:
     return net.append(hidden())
 
 
-def inserted() -> nn.Sequential:
-    """torch's `insert` calls no hook of registration."""
-    net = nn.Sequential(leaky()).insert(0, hidden())
-    assert isinstance(net, nn.Sequential) and [type(member) for member in net] == [HetSynLeaky, snn.Leaky]
-    return net
-
-
 def moved() -> nn.Sequential:
     """A neuron that stands where another stood, after members went."""
     net = nn.Sequential(nn.Identity(), snn.Leaky(0.9, init_hidden=True), nn.Identity(), hidden())
@@ -694,10 +687,9 @@ def in_a_module_list() -> nn.Module:
 BUILT: dict[str, Callable[[], nn.Module]] = {
     "append": appended,
     "extend": lambda: nn.Sequential(leaky()).extend([hidden()]),
-    "insert": inserted,
     "insert of the neuron": lambda: nn.Sequential(hidden()).insert(1, leaky()),
     "insert into an inner one": lambda: nn.Sequential(nn.Sequential(nn.Identity()).insert(1, hidden()), leaky()),
-    "insert of an inner one": lambda: nn.Sequential(leaky()).insert(0, nn.Sequential(hidden())),
+    "insert, then append": lambda: nn.Sequential(nn.Identity()).insert(0, hidden()).append(leaky()),
     "delete and insert": moved,
     "in-place sum": lambda: operator.iadd(nn.Sequential(leaky()), nn.Sequential(hidden())),
     "item": assigned,

@@ -114,9 +114,9 @@ def test_no_run_of_a_claim_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("task", "settings"),
     [
-        ("dms", ["training.batch=1500", "task.test_samples=10"]),
-        ("dms", ["training.batch=400", "task.group=1", "network.hidden=[400]", "task.test_samples=10"]),
-        ("patterns", ["training.batch=100", "task.test_samples=2"]),
+        ("dms", ["training.batch=800", "task.test_samples=10"]),
+        ("dms", ["training.batch=150", "task.group=1", "network.hidden=[400]", "task.test_samples=10"]),
+        ("patterns", ["training.batch=50", "task.test_samples=2"]),
     ],
 )
 def test_the_estimate_is_near_what_a_run_takes(task: str, settings: list[str], tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def _renamed(rng: Random, parts: Members) -> Members:
     name = rng.choice(list(parts))
     others = (
         "../canary.npy",
-        "/tmp/x.npy",
+        "/elsewhere/x.npy",
         "C:\\x",
         name.upper(),
         name + "/",
