@@ -5,7 +5,7 @@ demo: venv
 	.venv/bin/hetsyn demo
 
 test: venv
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lint: venv
 	.venv/bin/ruff format --check

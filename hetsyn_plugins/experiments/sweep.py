@@ -180,7 +180,7 @@ def _start(
     words = [sys.executable, "-m", "hetsyn_plugins.cli", "train", str(folder / CONFIG)]
     words += ["--seeds", str(seed), "--out", str(folder), "--quiet", *(["--tensorboard"] if tensorboard else [])]
     words += ["--despite-cost"]  # it was checked here, when the seeds before did not hold memory yet
-    errors = tempfile.TemporaryFile()
+    errors = tempfile.TemporaryFile(dir=folder)  # which can be written to; where else nobody knows
     with deaf_to_ctrl_c():  # this process ends it
         return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors, **line), errors
 

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def test_a_folder_holds_one_configuration(tmp_path: Path) -> None:
     assert run_folder.trained_seeds(tmp_path) == [3]
 
 
-def test_seeds_that_fail_are_told_and_the_others_kept(tmp_path: Path) -> None:
+def test_seeds_that_fail_are_told_and_the_others_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))  # a container may have none to write to
     config = load_config("dms", SMALL)
     sweep.prepare(tmp_path, config)
     for seed in (1, 3):
