@@ -61,7 +61,7 @@ class HetSynLayer:
     batch_first: bool = False
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         _check_kind("params", self.params, HetSynParams)
         _check_kind("surrogate", self.surrogate, Surrogate)
         if self.dt is not None:
@@ -103,7 +103,7 @@ class Linear:
     learned: frozenset[str] = frozenset({"weight", "bias"})
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         weight = as_array("weight", self.weight, None)
         bias = None if self.bias is None else as_array("bias", self.bias, weight.dtype)
         if weight.ndim != 2 or 0 in weight.shape:
@@ -135,7 +135,7 @@ class Dropout:
     widths = None
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
         object.__setattr__(self, "p", checked_number("p", self.p, PROBABILITY))
 
 
@@ -151,7 +151,7 @@ class AlwaysOn:
     widths = None
 
     def __post_init__(self) -> None:
-        _check_name(self.name)
+        check_name(self.name)
 
 
 Layer = HetSynLayer | Linear | Dropout | AlwaysOn
@@ -221,7 +221,8 @@ class Pass(NamedTuple):
 # ---- what a layer may be made of -----------------------------------------------------------------------------------
 
 
-def _check_name(name: Any) -> None:
+def check_name(name: Any) -> None:
+    """Raise ValueError where a layer's name is none that a line can show."""
     if not isinstance(name, str) or not name or not name.isprintable():
         raise ValueError(f"name: expected a printable text, got {name!r}")
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Network
+from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Network, check_name
 from hetsyn_plugins.fixed_point import neuron
 from hetsyn_plugins.fixed_point.neuron import FixedParams, FixedRun, Integers, checked_integers
 from hetsyn_plugins.fixed_point.rounding import Rounding
@@ -36,6 +36,7 @@ class FixedLayer:
     delay: Any = None
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         if self.delay is not None:
             if not self.params.spiking:
                 raise ValueError(f"layer {self.name!r}: delay: expected None for a readout, got a value")

@@ -44,6 +44,6 @@ def _tell(current: Tensor, what: str) -> None:
         batch, n, m = current.shape
         warnings.warn(
             f"a loop of single steps, {m} -> {n} neurons and {batch} rows, {what}: where the inputs are known before, "
-            "one call with all of them, (T, B, M), gives the same outputs and gradients in a fraction of that",
+            "one call with the whole sequence, (T, B, M), gives the same outputs and gradients in a fraction of that",
             stacklevel=6,
         )

@@ -663,6 +663,7 @@ def test_stacks_that_do_not_fit(core: Core) -> None:
         (lambda: net_of((wide, wide)), "layers: expected different names, got wide, wide"),
         (lambda: net_of((out, wide)), "layer 'out': expected the readout to be the last layer"),
         (lambda: net_of((layer_of("a", wide.params), wide)), "layer 'wide': expected 2 lines in, 1 come out of 'a'"),
+        (lambda: layer_of("", wide.params), "name: expected a printable text, got ''"),
         (lambda: layer_of("out", out.params, delay=1), "layer 'out': delay: expected None for a readout"),
         (lambda: layer_of("wide", wide.params, delay=63), "layer 'wide': delay: expected 0..62"),
         (lambda: layer_of("wide", wide.params, delay=[1, 2]), r"layer 'wide': delay: expected shape \(1,\)"),

@@ -93,7 +93,7 @@ def chips(good: FixedNetwork) -> Iterator[bytes]:
         ("unit", -1.0),
         ("fraction", 99),
         ("form", "x"),
-        ("weight_exp", 7),
+        ("weight_exp", 8),
         ("weight_exp", 99),
     ]
     for name, value in fields:
