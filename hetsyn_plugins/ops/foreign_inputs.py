@@ -121,6 +121,8 @@ def shape_hint(shape: tuple[int, ...], m: int, first: str, ranks: tuple[int, ...
     first   "T, B" or "B, T", how it takes sequences
     ranks   2 where it takes single steps, 3 where it takes sequences
     """
+    if shape == (m,) and 2 in ranks:
+        return "; one row: x.unsqueeze(0)"
     if len(shape) == 2 and shape[1] == m:
         return "; one step of a sequence: x.unsqueeze(0)" if first == "T, B" else "; one step: x.unsqueeze(1)"
     if len(shape) == 3 and shape[2] == m:

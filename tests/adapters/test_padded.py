@@ -343,6 +343,8 @@ def test_a_shape_of_another_library_is_told_its_way_out(
         (HetSynLeaky, (4, 3, 4), "; x.flatten(1) is (B, 12)"),
         (norse_adapter.HetSynLIFCell, (4, 1, 3, 4), "; x.flatten(1) is (B, 12)"),
         (norse_adapter.HetSynLIFCell, (25, 4, 12), "; a step is x[t]: loop over them, or take a layer for sequences"),
+        (norse_adapter.HetSynLIFCell, (12,), "; one row: x.unsqueeze(0)"),
+        (HetSynLeaky, (12,), "; one row: x.unsqueeze(0)"),
         (HetSynLIF, (4, 12), "; one step of a sequence: x.unsqueeze(0)"),
     ],
     ids=str,

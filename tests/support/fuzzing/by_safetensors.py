@@ -192,7 +192,8 @@ def _low_bits(rng: Random, array: Any) -> Any:
 
 def _planted(rng: Random, array: Any) -> Any:
     """One number that cannot be, or all of them."""
-    value = rng.choice((np.nan, np.inf, -np.inf, 2.0, -1.0, 1e300, -0.0, 5e-324))
+    floats = (np.nan, np.inf, -np.inf, 2.0, -1.0, 1e300, -0.0, 5e-324)
+    value = rng.choice(floats if array.dtype.kind == "f" else (-(2**63), -1, 2, 2**63 - 1))
     array[rng.choice((rng.randrange(len(array)), slice(None)))] = value
     return array
 
