@@ -57,6 +57,7 @@ def add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train on a task of the paper, or as a configuration file says")
     train.add_argument("config", metavar="TASK|FILE.toml", help="patterns, dms, speech, images, or a configuration")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
+    train.add_argument("--preset", metavar="NAME", help="a task's set of settings: paper (images: triangular too)")
     train.add_argument("--framework", choices=FRAMEWORKS, help="whose layers are trained (snntorch)")
     train.add_argument(
         "--seeds", default="0", metavar="0-9", help="0 (default), 0-9 or 0,2,5-7: one run a seed, spread over the cores"
@@ -82,7 +83,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     from hetsyn_plugins.experiments.run_folder import parse_seeds
     from hetsyn_plugins.experiments.sweep import train_seeds
 
-    config = load_config(arguments.config, arguments.set, arguments.framework)
+    config = load_config(arguments.config, arguments.set, arguments.framework, arguments.preset)
     if arguments.show:
         print(to_toml(config), end="")
         return 0

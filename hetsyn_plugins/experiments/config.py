@@ -110,15 +110,21 @@ class Config:
             raise ValueError(f"network.quantised: expected framework 'lava_dl' with it, got {self.framework!r}")
 
 
-def load_config(source: str | Path, settings: Sequence[str] = (), framework: str | None = None) -> Config:
+def load_config(
+    source: str | Path, settings: Sequence[str] = (), framework: str | None = None, preset: str | None = None
+) -> Config:
     """The configuration of a task by its name (the paper's settings), or of a TOML file, with "key=value" changes.
+
+    preset   one of `Task.presets`, of a task by its name; "paper" is one of every task
 
     Raises ValueError for unknown names, tasks and keys (naming the nearest), wrong types and values out of range:
     FileFormatError, naming the file, for what stands in a file; FileNotFoundError where the file is missing.
     """
     if str(source) in TASKS:
-        values: dict[str, Any] = {"task.name": str(source)}
+        values: dict[str, Any] = {"task.name": str(source), **_preset(str(source), preset)}
     else:
+        if preset is not None:
+            raise ValueError(f"preset: expected none with a file, which has every setting, got {preset!r}")
         values = _settings_of(Path(source))
         if any(text.partition("=")[0].strip() == "task.name" for text in settings):
             raise ValueError(f"task.name: expected it unchanged, the settings in {source} are those of its task")
@@ -126,6 +132,14 @@ def load_config(source: str | Path, settings: Sequence[str] = (), framework: str
     if framework is not None:
         values["framework"] = framework
     return resolve_config(values)
+
+
+def _preset(task: str, preset: str | None) -> Mapping[str, Any]:
+    """The settings of a task's preset; of "paper" none, where the task has them anyway."""
+    presets = {"paper": {}, **TASKS[task].presets}
+    if preset is not None and preset not in presets:
+        raise ValueError(f"preset: expected one of {', '.join(presets)} for {task}, got {shown(repr(preset))}")
+    return {} if preset is None else presets[preset]
 
 
 def changed_config(config: Config, settings: Sequence[str]) -> Config:

@@ -33,7 +33,7 @@ class Model(nn.Module):
     def __init__(self, network: Network, framework: str, *, quantised: bool = False, one_decay: bool = False) -> None:
         super().__init__()
         self.start, self.framework = network, framework
-        self.spiking = [one.name for one in network.layers if isinstance(one, HetSynLayer) and one.params.spiking]
+        self.spiking = [layer.name for layer in network.layers[:-1] if isinstance(layer, HetSynLayer)]
         if framework == "lava_dl":
             self.net: Any = nn.Sequential(OrderedDict(_slayer_blocks(network, quantised)))
         else:

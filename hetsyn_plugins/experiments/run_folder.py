@@ -1,6 +1,7 @@
 """What the folders of runs and claims hold: the files' names, their shape, and how they are written and read.
 
 RUN/config.toml     the resolved configuration
+RUN/inputs.json     what was drawn once for the inputs of all seeds (the permutation of permuted pixels)
 RUN/seed-3/         what `training.train` writes for a seed: result.json or failure.json, networks, log, checkpoint
 RUN/summary.json    mean and s.d. over the seeds
 CLAIM/claim.json    what came of a claim; its pictures lie beside it
@@ -24,7 +25,7 @@ from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments.config import Config, load_config
 
-CONFIG, SUMMARY, CLAIM = "config.toml", "summary.json", "claim.json"
+CONFIG, INPUTS, SUMMARY, CLAIM = "config.toml", "inputs.json", "summary.json", "claim.json"
 START, NETWORK = "start.safetensors", "network.safetensors"
 STATE, PREVIOUS_STATE = "state.safetensors", "state.previous.safetensors"
 RESULT, FAILURE = "result.json", "failure.json"

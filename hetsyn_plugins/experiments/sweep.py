@@ -14,7 +14,7 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from hetsyn_plugins.core.file_format import FileFormatError
-from hetsyn_plugins.core.files import make_folder, write_bytes
+from hetsyn_plugins.core.files import make_folder, write_bytes, write_json
 from hetsyn_plugins.core.memory import available_to_all
 from hetsyn_plugins.core.processes import deaf_to_ctrl_c, lifeline
 from hetsyn_plugins.experiments import training, variants
@@ -24,6 +24,7 @@ from hetsyn_plugins.experiments.costs import PROCESS, cores, memory_needed
 from hetsyn_plugins.experiments.run_folder import (
     CONFIG,
     FAILURE,
+    INPUTS,
     RESULT,
     SUMMARY,
     Failure,
@@ -84,7 +85,7 @@ def _try(config: Config, seed: int) -> None:
     with spending(config, "reading the data"):
         task.batches(config.training.batch)
     with spending(config, "building the network"):
-        variants.build(config.network, task.lines, task.outputs, task.dt, seed)
+        variants.build_for(task, config.network, seed)
 
 
 def missing_seeds(folder: Path, seeds: Sequence[int]) -> list[int]:
@@ -110,6 +111,8 @@ def prepare(folder: Path, config: Config) -> None:
     make_folder(folder, "--out")
     if not begun:
         write_bytes(path, to_toml(config).encode())
+        if drawn := config.task.drawn_once:
+            write_json(folder / INPUTS, drawn)
 
 
 def summarise(folder: Path) -> RunSummary:

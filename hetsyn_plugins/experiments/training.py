@@ -107,7 +107,7 @@ class Trainer:
     def __init__(self, config: Config, seed: int, folder: Path, tensorboard: bool = False) -> None:
         self.config, self.seed, self.folder = config, seed, folder
         settings, task = config.training, config.task
-        self.start = variants.build(config.network, task.lines, task.outputs, task.dt, seed)
+        self.start = variants.build_for(task, config.network, seed)
         self.model = model_of(self.start, config)
         self.frozen = frozen_decays(self.model, config.network.frozen, seed)
         self.optimiser = make_optimiser(self.model, settings)

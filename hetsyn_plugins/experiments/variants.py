@@ -27,6 +27,7 @@ from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.core.params import HetSynParams, tau_to_decay
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate, Triangular
 from hetsyn_plugins.experiments.checks import check, check_among
+from hetsyn_plugins.experiments.tasks.task import Task
 
 DISTRIBUTIONS: dict[str, Callable[..., Any]] = {"normal": NormalTau, "uniform": UniformTau, "log_normal": LogNormalTau}
 SURROGATES: dict[str, Surrogate] = {"triangular": Triangular(), "multi_gaussian": MultiGaussian()}
@@ -107,17 +108,27 @@ class NetworkConfig:
             raise ValueError(f"network.frozen: expected 0 with variant {self.variant!r}, got {self.frozen}")
 
 
-def build(config: NetworkConfig, lines: int, outputs: int, dt: float, seed: int) -> Network:
-    """The network before training, float32: hidden layers, dropout behind each where asked for, and a readout."""
+def build(
+    config: NetworkConfig, lines: int, outputs: int, dt: float, seed: int, *, spiking_output: bool = False
+) -> Network:
+    """The network before training, float32: hidden layers, dropout behind each where asked for, and a readout.
+
+    spiking_output   the readout's neurons spike, without recurrent synapses
+    """
     draws = _Draws(stream(seed, "weights"), stream(seed, "taus"))
     layers: list[Layer] = []
     for index, n in enumerate(config.hidden, 1):
-        layers.append(_layer(f"hidden{index}", config, (n, lines), dt, draws, spiking=True))
+        layers.append(_layer(f"hidden{index}", config, (n, lines), dt, draws, recurrent=config.recurrent))
         if config.dropout:
             layers.append(Dropout(f"dropout{index}", config.dropout))
         lines = n
-    layers.append(_layer("readout", config, (outputs, lines), dt, draws, spiking=False))
+    layers.append(_layer("readout", config, (outputs, lines), dt, draws, spiking=spiking_output))
     return Network(tuple(layers))
+
+
+def build_for(task: Task, config: NetworkConfig, seed: int) -> Network:
+    """The network for a task, before training."""
+    return build(config, task.lines, task.outputs, task.dt, seed, spiking_output=task.spiking_output)
 
 
 def stream(seed: int, use: str) -> np.random.Generator:
@@ -133,11 +144,18 @@ class _Draws(NamedTuple):
 
 
 def _layer(
-    name: str, config: NetworkConfig, shape: tuple[int, int], dt: float, draws: _Draws, *, spiking: bool
+    name: str,
+    config: NetworkConfig,
+    shape: tuple[int, int],
+    dt: float,
+    draws: _Draws,
+    *,
+    recurrent: bool = False,
+    spiking: bool = True,
 ) -> HetSynLayer:
     """A layer of `shape` (N, M); a readout where it does not spike."""
     variant, n = VARIANTS[config.variant], shape[0]
-    recurrent, tied = spiking and config.recurrent, variant.share != "synapse"
+    tied = variant.share != "synapse"
     adapts = spiking and variant.adapts
     fields: dict[str, Any] = {"weight": _weights(draws.weights, *shape), "reset_decay": None}
     if recurrent:

@@ -94,6 +94,25 @@ def test_wrong_settings_are_told_with_their_name(setting: str, message: str) -> 
         load_config("dms", [setting])
 
 
+def test_a_preset_is_between_the_tasks_settings_and_those_that_are_given() -> None:
+    plain, paper = load_config("images"), load_config("images", preset="paper")
+    assert (plain.training.epochs, paper.training.epochs) == (15, 150)
+    assert paper.network == plain.network and paper.task.readout == "counts"  # type: ignore[attr-defined]
+    changed = load_config("images", ["training.epochs=2", "task.readout=mean"], preset="triangular")
+    assert (changed.training.epochs, changed.training.clip, changed.network.surrogate) == (2, 1.0, "triangular")
+    assert changed.task.readout == "mean" and changed.task.order == "pixel"  # type: ignore[attr-defined]
+    for task in ("dms", "patterns", "speech"):
+        assert load_config(task, preset="paper") == load_config(task)
+    with pytest.raises(ValueError, match="preset: expected one of paper for dms, got 'papers'"):
+        load_config("dms", preset="papers")
+
+
+def test_a_file_takes_no_preset(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(to_toml(load_config("dms")))
+    with pytest.raises(ValueError, match="preset: expected none with a file, which has every setting, got 'paper'"):
+        load_config(tmp_path / "x.toml", preset="paper")
+
+
 def test_frozen_taus_need_taus_that_are_learned_one_by_one() -> None:
     with pytest.raises(ValueError, match=r"network\.frozen: expected 0 with variant 'hetneu', got 0\.5"):
         load_config("dms", ["network.variant=hetneu", "network.frozen=0.5"])

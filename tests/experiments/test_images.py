@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import struct
 import sys
 from collections.abc import Callable
@@ -15,7 +16,11 @@ import torch
 from conftest import needs
 
 from hetsyn_plugins.core.file_format import FileFormatError
+from hetsyn_plugins.core.files import read_json
+from hetsyn_plugins.experiments import sweep, variants
+from hetsyn_plugins.experiments.config import load_config
 from hetsyn_plugins.experiments.data import digits, idx
+from hetsyn_plugins.experiments.model import Model
 from hetsyn_plugins.experiments.tasks import images
 from hetsyn_plugins.experiments.tasks.images import SequentialImages
 from hetsyn_plugins.experiments.tasks.task import Activity, Batch
@@ -148,6 +153,36 @@ def test_pixel_by_pixel_shows_row_after_row(folder: Path) -> None:
             assert batch.inputs[t, b, 0].item() == pytest.approx(raw[i, t // WIDTH, t % WIDTH] / 255, rel=1e-6)
 
 
+def test_permuted_shows_each_pixel_once_in_the_order_that_is_written_down(folder: Path) -> None:
+    task = SequentialImages(source=str(folder), order="permuted", order_seed=5)
+    plain = SequentialImages(source=str(folder), order="pixel").training_batch(2, 7, seed=1)
+    order = task.drawn_once["permutation"]
+    assert task.lines == 1 and sorted(order) == list(range(HEIGHT * WIDTH)) and order != sorted(order)
+    batch = task.training_batch(2, 7, seed=1)
+    torch.testing.assert_close(batch.inputs, plain.inputs[torch.tensor(order)], rtol=0, atol=0)
+    (held_out,) = task.held_out("test", 100, 0)
+    np.testing.assert_allclose(
+        held_out.inputs[:, :, 0].T, pixels(folder, "t10k").reshape(TEST, -1)[:, order] / 255, rtol=1e-6
+    )
+    assert SequentialImages(source=str(folder), order="pixel").drawn_once == {}
+
+
+def test_the_permutation_lies_beside_the_results(folder: Path, tmp_path: Path) -> None:
+    for order, files in (("permuted", {"config.toml", "inputs.json"}), ("pixel", {"config.toml"})):
+        config = load_config("images", [f"task.source={folder}", f"task.order={order}"])
+        sweep.prepare(tmp_path / order, config)
+        assert {path.name for path in (tmp_path / order).iterdir()} == files
+    written = read_json(tmp_path / "permuted" / "inputs.json", "inputs", to_do="")
+    assert written["permutation"] == images.permutation(HEIGHT * WIDTH, 0).tolist()
+
+
+def test_a_permutation_is_its_seeds_for_ever() -> None:
+    """By sha256sum, of "5 0" to "5 7"; another one would make networks of before read noise."""
+    keys = {hashlib.sha256(f"5 {pixel}".encode()).hexdigest(): pixel for pixel in range(8)}
+    assert images.permutation(8, 5).tolist() == [keys[key] for key in sorted(keys)] == [1, 3, 4, 6, 7, 5, 2, 0]
+    assert images.permutation(8, 6).tolist() != images.permutation(8, 5).tolist()
+
+
 def test_labels_are_int64_and_intensities_reach_0_and_1(folder: Path) -> None:
     batch = next(SequentialImages(source=str(folder), order="pixel").held_out("test", 100, 0))
     assert batch.target.dtype == torch.int64
@@ -240,13 +275,46 @@ def test_the_decision_is_the_largest_v_at_the_last_step() -> None:
     assert task.loss(activity, target).item() == pytest.approx(((rest - 2) + rest) / 2, rel=1e-6)
 
 
+@pytest.mark.parametrize("readout", ["last", "mean", "softmax", "counts"])
+def test_each_readout_decides_by_what_it_says(readout: str) -> None:
+    rng = np.random.default_rng(2)
+    output = rng.integers(0, 2, (6, 5, 10)) if readout == "counts" else rng.normal(0, 3, (6, 5, 10))
+    exponentials = np.exp(output)
+    evidence = {
+        "last": output[5],
+        "mean": sum(output) / 6,
+        "softmax": sum(exponentials / exponentials.sum(2, keepdims=True)),
+        "counts": sum(output),
+    }[readout]
+    target = rng.integers(0, 10, 5)
+    task, activity = SequentialImages(readout=readout), Activity(torch.tensor(output, dtype=torch.float64), ())
+    right = [float(evidence[b].argmax() == target[b]) for b in range(5)]
+    assert task.score(activity, torch.tensor(target)).tolist() == right
+    surprise = np.log(np.exp(evidence).sum(1)) - evidence[range(5), target]
+    assert task.loss(activity, torch.tensor(target)).item() == pytest.approx(surprise.mean(), rel=1e-12)
+
+
+def test_counted_output_neurons_spike_and_have_no_recurrence(folder: Path) -> None:
+    config = load_config("images", [f"task.source={folder}"], preset="paper")
+    network = variants.build_for(config.task, config.network, 0)
+    *hidden, output = network.layers
+    assert output.params.spiking and output.params.recurrent_weight is None and len(output.params.weight) == 10
+    assert all(layer.params.recurrent_weight is not None for layer in hidden)
+    model = Model(network, "snntorch")
+    activity = model(torch.rand(HEIGHT * WIDTH, 3, 1) * 20)
+    assert set(activity.readout.unique().tolist()) == {0.0, 1.0} and len(activity.spikes) == 2
+    assert not variants.build_for(SequentialImages(source=str(folder)), config.network, 0).layers[-1].params.spiking
+
+
 # --- bad settings and bad folders
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"order": "column"}, "^order: expected one of row, pixel, got 'column'"),
+        ({"order": "column"}, "^order: expected one of row, pixel, permuted, got 'column'"),
+        ({"order_seed": -1}, "^order_seed: expected at least 0, got -1"),
+        ({"readout": "sum"}, "^readout: expected one of last, mean, softmax, counts, got 'sum'"),
         ({"validation": 1.0}, "^validation: expected a share from 0 to below 1, got 1.0"),
         ({"validation": -0.1}, "^validation: "),
         ({"validation": float("nan")}, "^validation: "),

@@ -28,6 +28,7 @@ from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.experiments.data import shd
 from hetsyn_plugins.experiments.data.shd import Recordings
+from hetsyn_plugins.experiments.tasks.evidence import READOUTS
 from hetsyn_plugins.experiments.tasks.task import (
     Activity,
     Batch,
@@ -226,7 +227,7 @@ class Speech(DataTask):
 
     def _summed(self, activity: Activity) -> Tensor:
         """Sum over the steps of softmax(v): (B, K)."""
-        return activity.readout[self.skip :].softmax(-1).sum(0)
+        return READOUTS["softmax"](activity.readout[self.skip :])
 
 
 @lru_cache(maxsize=1)

@@ -48,7 +48,7 @@ def checked_batch(batch: Batch) -> Batch:
 
 
 class Activity(NamedTuple):
-    """What a network did: v of the readout (T, B, K), and the spikes (T, B, N) of each hidden layer."""
+    """What a network did: v of the readout, or spikes where it spikes, (T, B, K), and those of each hidden layer."""
 
     readout: Tensor
     spikes: tuple[Tensor, ...]
@@ -71,6 +71,7 @@ class Task:
     drawn: ClassVar[bool] = False  # every batch is drawn anew, and there is no epoch but a batch
     line_bytes: ClassVar[int] = 8  # that making a batch takes at most, a line, step and sample
     paper: ClassVar[Mapping[str, Any]] = {}  # "network.tau_reset": 40e-3, ...
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     dt: float = 1e-3
 
@@ -83,6 +84,16 @@ class Task:
     def outputs(self) -> int:
         """Readouts K."""
         raise NotImplementedError
+
+    @property
+    def spiking_output(self) -> bool:
+        """Whether the output neurons spike, or are leaky readouts."""
+        return False
+
+    @property
+    def drawn_once(self) -> dict[str, list[int]]:
+        """What was drawn for all samples alike, by name: it is written down beside the results."""
+        return {}
 
     @property
     def steps(self) -> int:

@@ -120,7 +120,8 @@ def _low_bit(rng: Random, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _planted(rng: Random, tensor: torch.Tensor) -> torch.Tensor:
-    value = rng.choice((math.nan, math.inf, -math.inf, 2.0, -1.0, 1e30))
+    floats = (math.nan, math.inf, -math.inf, 2.0, -1.0, 1e30)
+    value = rng.choice(floats if tensor.is_floating_point() else (-(2**63), -1, 2, 2**63 - 1))
     if tensor.dim() and rng.random() < 0.7:
         tensor.view(-1)[rng.randrange(tensor.numel())] = value
         return tensor

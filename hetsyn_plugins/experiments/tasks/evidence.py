@@ -1,0 +1,23 @@
+"""What a network's output says of each class, when all steps have passed: what a classifier decides by.
+
+    last      v of the leaky readouts at the last step
+    mean      v of the leaky readouts, mean over the steps
+    softmax   softmax(v) of the leaky readouts, summed over the steps
+    counts    spikes of output neurons, summed over the steps
+
+All serve as logits, as they do in the paper's experiments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+READOUTS: dict[str, Callable[[Tensor], Tensor]] = {  # (T, B, K) -> (B, K)
+    "last": lambda v: v[-1],
+    "mean": lambda v: v.mean(0),
+    "softmax": lambda v: v.softmax(-1).sum(0),
+    "counts": lambda z: z.sum(0),
+}
+SPIKING = "counts"  # the one whose output neurons spike
