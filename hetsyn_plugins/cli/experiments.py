@@ -1,4 +1,4 @@
-"""The commands of the paper's experiments: `hetsyn train`, `evaluate`, `analyse`, `claim` and `report`."""
+"""The commands of the paper's experiments: `hetsyn train`, `evaluate`, `analyse`, `claim`, `data` and `report`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def add_commands(commands: Any) -> None:
     add_despite_cost(claim)
     claim.set_defaults(handler=run_claim, less="--set")
 
+    add_data(commands)
     report = commands.add_parser("report", help="one self-contained HTML page that compares runs and claims")
     report.add_argument("folders", type=Path, nargs="+", metavar="RUN|CLAIM")
     report.add_argument("-o", "--out", type=Path, default=Path("report.html"), metavar="FILE.html")
@@ -69,6 +70,23 @@ def add_train(commands: Any) -> None:
     add_despite_cost(train)
     train.add_argument("--show", action="store_true", help="print the resolved configuration and stop")
     train.set_defaults(handler=run_train, less="--set")
+
+
+def add_data(commands: Any) -> None:
+    """Add `data`."""
+    data = commands.add_parser("data", help="get public data sets from their publishers, when asked to; check them")
+    what = data.add_subparsers(dest="what", required=True)
+    what.add_parser("list", help="which there are: size, licence, and whether they are here").set_defaults(
+        handler=run_data_list, less="NAME"
+    )
+    get = what.add_parser("get", help="get one; a broken connection is gone on with")
+    get.add_argument("name", metavar="NAME", help="mnist, fashion_mnist, fsdd, shd or ssc")
+    get.add_argument("--out", type=Path, metavar="FOLDER", help="folder (in the cache, where tasks look for it)")
+    get.add_argument("--quiet", action="store_true", help="no progress bar")
+    get.set_defaults(handler=run_data_get, less="NAME")
+    check = what.add_parser("check", help="compare the files of a folder with those that were published")
+    check.add_argument("folder", type=Path, metavar="FOLDER")
+    check.set_defaults(handler=run_data_check, less="FOLDER")
 
 
 def add_despite_cost(command: Any) -> None:
@@ -170,6 +188,41 @@ def run_claim(arguments: argparse.Namespace) -> int:
     print(table(result))
     print(f"\n{arguments.out / arguments.name}: claim.json{''.join(', ' + p.file for p in result.pictures)}")
     return 0
+
+
+def run_data_list(arguments: argparse.Namespace) -> int:
+    """Say of every data set what it is, and whether it is here."""
+    from hetsyn_plugins.experiments.data import get
+
+    for name in get.DATA_SETS:
+        here = "here" if get.is_here(name) else f"not here: hetsyn data get {name}"
+        print(f"{name}: {get.told(name)}\n{here}\n")
+    return 0
+
+
+def run_data_get(arguments: argparse.Namespace) -> int:
+    """Say what comes under which licence, get it, and say where it is."""
+    from hetsyn_plugins.experiments.data import get
+
+    if arguments.name in get.DATA_SETS:
+        print(get.told(arguments.name, arguments.out), flush=True)
+    folder = get.get(arguments.name, arguments.out, quiet=arguments.quiet)
+    return print_findings(folder, arguments.name)
+
+
+def run_data_check(arguments: argparse.Namespace) -> int:
+    """Compare, and return 1 where a file is missing or not as it was published."""
+    return print_findings(arguments.folder, None)
+
+
+def print_findings(folder: Path, name: str | None) -> int:
+    """A line a file; 1 where one is wrong."""
+    from hetsyn_plugins.experiments.data import get
+
+    findings = get.check(folder, name)
+    for finding in findings:
+        print(f"{folder}: {finding.name}: {get.VERDICTS[finding.right]}, {finding.what}")
+    return int(any(finding.right is False for finding in findings))
 
 
 def run_report(arguments: argparse.Namespace) -> int:

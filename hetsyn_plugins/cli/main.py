@@ -1,4 +1,4 @@
-"""The command `hetsyn`: demo, verify, bench, export and simulate; train, evaluate, analyse, claim and report
+"""The command `hetsyn`: demo, verify, bench, export and simulate; train, evaluate, analyse, claim, data and report
 (`experiments.py`)."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Lava-DL."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED_PIPE = 128 + 13  # as a shell says of SIGPIPE
-RESUMED = ("train", "claim")  # commands that go on where they were
+RESUMED = ("train", "claim", "data")  # commands that go on where they were
 
 
 def main(argv: Sequence[str] | None = None) -> int:

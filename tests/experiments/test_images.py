@@ -348,10 +348,19 @@ def test_a_missing_file_says_where_it_was_looked_for_and_what_else_there_is(fold
         assert hint in message
 
 
-def test_the_default_is_debians_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "FASHION_MNIST", tmp_path / "not-installed")
-    with pytest.raises(FileNotFoundError, match=f"in {tmp_path / 'not-installed'}, got neither"):
+def test_the_default_is_debians_folder_then_what_was_got(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "installed").mkdir()
+    monkeypatch.setattr(images, "FASHION_MNIST", tmp_path / "installed")
+    monkeypatch.setenv("HETSYN_CACHE", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"in {tmp_path / 'installed'}, got neither"):
         assert SequentialImages().lines
+    (tmp_path / "installed").rmdir()
+    for source in ("fashion_mnist", "mnist"):
+        with pytest.raises(FileNotFoundError, match=f"in {tmp_path / source}, got neither; hetsyn data get mnist"):
+            assert SequentialImages(source=source).lines
+        (tmp_path / source).mkdir()
+        idx_files(tmp_path / source)
+        assert SequentialImages(source=source).lines == WIDTH
 
 
 def test_a_home_or_relative_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

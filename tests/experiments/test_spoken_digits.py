@@ -17,7 +17,7 @@ from conftest import needs
 
 from hetsyn_plugins.core.file_format import FileFormatError, UncheckedFileWarning
 from hetsyn_plugins.core.hdf5 import DIGEST
-from hetsyn_plugins.experiments.data import cochlea, speakers, spoken_digits
+from hetsyn_plugins.experiments.data import cochlea, get, speakers, spoken_digits
 from hetsyn_plugins.experiments.data.cochlea import Spikes
 from hetsyn_plugins.experiments.data.speakers import Utterance
 
@@ -539,11 +539,11 @@ def test_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("HETSYN_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert spoken_digits.cache() == tmp_path / ".cache" / "hetsyn_plugins" / "spoken_digits"
+    assert get.place("spoken_digits") == tmp_path / ".cache" / "hetsyn_plugins" / "spoken_digits"
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert spoken_digits.cache() == Path("/x/hetsyn_plugins/spoken_digits")
+    assert get.place("spoken_digits") == Path("/x/hetsyn_plugins/spoken_digits")
     monkeypatch.setenv("HETSYN_CACHE", "/own")
-    assert spoken_digits.cache() == Path("/own/spoken_digits")
+    assert get.place("spoken_digits") == Path("/own/spoken_digits")
 
 
 def test_default_folder_is_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chirps: list[Utterance]) -> None:

@@ -1,4 +1,4 @@
-"""Reads the Spiking Heidelberg Digits (SHD), the Spiking Speech Commands (SSC), and files in the same HDF5 layout.
+"""Spiking Heidelberg Digits (SHD), Spiking Speech Commands (SSC), and files in the same HDF5 layout: read, written.
 
     spikes/times    (n,) of variable length, float16   seconds
     spikes/units    (n,) of variable length, uint16    channels, 0 to 699
@@ -23,24 +23,30 @@ Nothing is read that the file's size does not explain (`core.hdf5_rows`); files 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from hetsyn_plugins.core import hdf5
 from hetsyn_plugins.core.file_format import FileFormatError
+from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.core.hdf5_rows import read_rows
+from hetsyn_plugins.experiments.data.cochlea import Spikes
 
 CHANNELS = 700
+FORMAT = 2  # of the files that we write: the first with a digest
 TO_DO = "remove it, and it is generated anew"
-CLASSES = {"shd": 20, "ssc": 35}
+CLASSES = {"shd": 20, "ssc": 35, "fsdd": 10}
 HELP = (
-    "SHD and SSC (CC-BY 4.0) are to be had from zenkelab.org/datasets as shd_train.h5.gz and so on, which gunzip "
-    "unpacks; or take the synthetic digits instead (--set task.source=norm)"
+    "SHD and SSC (CC BY 4.0) are got by `hetsyn data get shd` and `... ssc`; or take the synthetic digits instead "
+    "(--set task.source=norm)"
 )
+FLAT = ("times", "units", "labels")
 SPEAKER, VERSION = "extra/speaker", "extra/hetsyn_version"  # the latter where there is a digest
 LAYOUT = (  # name, kinds of numbers, a row of them or one a recording
     ("spikes/times", "f", True),
@@ -69,6 +75,17 @@ class Recordings:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @staticmethod
+    def joined(parts: Sequence[Recordings]) -> Recordings:
+        """The recordings of several files, one after another; speakers only where all files tell."""
+        columns: dict[str, list[Any]] = {name: [getattr(part, name) for part in parts] for name in FLAT}
+        speakers = [part.speakers for part in parts if part.speakers is not None]
+        return Recordings(
+            **{name: np.concatenate(column) for name, column in columns.items()},
+            offsets=np.cumsum(np.concatenate([[0], *(np.diff(part.offsets) for part in parts)])),
+            speakers=np.concatenate(speakers) if len(speakers) == len(parts) else None,
+        )
 
     def take(self, rows: np.ndarray) -> Recordings:
         """These recordings alone, in this order."""
@@ -108,6 +125,40 @@ def read_recordings(path: str | Path, classes: int = CLASSES["shd"]) -> Recordin
         labels.astype(np.int64),
         None if columns.speakers is None else columns.speakers.astype(np.int64),
     )
+
+
+def write_recordings(
+    path: Path,
+    spikes: Sequence[Spikes],
+    labels: np.ndarray,
+    speakers: np.ndarray,
+    *,
+    words: Sequence[str],
+    genders: Sequence[str],
+) -> None:
+    """Write recordings in SHD's layout, with a digest, whole or not at all.
+
+    labels, speakers   (n,) of each recording
+    words, genders     of each label, and of each speaker; ages and heights, which SHD has, are 0
+    """
+    content = io.BytesIO()
+    flat = {"labels": labels.astype(np.uint16), "speakers": speakers.astype(np.uint16)}
+    with h5py.File(content, "w") as file:
+        for name, dtype in (("times", np.float16), ("units", np.uint16)):
+            rows = file.create_dataset(f"spikes/{name}", len(spikes), h5py.vlen_dtype(dtype))
+            parts = [getattr(one, name).astype(dtype) for one in spikes]
+            for i, part in enumerate(parts):
+                rows[i] = part
+            flat[name] = np.concatenate(parts)
+        offsets = np.cumsum([0, *(len(one.times) for one in spikes)])
+        file["labels"], file[SPEAKER] = flat["labels"], flat["speakers"]
+        file["extra/keys"] = np.array([word.encode() for word in words])
+        file["extra/meta_info/gender"] = np.array([gender.encode() for gender in genders])
+        for name in ("age", "body_height"):
+            file[f"extra/meta_info/{name}"] = np.zeros(len(genders), np.uint16)
+        file[VERSION] = FORMAT
+        hdf5.write_digest(file, vars(Recordings(offsets=offsets, **flat)))
+    write_bytes(path, content.getvalue())
 
 
 def read_columns(path: Path) -> Recordings:

@@ -22,7 +22,6 @@ norm   3a47025e2c59791b  276edba502feb765
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import sys
 import warnings
@@ -30,19 +29,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 from tqdm import tqdm
 
-from hetsyn_plugins.core import hdf5
 from hetsyn_plugins.core.file_format import FileFormatError
-from hetsyn_plugins.core.files import make_folder, read_json, user_cache, write_bytes, write_json
-from hetsyn_plugins.experiments.data import cochlea, shd, speakers
+from hetsyn_plugins.core.files import make_folder, read_json, write_json
+from hetsyn_plugins.experiments.data import cochlea, get, shd, speakers
 from hetsyn_plugins.experiments.data.cochlea import CHANNELS, Spikes
 from hetsyn_plugins.experiments.data.speakers import SPEAKERS, WORDS, Utterance
 
 KINDS = ("plain", "hard", "norm")
-FORMAT = 2  # of the files: the first with a digest
 RECIPE = 1  # counts the changes to what a seed gives, here or in the modules that this one calls
 HELD_OUT, TEST_SHARE = (4, 5), 0.05  # speakers in the test file only; of the others' utterances
 
@@ -73,7 +69,7 @@ def files(
 ) -> tuple[Path, Path]:
     """Paths of the training and the test file of a kind, generated if they are not there yet or are damaged.
 
-    folder    where they are kept; None: `cache()`
+    folder    where they are kept; None: `get.place`
     takes     how often each of the 12 speakers says each of the 20 words, at most 63
     workers   threads that speak and listen, None: one a core; they change nothing in the files
     quiet     neither a progress bar nor checksums on stderr
@@ -82,7 +78,9 @@ def files(
     """
     _check(kind, seed, takes, workers)
     made_by = {"recipe": RECIPE, "espeak-ng": speakers.version(), "seed": seed, "takes": takes}
-    place = (cache() if folder is None else Path(folder)) / "_".join(f"{key}-{value}" for key, value in made_by.items())
+    place = (get.place("spoken_digits") if folder is None else Path(folder)) / "_".join(
+        f"{key}-{value}" for key, value in made_by.items()
+    )
     manifest = place / f"{kind}.json"
     paths = place / f"{kind}_train.h5", place / f"{kind}_test.h5"
     if manifest.exists():
@@ -116,13 +114,6 @@ def _check(kind: str, seed: int, takes: int, workers: int | None) -> None:
     ):
         if number != int(number) or not least <= number <= most:
             raise ValueError(f"{name}: expected a whole number from {least} to {most}, got {number}")
-
-
-def cache() -> Path:
-    """$HETSYN_CACHE/spoken_digits, or hetsyn_plugins/spoken_digits in $XDG_CACHE_HOME or ~/.cache."""
-    if folder := os.environ.get("HETSYN_CACHE"):
-        return Path(folder) / "spoken_digits"
-    return user_cache() / "spoken_digits"
 
 
 def _damage(manifest: Path, paths: tuple[Path, Path]) -> str | None:
@@ -222,25 +213,9 @@ def _sorted(times: np.ndarray, units: np.ndarray) -> Spikes:
 
 
 def write_digits(path: Path, recordings: SpokenDigits) -> None:
-    """Write a file in SHD's layout, whole or not at all. A synthetic speaker's age and height are 0."""
-    content = io.BytesIO()
-    flat = {"labels": recordings.labels.astype(np.uint16), "speakers": recordings.speakers.astype(np.uint16)}
-    with h5py.File(content, "w") as file:
-        for name, dtype in (("times", np.float16), ("units", np.uint16)):
-            rows = file.create_dataset(f"spikes/{name}", len(recordings.spikes), h5py.vlen_dtype(dtype))
-            parts = [getattr(spikes, name).astype(dtype) for spikes in recordings.spikes]
-            for i, part in enumerate(parts):
-                rows[i] = part
-            flat[name] = np.concatenate(parts)
-        offsets = np.cumsum([0, *(len(spikes.times) for spikes in recordings.spikes)])
-        file["labels"], file["extra/speaker"] = flat["labels"], flat["speakers"]
-        file["extra/keys"] = np.array([word.encode() for word in WORDS])
-        file["extra/meta_info/gender"] = np.array([speaker.gender.encode() for speaker in SPEAKERS])
-        for name in ("age", "body_height"):
-            file[f"extra/meta_info/{name}"] = np.zeros(len(SPEAKERS), np.uint16)
-        file[shd.VERSION] = FORMAT
-        hdf5.write_digest(file, vars(shd.Recordings(offsets=offsets, **flat)))
-    write_bytes(path, content.getvalue())
+    """Write a file in SHD's layout, whole or not at all."""
+    genders = [speaker.gender for speaker in SPEAKERS]
+    shd.write_recordings(path, recordings.spikes, recordings.labels, recordings.speakers, words=WORDS, genders=genders)
 
 
 def read_digits(path: Path) -> SpokenDigits:

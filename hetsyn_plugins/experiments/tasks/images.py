@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.validation import checked_dt
-from hetsyn_plugins.experiments.data import digits, idx
+from hetsyn_plugins.experiments.data import digits, get, idx
 from hetsyn_plugins.experiments.tasks.evidence import READOUTS, SPIKING
 from hetsyn_plugins.experiments.tasks.task import Activity, Batch, DataTask, accuracy_of, check_held_out, shuffled
 
@@ -49,8 +49,8 @@ PAPER: Mapping[str, Any] = {  # the task of 784 steps as the paper's text has it
     "training.warmup": 0.05,
 }
 HELP = (
-    "apt install dataset-fashion-mnist, or take a folder with MNIST's files (--set task.source=FOLDER) "
-    "or scikit-learn's digits (--set task.source=digits)"
+    "hetsyn data get mnist (or fashion_mnist, which apt install dataset-fashion-mnist brings too), or take a folder "
+    "with MNIST's files (--set task.source=FOLDER) or scikit-learn's digits (--set task.source=digits)"
 )
 
 
@@ -73,7 +73,8 @@ class Data(NamedTuple):
 class SequentialImages(DataTask):
     """Ten outputs, one a class; the decision is the class with the most evidence (`evidence.READOUTS`).
 
-    source       "fashion_mnist" (Debian's package), "digits" (scikit-learn's; a quarter is the test set), or a folder
+    source       "fashion_mnist" (Debian's package, else as `hetsyn data get` got it), "mnist" (as got), "digits"
+                 (scikit-learn's; a quarter is the test set), or a folder
     order        "row", "pixel" or "permuted"
     order_seed   which permutation "permuted" is
     readout      "last", "mean" or "softmax" of leaky readouts' v, or "counts" of output neurons' spikes
@@ -204,6 +205,8 @@ def load_images(source: str) -> Data:
     """The data set of this name, or in this folder; raises as `SequentialImages` says."""
     if source == "digits":
         return _digits()
+    if source == "mnist" or (source == "fashion_mnist" and not FASHION_MNIST.is_dir()):
+        return _folder(get.place(source))
     return _folder(FASHION_MNIST if source == "fashion_mnist" else Path(source).expanduser().resolve())
 
 

@@ -1,8 +1,13 @@
 """Speech as spikes in 700 channels of a cochlea: which digit or word is said, and does noise in time matter?
 
     source "norm", "hard", "plain"   synthetic spoken digits (`spoken_digits`), generated at the first use
+    source "fsdd", "shd", "ssc"      what `hetsyn data get` has got
     source FOLDER                    shd_train.h5 and shd_test.h5 (Spiking Heidelberg Digits, 20 classes); or else
-                                     ssc_train.h5, ssc_test.h5 and maybe ssc_valid.h5 (Spiking Speech Commands, 35)
+                                     ssc_train.h5, ssc_test.h5 and maybe ssc_valid.h5 (Spiking Speech Commands, 35); or
+                                     the recordings of the Free Spoken Digit Dataset (10), which our ear hears (`fsdd`)
+
+Who is tested: by default the set's own test file; with `fold` one speaker, whom the network never heard. Validation is
+on speakers that are held out of training, where it is known who speaks.
 
 Coding (Deng et al. 2025): a recording is cut or padded with silence to 1 s and put into bins of 4 ms, 250 steps of 700
 lines; a line is 1 where at least one spike fell into the bin. A spike on the border of two bins is in the later one,
@@ -26,7 +31,7 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.validation import checked_dt
-from hetsyn_plugins.experiments.data import shd
+from hetsyn_plugins.experiments.data import digits, fsdd, get, shd
 from hetsyn_plugins.experiments.data.shd import Recordings
 from hetsyn_plugins.experiments.tasks.evidence import READOUTS
 from hetsyn_plugins.experiments.tasks.task import (
@@ -41,6 +46,8 @@ from hetsyn_plugins.experiments.tasks.task import (
 )
 
 SYNTHETIC = ("norm", "hard", "plain")
+GOT = ("fsdd", "shd", "ssc")
+VALIDATE_ON = ("speakers", "recordings")
 ROUNDING = 1e-9  # of a bin: far more than float64 rounds off, far less than float16 can tell apart
 OCTAVES = 4.0  # a recording 16 times as long is past anything that is asked here
 PAPER: Mapping[str, Any] = {
@@ -85,11 +92,14 @@ class Data(NamedTuple):
 class Speech(DataTask):
     """A readout a class; the decision is the largest of softmax(v), summed over the steps.
 
-    source                 "norm", "hard", "plain" or a folder, as above; where it has both sets SHD is taken
+    source                 a name or a folder, as above; of a folder with several sets SHD is taken
     dt, duration           seconds: a bin, and what a recording is cut or padded to
-    validation             share of the training recordings that is held out, 0 to below 1, the same ones for every run;
-                           of the same speakers, while SHD and the synthetic digits have two in the test set only
-    split_seed             which ones; both are without effect where the data have a validation file (ssc_valid.h5)
+    fold                   leave one speaker out: of all recordings those of this one (0, 1, ...) are the test set;
+                           None: the official split
+    validation             share of the training recordings that is held out, 0 to below 1, the same ones for every run
+    validate_on            "speakers": whole speakers, as many as come nearest to the share and at least one, where they
+                           are known; "recordings": of all speakers alike
+    split_seed             which ones; all three are without effect where the data have a validation file (ssc_valid.h5)
     samples                train on so many recordings only; None: on all. Validation and test stay as they are
     deletion               chance of each spike to be deleted in training, anew in every batch
     test_deletion          the same of the test set
@@ -111,7 +121,9 @@ class Speech(DataTask):
     source: str = "norm"
     dt: float = 4e-3
     duration: float = 1.0
+    fold: int | None = None
     validation: float = 0.1
+    validate_on: str = "speakers"
     split_seed: int = 0
     samples: int | None = None
     deletion: float = 0.0
@@ -123,6 +135,10 @@ class Speech(DataTask):
         checked_dt(self.dt)
         check_steps("duration", self.duration, self.dt, 1)
         self.check_split_settings()
+        if self.validate_on not in VALIDATE_ON:
+            raise ValueError(f"validate_on: expected one of {', '.join(VALIDATE_ON)}, got {self.validate_on!r}")
+        if self.fold is not None and self.fold < 0:
+            raise ValueError(f"fold: expected a speaker from 0, got {self.fold}")
         for name in ("deletion", "test_deletion"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a chance from 0 to 1, got {getattr(self, name)}")
@@ -197,14 +213,27 @@ class Speech(DataTask):
     @property
     def data(self) -> Data:
         """All recordings; every task with this source has the same ones in memory."""
-        if self.source in SYNTHETIC:
-            return _synthetic(self.source)
-        return _folder(Path(self.source).expanduser().resolve())
+        return _data(self.source) if self.fold is None else _without(self.source, self.fold)
 
     @cached_property
     def split(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows of `data.train`: to train on, and held out for validation (none where that has a file of its own)."""
-        return self.split_of(len(self.data.train), self.validation if self.data.validation is None else 0.0)
+        share = self.validation if self.data.validation is None else 0.0
+        speakers = self.data.train.speakers
+        if not share or speakers is None or self.validate_on == "recordings":
+            return self.split_of(len(self.data.train), share)
+        return self._by_speaker(speakers, share)
+
+    def _by_speaker(self, speakers: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+        """`split_of` by whole speakers: shuffled, and held out one after another as comes nearest to the share."""
+        known = np.unique(speakers)
+        if len(known) < 2:
+            raise ValueError("validate_on: expected 'recordings' of a single speaker, got 'speakers'")
+        order = np.random.default_rng(self.split_seed).permutation(known)
+        sizes = np.cumsum([np.count_nonzero(speakers == who) for who in order[:-1]])
+        held_out = np.isin(speakers, order[: 1 + int(np.abs(sizes - share * len(speakers)).argmin())])
+        _, rows = digits.split(len(speakers), self.split_seed, 0.0)
+        return self.limited(rows[~held_out[rows]]), np.flatnonzero(held_out)
 
     @property
     def _validation(self) -> Recordings:
@@ -230,6 +259,10 @@ class Speech(DataTask):
         return READOUTS["softmax"](activity.readout[self.skip :])
 
 
+def _data(source: str) -> Data:
+    return _synthetic(source) if source in SYNTHETIC else _folder(_place(source).resolve())
+
+
 @lru_cache(maxsize=1)
 def _synthetic(kind: str) -> Data:
     from hetsyn_plugins.experiments.data import spoken_digits
@@ -240,6 +273,8 @@ def _synthetic(kind: str) -> Data:
 @lru_cache(maxsize=1)
 def _folder(folder: Path) -> Data:
     name = _set_of(str(folder))
+    if name == "fsdd":
+        return Data(*fsdd.load(folder))
     train, test, valid = (folder / f"{name}_{part}.h5" for part in ("train", "test", "valid"))
     for path in (train, test):
         if not path.is_file():
@@ -248,13 +283,40 @@ def _folder(folder: Path) -> Data:
     return Data(*(shd.read_recordings(path, shd.CLASSES[name]) for path in paths))
 
 
+@lru_cache(maxsize=1)
+def _without(source: str, speaker: int) -> Data:
+    """All recordings, with those of one speaker as the test set."""
+    everything = Recordings.joined([part for part in _data(source) if part is not None])
+    if everything.speakers is None:
+        raise ValueError("fold: expected None, it is not known who speaks, got a speaker")
+    known = np.unique(everything.speakers)
+    if speaker not in known:
+        raise ValueError(f"fold: expected a speaker, one of {', '.join(map(str, known))}, got {speaker}")
+    theirs = everything.speakers == speaker
+    return Data(everything.take(np.flatnonzero(~theirs)), everything.take(np.flatnonzero(theirs)))
+
+
+def _place(source: str) -> Path:
+    """The folder of a source that is not synthetic."""
+    return get.place(source) if source in GOT else Path(source).expanduser()
+
+
 def _set_of(source: str) -> str:
-    """ "shd" or "ssc": what the files of a source are, or are like."""
+    """ "shd", "ssc" or "fsdd": what the files of a source are, or are like."""
     if source in SYNTHETIC:
         return "shd"
-    folder = Path(source).expanduser().absolute()
-    for name in shd.CLASSES:
+    folder = _place(source).absolute()
+    for name in ("shd", "ssc"):
         if any((folder / f"{name}_{part}.h5").is_file() for part in ("train", "test")):
             return name
-    known = f"{', '.join(SYNTHETIC)} or a folder with shd_train.h5 and shd_test.h5 (or ssc_train.h5 and ssc_test.h5)"
+    if fsdd.folder_of(folder) is not None:
+        return "fsdd"
+    if source in GOT:
+        raise FileNotFoundError(
+            f"source: expected the files of {source} in {folder}, got none: hetsyn data get {source}"
+        )
+    known = (
+        f"{', '.join((*SYNTHETIC, *GOT))} or a folder with shd_train.h5 and shd_test.h5 (or ssc_train.h5 and "
+        "ssc_test.h5), or with the recordings of FSDD"
+    )
     raise FileNotFoundError(f"source: expected {known}, got {source!r}, and {folder} has none of them; {shd.HELP}")

@@ -188,9 +188,13 @@ class DataTask(Task):
         held_out, train = digits.split(total, self.split_seed, share)
         if not len(train) or (share and not len(held_out)):
             raise ValueError(f"validation: expected a share of {total} {self.noun} that leaves some, got {share}")
+        return self.limited(train), held_out
+
+    def limited(self, train: np.ndarray) -> np.ndarray:
+        """The first `samples` of rows to train on; ValueError where there are fewer."""
         if self.samples is not None and self.samples > len(train):
             raise ValueError(f"samples: expected at most {len(train)} {self.noun}, got {self.samples}")
-        return train[: self.samples], held_out
+        return train[: self.samples]
 
 
 def generator(seed: int, split: str, index: int) -> np.random.Generator:

@@ -14,7 +14,7 @@ from fuzzing.by_text import JSON_RAW, Text, at, json_dumps, kinds, put, without_
 from fuzzing.cases import Kind
 
 METADATA = "__metadata__"
-SAME_WIDTH = {"F64": ("I64", "U64"), "F32": ("I32", "U32"), "F16": ("BF16", "I16")}
+SAME_WIDTH = {"F64": ("I64", "U64"), "I64": ("F64", "U64"), "F32": ("I32", "U32"), "F16": ("BF16", "I16")}
 DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "BOOL": "?"}
 
 
@@ -101,7 +101,7 @@ def _half_width(rng: Random, header: dict[str, Any]) -> Any:
     """Twice as many numbers of half the width, or the other way round: the sizes agree."""
     name = rng.choice([n for n in _arrays(header) if header[n]["shape"]] or _arrays(header))
     shape = header[name]["shape"] or [1]
-    narrower = {"F64": "F32", "F32": "F16"}[header[name]["dtype"]]
+    narrower = {"F64": "F32", "I64": "I32", "F32": "F16"}[header[name]["dtype"]]
     header = put(header, (name, "dtype"), narrower)
     return put(header, (name, "shape"), [*shape[:-1], shape[-1] * 2])
 
