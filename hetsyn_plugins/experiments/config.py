@@ -215,6 +215,7 @@ def _settings_of(path: Path) -> dict[str, Any]:
         lacks = "is no file" if path.exists() else "does not exist"
         raise FileNotFoundError(f"config: expected {what}, got {path}, which {lacks}{near}")
     values = flattened(read_toml(path, "a configuration in TOML"))
+    values = {**_of_before(values), **values}
     try:
         resolve_config(values)
     except FileFormatError:  # of another file, which a setting names
@@ -222,6 +223,17 @@ def _settings_of(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise from_check(path, error) from error
     return values
+
+
+def _of_before(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What settings of the task were before they were ones, where the file is of before: it has all the others."""
+    name = values.get("task.name")
+    kind = TASKS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        return {}
+    written = {f"task.{field.name}" for field in fields(kind) if field.default is not None}
+    later = {f"task.{name}": value for name, value in kind.before.items()}
+    return later if written - later.keys() <= values.keys() else {}
 
 
 def _setting(text: str) -> tuple[str, Any]:

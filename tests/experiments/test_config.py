@@ -113,6 +113,15 @@ def test_a_file_takes_no_preset(tmp_path: Path) -> None:
         load_config(tmp_path / "x.toml", preset="paper")
 
 
+def test_a_file_of_before_a_setting_means_what_it_meant(tmp_path: Path) -> None:
+    now = to_toml(load_config("speech"))
+    before = now.replace('validate_on = "speakers"\n', "")
+    assert before != now
+    for text, on in ((now, "speakers"), (before, "recordings"), ('[task]\nname = "speech"\nskip = 3', "speakers")):
+        (tmp_path / "x.toml").write_text(text)
+        assert load_config(tmp_path / "x.toml").task.validate_on == on  # type: ignore[attr-defined]
+
+
 def test_frozen_taus_need_taus_that_are_learned_one_by_one() -> None:
     with pytest.raises(ValueError, match=r"network\.frozen: expected 0 with variant 'hetneu', got 0\.5"):
         load_config("dms", ["network.variant=hetneu", "network.frozen=0.5"])

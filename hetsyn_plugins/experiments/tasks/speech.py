@@ -117,6 +117,7 @@ class Speech(DataTask):
 
     name: ClassVar[str] = "speech"
     noun: ClassVar[str] = "recordings"
+    before: ClassVar[Mapping[str, Any]] = {"validate_on": "recordings"}
 
     source: str = "norm"
     dt: float = 4e-3

@@ -72,6 +72,7 @@ class Task:
     line_bytes: ClassVar[int] = 8  # that making a batch takes at most, a line, step and sample
     paper: ClassVar[Mapping[str, Any]] = {}  # "network.tau_reset": 40e-3, ...
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    before: ClassVar[Mapping[str, Any]] = {}
 
     dt: float = 1e-3
 
