@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, nan
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -76,6 +77,9 @@ def taus_of_channels(layer: HetSynLayer, groups: Mapping[str, Sequence[int]]) ->
 # ---- in numbers --------------------------------------------------------------------------------------------------
 
 
+QUARTILES = 2 * NormalDist().inv_cdf(0.75)  # from the first to the third of a normal distribution of s.d. 1
+
+
 @dataclass(frozen=True)
 class TauSummary:
     """Time constants in few numbers; seconds, and shares of the synapses. NaN where no synapse has a say.
@@ -83,7 +87,8 @@ class TauSummary:
     at_zero, at_one     shares with r = 0 (tau 0) and r = 1 (tau infinite)
     quartiles           the first and the third, values that occur
     mean, clipped_mean  inf as soon as one tau is; every tau above 5 s taken as 5 s
-    mu, sigma           log-normal fit over 0 < tau < inf: mean and s.d. (of the population) of log(tau / 1 s)
+    mu, sigma           log-normal fit over 0 < tau < inf, by quartiles, which a few taus near r = 1 do not pull: median
+                        of log(tau / 1 s), and its quartiles' distance in those of a normal distribution of s.d. 1
     long                share with a tau above the bound
     """
 
@@ -108,6 +113,7 @@ def summarise(tau: ArrayLike, bound: float = LONG) -> TauSummary:
         return TauSummary(0, nan, nan, nan, (nan, nan), nan, nan, nan, nan, nan)
     low, high = np.quantile(tau, (0.25, 0.75), method="inverted_cdf")  # interpolation towards inf would give NaN
     logs = np.log(between_ends(tau))
+    first, middle, third = np.quantile(logs, (0.25, 0.5, 0.75)) if logs.size else (nan, nan, nan)
     return TauSummary(
         n=tau.size,
         at_zero=float(np.mean(tau == 0)),
@@ -116,8 +122,8 @@ def summarise(tau: ArrayLike, bound: float = LONG) -> TauSummary:
         quartiles=(float(low), float(high)),
         mean=float(tau.mean()),
         clipped_mean=float(np.minimum(tau, CLIP).mean()),
-        mu=float(logs.mean()) if logs.size else nan,
-        sigma=float((logs - logs[0]).std()) if logs.size else nan,  # exactly 0 for equal taus
+        mu=float(middle),
+        sigma=float((third - first) / QUARTILES),
         long=float(np.mean(tau > bound)),
     )
 

@@ -120,7 +120,9 @@ def tau_histogram(taus: Mapping[str, Array], ax: Any = None, title: str = "") ->
             if count:
                 ax.plot([end * shift] * 2, [0, count], color=colour, marker="o", markevery=[1])
     if any(summarise(tau).sigma > 0 for tau in taus.values()):
-        ax.plot([], [], color=BLACK, linestyle="--", label=r"log-normal fit: its median, $\sigma$ of log tau")
+        ax.plot(
+            [], [], color=BLACK, linestyle="--", label=r"log-normal fit by quartiles: its median, $\sigma$ of log tau"
+        )
     scale.apply(ax, "x")
     ax.set(xlabel="time constant (ms)", ylabel="synapses", title=title)
     ax.set_ylim(bottom=0)
@@ -398,6 +400,7 @@ def _panels(names: Mapping[str, Any], draw: Callable[[str, Any], Any]) -> Any:
     return axes[0]
 
 
+APART = 0.1  # of an axis: what a label of five figures takes, and some more
 FAR = 100.0  # times the 99.5th percentile: what is beyond is drawn at the edge
 
 
@@ -426,8 +429,16 @@ class TauAxis:
         """Make the x or the y axis this one."""
         margin = np.exp(0.06 * self.span)
         ax.set(**{f"{axis}scale": "log", f"{axis}lim": (self.zero / margin, self.one * margin)})
-        ticks = _log_ticks(self.low, self.high)
-        _set_ticks(ax, axis, [self.zero, *ticks, self.one], ["r = 0", *(f"{tick:g}" for tick in ticks), "r = 1"])
+        ticks = self.spaced(_log_ticks(self.low, self.high))
+        _set_ticks(ax, axis, [self.zero, *ticks, self.one], ["r = 0", *map(_number, ticks), "r = 1"])
+
+    def spaced(self, ticks: Sequence[float]) -> list[float]:
+        """Those of rising ticks whose labels touch neither each other nor those of the ends."""
+        whole, kept = np.log(self.one / self.zero), [self.zero]
+        for tick in ticks:
+            if min(np.log(tick / kept[-1]), np.log(self.one / tick)) >= APART * whole:
+                kept.append(tick)
+        return kept[1:]
 
 
 def _histogram_label(name: str, summary: TauSummary) -> str:
@@ -458,6 +469,11 @@ def _log_ticks(low: float, high: float) -> list[float]:
     from matplotlib.ticker import MaxNLocator
 
     return [float(tick) for tick in MaxNLocator(5).tick_values(low, high) if low <= tick <= high]
+
+
+def _number(value: float) -> str:
+    """A tick's label, at most five figures wide."""
+    return f"{value:g}" if 1e-3 <= value < 1e5 else rf"$10^{{{np.log10(value):.3g}}}$"
 
 
 def _set_ticks(ax: Any, axis: str, at: Sequence[float], labels: Sequence[str] = ()) -> None:

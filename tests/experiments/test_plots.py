@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from math import exp, inf, log, nan, pi, sqrt
 from typing import Any, NamedTuple
 
@@ -141,14 +142,15 @@ def test_histograms_hold_every_synapse_and_the_ends_stand_apart() -> None:
     assert max(line.get_xdata()[0] for line in stems[::2]) < edges[0]
     assert min(line.get_xdata()[0] for line in stems[1::2]) > edges[1]
     logs = np.log(between_ends(BEFORE[ONE]) * 1e3)
-    fit = rf"fit {exp(logs.mean()):.3g} ms, $\sigma$ {logs.std():.2f}"
+    fit = rf"fit {exp(np.median(logs)):.3g} ms, $\sigma$ {(np.diff(np.quantile(logs, (0.25, 0.75))) / 1.349)[0]:.2f}"
     assert legend(ax)[0] == f"{ONE} (1.5% at r = 0, 2.5% at r = 1; {fit})"
     assert legend(ax)[3] == r"shared (0.0% at r = 0, 0.0% at r = 1; fit 40 ms, $\sigma$ 0.00)"
 
 
 def test_the_fit_is_drawn_as_the_count_that_a_log_normal_puts_in_a_bin() -> None:
     values = np.exp(rng().normal(log(0.04), 0.5, 5000))
-    mu, sigma = float(np.log(values * 1e3).mean()), float(np.log(values).std())
+    first, mu, third = np.quantile(np.log(values * 1e3), (0.25, 0.5, 0.75))
+    sigma = (third - first) / 1.3489795
     ax = plots.tau_histogram({"all": np.concatenate([values, np.zeros(500), np.full(2000, inf)])})
     (fit,) = (line for line in ax.lines if line.get_linestyle() == "--" and len(line.get_xdata()))
     width = log((ax.patches[0].get_x() + ax.patches[0].get_width()) / ax.patches[0].get_x())
@@ -162,6 +164,18 @@ def test_the_fit_is_drawn_as_the_count_that_a_log_normal_puts_in_a_bin() -> None
     expected = np.interp(np.log(middles), x, fit.get_ydata())
     # counts are Poisson to the eye: within five s.d., but for the outermost bins, which also hold the rest
     assert (abs(heights - expected)[1:-1] < 5 * np.sqrt(expected[1:-1]) + 1).all()
+
+
+@pytest.mark.parametrize("low", [0.03, 1.0, 5.0, 20.0])
+@pytest.mark.parametrize("ratio", [1.2, 4.0, 30.0, 1e3, 1e5, 1e7])
+def test_labels_of_a_tau_axis_never_touch(low: float, ratio: float) -> None:
+    """Nor r = 0 and r = 1, in the figure as it is drawn for a page."""
+    taus = np.concatenate([np.geomspace(low, low * ratio, 50) / 1e3, [0.0, inf]])
+    ax = plots.tau_histogram({"x": taus})
+    ax.figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in ax.get_xticklabels() if text.get_text()]
+    boxes.sort(key=lambda box: box.x0)
+    assert len(boxes) >= 3 and all(left.x1 + 2 <= right.x0 for left, right in pairwise(boxes))
 
 
 def test_histograms_beyond_the_colours_are_drawn_too() -> None:
