@@ -400,7 +400,7 @@ def _panels(names: Mapping[str, Any], draw: Callable[[str, Any], Any]) -> Any:
     return axes[0]
 
 
-APART = 0.1  # of an axis: what a label of five figures takes, and some more
+APART = 0.12  # from r = 0 to r = 1: what a label of five figures takes, and some more
 FAR = 100.0  # times the 99.5th percentile: what is beyond is drawn at the edge
 
 
@@ -473,7 +473,11 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 def _number(value: float) -> str:
     """A tick's label, at most five figures wide."""
-    return f"{value:g}" if 1e-3 <= value < 1e5 else rf"$10^{{{np.log10(value):.3g}}}$"
+    if 1e-3 <= value < 1e5:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    times = "" if mantissa == "1" else rf"{mantissa}\cdot"
+    return rf"${times}10^{{{int(exponent)}}}$"
 
 
 def _set_ticks(ax: Any, axis: str, at: Sequence[float], labels: Sequence[str] = ()) -> None:

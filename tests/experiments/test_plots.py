@@ -166,12 +166,12 @@ def test_the_fit_is_drawn_as_the_count_that_a_log_normal_puts_in_a_bin() -> None
     assert (abs(heights - expected)[1:-1] < 5 * np.sqrt(expected[1:-1]) + 1).all()
 
 
-@pytest.mark.parametrize("low", [0.03, 1.0, 5.0, 20.0])
-@pytest.mark.parametrize("ratio", [1.2, 4.0, 30.0, 1e3, 1e5, 1e7])
+@pytest.mark.parametrize("low", [0.03, 20.6, 2000.0])
+@pytest.mark.parametrize("ratio", [1.01, 4.0, 100.0, 3e3, 1e5, 1e7])
 def test_labels_of_a_tau_axis_never_touch(low: float, ratio: float) -> None:
     """Nor r = 0 and r = 1, in the figure as it is drawn for a page."""
-    taus = np.concatenate([np.geomspace(low, low * ratio, 50) / 1e3, [0.0, inf]])
-    ax = plots.tau_histogram({"x": taus})
+    ax = Figure(figsize=(6, 3.6)).add_subplot()
+    plots.TauAxis([np.geomspace(low, low * ratio, 50) / 1e3]).apply(ax, "x")
     ax.figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in ax.get_xticklabels() if text.get_text()]
     boxes.sort(key=lambda box: box.x0)
