@@ -30,6 +30,7 @@ from hetsyn_plugins.exchange.conversion import convert
 from hetsyn_plugins.experiments import plots
 from hetsyn_plugins.experiments.affordable import check_rounds
 from hetsyn_plugins.experiments.data import digits
+from hetsyn_plugins.ops import devices
 
 DT = 1e-3  # one step is said to last 1 ms, so that time constants can be spoken of in milliseconds
 HIDDEN, BATCH = 64, 64
@@ -48,14 +49,18 @@ def build() -> nn.Sequential:
 
 
 def train(net: nn.Sequential, data: digits.Digits, epochs: int, quiet: bool = False) -> None:
-    """Cross-entropy on the readout's v at the last step; Adam 5e-3, cosine to 0; decays clamped after each step."""
-    spikes, labels = torch.from_numpy(data.train_spikes), torch.from_numpy(data.train_labels)
+    """Cross-entropy on the readout's v at the last step; Adam 5e-3, cosine to 0; decays clamped after each step.
+
+    The digits go to where the network is, all at once.
+    """
+    device = next(net.parameters()).device
+    spikes, labels = (torch.from_numpy(part).to(device) for part in (data.train_spikes, data.train_labels))
     optimiser = torch.optim.Adam(net.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
     progress = tqdm(range(epochs), desc="training", unit="epoch", disable=quiet)
     for _ in progress:
         total = 0.0
-        for index in torch.randperm(len(labels)).split(BATCH):
+        for index in torch.randperm(len(labels)).to(device).split(BATCH):
             loss = nn.functional.cross_entropy(output(net, spikes[:, index])[-1], labels[index])
             optimiser.zero_grad()
             loss.backward()
@@ -82,12 +87,12 @@ def spikes_and_output(net: Any, x: Tensor) -> tuple[Array, Array]:
             for layer in net:
                 layer.reset_mem()
             z = net[0](x)
-            return z.numpy(), net[1](z).numpy()
+            return z.cpu().numpy(), net[1](z).cpu().numpy()
         seen: list[Tensor] = []
         hook = net[0].register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
         v, _ = net(x)
         hook.remove()
-        return seen[0].numpy(), v.numpy()
+        return seen[0].cpu().numpy(), v.cpu().numpy()
 
 
 def accuracy(v: Array, labels: np.ndarray) -> float:
@@ -129,8 +134,19 @@ class Outcome(NamedTuple):
         return self.as_trained - self.integers
 
 
-def demo(out: Path, epochs: int = 50, seed: int = 0, samples: int | None = None, quiet: bool = False) -> int:
-    """Run the demo, print what came of it, write pictures, checkpoint and chip file to `out`; 0 where all held."""
+def demo(
+    out: Path,
+    epochs: int = 50,
+    seed: int = 0,
+    samples: int | None = None,
+    quiet: bool = False,
+    device: str = "cpu",
+) -> int:
+    """Run the demo, print what came of it, write pictures, checkpoint and chip file to `out`; 0 where all held.
+
+    device   where it trains, and what it trained is carried from
+    """
+    where = devices.usable("--device", device)
     if samples is not None and samples < 1:
         raise ValueError(f"--samples: expected at least 1, got {samples}")
     if seed < 0:
@@ -148,7 +164,7 @@ def demo(out: Path, epochs: int = 50, seed: int = 0, samples: int | None = None,
     print(
         f"coding: one row of 8 pixels after another, {digits.STEPS_PER_ROW} steps a row; brighter pixels spike longer"
     )
-    outcome = all_the_way(data, out, epochs, TUNING_EPOCHS if samples is None else 1, quiet)
+    outcome = all_the_way(data, out, epochs, TUNING_EPOCHS if samples is None else 1, quiet, where)
     print(
         f"test digits right: {outcome.as_trained:.1%} as trained, {outcome.clustered:.1%} clustered, "
         f"{outcome.integers:.1%} on the chip's integers"
@@ -164,16 +180,18 @@ def demo(out: Path, epochs: int = 50, seed: int = 0, samples: int | None = None,
     return 0
 
 
-def all_the_way(data: digits.Digits, out: Path, epochs: int, tuning_epochs: int, quiet: bool) -> Outcome:
+def all_the_way(
+    data: digits.Digits, out: Path, epochs: int, tuning_epochs: int, quiet: bool, device: torch.device
+) -> Outcome:
     """From training to integers."""
-    net = build()
+    net = build().to(device)
     before = taus(convert(net, to="reference"))
     train(net, data, epochs, quiet)
     x, labels = torch.from_numpy(data.test_spikes), data.test_labels
-    float32 = accuracy(spikes_and_output(net, x)[1], labels)
+    float32 = accuracy(spikes_and_output(net, x.to(device))[1], labels)
     print(f"snnTorch, float32: {float32:.1%} of the test digits right")
 
-    network32, double = convert(net, to="reference"), net.double()
+    network32, double = convert(net, to="reference"), net.cpu().double()
     network = convert(double, to="reference")
     differing = compare(double, network, x.double(), labels)
     after = taus(network)

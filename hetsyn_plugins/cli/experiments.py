@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from hetsyn_plugins.experiments.run_folder import MeanSd
 
 
+DEVICES = "cpu (default), cuda or a card by its number, cuda:1"
+
+
 def add_commands(commands: Any) -> None:
     """Add them to the parser's commands; each sets `handler` and `less` as in `main.parser`."""
     add_train(commands)
@@ -23,6 +26,7 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument("folder", type=Path, metavar="RUN")
     evaluate.add_argument("--set", action="append", default=[], metavar="task.KEY=VALUE", help="change the task")
     evaluate.add_argument("--framework", choices=FRAMEWORKS, help="whose layers run it (those that were trained)")
+    evaluate.add_argument("--device", default="cpu", help=f"where they run, whatever they were trained on: {DEVICES}")
     add_despite_cost(evaluate)
     evaluate.set_defaults(handler=run_evaluate, less="--set")
 
@@ -30,6 +34,7 @@ def add_commands(commands: Any) -> None:
     analyse.add_argument("folder", type=Path, metavar="RUN")
     analyse.add_argument("--bound", type=float, default=0.7, help="taus above so many seconds are long (0.7)")
     analyse.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the pictures (RUN/analysis)")
+    analyse.add_argument("--device", default="cpu", help=f"where the networks run: {DEVICES}")
     analyse.set_defaults(handler=run_analyse, less="RUN")
 
     claim = commands.add_parser(
@@ -42,6 +47,7 @@ def add_commands(commands: Any) -> None:
     )
     claim.add_argument("--jobs", type=int, default=0)
     claim.add_argument("--out", type=Path, default=Path("claims"), metavar="FOLDER", help="folder of all claims")
+    claim.add_argument("--device", help=f"as training.device of all its runs, and where networks are judged: {DEVICES}")
     claim.add_argument("--quiet", action="store_true", help="no progress bars")
     add_despite_cost(claim)
     claim.set_defaults(handler=run_claim, less="--set")
@@ -63,7 +69,10 @@ def add_train(commands: Any) -> None:
     train.add_argument(
         "--seeds", default="0", metavar="0-9", help="0 (default), 0-9 or 0,2,5-7: one run a seed, spread over the cores"
     )
-    train.add_argument("--jobs", type=int, default=0, help="seeds at a time (0: as many as there are cores)")
+    train.add_argument(
+        "--jobs", type=int, default=0, help="seeds at a time (0: as many as there are cores; on a card one)"
+    )
+    train.add_argument("--device", help=f"as --set training.device=...: {DEVICES}")
     train.add_argument("--out", type=Path, metavar="RUN", help="folder (runs/TASK)")
     train.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -101,7 +110,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     from hetsyn_plugins.experiments.run_folder import parse_seeds
     from hetsyn_plugins.experiments.sweep import train_seeds
 
-    config = load_config(arguments.config, arguments.set, arguments.framework, arguments.preset)
+    settings = with_device(arguments.set, arguments.device)
+    config = load_config(arguments.config, settings, arguments.framework, arguments.preset)
     if arguments.show:
         print(to_toml(config), end="")
         return 0
@@ -116,8 +126,16 @@ def run_train(arguments: argparse.Namespace) -> int:
     chosen = "; its iteration was chosen ON THE TEST SET" if summary.select == "best_test" else ""
     print(f"test {measure} {mean_sd_text(measure, summary.test)}{chosen}")
     print(f"validation {measure} {mean_sd_text(measure, summary.validation)}")
-    print(f"{summary.seconds.median:.0f} s a seed (median), at most {summary.peak_memory_mb:,.0f} MB")
+    print(
+        f"{summary.seconds.median:.0f} s a seed (median), at most {summary.peak_memory_mb:,.0f} MB, "
+        f"on {', '.join(summary.devices or [])}"
+    )
     return 0
+
+
+def with_device(settings: Sequence[str], device: str | None) -> list[str]:
+    """The settings of `--set` with that of `--device`, where it was given."""
+    return [*settings, *([] if device is None else [f"training.device={device}"])]
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
@@ -125,11 +143,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from hetsyn_plugins.experiments.affordable import check_evaluation, spending
     from hetsyn_plugins.experiments.run_folder import load_networks, load_run_config, mean_sd, seed_folder
     from hetsyn_plugins.experiments.training import evaluate_network
+    from hetsyn_plugins.ops import devices
 
     for text in arguments.set:
         if not text.strip().startswith("task."):
             raise ValueError(f"--set: expected task.KEY=VALUE (the network is trained already), got {text!r}")
-    config = evaluated_config(load_run_config(arguments.folder), arguments.set, arguments.framework)
+    devices.usable("--device", arguments.device)
+    settings = with_device(arguments.set, arguments.device)
+    config = evaluated_config(load_run_config(arguments.folder), settings, arguments.framework)
     if not arguments.despite_cost:
         check_evaluation(config)
     measure = config.task.measure
@@ -164,7 +185,8 @@ def run_analyse(arguments: argparse.Namespace) -> int:
     from hetsyn_plugins.experiments.analyse import analyse
 
     out = arguments.out or arguments.folder / "analysis"
-    for line in analyse(arguments.folder, out, seeds_with_result(arguments.folder), bound=arguments.bound):
+    options = {"bound": arguments.bound, "device": arguments.device}
+    for line in analyse(arguments.folder, out, seeds_with_result(arguments.folder), **options):
         print(line, flush=True)
     return 0
 
@@ -183,7 +205,7 @@ def run_claim(arguments: argparse.Namespace) -> int:
         raise ValueError(f"CLAIM: expected one of {', '.join(CLAIMS)}, got {arguments.name!r}")
     seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ("jobs", "quiet", "despite_cost")}
-    options["settings"] = arguments.set
+    options["settings"] = with_device(arguments.set, arguments.device)
     result = check_claim(arguments.name, CLAIMS[arguments.name], arguments.out, seeds, **options)
     print(table(result))
     print(f"\n{arguments.out / arguments.name}: claim.json{''.join(', ' + p.file for p in result.pictures)}")

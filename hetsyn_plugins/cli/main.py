@@ -112,6 +112,9 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--epochs", type=int, default=50)
     demo.add_argument("--seed", type=int, default=0)
     demo.add_argument("--samples", type=int, help="train on so many digits only (then no accuracy is promised)")
+    demo.add_argument(
+        "--device", default="cpu", help="where it trains: cpu (default), cuda or cuda:1; the rest on the CPU"
+    )
     demo.set_defaults(handler=run_demo, less="--samples")
 
     verify = commands.add_parser("verify", help="run every check of the contract over every backend")
@@ -171,7 +174,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--epochs: expected at least 1, got {arguments.epochs}")
     from hetsyn_plugins.cli.demo import demo
 
-    return demo(arguments.out, arguments.epochs, arguments.seed, arguments.samples)
+    return demo(arguments.out, arguments.epochs, arguments.seed, arguments.samples, device=arguments.device)
 
 
 def run_verify(arguments: argparse.Namespace) -> int:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 from hetsyn_plugins.core.allocations import told
 from hetsyn_plugins.core.memory import available, available_to_all, size_text
+from hetsyn_plugins.experiments.batches import KEPT
 from hetsyn_plugins.experiments.config import Config, toml_value
 from hetsyn_plugins.experiments.costs import (
+    CONTEXT,
     DAY,
     ITERATION,
     LONGEST,
@@ -22,6 +24,7 @@ from hetsyn_plugins.experiments.costs import (
     memory_needed,
     training_time,
 )
+from hetsyn_plugins.ops import devices
 
 THREADS_A_CORE = 64  # a large machine's configuration runs on a small one; thousands of threads end the process
 LONG = 60  # characters of a value
@@ -45,10 +48,12 @@ def check_costs(config: Config, jobs: int = 1) -> None:
     """
     check_threads(config.training.threads)
     check_memory(config, memory_needed)
-    there, each = available_to_all(), memory_needed(config) + PROCESS
+    card = on_card(config)
+    there, each = (available_to_all(), PROCESS) if card is None else (card, CONTEXT)
+    each += memory_needed(config)
     if jobs > 1 and jobs * each > there:
         need = f"{size_text(jobs * each)}, {size_text(each)} each"
-        refusal = _refusal("--jobs", f"as many as fit into {size_text(there)} of memory", jobs, need)
+        refusal = _refusal("--jobs", f"as many as fit into {size_text(there)} of {memory_of(config)}", jobs, need)
         raise ValueError(f"{refusal}; {OVERRIDE}")
     check_time(config, training_time)
 
@@ -69,13 +74,29 @@ def check_threads(threads: int) -> None:
 
 
 def check_memory(config: Config, cost: Cost) -> None:
-    """Raise ValueError where a configuration needs more memory than there is."""
-    there, need = available(), cost(config)
+    """Raise ValueError where a configuration needs more memory than there is, on a card: than is free on that."""
+    card, need = on_card(config), cost(config)
+    there = available() if card is None else card
     if need > there:
         setting = heaviest(config, cost)
         what = size_text(need) + less(config, setting, cost, size_text)
-        refusal = _refusal(setting.key, f"what fits into {size_text(there)} of memory", setting.value, what)
+        refusal = _refusal(
+            setting.key, f"what fits into {size_text(there)} of {memory_of(config)}", setting.value, what
+        )
         raise ValueError(f"{refusal}; {OVERRIDE}")
+
+
+def on_card(config: Config) -> int | None:
+    """Bytes of the card that a network can have, beside the data that stay there; None where none is to be used."""
+    if config.training.device == "cpu":
+        return None
+    free = devices.free(devices.usable("training.device", config.training.device))
+    return free - free // KEPT
+
+
+def memory_of(config: Config) -> str:
+    """Whose memory it is, in words."""
+    return "memory" if config.training.device == "cpu" else f"memory on {config.training.device}"
 
 
 def check_time(config: Config, cost: Cost) -> None:

@@ -9,22 +9,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.files import make_folder
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.experiments import analysis, plots, training
-from hetsyn_plugins.experiments.config import Config
+from hetsyn_plugins.experiments.batches import moved
+from hetsyn_plugins.experiments.config import Config, changed_config
 from hetsyn_plugins.experiments.run_folder import load_networks, load_run_config, seed_folder, seeds_text
+from hetsyn_plugins.experiments.tasks.task import Batch
+from hetsyn_plugins.ops import devices
 
 
-def analyse(folder: Path, out: Path, seeds: Sequence[int], *, bound: float = analysis.LONG) -> Iterator[str]:
+def analyse(
+    folder: Path, out: Path, seeds: Sequence[int], *, bound: float = analysis.LONG, device: str = "cpu"
+) -> Iterator[str]:
     """Lines of text as they come; the pictures, of the first seed where they show one network, go to `out`.
 
-    bound   seconds: taus above it are long, and are set back to the start's median
+    bound    seconds: taus above it are long, and are set back to the start's median
+    device   where networks run, whatever they were trained on
     """
     if not 0 < bound < np.inf:
         raise ValueError(f"--bound: expected seconds > 0, got {bound}")
-    config = load_run_config(folder)
+    devices.usable("--device", device)
+    config = changed_config(load_run_config(folder), [f"training.device={device}"])
     make_folder(out, "--out")
     before, after = load_networks(seed_folder(folder, seeds[0]))
     yield f"{folder}: {config.task.name}, {config.network.variant}, seeds {seeds_text(seeds)}"
@@ -115,9 +121,10 @@ def _controls(folder: Path, config: Config, seeds: Sequence[int], out: Path) -> 
 @torch.no_grad()
 def _controlled(network: Network, config: Config, seed: int, control: str) -> float:
     model, rng = training.model_of(network, config).eval(), np.random.default_rng(seed)
+    device = devices.usable("training.device", config.training.device)
+    change: Any = analysis.CONTROLS.get(control, lambda inputs, _: inputs)
     scores = []
     for x, target in config.task.held_out("test", training.AT_A_TIME, seed):
-        change: Any = analysis.CONTROLS.get(control)
-        inputs: Array = x.numpy() if change is None else change(x.numpy(), rng)
-        scores.append(config.task.score(model(torch.from_numpy(inputs)), target))
-    return float(torch.cat(scores).double().mean())
+        inputs, target = moved(Batch(torch.from_numpy(change(x.numpy(), rng)), target), device)
+        scores.append(config.task.score(model(inputs), target))
+    return training.numbers(torch.cat(scores).double().mean())[0]

@@ -25,6 +25,7 @@ from hetsyn_plugins.experiments.checks import check, check_among
 from hetsyn_plugins.experiments.tasks import TASKS
 from hetsyn_plugins.experiments.tasks.task import Task
 from hetsyn_plugins.experiments.variants import NetworkConfig
+from hetsyn_plugins.ops.devices import checked_name
 
 RATES = ("decay_lr", "weight_decay", "decay_weight_decay", "schedule_factor", "schedule_floor")  # they may be 0
 MOST_RATE = 1e9  # so that products of two rates and the weights are numbers of float32
@@ -50,6 +51,8 @@ class TrainingConfig:
     checkpoint_every  iterations; 0: as often as it is validated
     log_every         iterations
     explosion         a loss above so many times the first one (or 1, where that is more) stops the run
+    device            "cpu", "cuda" or a card by its number, "cuda:1"; a run may go on, and its networks be judged, on
+                      another one: the result of a seed says where it ended
     threads, workers  threads of the computation; processes that prepare batches (0: none). Neither changes a batch;
                       another number of threads may change the last bits of a sum
     """
@@ -74,10 +77,12 @@ class TrainingConfig:
     checkpoint_every: int = 0
     log_every: int = 10
     explosion: float = 1e4
+    device: str = "cpu"
     threads: int = 1
     workers: int = 0
 
     def __post_init__(self) -> None:
+        checked_name("training.device", self.device)
         check_among("training.optimiser", self.optimiser, ("adam", "adamw"))
         check_among("training.schedule", self.schedule, ("constant", "step", "cosine"))
         check_among("training.select", self.select, ("last", "best_validation", "best_test"))

@@ -22,6 +22,7 @@ run) and estimated, MB:
     images     training.batch=5000, Fashion-MNIST                      931   1055
     speech     training.batch=800                                     2195   3340
 
+On a card the same is held against what is free there, where the data that stay (`batches.KEPT`) leave three quarters.
 It is refused only where it is more than there is. A batch counts as it is asked for, also where the data are fewer.
 
 Time is what no machine falls below: ITERATION for every step, and ten times the speed of a core of ours. More than
@@ -37,6 +38,7 @@ from hetsyn_plugins.experiments.tasks.task import AT_A_TIME, DRAWN_EPOCH, DrawnT
 
 SYNAPSE, NEURON, STATE = 128, 36, 8  # bytes
 PROCESS = 256 << 20  # bytes of another process with the imports, as far as processes do not share them
+CONTEXT = 512 << 20  # bytes of a card that a process takes for itself; not measured here
 ITERATION = 1_500  # microseconds that an iteration takes at least, measured 2,200 (one neuron, 52 steps)
 SPEED = 100_000  # synapse-steps a microsecond and thread, measured 10,000
 DRAWING = 500  # random numbers a microsecond, measured 170

@@ -137,7 +137,9 @@ def _plain(layer: Layer, block: Any) -> HetSynLayer:
     assert isinstance(layer, HetSynLayer)
     synapses = zip(SYNAPTIC, (block._input, *block._others), strict=False)
     tensors = {field: synapse.stored("decay") for field, synapse in synapses if field not in tied_fields(layer)}
-    stored = {} if layer.parametrization == "decay" else {f: t.detach().numpy().copy() for f, t in tensors.items()}
+    stored = (
+        {} if layer.parametrization == "decay" else {f: t.detach().cpu().numpy().copy() for f, t in tensors.items()}
+    )
     return replace(layer, params=block.to_params(hook=False), stored=stored)
 
 

@@ -12,7 +12,7 @@ The shape of a JSON file stands here once, as a dataclass: who writes it makes o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,6 +59,11 @@ class SeedResult:
     framework: Word
     parameters: Count
     versions: dict[str, Word]
+    device: Word | None = None  # None: written before there was another one than the CPU
+    peak_card_memory_mb: Finite | None = None  # None: on the CPU
+
+
+LATER = ("device", "peak_card_memory_mb")  # what a result of before does not have
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class RunSummary:
     seconds: MeanSd
     peak_memory_mb: Finite
     command: str
+    devices: list[Word] | None = None  # on which its seeds ended, each once
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,8 @@ def trained_seeds(folder: Path) -> list[int]:
 
 def load_result(folder: Path) -> SeedResult:
     """What came of a seed, from its folder; FileNotFoundError where it is not done, FileFormatError where damaged."""
-    return read_content(SeedResult, folder / RESULT)
+    needed = [entry.name for entry in fields(SeedResult) if entry.name not in LATER]
+    return read_content(SeedResult, folder / RESULT, needed=needed)
 
 
 def load_networks(folder: Path) -> tuple[Network, Network]:

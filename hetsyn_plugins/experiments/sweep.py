@@ -38,6 +38,7 @@ from hetsyn_plugins.experiments.run_folder import (
     trained_seeds,
     write_content,
 )
+from hetsyn_plugins.ops import devices
 
 
 def train_seeds(
@@ -61,6 +62,8 @@ def train_seeds(
     if jobs < 0:
         raise ValueError(f"--jobs: expected at least 0, got {jobs}")
     missing = missing_seeds(folder, seeds)
+    if missing:
+        devices.usable("training.device", config.training.device)
     if missing and not despite_cost:
         check_costs(config, min(jobs, len(missing)))
     if missing:
@@ -68,7 +71,7 @@ def train_seeds(
     prepare(folder, config)
     jobs = jobs or default_jobs(config)
     if len(missing) > 1:
-        failed = _sweep(folder, missing, jobs, quiet, tensorboard)
+        failed = _sweep(folder, missing, jobs, quiet, tensorboard, config.training.device)
         if failed:
             summarise(folder)
             lines = "\n".join(f"seed {seed}: {why}" for seed, why in failed.items())
@@ -94,17 +97,23 @@ def missing_seeds(folder: Path, seeds: Sequence[int]) -> list[int]:
 
 
 def default_jobs(config: Config) -> int:
-    """As many seeds at a time as the cores hold, and memory."""
+    """As many seeds at a time as the cores hold, and memory; one on a card, which one fills or is shared on request."""
+    if config.training.device != "cpu":
+        return 1
     fit = available_to_all() // (memory_needed(config) + PROCESS)
     return max(1, min(cores() // config.training.threads, fit))
 
 
 def prepare(folder: Path, config: Config) -> None:
-    """Make the folder and write the configuration; ValueError where seeds of another one are in it."""
+    """Make the folder and write the configuration; ValueError where seeds of another one are in it.
+
+    Seeds of one run may be trained on different devices: the configuration keeps the first.
+    """
     path = folder / CONFIG
     begun = path.exists() and any(folder.glob("seed-*/*"))
     if begun:
         differing = differences(load_config(path), config)
+        differing.pop("training.device", None)
         if differing:
             pairs = ", ".join(f"{key} = {old!r} there, {new!r} asked for" for key, (old, new) in differing.items())
             raise ValueError(f"--out: expected a new folder or a run of this configuration, got {folder}: {pairs}")
@@ -130,6 +139,7 @@ def summarise(folder: Path) -> RunSummary:
         seconds=mean_sd([result.seconds for result in results]),
         peak_memory_mb=max((result.peak_memory_mb for result in results), default=0.0),
         command=train_command(folder, config, [result.seed for result in results]),
+        devices=sorted({result.device or "cpu" for result in results}),
     )
     write_content(folder / SUMMARY, summary)
     return summary
@@ -150,7 +160,9 @@ def train_command(folder: Path, config: Config, seeds: Sequence[int]) -> str:
     return shlex.join([*words, "--seeds", seeds_text(seeds), "--out", str(folder)])
 
 
-def _sweep(folder: Path, seeds: Sequence[int], jobs: int, quiet: bool, tensorboard: bool) -> dict[int, str]:
+def _sweep(
+    folder: Path, seeds: Sequence[int], jobs: int, quiet: bool, tensorboard: bool, device: str
+) -> dict[int, str]:
     """Train the seeds in processes of their own, `jobs` at a time; what went wrong, by seed."""
     waiting, running, failed = list(seeds), dict[int, tuple[subprocess.Popen[bytes], IO[bytes]]](), dict[int, str]()
     bar = tqdm(total=len(seeds), desc=folder.name, unit="seed", disable=quiet)
@@ -159,7 +171,7 @@ def _sweep(folder: Path, seeds: Sequence[int], jobs: int, quiet: bool, tensorboa
             while waiting or running:
                 while waiting and len(running) < jobs:
                     seed = waiting.pop(0)
-                    running[seed] = _start(folder, seed, tensorboard, line)
+                    running[seed] = _start(folder, seed, tensorboard, device, line)
                 for seed, (process, errors) in list(running.items()):
                     if process.poll() is None:
                         continue
@@ -178,10 +190,11 @@ def _sweep(folder: Path, seeds: Sequence[int], jobs: int, quiet: bool, tensorboa
 
 
 def _start(
-    folder: Path, seed: int, tensorboard: bool, line: Mapping[str, Any]
+    folder: Path, seed: int, tensorboard: bool, device: str, line: Mapping[str, Any]
 ) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     words = [sys.executable, "-m", "hetsyn_plugins.cli", "train", str(folder / CONFIG)]
     words += ["--seeds", str(seed), "--out", str(folder), "--quiet", *(["--tensorboard"] if tensorboard else [])]
+    words += ["--device", device]  # of the file it may be another
     words += ["--despite-cost"]  # it was checked here, when the seeds before did not hold memory yet
     errors = tempfile.TemporaryFile(dir=folder)  # which can be written to; where else nobody knows
     with deaf_to_ctrl_c():  # this process ends it

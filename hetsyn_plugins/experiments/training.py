@@ -1,8 +1,9 @@
 """Training one network with one seed: the loop, its checkpoints and its log.
 
-A run can be killed at any moment and goes on from its last checkpoint to the same bits (on a CPU, with the same number
-of threads): batches are pure functions of (seed, iteration), torch's generator is seeded anew at every iteration, the
-learning rate is a function of the iteration, and the checkpoint holds the rest, written so that it is never half there.
+A run can be killed at any moment and goes on from its last checkpoint to the same bits (with the same number of threads
+on a CPU, the same card and versions on a card): batches are pure functions of (seed, iteration), torch's generators are
+seeded anew at every iteration, the learning rate is a function of the iteration, and the checkpoint holds the rest,
+written so that it is never half there.
 """
 
 from __future__ import annotations
@@ -12,16 +13,14 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from hetsyn_plugins._version import __version__
@@ -30,10 +29,10 @@ from hetsyn_plugins.core.files import clear
 from hetsyn_plugins.core.locks import locked
 from hetsyn_plugins.core.memory import of_process
 from hetsyn_plugins.core.network import Network
-from hetsyn_plugins.core.processes import deaf_to_ctrl_c, worker_ends_with_parent
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import training_state, variants
 from hetsyn_plugins.experiments.affordable import check_costs, spending
+from hetsyn_plugins.experiments.batches import OnCard, moved, prepared
 from hetsyn_plugins.experiments.config import MOST_RATE, Config, TrainingConfig
 from hetsyn_plugins.experiments.model import Model
 from hetsyn_plugins.experiments.run_folder import (
@@ -50,6 +49,7 @@ from hetsyn_plugins.experiments.run_folder import (
 from hetsyn_plugins.experiments.tasks.task import AT_A_TIME, DRAWN_EPOCH, Batch, Task, checked_batch
 from hetsyn_plugins.experiments.training_log import Log
 from hetsyn_plugins.experiments.training_state import Best, Progress, Run
+from hetsyn_plugins.ops import devices
 from hetsyn_plugins.ops.rates import fault
 
 
@@ -76,7 +76,10 @@ def train(
     Raises TrainingStopped, after writing why to failure.json; the last good checkpoint stays. ValueError where another
     process trains in this folder, or for a configuration that cannot be; OutOfMemory where memory runs out.
     """
-    if not (despite_cost or (folder / RESULT).exists()):
+    is_done = (folder / RESULT).exists()
+    if not is_done:
+        devices.usable("training.device", config.training.device)
+    if not (despite_cost or is_done):
         check_costs(config)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -107,12 +110,15 @@ class Trainer:
     def __init__(self, config: Config, seed: int, folder: Path, tensorboard: bool = False) -> None:
         self.config, self.seed, self.folder = config, seed, folder
         settings, task = config.training, config.task
+        self.device = devices.usable("training.device", settings.device)
         self.start = variants.build_for(task, config.network, seed)
         self.model = model_of(self.start, config)
         self.frozen = frozen_decays(self.model, config.network.frozen, seed)
         self.optimiser = make_optimiser(self.model, settings)
         if settings.select == "best_validation" and next(iter(task.held_out("validation", 1, seed)), None) is None:
             raise ValueError("training.select: expected 'last' without validation samples, got 'best_validation'")
+        self.on_card = None if self.device.type == "cpu" else OnCard(task, self.device)
+        self.judged_by: Task | OnCard = self.on_card or task
         self.per_epoch = task.batches(settings.batch)
         self.total = settings.iterations or settings.epochs * self.per_epoch
         self.validate_every = settings.validate_every or (DRAWN_EPOCH if task.drawn else self.per_epoch)
@@ -133,8 +139,9 @@ class Trainer:
     def go(self, quiet: bool) -> None:
         """Train to the end."""
         started, before = time.perf_counter(), self.seconds
+        asked = (self.config.training, self.seed, self.iteration, self.total)
         batches = tqdm(
-            prepared(self.config.task, self.config.training, self.seed, self.iteration, self.total),
+            self.on_card.training(*asked) if self.on_card else prepared(self.config.task, *asked),
             desc=f"seed {self.seed}", initial=self.iteration, total=self.total, disable=quiet, unit="it",
         )  # fmt: skip
         shown: dict[str, str] = {}
@@ -166,24 +173,24 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = group["base"] * rate
         self.model.train()
-        activity = self.model(checked_batch(batch).inputs)
-        loss = task.loss(activity, batch.target)
-        value = float(loss.detach())
-        self.first_loss = value if self.first_loss is None else self.first_loss
+        inputs, target = moved(checked_batch(batch), self.device)
+        activity = self.model(inputs)
+        loss = task.loss(activity, target)
         self.optimiser.zero_grad()
         loss.backward()
+        # before it is clipped: clipping would spread what is not finite to all layers
+        norms = torch.stack([p.grad.norm() for p in self.model.parameters() if p.grad is not None])
+        with torch.no_grad():
+            value, norm, score = numbers(loss, norms.norm(), task.score(activity, target).mean())
+        self.first_loss = value if self.first_loss is None else self.first_loss
         exploded = value > settings.explosion * max(abs(self.first_loss), 1.0)
-        norms = [p.grad.norm() for p in self.model.parameters() if p.grad is not None]
-        norm = torch.stack(norms).norm()  # before it is clipped: clipping would spread what is not finite to all layers
-        if exploded or not math.isfinite(value) or not bool(norm.isfinite()):
+        if exploded or not math.isfinite(value) or not math.isfinite(norm):
             raise TrainingStopped(self._why(value, norm, activity.readout))
         if settings.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
         self.optimiser.step()
         self.model.clamp_()
         self.frozen.restore()
-        with torch.no_grad():
-            score = float(task.score(activity, batch.target).mean())
         return value, score, rate * settings.lr
 
     def validate(self) -> float | None:
@@ -191,10 +198,10 @@ class Trainer:
         select, task = self.config.training.select, self.config.task
         found: dict[str, set[str | None]] = {}
         with spending(self.config, "validation"):
-            validation = evaluate(self.model, task, "validation", self.seed, found)
+            validation = evaluate(self.model, self.judged_by, "validation", self.seed, found)
         self._tell(found)
         if select != "last":
-            judged = validation if select == "best_validation" else evaluate_test(self.model, task, self.seed)
+            judged = validation if select == "best_validation" else evaluate_test(self.model, self.judged_by, self.seed)
             assert judged is not None  # refused at the start
             merit = judged if task.measure == "accuracy" else -judged
             if self.best is None or merit > self.best.merit:
@@ -217,8 +224,8 @@ class Trainer:
             self.model.load_state_dict(self.best.model)
             selected = self.best.iteration
         task = self.config.task
-        validation = evaluate(self.model, task, "validation", self.seed)
-        test = evaluate_test(self.model, task, self.seed)
+        validation = evaluate(self.model, self.judged_by, "validation", self.seed)
+        test = evaluate_test(self.model, self.judged_by, self.seed)
         checkpoint.save(self.model.to_network(), self.folder / NETWORK)
         result = SeedResult(
             seed=self.seed,
@@ -234,6 +241,8 @@ class Trainer:
             framework=self.config.framework,
             parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             versions=versions(),
+            device=devices.described(self.device),
+            peak_card_memory_mb=devices.peak_megabytes(self.device),
         )
         write_content(self.folder / RESULT, result)
         return result
@@ -245,10 +254,10 @@ class Trainer:
             training_state.save(self.folder, progress, self.run)
         self.saved = self.iteration
 
-    def _why(self, loss: float, norm: Tensor, readout: Tensor) -> str:
+    def _why(self, loss: float, norm: float, readout: Tensor) -> str:
         """At which iteration, in which layer, and where the last good checkpoint is."""
         good = "none yet" if self.saved is None else f"of iteration {self.saved}, {self.folder / STATE}"
-        what = f"the loss is {loss:.4g} (it was {self.first_loss:.4g} at first), the gradient's norm {float(norm):.4g}"
+        what = f"the loss is {loss:.4g} (it was {self.first_loss:.4g} at first), the gradient's norm {norm:.4g}"
         return f"iteration {self.iteration + 1}: {what}: {culprit(self.model, readout)}; last good checkpoint: {good}"
 
 
@@ -273,16 +282,17 @@ def frozen_decays(model: Model, share: float, seed: int) -> Frozen:
             count = round(share * tensor.numel())
             mask = np.zeros(tensor.numel(), bool)
             mask[rng.permutation(tensor.numel())[:count]] = True
-            stays = torch.from_numpy(mask.reshape(tuple(tensor.shape)))
+            stays = torch.from_numpy(mask.reshape(tuple(tensor.shape))).to(tensor.device)
             tensor.register_hook(lambda gradient, stays=stays: gradient.masked_fill(stays, 0.0))
             held.append((tensor, stays, tensor.detach().clone()))
     return Frozen(held)
 
 
 def model_of(network: Network, config: Config) -> Model:
-    """A network in the framework of a configuration."""
+    """A network in the framework of a configuration, on its device."""
+    device = devices.usable("training.device", config.training.device)
     one = config.network.variant == "single_tau"
-    return Model(network, config.framework, quantised=config.network.quantised, one_decay=one)
+    return Model(network, config.framework, quantised=config.network.quantised, one_decay=one).to(device)
 
 
 def make_optimiser(model: Model, settings: TrainingConfig) -> torch.optim.Optimizer:
@@ -323,24 +333,31 @@ def _power(factor: float, times: int) -> float:
 
 @torch.no_grad()
 def evaluate(
-    model: Model, task: Task, split: str, seed: int, found: dict[str, set[str | None]] | None = None
+    model: Model, task: Task | OnCard, split: str, seed: int, found: dict[str, set[str | None]] | None = None
 ) -> float | None:
     """The mean score over all samples of "validation" or "test"; None where there are none.
 
     found  gets what is wrong with the spikes of each hidden layer (`ops.rates.fault`), of every batch
     """
     model.eval()
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     scores = []
-    for x, target in map(checked_batch, task.held_out(split, AT_A_TIME, seed)):
+    for batch in map(checked_batch, task.held_out(split, AT_A_TIME, seed)):
+        x, target = moved(batch, device)
         activity = model(x)
         scores.append(task.score(activity, target))
         if found is not None:
             for name, spikes in zip(model.spiking, activity.spikes, strict=True):
                 found.setdefault(name, set()).add(fault(spikes))
-    return float(torch.cat(scores).double().mean()) if scores else None
+    return numbers(torch.cat(scores).double().mean())[0] if scores else None
 
 
-def evaluate_test(model: Model, task: Task, seed: int) -> float:
+def numbers(*values: Tensor) -> list[float]:
+    """The numbers of tensors (), all of them read off their device at once: this is what a step waits for."""
+    return list(torch.stack([value.detach().double() for value in values]).tolist())
+
+
+def evaluate_test(model: Model, task: Task | OnCard, seed: int) -> float:
     """`evaluate` on the test set. Raises ValueError where it has no samples."""
     measure = evaluate(model, task, "test", seed)
     if measure is None:
@@ -352,28 +369,6 @@ def evaluate_network(network: Network, config: Config, seed: int, task: Task | N
     """The measure of a network on the test set of its task, or of the same task under other settings."""
     torch.set_num_threads(config.training.threads)
     return evaluate_test(model_of(network, config), task or config.task, seed)
-
-
-class _Batches(Dataset[Batch]):
-    """Item i is the i-th training batch."""
-
-    def __init__(self, task: Task, batch: int, seed: int) -> None:
-        self.task, self.batch, self.seed = task, batch, seed
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.task.training_batch(index, self.batch, self.seed)
-
-
-def prepared(task: Task, settings: TrainingConfig, seed: int, start: int, total: int) -> Iterator[Batch]:
-    """The training batches start..total-1, made here or ahead in `settings.workers` processes: the same ones."""
-    batches = _Batches(task, settings.batch, seed)
-    if not settings.workers:
-        return (batches[index] for index in range(start, total))
-    # spawned, not forked: this process runs threads
-    options: dict[str, Any] = {"num_workers": settings.workers, "multiprocessing_context": "spawn"}
-    options |= {"worker_init_fn": worker_ends_with_parent}
-    with deaf_to_ctrl_c():
-        return iter(DataLoader(batches, batch_size=None, sampler=range(start, total), **options))
 
 
 def culprit(model: Model, readout: Tensor) -> str:

@@ -220,11 +220,11 @@ def _array(tensor: Tensor) -> Array:
 
 
 def _tensor(name: str, arrays: Mapping[str, Array], like: Tensor) -> Tensor:
-    """A copy of an array that has the shape and the dtype of a tensor."""
+    """A copy of an array that has the shape and the dtype of a tensor, on its device."""
     array = arrays[name]
     if array.shape != tuple(like.shape):
         raise ValueError(f"{name}: expected shape {tuple(like.shape)}, got {array.shape}")
-    tensor = torch.tensor(np.array(array))
+    tensor = torch.tensor(np.array(array), device=like.device)
     if tensor.dtype != like.dtype:
         raise ValueError(f"{name}: expected {like.dtype}, got {tensor.dtype}")
     return tensor

@@ -38,6 +38,7 @@ from hetsyn_plugins.experiments.run_folder import (
 )
 from hetsyn_plugins.experiments.tasks.task import Task
 from hetsyn_plugins.experiments.training_log import LOG, Record, read_log
+from hetsyn_plugins.ops import devices
 
 
 class Arm(NamedTuple):
@@ -79,8 +80,9 @@ class Evidence:
     _cache: dict[Any, Any] = field(default_factory=dict)
 
     def folder_of(self, arm: str) -> Path:
-        """The folder of an arm's run: another one under other settings."""
-        mark = hashlib.sha256("\n".join(self.settings).encode()).hexdigest()[:8] if self.settings else ""
+        """The folder of an arm's run: another one under other settings, but for the device."""
+        settings = [text for text in self.settings if text.partition("=")[0].strip() != "training.device"]
+        mark = hashlib.sha256("\n".join(settings).encode()).hexdigest()[:8] if settings else ""
         return self.folder / "runs" / (f"{arm}+{mark}" if mark else arm)
 
     @cached_property
@@ -107,8 +109,8 @@ class Evidence:
         return networks
 
     def model(self, arm: str, seed: int) -> Model:
-        """The trained network of a seed, ready to run."""
-        return training.model_of(self.networks(arm, seed)[1], self.configs[arm]).eval()
+        """The trained network of a seed, ready to run on the CPU."""
+        return training.model_of(self.networks(arm, seed)[1], self.configs[arm]).eval().cpu()
 
     def evaluate(self, arm: str, seed: int, network: Network | None = None, task: Task | None = None) -> float:
         """The measure on the test set of another network in its place, or of another task."""
@@ -155,6 +157,7 @@ def check_claim(
     """
     evidence = Evidence(folder, claim.arms, claim.seeds if seeds is None else seeds, settings)
     for arm, config in evidence.configs.items():
+        devices.usable("training.device", config.training.device)
         missing = sweep.missing_seeds(evidence.folder_of(arm), evidence.seeds)
         if missing and not despite_cost:
             check_costs(config, min(jobs, len(missing)))

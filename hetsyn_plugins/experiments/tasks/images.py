@@ -34,7 +34,7 @@ from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.experiments.data import digits, get, idx
 from hetsyn_plugins.experiments.tasks.evidence import READOUTS, SPIKING
-from hetsyn_plugins.experiments.tasks.task import Activity, Batch, DataTask, accuracy_of, check_held_out, shuffled
+from hetsyn_plugins.experiments.tasks.task import Activity, Batch, DataTask, accuracy_of, check_held_out
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 CLASSES = 10
@@ -148,10 +148,9 @@ class SequentialImages(DataTask):
         """The pixels, row after row, in the order in which "permuted" shows them."""
         return {} if self.permutation is None else {"permutation": self.permutation.tolist()}
 
-    def training_batch(self, index: int, batch: int, seed: int) -> Batch:
-        """The index-th batch: inputs (T, B, lines), labels (B,)."""
-        train, _ = self.split
-        return self._batch(self.data.train, train[shuffled(len(train), index, batch, seed)])
+    def samples_of(self, rows: np.ndarray) -> Batch:
+        """Images of the training set by their rows: inputs (T, B, lines), labels (B,)."""
+        return self._batch(self.data.train, rows)
 
     def held_out(self, split: str, batch: int, seed: int) -> Iterator[Batch]:
         """All images of "validation" or "test", in the same order whatever the seed."""

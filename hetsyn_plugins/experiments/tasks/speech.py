@@ -42,7 +42,6 @@ from hetsyn_plugins.experiments.tasks.task import (
     check_held_out,
     check_steps,
     generator,
-    shuffled,
 )
 
 SYNTHETIC = ("norm", "hard", "plain")
@@ -164,10 +163,21 @@ class Speech(DataTask):
         """One a class. Raises FileNotFoundError where the source is a folder without a data set."""
         return shd.CLASSES[_set_of(self.source)]
 
+    @property
+    def samples_stay(self) -> bool:
+        """Spikes are deleted anew in every epoch, where they are."""
+        return self.deletion == 0
+
+    def samples_of(self, rows: np.ndarray) -> Batch:
+        """Recordings of the training set by their rows, whole: inputs (T, B, lines), labels (B,)."""
+        return self._batch(self.data.train.take(rows), self.steps)
+
     def training_batch(self, index: int, batch: int, seed: int) -> Batch:
         """The index-th batch: inputs (T, B, lines), labels (B,)."""
-        train, _ = self.split
-        recordings = self.data.train.take(train[shuffled(len(train), index, batch, seed)])
+        rows = self.training_rows(index, batch, seed)
+        if self.samples_stay:
+            return self.samples_of(rows)
+        recordings = self.data.train.take(rows)
         rng = generator(seed, "train", index).spawn(1)[0]  # apart from those that shuffle
         kept = rng.random(len(recordings.times)) >= self.deletion
         return self._batch(recordings.keep(kept), self.steps)

@@ -171,9 +171,27 @@ class DataTask(Task):
         """Rows of the training set: to train on, and held out for validation."""
         raise NotImplementedError
 
+    @property
+    def samples_stay(self) -> bool:
+        """Is a sample the same in every epoch?"""
+        return True
+
+    def samples_of(self, rows: np.ndarray) -> Batch:
+        """Samples of the training set by their rows: inputs (T, B, lines) and labels (B,), int64."""
+        raise NotImplementedError
+
     def batches(self, batch: int) -> int:
         """In an epoch, which visits every sample once; the last one may be short."""
         return -(-len(self.split[0]) // batch)
+
+    def training_rows(self, index: int, batch: int, seed: int) -> np.ndarray:
+        """The rows of the samples in the index-th batch."""
+        train, _ = self.split
+        return train[shuffled(len(train), index, batch, seed)]
+
+    def training_batch(self, index: int, batch: int, seed: int) -> Batch:
+        """The index-th batch: inputs (T, B, lines), labels (B,)."""
+        return self.samples_of(self.training_rows(index, batch, seed))
 
     def check_split_settings(self) -> None:
         """Raise ValueError for settings of the split that no data could meet."""

@@ -1,0 +1,114 @@
+"""Commands on a card that is not there (`pretended_card`): nothing is left on the CPU, and bits are the CPU's."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planting import changed
+from pretended_card import CARD, pretended_card
+
+from hetsyn_plugins.cli import main
+from hetsyn_plugins.experiments import training
+from hetsyn_plugins.experiments.config import Config, load_config
+from hetsyn_plugins.experiments.run_folder import NETWORK, RESULT
+from hetsyn_plugins.experiments.training import Trainer, train
+
+SMALL = [
+    "network.hidden=[6]", "network.dropout=0.2", "network.frozen=0.5", "training.iterations=4", "training.batch=4",
+    "training.validate_every=2", "training.checkpoint_every=1", "training.clip=1.0", "training.select=best_validation",
+    "task.test_samples=4", "task.onset=0.01", "task.cue=0.03", "task.delay=0.01",
+]  # fmt: skip
+TIMES = ("seconds", "peak_memory_mb", "peak_card_memory_mb", "device", "digest")
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with pretended_card(monkeypatch), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*did not fire once")  # some steps of some spikes
+        yield
+
+
+def small(device: str, *settings: str, framework: str = "snntorch") -> Config:
+    return load_config("dms", [*SMALL, f"training.device={device}", *settings], framework)
+
+
+def left(folder: Path) -> Any:
+    result = json.loads((folder / RESULT).read_text())
+    return {k: v for k, v in result.items() if k not in TIMES}, (folder / NETWORK).read_bytes()
+
+
+@pytest.mark.parametrize("framework", ["snntorch", "norse", "lava_dl"])
+def test_a_run_on_a_card_is_that_on_the_cpu(framework: str, card: None, tmp_path: Path) -> None:
+    pytest.importorskip({"lava_dl": "lava.lib.dl.slayer"}.get(framework, framework))
+    results = {
+        device: train(small(device, framework=framework), 3, tmp_path / device, quiet=True)
+        for device in ("cpu", "cuda")
+    }
+    assert left(tmp_path / "cpu") == left(tmp_path / "cuda")
+    assert (results["cuda"].device, results["cuda"].peak_card_memory_mb) == ("cuda:0", 1.5)
+    assert results["cpu"].device == "cpu"
+
+
+@pytest.mark.parametrize("devices", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_run_goes_on_where_it_is_asked_to(devices: tuple[str, str], card: None, tmp_path: Path) -> None:
+    every, broken = "training.validate_every=1", tmp_path / "broken"
+    train(small("cuda", every), 3, tmp_path / "unbroken", quiet=True)
+    broken.mkdir()
+    first = Trainer(small(devices[0], every), 3, broken)
+    first.total = 3
+    first.go(quiet=True)
+    assert first.best is not None
+    second = Trainer(small(devices[1], every), 3, broken)
+    assert second.iteration == 3 and second.best is not None
+    moments = [t for state in second.optimiser.state.values() for n, t in state.items() if n != "step"]
+    assert {t.device.type for t in [*moments, *second.best.model.values()]} == {devices[1]}
+    second.go(quiet=True)
+    second.finish()
+    assert left(broken) == left(tmp_path / "unbroken")
+
+
+def test_data_that_stay_on_the_card_change_nothing(card: None, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    settings = ["task.source=digits", "task.samples=20", "network.hidden=[4]", "training.iterations=3"]
+    settings += ["training.batch=8", "training.select=last"]
+    for device in ("cpu", "cuda"):
+        (tmp_path / device).mkdir()
+        trainer = Trainer(load_config("images", [*settings, f"training.device={device}"]), 3, tmp_path / device)
+        if device == "cuda":
+            assert trainer.on_card is not None and trainer.on_card.samples is not None
+            assert trainer.on_card.samples.inputs.device == CARD
+        trainer.go(quiet=True)
+        trainer.finish()
+    assert left(tmp_path / "cpu") == left(tmp_path / "cuda")
+
+
+PLANTED = [
+    ("masks left on the CPU", ".to(tensor.device)", ""),
+    ("a batch left on the CPU", "inputs, target = moved(checked_batch(batch), self.device)", "inputs, target = batch"),
+    ("held-out batches left on the CPU", "x, target = moved(batch, device)", "x, target = batch"),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), [bug[1:] for bug in PLANTED], ids=[bug[0] for bug in PLANTED])
+def test_what_is_left_on_the_cpu_is_caught(old: str, new: str, card: None, tmp_path: Path) -> None:
+    name = training.__name__
+    trainer = changed(name, old, new)[name].Trainer(small("cuda"), 3, tmp_path)
+    trainer.judged_by = trainer.config.task  # else they are on the card already
+    with pytest.raises((RuntimeError, ValueError), match="device"):
+        trainer.go(quiet=True)
+
+
+def test_a_run_of_a_card_is_judged_on_the_cpu_and_back(card: None, tmp_path: Path) -> None:
+    settings = [word for text in SMALL for word in ("--set", text)]
+    run = str(tmp_path / "run")
+    assert main(["train", "dms", *settings, "--device", "cuda", "--out", run, "--quiet"]) == 0
+    assert "cuda:0" in (tmp_path / "run/summary.json").read_text()
+    assert main(["train", "dms", *settings, "--out", run, "--quiet"]) == 0, "the same run, whatever the device"
+    for device in ("cpu", "cuda"):
+        assert main(["evaluate", run, "--device", device]) == 0
+        assert main(["analyse", run, "--bound", "0.03", "--device", device]) == 0

@@ -1,0 +1,81 @@
+"""Devices by name: what is missing is said in one line, for every way in which a card can be of no use."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from hetsyn_plugins.ops import devices, dispatch
+
+H100 = (9, 0)
+
+
+def with_cards(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int], triton: str | None = None) -> None:
+    """Have torch say that there are these cards, and Triton what is wrong with it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capabilities[device.index])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card {device.index}")
+    monkeypatch.setattr(torch.cuda, "device", lambda device: torch.device("cpu"))  # a context that changes nothing
+    monkeypatch.setattr(dispatch, "why_no_gpu_kernel", lambda: triton)
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert devices.usable("device", "cpu") == torch.device("cpu")
+    assert devices.described(torch.device("cpu")) == "cpu" and devices.peak_megabytes(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:0 ", "cuda:0000", "cpu:0", "meta", "auto"]
+)
+def test_a_name_that_no_device_has_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^x: expected cpu, cuda or a card by its number, cuda:0, got '"):
+        devices.checked_name("x", name)
+
+
+def test_without_cuda_it_is_said_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(ValueError, match=r"^x: expected a CUDA device, got none: torch .* is built without CUDA; cpu"):
+        devices.usable("x", "cuda")
+    monkeypatch.setattr(torch.version, "cuda", "12.1")
+    with pytest.raises(ValueError, match=r"^x: expected a CUDA device, got none: no card is seen, or no driver"):
+        devices.usable("x", "cuda:1")
+
+
+def test_a_driver_that_is_too_old_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def warns() -> bool:
+        import warnings
+
+        warnings.warn("The NVIDIA driver on your system is too old", UserWarning, stacklevel=2)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", warns)
+    monkeypatch.setattr(torch.version, "cuda", "12.1")
+    with pytest.raises(ValueError, match=r"^x: expected a CUDA device, got none: The NVIDIA driver .* is too old"):
+        devices.usable("x", "cuda")
+
+
+def test_the_card_that_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_cards(monkeypatch, H100, H100)
+    assert devices.usable("x", "cuda") == torch.device("cuda:0")
+    assert devices.usable("x", "cuda:1") == torch.device("cuda:1")
+    assert devices.described(torch.device("cuda:1")) == "cuda:1 (card 1)"
+
+
+LACKS: list[tuple[str, dict[str, Any], str]] = [
+    ("cuda:2", {}, r"expected cuda:0 to cuda:1, which are there, got cuda:2"),
+    ("cuda:1", {}, r"expected a card of compute capability 7\.0 or later, .* got cuda:1 \(card 1\), of 6\.1"),
+    ("cuda:0", {"triton": "the gpu kernel needs triton"}, r"got cuda:0 \(card 0\): the gpu kernel needs triton"),
+]
+
+
+@pytest.mark.parametrize(("name", "lacks", "says"), LACKS, ids=["no such card", "old", "no Triton"])
+def test_a_card_of_no_use_is_refused(
+    name: str, lacks: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_cards(monkeypatch, H100, (6, 1), **lacks)
+    with pytest.raises(ValueError, match=says) as raised:
+        devices.usable("training.device", name)
+    assert str(raised.value).startswith("training.device: expected ")
