@@ -14,7 +14,14 @@ from contextlib import contextmanager
 from hetsyn_plugins.core.memory import size_text
 
 ASKED = re.compile(r"(?:tried|unable) to allocate (\d+\.?\d*) ?(bytes|[KMGTPE]iB)", re.IGNORECASE)
-OTHERS = re.compile(r"bad_alloc|can't start new thread|cannot allocate memory|killed by signal: Killed", re.IGNORECASE)
+OTHERS = re.compile(
+    r"bad_alloc|can't start new thread|cannot allocate memory|killed by signal: Killed|"
+    r"CUDA (error|out)\b.*out of memory|Triton Error \[CUDA\]: out of memory|CUBLAS_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+SIZE = r"(\d+\.?\d* (?:bytes|[KMGTPE]iB))"
+CARD = re.compile(rf"(GPU \d+) has a total capacity of {SIZE} of which {SIZE} is free")
+OURS = re.compile(rf"Of the allocated memory {SIZE} is allocated by PyTorch")
 
 
 class OutOfMemory(MemoryError):
@@ -38,13 +45,22 @@ def told(what: str, advice: Callable[[], str]) -> Iterator[None]:
         raise OutOfMemory(f"{what}: expected {asked}, got none; {advice()}") from error
 
 
+def _of_card(message: str) -> str:
+    """ " on GPU 0, of whose 79.1 GiB 1.2 GiB is free and 70.3 GiB is this process's": as far as torch says it."""
+    card, ours = CARD.search(message), OURS.search(message)
+    if card is None:
+        return ""
+    holds = f" and {ours[1]} is this process's" if ours else ""
+    return f" on {card[1]}, of whose {card[2]} {card[3]} is free{holds}"
+
+
 def asked_for(error: BaseException) -> str | None:
     """What an allocation that failed asked for: "3.7 GiB more memory", maybe without a size; None for other errors."""
     asked = ASKED.search(str(error))
     if asked:
         number, unit = asked.groups()
         size = size_text(int(number)) if unit.lower() == "bytes" else f"{number.rstrip('.')} {unit}"
-        return f"{size} more memory"
+        return f"{size} more memory{_of_card(str(error))}"
     if isinstance(error, OSError):
         failed = error.errno == errno.ENOMEM
     else:

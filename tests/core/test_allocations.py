@@ -36,6 +36,14 @@ def test_a_failed_allocation_says_how_much_and_for_what(allocation: str, asked: 
     ("error", "asked"),
     [
         (RuntimeError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has"), "2.50 GiB more memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.11 GiB of "
+                      "which 1.19 GiB is free. Process 7 has 77.92 GiB memory in use. Of the allocated memory "
+                      "76.50 GiB is allocated by PyTorch, and 12.00 MiB is reserved by PyTorch but unallocated."),
+         "20.00 GiB more memory on GPU 0, of whose 79.11 GiB 1.19 GiB is free and 76.50 GiB is this process's"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "more memory"),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), "more memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "more memory"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), None),
         (RuntimeError("you tried to allocate 4000000000 bytes. Error code 12"), "3.7 GiB more memory"),
         (RuntimeError("Caught _ArrayMemoryError in DataLoader worker process 0.\nUnable to allocate 961. MiB for"),
          "961 MiB more memory"),

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from planting import changed
 from pretended_card import CARD, pretended_card
 
 from hetsyn_plugins.cli import main
 from hetsyn_plugins.experiments import training
+from hetsyn_plugins.experiments.claims.claim import Arm, Evidence
 from hetsyn_plugins.experiments.config import Config, load_config
 from hetsyn_plugins.experiments.run_folder import NETWORK, RESULT
 from hetsyn_plugins.experiments.training import Trainer, train
+from hetsyn_plugins.ops import devices
 
 SMALL = [
     "network.hidden=[6]", "network.dropout=0.2", "network.frozen=0.5", "training.iterations=4", "training.batch=4",
@@ -54,19 +58,19 @@ def test_a_run_on_a_card_is_that_on_the_cpu(framework: str, card: None, tmp_path
     assert results["cpu"].device == "cpu"
 
 
-@pytest.mark.parametrize("devices", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
-def test_a_run_goes_on_where_it_is_asked_to(devices: tuple[str, str], card: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("places", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_run_goes_on_where_it_is_asked_to(places: tuple[str, str], card: None, tmp_path: Path) -> None:
     every, broken = "training.validate_every=1", tmp_path / "broken"
     train(small("cuda", every), 3, tmp_path / "unbroken", quiet=True)
     broken.mkdir()
-    first = Trainer(small(devices[0], every), 3, broken)
+    first = Trainer(small(places[0], every), 3, broken)
     first.total = 3
     first.go(quiet=True)
     assert first.best is not None
-    second = Trainer(small(devices[1], every), 3, broken)
+    second = Trainer(small(places[1], every), 3, broken)
     assert second.iteration == 3 and second.best is not None
     moments = [t for state in second.optimiser.state.values() for n, t in state.items() if n != "step"]
-    assert {t.device.type for t in [*moments, *second.best.model.values()]} == {devices[1]}
+    assert {t.device.type for t in [*moments, *second.best.model.values()]} == {places[1]}
     second.go(quiet=True)
     second.finish()
     assert left(broken) == left(tmp_path / "unbroken")
@@ -85,6 +89,50 @@ def test_data_that_stay_on_the_card_change_nothing(card: None, tmp_path: Path) -
         trainer.go(quiet=True)
         trainer.finish()
     assert left(tmp_path / "cpu") == left(tmp_path / "cuda")
+
+
+def test_what_a_card_does_not_hold_is_refused_before_anything_is_made(
+    card: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the setting that holds most, with what it needs and what half of it does; so are seeds side by side."""
+    run = ["train", "dms", "--set", "training.device=cuda", "--out", str(tmp_path / "run"), "--quiet"]
+    monkeypatch.setattr(devices, "free", lambda device: 400 << 20)
+    assert main([*run, "--set", "training.batch=2000"]) == 2
+    expected = r"training\.batch: expected what fits into 300 MiB of memory on cuda, got 2000, which needs 1\.\d GiB; "
+    said = capsys.readouterr().err
+    assert re.search(expected + r"1000 needs \d+ MiB; --despite-cost", said) and said.count("\n") == 1
+    monkeypatch.setattr(devices, "free", lambda device: 1 << 30)
+    assert main([*run, "--seeds", "0-3", "--jobs", "4"]) == 2
+    assert (
+        "--jobs: expected as many as fit into 768 MiB of memory on cuda, got 4, which needs" in capsys.readouterr().err
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_card_nothing_begins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    commands = [["train", "dms"], ["claim", "dms-frozen"], ["demo"]]
+    for words in commands:
+        assert main([*words, "--device", "cuda", "--out", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr().err
+        assert ": expected a CUDA device, got none: " in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_claims_runs_are_those_of_every_device(tmp_path: Path) -> None:
+    arms = {"a": Arm("dms")}
+    folders = [
+        Evidence(tmp_path, arms, [0], settings).folder_of("a")
+        for settings in (
+            (),
+            ("training.device=cuda",),
+            ("training.lr=0.1",),
+            ("training.lr=0.1", "training.device=cpu"),
+        )
+    ]
+    assert folders[0] == folders[1] != folders[2] == folders[3]
 
 
 PLANTED = [
