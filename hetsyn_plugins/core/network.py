@@ -27,6 +27,7 @@ from hetsyn_plugins.core.validation import (
     describe_values,
     expand,
     full_shape,
+    host_array,
 )
 
 PROBABILITY = Range(0.0, 1.0, True, "a probability in [0, 1]")
@@ -193,7 +194,7 @@ class Network:
 
     def walk(self, inputs: ArrayLike) -> Iterator[Pass]:
         """Go through the layers from input to output, in float64 through the reference; inputs (T, B, M)."""
-        x = np.asarray(inputs, np.float64)
+        x = host_array("inputs", inputs, np.float64)
         for layer in self.layers:
             spikes = None
             if isinstance(layer, HetSynLayer):
@@ -268,7 +269,7 @@ def outputs(params: HetSynParams, inputs: ArrayLike) -> tuple[Array | None, Arra
 
     They are those of `reference.run`, made a piece of time after another: it keeps every state of its steps.
     """
-    x = np.asarray(inputs)
+    x = host_array("inputs", inputs)
     check_inputs_shape(x, params.weight)
     n, m = params.weight.shape
     at_once = max(1, CHUNK // (x.shape[1] * (n + m) * n or 1))

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from hetsyn_plugins.core.fields import ARRAYS, Array, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate, resolve
-from hetsyn_plugins.core.validation import check_inputs_shape, check_state, state_shapes
+from hetsyn_plugins.core.validation import check_inputs_shape, check_state, host_array, state_shapes
 
 
 class Gradients(NamedTuple):
@@ -36,7 +36,7 @@ class Gradients(NamedTuple):
 
 def step(params: HetSynParams, inputs: ArrayLike, state: HetSynState | None = None) -> HetSynState:
     """One step: inputs x[t] of shape (B, M) and the state after step t-1 (None: zeros) give the state after step t."""
-    x = np.asarray(inputs)
+    x = host_array("inputs", inputs)
     if x.ndim != 2:
         raise ValueError(f"inputs: expected shape (B, {params.weight.shape[1]}), got {x.shape}")
     initial_state = _checked_state(params, state, len(x))
@@ -88,7 +88,7 @@ def trajectory(
     params: HetSynParams, inputs: ArrayLike, state: HetSynState | None = None
 ) -> tuple[Array, list[HetSynState]]:
     """v (T, B, N) and the T + 1 states before, between and after the steps."""
-    x = _checked_inputs(params, np.asarray(inputs))
+    x = _checked_inputs(params, host_array("inputs", inputs))
     p = params.astype(np.float64).expanded()
     states = [_checked_state(params, state, x.shape[1])]
     for x_t in x:
@@ -125,7 +125,7 @@ def gradients(
     """
     surrogate = resolve(surrogate)
     v, states = trajectory(params, inputs, state)
-    x = np.asarray(inputs, np.float64)
+    x = host_array("inputs", inputs, np.float64)
     p = params.astype(np.float64).expanded()
     g = {name: np.zeros(getattr(p, name).shape) for name in ARRAYS if getattr(p, name) is not None}
     g_inputs = np.zeros(x.shape)

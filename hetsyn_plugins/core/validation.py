@@ -12,6 +12,7 @@ from math import inf, nan
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hetsyn_plugins.core.fields import FIELDS, NAMES, POSITIVE, STATE, Array, HetSynState, Range, full_shapes
 
@@ -61,12 +62,26 @@ def expand(value: Any, shape: tuple[int, ...]) -> Any:
     return np.broadcast_to(value, shape) if isinstance(value, np.ndarray) else value.expand(shape)
 
 
+def check_has_values(name: str, tensor: Any) -> None:
+    """Raise ValueError for a tensor of the meta device."""
+    if tensor.is_meta:
+        raise ValueError(f"{name}: expected values, got a tensor on the meta device, which holds none")
+
+
+def host_array(name: str, value: Any, dtype: Any = None) -> NDArray[Any]:
+    """The values as NumPy has them, of an array or of a tensor on any device; ValueError where it has none (meta)."""
+    if hasattr(value, "detach"):
+        check_has_values(name, value)
+        value = value.detach().cpu().numpy()
+    return np.asarray(value, dtype)
+
+
 def as_array(name: str, value: Any, dtype: Any) -> Array:
     """A copy of the value as float32 or float64; `dtype` is that of the weight, None for the weight itself."""
     if value is None:
         raise ValueError(f"{name}: expected float32 or float64 numbers, got None")
     if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+        value = host_array(name, value)
     typed = isinstance(value, np.ndarray)
     array = np.array(value, None if typed or dtype is None else dtype)
     if array.dtype not in (np.float32, np.float64):

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import HetSynLayer, Layer, Network, outputs
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
-from hetsyn_plugins.core.validation import check_inputs_shape
+from hetsyn_plugins.core.validation import check_inputs_shape, host_array
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
 from hetsyn_plugins.fixed_point.rounding import decay_to_word
 
@@ -78,7 +78,7 @@ def cluster(
         raise ValueError(f"{argument}: expected either {argument} or tolerance, got {got}")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance: expected a number > 0, got {tolerance}")
-    x = None if inputs is None else np.asarray(inputs)
+    x = None if inputs is None else host_array("inputs", inputs)
     if x is not None:
         check_inputs_shape(x, params.weight)
     scale = Scale(CALIBRATION[0] if x is None else len(x))

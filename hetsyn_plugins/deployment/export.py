@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.core.params import HetSynParams
-from hetsyn_plugins.core.validation import layout_hint
+from hetsyn_plugins.core.validation import host_array, layout_hint
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.deployment.chip_costs import chip_costs
 from hetsyn_plugins.deployment.clusters import ClusterReport, cluster_network
@@ -187,10 +187,10 @@ def _checked_data(calibration: ArrayLike | None, labels: ArrayLike | None) -> tu
         if labels is not None:
             raise ValueError("labels: expected together with calibration, got labels alone")
         return None, None
-    x = np.asarray(calibration)
+    x = host_array("calibration", calibration)
     if x.ndim != 3 or 0 in x.shape:
         raise ValueError(f"calibration: expected shape (T, B, M), none of them 0, got {x.shape}")
-    truth = None if labels is None else np.asarray(labels)
+    truth = None if labels is None else host_array("labels", labels)
     if truth is not None and truth.shape != (x.shape[1],):
         hint = layout_hint(truth.shape, x.shape)
         raise ValueError(f"labels: expected shape ({x.shape[1]},), one a sample, got {truth.shape}{hint}")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hetsyn_plugins.core import network
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array
 from hetsyn_plugins.core.network import Network
-from hetsyn_plugins.core.validation import checked_dt
+from hetsyn_plugins.core.validation import check_has_values, checked_dt
 from hetsyn_plugins.exchange.frameworks import CONVERTIBLE, adapter
 from hetsyn_plugins.ops.arguments import HALF
 from hetsyn_plugins.ops.trainable import TrainableFields
@@ -39,7 +39,8 @@ class AlwaysOn(nn.Module):
 def convert(net: Any, to: str, dt: float | None = None) -> Any:
     """Carry a sequential stack of HetSyn layers and readouts, Linear and Dropout, over to another framework.
 
-    net   a Network, a torch Sequential (nested too), Norse's SequentialState, or one HetSyn layer; in snnTorch stacks
+    net   a Network, a torch Sequential (nested too), Norse's SequentialState, or one HetSyn layer, on any device
+          and on several; in snnTorch stacks
           also stock `nn.Linear` + `snn.Leaky`, which become vanilla HetSyn layers: the Linear's bias is filtered there,
           so it becomes the weight of an always-on line (an AlwaysOn module appears in front). A stock neuron's reset
           has no gradient: they come with detach_reset=True, and have its gradients
@@ -72,6 +73,8 @@ def check_target(to: str, dt: float | None) -> None:
 def read(net: nn.Module) -> Network:
     """The plain data of a torch module: what `convert` starts from."""
     modules = list(_flat(net))
+    for path, tensor in (*net.named_parameters(), *net.named_buffers()):
+        check_has_values(f"net: {path}", tensor)
     layers: list[network.Layer | None] = []
     position = 0
     while position < len(modules):

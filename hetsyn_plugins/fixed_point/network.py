@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Network, check_name
+from hetsyn_plugins.core.validation import host_array
 from hetsyn_plugins.fixed_point import neuron
 from hetsyn_plugins.fixed_point.neuron import FixedParams, FixedRun, Integers, checked_integers
 from hetsyn_plugins.fixed_point.rounding import Rounding
@@ -76,7 +77,7 @@ class FixedNetwork:
         latency  steps from a layer's input to its output beyond the neuron's own: 0 as everywhere in this package; 1 as
                  on a chip and in slayer's blocks (`delay_shift`), where every layer's spikes and v come one step later
         """
-        x = np.asarray(inputs)
+        x = host_array("inputs", inputs)
         runs: dict[str, FixedRun] = {}
         for layer in self.layers:
             if layer.always_on:

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hetsyn_plugins.core.fields import DECAYS, FIELDS, PAIRS, full_shapes
 from hetsyn_plugins.core.params import HetSynParams
-from hetsyn_plugins.core.validation import check_inputs_shape
+from hetsyn_plugins.core.validation import check_inputs_shape, host_array
 
 Integers = NDArray[np.int64]
 
@@ -414,7 +414,7 @@ class Watch:
 
 def whole_numbers(inputs: ArrayLike) -> Integers:
     """Inputs as int64, or ValueError where they are not whole, or larger than a graded spike can be."""
-    x = np.asarray(inputs)
+    x = host_array("inputs", inputs)
     if x.dtype.kind == "f" and not (x == np.rint(x)).all():
         raise ValueError("inputs: expected whole numbers (spikes, counts, graded spikes), got fractions or NaN")
     if x.dtype.kind not in "biuf":

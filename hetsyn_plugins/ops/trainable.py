@@ -38,7 +38,15 @@ from hetsyn_plugins.core.fields import (
 )
 from hetsyn_plugins.core.initialisers import FluctuationDriven
 from hetsyn_plugins.core.params import HetSynParams
-from hetsyn_plugins.core.validation import check_fields, check_values, checked_dt, describe_values, expand, full_shape
+from hetsyn_plugins.core.validation import (
+    check_fields,
+    check_has_values,
+    check_values,
+    checked_dt,
+    describe_values,
+    expand,
+    full_shape,
+)
 from hetsyn_plugins.ops.arguments import HALF, OP, ArgumentNames
 from hetsyn_plugins.ops.copies import Copied
 
@@ -525,6 +533,7 @@ def to_hetsyn_params(tensors: Mapping[str, Tensor | None], spiking: bool) -> Het
     for field in ARRAYS:
         t = tensors.get(field)
         if t is not None:
+            check_has_values(field, t)
             t = t.detach().cpu()
             arrays[field] = (t.float() if t.dtype in HALF else t).numpy()
         elif field != "threshold":
