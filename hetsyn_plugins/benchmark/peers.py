@@ -2,19 +2,25 @@
 
 Every peer is `build(shape) -> step`: `step()` runs one forward and backward pass of one layer over one batch, with a
 gradient of every parameter. The other libraries' neurons have time constants per neuron, not per synapse: a simpler
-model, so that only the cost can be compared. A peer that cannot run raises ImportError.
+model, so that only the cost can be compared. A peer that cannot run a shape raises ImportError; what is not installed
+`left_out` tells before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.core.surrogate import MultiGaussian
+from hetsyn_plugins.exchange.frameworks import how_to_install
+from hetsyn_plugins.experiments import training, variants
+from hetsyn_plugins.experiments.config import load_config
+from hetsyn_plugins.experiments.model import Model
 from hetsyn_plugins.ops.lif import hetsyn_li, hetsyn_lif
 
 Step = Callable[[], None]
@@ -25,6 +31,8 @@ class Shape:
     """One layer and its batch: T, B, M, N, and what it has beside feed-forward synapses.
 
     readout  a leaky readout of one neuron behind the layer: in ours and in plain autograd only, the others go without
+    plain    beside a Linear and the libraries' simplest leaky neuron, as the field's shared benchmark has it
+    network  no layer but S-MNIST's network, recurrent layers of `neurons` and `readouts`: a training step of it
     """
 
     steps: int
@@ -36,6 +44,8 @@ class Shape:
     rate: float = 0.02
     readout: bool = False
     device: str = "cpu"
+    plain: bool = False
+    network: bool = False
 
     def spikes(self) -> Tensor:
         """Random 0/1 inputs (T, B, M)."""
@@ -45,6 +55,9 @@ class Shape:
     @property
     def multiply_adds(self) -> float:
         """The fewest of one forward and backward pass: per synapse and step 2 forward, 4 backward, 2 for its source."""
+        if self.network:
+            synapses = 6 * self.inputs + 8 * (3 * self.neurons + READOUTS)
+            return float(self.steps) * self.batch * self.neurons * synapses
         per_input = 8 if self.input_gradients else 6
         synapses = per_input * self.inputs + (8 * self.neurons if self.recurrent else 0)
         return float(self.steps) * self.batch * self.neurons * synapses
@@ -53,6 +66,7 @@ class Shape:
     def plain_bytes(self) -> float:
         """About what plain autograd keeps: the currents before and after the decay, of every step, in float32."""
         synapses = self.inputs + (self.neurons if self.recurrent else 0)
+        synapses += 2 * self.neurons + READOUTS if self.network else 0
         return 16.0 * self.steps * self.batch * self.neurons * synapses
 
 
@@ -71,7 +85,9 @@ def readout_fields(shape: Shape) -> dict[str, Any] | None:
 
 
 def ours(shape: Shape) -> Step:
-    """`hetsyn_lif`, and `hetsyn_li` for the readout."""
+    """`hetsyn_lif`, and `hetsyn_li` for the readout; of a network a step of `hetsyn train`."""
+    if shape.network:
+        return training_step(shape)
     x, params, readout = shape.spikes(), fields(shape), readout_fields(shape)
 
     def step() -> None:
@@ -81,7 +97,26 @@ def ours(shape: Shape) -> Step:
     return step
 
 
+def training_step(shape: Shape) -> Step:
+    """S-MNIST's network in snnTorch's idiom: forward, backward, Adam, decays clamped."""
+    config = load_config("images", ["task.order=pixel", f"network.hidden=[{shape.neurons}, {shape.neurons}]"])
+    start = variants.build(config.network, shape.inputs, READOUTS, config.task.dt, 0)
+    model = Model(start, "snntorch").to(shape.device)
+    optimiser = training.make_optimiser(model, config.training)
+    x = torch.rand(shape.steps, shape.batch, shape.inputs, device=shape.device)
+    target = torch.randint(READOUTS, (shape.batch,), device=shape.device)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(x).readout[-1], target).backward()
+        optimiser.step()
+        model.clamp_()
+
+    return step
+
+
 RESET_DECAY, THRESHOLD = 0.9, 1.0
+READOUTS = 10
 
 
 def our_run(x: Tensor, params: dict[str, Any]) -> Tensor:
@@ -133,9 +168,11 @@ def plain_readout(x: Tensor, params: dict[str, Any]) -> Tensor:
 
 
 def snntorch(shape: Shape) -> Step:
-    """snn.Linear + Synaptic, or RSynaptic: per-neuron time constants, a loop over time."""
+    """snn.Linear + Synaptic, or RSynaptic: per-neuron time constants, a loop over time; plain: Leaky."""
     import snntorch as snn
 
+    if shape.plain:
+        return loop(nn.Linear(shape.inputs, shape.neurons), snn.Leaky(beta=0.9), shape)
     linear = nn.Linear(shape.inputs, shape.neurons, bias=False)
     constants: dict[str, Any] = {
         "alpha": torch.full((shape.neurons,), 0.9),
@@ -159,10 +196,26 @@ def snntorch(shape: Shape) -> Step:
     return step
 
 
+def loop(linear: nn.Linear, neuron: Any, shape: Shape) -> Step:
+    """A Linear over the whole sequence and a neuron (x, state) -> (spikes, state) over its steps."""
+    x, linear, neuron = shape.spikes(), linear.to(shape.device), neuron.to(shape.device)
+
+    def step() -> None:
+        state, spikes = getattr(neuron, "reset_mem", lambda: None)(), []  # snnTorch's keeps the last one for itself
+        for current in linear(x).unbind(0):
+            z, state = neuron(current, state)
+            spikes.append(z)
+        torch.stack(spikes).sum().backward()
+
+    return step
+
+
 def norse(shape: Shape) -> Step:
-    """norse.torch.LIF behind a Linear, or LIFRecurrent, over the whole sequence."""
+    """norse.torch.LIF behind a Linear, or LIFRecurrent, over the whole sequence; plain: LIFBoxCell."""
     import norse.torch as snn
 
+    if shape.plain:
+        return loop(nn.Linear(shape.inputs, shape.neurons), snn.LIFBoxCell(), shape)
     device = shape.device
     p = snn.LIFParameters(tau_syn_inv=torch.full((shape.neurons,), 200.0, device=device, requires_grad=True))
     x = shape.spikes()
@@ -201,13 +254,15 @@ def ours_in_slayer(shape: Shape, quantised: bool = False) -> Step:
 
 
 def spikingjelly(shape: Shape) -> Step:
-    """A Linear and a multi-step ParametricLIF (its CuPy or Triton kernel on a GPU); no recurrent one to compare."""
+    """A Linear and a multi-step ParametricLIF (plain: LIF), on a card in Triton; no recurrent one to compare."""
     from spikingjelly.activation_based import layer, neuron
 
     if shape.recurrent:
         raise ImportError("spikingjelly has no multi-step recurrent layer of this kind")
     linear = layer.Linear(shape.inputs, shape.neurons, bias=False, step_mode="m").to(shape.device)
-    lif = neuron.ParametricLIFNode(step_mode="m").to(shape.device)
+    lif = (neuron.LIFNode if shape.plain else neuron.ParametricLIFNode)(step_mode="m").to(shape.device)
+    if shape.device != "cpu" and "triton" in lif.supported_backends:
+        lif.backend = "triton"
     x = shape.spikes()
 
     def step() -> None:
@@ -215,6 +270,25 @@ def spikingjelly(shape: Shape) -> Step:
         lif(linear(x)).sum().backward()
 
     return step
+
+
+def left_out() -> dict[str, str]:
+    """Peers that are not installed, each with what to install."""
+    install = {"snnTorch": ("snntorch", how_to_install("snntorch")), "Norse": ("norse", how_to_install("norse"))}
+    install |= dict.fromkeys(("lava-dl", "ours in slayer", "... integers"), ("lava", how_to_install("lava_dl")))
+    install["SpikingJelly"] = ("spikingjelly", "pip install spikingjelly triton")
+    return {name: how for name, (module, how) in install.items() if find_spec(module) is None}
+
+
+def peers_of(shape: Shape) -> list[str]:
+    """Who is measured at a shape, of those that are installed."""
+    missing = left_out()
+    known = list(PEERS)
+    if shape.plain:
+        known = ["ours", "snnTorch", "Norse", "SpikingJelly"]
+    elif shape.network:
+        known = ["ours"]
+    return [name for name in known if name not in missing]
 
 
 PEERS: dict[str, Callable[[Shape], Step]] = {

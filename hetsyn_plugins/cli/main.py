@@ -207,20 +207,23 @@ def run_bench(arguments: argparse.Namespace) -> int:
     from hetsyn_plugins.benchmark import bench, calls, loops
     from hetsyn_plugins.experiments.affordable import check_rounds
 
-    _check_known("--shape", arguments.shape, list(bench.SHAPES))
+    shapes = list(bench.shapes_on(arguments.device))
+    _check_known("--shape", arguments.shape, shapes)
     if arguments.runs < 1:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
     check_rounds("--runs", arguments.runs)
     for option in ("calls", "loops"):
         if getattr(arguments, option) and arguments.shape is not None:
             raise ValueError(f"--{option}: expected without --shape, it has shapes of its own, got both")
+        if getattr(arguments, option) and arguments.device != "cpu":
+            raise ValueError(f"--{option}: expected --device cpu, where it measures, got {arguments.device}")
     if arguments.calls:
         print(calls.table(calls.measure(arguments.runs)))
         return 0
     if arguments.loops:
         print(loops.table(loops.measure(arguments.runs, not arguments.no_memory)))
         return 0
-    names = [name for name in bench.SHAPES if arguments.shape is None or name in arguments.shape]
+    names = [name for name in shapes if arguments.shape is None or name in arguments.shape]
     memory, scaling = not arguments.no_memory, not arguments.no_scaling
     return bench.main(names, arguments.runs, arguments.out, memory, scaling, arguments.device)
 

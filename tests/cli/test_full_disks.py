@@ -148,7 +148,7 @@ def test_a_demo_without_room(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_benchmark_without_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "SHAPES", {})
+    monkeypatch.setattr(bench, "shapes_on", lambda device: {})
     monkeypatch.setattr(bench, "chip_rates", lambda: None)  # Lava takes its time
     command = ["bench", "--runs", "1", "--no-memory", "--no-scaling", "--out", str(tmp_path)]
     assert cli.main(command) == 0  # kernels are compiled and kept

@@ -7,7 +7,7 @@ move is found without one. It says nothing of kernels: they are eager's, by torc
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from hetsyn_plugins.exchange import frameworks
 from hetsyn_plugins.ops import arguments, devices, dispatch
 
 CARD = torch.device("cuda:0")
@@ -64,7 +65,9 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if here and away and name not in (*COPIES, *INDEXING):
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, got cuda:0 and cpu")
     device = kwargs.get("device")
-    on_card = bool(here) if device is None else torch.device(device).type == "cuda"
+    on_card = (
+        bool(here) if device is None else torch.device(device).type in ("cuda", "meta")
+    )  # .to(tensor) asks torch where that is
     if name == "aten::copy_":
         on_card = isinstance(args[0], OnCard)
     host = {**kwargs, "device": torch.device("cpu")} if device is not None else kwargs
@@ -87,8 +90,15 @@ class Card(TorchDispatchMode):
         return run(func, args, kwargs or {})
 
 
-def moved(tensor: Tensor, device: Any) -> Tensor:
-    return tensor if device is None else tensor.detach().to(device).requires_grad_(tensor.requires_grad)
+def made_here_first(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch.tensor or as_tensor, on the CPU and then moved."""
+
+    def made(data: Any, device: Any = None, requires_grad: bool = False, **options: Any) -> Tensor:
+        tensor = make(data, **options)
+        tensor = tensor if device is None else tensor.to(device)
+        return tensor.requires_grad_() if requires_grad else tensor
+
+    return made
 
 
 @contextlib.contextmanager
@@ -103,7 +113,9 @@ def pretended_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(arguments, "plain_tensor", lambda inputs, *_: inputs)  # which refuses what wraps a tensor
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
-    tensor = torch.tensor  # which asks for the driver before anybody else is asked
-    monkeypatch.setattr(torch, "tensor", lambda data, device=None, **o: moved(tensor(data, **o), device))
+    for framework in filter(frameworks.is_installed, frameworks.CONVERTIBLE):
+        frameworks.adapter(framework)  # now: Norse compiles what it finds in torch
+    for name in ("tensor", "as_tensor"):  # they ask for the driver before anybody else is asked
+        monkeypatch.setattr(torch, name, made_here_first(getattr(torch, name)))
     with Card():
         yield
