@@ -1,7 +1,8 @@
 """What every test file shares: the checkout's adapters, fixed seeds, and memory that shows when it was not written."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # adapters/ is hetsyn_plugins.adapters (setup.cfg, package_dir): so it is in the checkout too, installed or not.
 hetsyn_plugins.__path__.append(str(ROOT))
 sys.path.insert(0, str(ROOT / "tests" / "support"))  # what tests start beside themselves
+
+from pretended_card import pretended_card  # noqa: E402  of support
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--device`."""
+    what = "where tests marked `card` make their tensors: cpu, cuda, or pretended, a card that is not there"
+    parser.addoption("--device", choices=("cpu", "cuda", "pretended"), default="cpu", help=what)
 
 
 LEFT_OUT = "left out without the package "
@@ -46,6 +55,18 @@ def seeds() -> None:
     """Global generators start alike in every test, so that neither order nor selection changes a result."""
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002  snnTorch, Norse and scikit-learn may draw from the legacy generator
+
+
+@pytest.fixture(autouse=True)
+def on_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have a test that is marked `card` make its tensors and layers on the device of `--device`."""
+    device = request.config.getoption("--device")
+    if device == "cpu" or request.node.get_closest_marker("card") is None:
+        yield
+        return
+    there = pretended_card(monkeypatch) if device == "pretended" else contextlib.nullcontext()
+    with there, torch.device("cuda:0"):
+        yield
 
 
 @pytest.fixture

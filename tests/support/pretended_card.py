@@ -94,8 +94,8 @@ def made_here_first(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """torch.tensor or as_tensor, on the CPU and then moved."""
 
     def made(data: Any, device: Any = None, requires_grad: bool = False, **options: Any) -> Tensor:
-        tensor = make(data, **options)
-        tensor = tensor if device is None else tensor.to(device)
+        tensor = make(data, device="cpu", **options)
+        tensor = tensor.to(torch.empty(0).device if device is None else device)
         return tensor.requires_grad_() if requires_grad else tensor
 
     return made
