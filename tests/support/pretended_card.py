@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -44,6 +44,14 @@ class OnCard(Tensor):
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"OnCard({self.values!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copy = OnCard(self.values.clone(), self.requires_grad)
+        memo[id(self)] = copy = nn.Parameter(copy, self.requires_grad) if isinstance(self, nn.Parameter) else copy
+        return copy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise NotImplementedError("a pretended card's tensors cannot be pickled")
 
     def numpy(self, **_: Any) -> Any:
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
@@ -117,5 +125,12 @@ def pretended_card(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         frameworks.adapter(framework)  # now: Norse compiles what it finds in torch
     for name in ("tensor", "as_tensor"):  # they ask for the driver before anybody else is asked
         monkeypatch.setattr(torch, name, made_here_first(getattr(torch, name)))
-    with Card():
-        yield
+    swaps = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(
+        True
+    )  # a parameter that is moved stays the same, as on a card
+    try:
+        with Card():
+            yield
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(swaps)
