@@ -11,7 +11,7 @@ bool and uint8 inputs count as 0/1 or counts. Other mixtures raise ValueError, a
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from hetsyn_plugins.core.autograd import refuse_forward_mode, transforming
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, FIELDS, MATRICES, STATE, HetSynState, full_shapes
 from hetsyn_plugins.core.validation import check_fields, check_part, check_values, state_shapes
+from hetsyn_plugins.kernels import zeros
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.foreign_inputs import check_layout, plain_tensor, shape_hint, usable
 
@@ -191,11 +192,25 @@ def _zeros(layer: LayerTensors, batch: int) -> HetSynState:
     return _kept_zeros(*arguments)
 
 
-def _expanded_zeros(
+@functools.lru_cache(maxsize=64)
+def _kept_zeros(
     n: int, m: int, batch: int, lacks: tuple[bool, ...], spiking: bool, dtype: torch.dtype, device: torch.device
 ) -> HetSynState:
+    return _expanded_zeros(n, m, batch, lacks, spiking, dtype, device, zeros.zero)
+
+
+def _expanded_zeros(
+    n: int,
+    m: int,
+    batch: int,
+    lacks: tuple[bool, ...],
+    spiking: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+    zero_of: Callable[[torch.dtype, torch.device], Tensor] = zeros.new_zero,
+) -> HetSynState:
     with torch.inference_mode(False):  # kept ones must serve training too
-        zero = torch.zeros((), dtype=dtype, device=device)
+        zero = zero_of(dtype, device)
         no_recurrence, no_reset, no_adaptation = lacks
         one = zero.expand(batch, n)
         return HetSynState(
@@ -206,9 +221,6 @@ def _expanded_zeros(
             one if spiking else None,
             one,
         )
-
-
-_kept_zeros = functools.lru_cache(maxsize=64)(_expanded_zeros)
 
 
 def _as_tensor(name: str, value: Any, weight: Tensor, autocast: bool, names: ArgumentNames) -> Tensor | None:

@@ -1,0 +1,81 @@
+"""How a Triton kernel is made and started: compiled for its constants and for nothing else, and kept.
+
+Triton would compile a kernel anew for what it sees in the arguments: integers that are 1 or multiples of 16, addresses
+that are multiples of 16 bytes. `kernel` has it look at none of them, because
+
+* a compiler that knows rows of N numbers to be aligned gives a lane four neighbours, and then a sum over sources
+  crosses warps; prototypes of these kernels were 2 to 4 times slower so on an H100;
+* a new size of a batch compiles nothing;
+* a compiled kernel is found again by its constants and the device alone: arrays are float32, sizes are below 2^31.
+
+Nothing here waits for the device or reads from it, so that what calls it can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+Grid = tuple[int, int, int]
+
+
+@triton.jit
+def _nothing() -> None:
+    pass
+
+
+INTERPRETED = not isinstance(_nothing, triton.JITFunction)  # Triton settles that where a function is decorated
+IS_TRITON_3 = hasattr(tl, "range")
+# a compiled kernel can be started by itself, with the constants among its arguments; measured with 3.6
+KEEPS_COMPILED = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)
+_KEPT: dict[Any, Any] = {}
+
+
+def _interpreted_range(first: Any, last: Any, num_stages: int) -> range:
+    return range(int(first), int(last))
+
+
+# `for t in pipelined(0, T, num_stages=4)`: what step t + 3 loads is copied to shared memory during step t. Triton 2 has
+# no such loop and ignores the stages of a plain one.
+pipelined: Any = _interpreted_range if INTERPRETED else getattr(tl, "range", range)
+
+
+def kernel(function: Callable[..., None]) -> Any:
+    """`triton.jit` for a kernel: looks at the arguments that are tl.constexpr only."""
+    parameters = inspect.signature(function).parameters.values()
+    return triton.jit(do_not_specialize=[p.name for p in parameters if p.annotation is not tl.constexpr])(function)
+
+
+def launch(
+    kernel: Any, grid: Grid, *arguments: Any, num_warps: int = 1, registers: int | None = None, **constants: Any
+) -> None:
+    """Start a kernel on the current device and stream; constants are its last parameters, in their order.
+
+    registers  how many a thread may take at most, from Triton 3 on: so few let so many programs run beside each other
+    """
+    device = None if INTERPRETED else torch.cuda.current_device()
+    key = (kernel, device, num_warps, registers, *constants.values())
+    kept = _KEPT.get(key)
+    if kept is not None:
+        kept[grid](*arguments, *constants.values())
+        return
+    limit = {} if registers is None or INTERPRETED or not IS_TRITON_3 else {"maxnreg": registers}
+    compiled = kernel[grid](*arguments, **constants, num_warps=num_warps, **limit)
+    if KEEPS_COMPILED and not INTERPRETED:
+        _KEPT[key] = compiled
+
+
+def cells(n: int, size: int) -> int:
+    """How many tiles of a size cover n numbers."""
+    return -(-n // size)
+
+
+def or_any(x: Tensor | None, other: Tensor) -> Tensor:
+    """What stands in the place of an argument that a kernel, by its constants, will not read."""
+    return other if x is None else x
