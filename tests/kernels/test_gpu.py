@@ -297,15 +297,13 @@ def test_planted_bugs_are_caught() -> None:
         assert line.startswith(f"{bug.name} | ") and bug.says in line, line
 
 
-COMPILED = """
+ARGUMENTS = """
 import collections, json, os, re, subprocess, tempfile
 import triton
-from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from hetsyn_plugins.kernels.gpu import kernels, neurons, recurrent, synapses
 from hetsyn_plugins.kernels.gpu import sequence as gpu
 
-TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
 FLOATS = {"first", "second"}
 POINTERS = "s u v r w p g z0 z1 J0 J1 A0 A1 L0 L1 gv gz gw gq gr rT wT pT d c0 c1 gz0 aJ0 aJ1 aA0 aA1 theta kappa rho"
 POINTERS += " initial final grad_final grad_initial grad_weight grad_decay grad_threshold grad_threshold0"
@@ -316,12 +314,20 @@ def kind_of(name, constants):
         return "constexpr"
     return "*fp32" if name in POINTERS.split() else "fp32" if name in FLOATS else "i32"
 
-def build(kernel, registers=None, num_warps=1, **constants):
+def signature(kernel, constants):
     names = kernel.arg_names
-    flags = [c.name for c in kernel.params if c.is_constexpr]
-    constants = {name: False for name in flags} | constants
-    kinds, values = {n: kind_of(n, constants) for n in names}, {(names.index(n),): v for n, v in constants.items()}
-    source = ASTSource(kernel, kinds, values)
+    constants = {p.name: False for p in kernel.params if p.is_constexpr} | constants
+    return names, constants, {n: kind_of(n, constants) for n in names}
+"""
+
+TRITON_3 = """
+from triton.backends.compiler import GPUTarget
+
+TOOLS = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
+
+def build(kernel, registers=None, num_warps=1, **constants):
+    names, constants, kinds = signature(kernel, constants)
+    source = ASTSource(kernel, kinds, {(names.index(n),): v for n, v in constants.items()})
     options = {"num_warps": num_warps} | ({"maxnreg": registers} if registers else {})
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -352,7 +358,27 @@ def inner_loop(code):
             loops.append((start, end))
     counts = [collections.Counter(re.split("[ .]", text)[0] for text in instructions[a : b + 1]) for a, b in loops]
     return max(counts, key=lambda c: c["FFMA"], default={})
+"""
 
+TRITON_2 = """
+done = set()
+
+def build(kernel, registers=None, num_warps=1, **constants):
+    if kernel.__name__ in done and "KIND" not in constants:
+        return  # one of each, and every surrogate
+    done.add(kernel.__name__)
+    names, constants, kinds = signature(kernel, constants)
+    kinds = {names.index(n): kind for n, kind in kinds.items() if kind != "constexpr"}
+    source = ASTSource(kernel, kinds, {names.index(n): v for n, v in constants.items()})
+    try:
+        triton.compile(source, target=("cuda", 90), options={"num_warps": num_warps})
+    except AssertionError as error:
+        if "libcuda.so" not in str(error):  # wanted for its launcher, once all is compiled
+            raise
+    print(kernel.__name__)
+"""
+
+BUILDS = """
 for pairs in (False, True):
     for reverse in (False, True):
         flags = {"REVERSE": reverse, "NEEDS_FINAL": not reverse, "PAIRS": pairs, "TILE": synapses.TILE}
@@ -396,11 +422,9 @@ def test_every_kernel_compiles_for_a_gpu_and_its_loop_is_arithmetic(tmp_path: Pa
     scan are 200 with 126 multiply-adds, the gradients 193 with 128, both within the registers that 12 and 9 programs a
     multiprocessor leave; prototypes had 190 and 173.
     """
-    try:
-        from triton.backends.compiler import GPUTarget  # noqa: F401  what the code above needs
-    except ImportError:
-        pytest.skip("this Triton compiles only where it finds a GPU")
-    lines = python(COMPILED, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0").splitlines()
+    if not hasattr(importlib.import_module("triton.language"), "range"):
+        pytest.skip("Triton 2 compiles otherwise: the test below")
+    lines = python(ARGUMENTS + TRITON_3 + BUILDS, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0").splitlines()
     found = {name: (registers, stack, loop) for name, registers, stack, loop in map(json.loads, lines)}
     assert len(found) == len(lines) == 36
     for name, (registers, stack, loop) in found.items():
@@ -416,6 +440,16 @@ def test_every_kernel_compiles_for_a_gpu_and_its_loop_is_arithmetic(tmp_path: Pa
         registers, stack, loop = found[name]
         assert (registers <= limit, stack) == (True, 0), (name, registers, stack)
         assert sum(loop.values()) <= ratio * loop["FFMA"], (name, loop)
+
+
+def test_every_kernel_compiles_with_triton_2(tmp_path: Path) -> None:
+    """It knows no loop with stages, and no other name for a loop than `range`; how fast it is, nobody has measured."""
+    if hasattr(importlib.import_module("triton.language"), "range"):
+        pytest.skip("this is Triton 3: the test above")
+    names = python(ARGUMENTS + TRITON_2 + BUILDS, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0").split()
+    assert len(set(names)) == 12
+    compiled = [path.stem for path in tmp_path.rglob("*.cubin")]
+    assert sorted(compiled) == sorted(names)
 
 
 # ---- how kernels are started

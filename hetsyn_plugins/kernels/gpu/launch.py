@@ -37,13 +37,15 @@ KEEPS_COMPILED = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 6)
 _KEPT: dict[Any, Any] = {}
 
 
-def _interpreted_range(first: Any, last: Any, num_stages: int) -> range:
-    return range(int(first), int(last))
+def _interpreted_range(*bounds: Any, num_stages: int = 1) -> range:
+    return range(*map(int, bounds))
 
 
-# `for t in pipelined(0, T, num_stages=4)`: what step t + 3 loads is copied to shared memory during step t. Triton 2 has
-# no such loop and ignores the stages of a plain one.
-pipelined: Any = _interpreted_range if INTERPRETED else getattr(tl, "range", range)
+# `for t in range(0, T, num_stages=4)`: what step t + 3 loads is copied to shared memory during step t. Triton 2 has no
+# such loop; it ignores the stages of a plain one, which it knows by its name only. So a file with such loops says
+# `if HAS_STAGES: range = staged_range`, and its other code has no use for `range`.
+HAS_STAGES = IS_TRITON_3 or INTERPRETED
+staged_range: Any = _interpreted_range if INTERPRETED else getattr(tl, "range", range)
 
 
 def kernel(function: Callable[..., None]) -> Any:
@@ -74,6 +76,11 @@ def launch(
 def cells(n: int, size: int) -> int:
     """How many tiles of a size cover n numbers."""
     return -(-n // size)
+
+
+def pieces(n: int, size: int) -> list[tuple[int, int]]:
+    """(first, length) of the pieces of a size, but for the last, that n numbers fall into."""
+    return [(first, min(size, n - first)) for first in range(0, n, size)]
 
 
 def or_any(x: Tensor | None, other: Tensor) -> Tensor:

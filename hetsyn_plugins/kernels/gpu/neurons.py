@@ -24,13 +24,16 @@ from torch import Tensor
 
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
-from hetsyn_plugins.kernels.gpu.launch import cells, kernel, launch, or_any, pipelined
+from hetsyn_plugins.kernels.gpu.launch import HAS_STAGES, cells, kernel, launch, or_any, staged_range
 from hetsyn_plugins.kernels.gpu.surrogates import GIVEN, derivative_bwd, kind_of
 from hetsyn_plugins.kernels.interface import LayerTensors, OutputGradients
 from hetsyn_plugins.kernels.zeros import is_zero
 
 TILE = 64  # neurons of a program, two a lane of one warp
 
+
+if HAS_STAGES:
+    range = staged_range
 
 # ---- kernels
 
@@ -94,7 +97,7 @@ def neurons_fwd(
     J, A = load_if(J0, e, inside, HAS_INITIAL & HAS_RESET), load_if(A0, e, inside, HAS_INITIAL & HAS_ADAPTATION)
     # where to write moves along: computed from t, the place would be carried through all stages of the loop
     u_at, v_at, row_step = u + e, v + e, B.to(tl.int64) * N
-    for t in pipelined(0, T, num_stages=8):
+    for t in range(0, T, num_stages=8):
         u_t = tl.load(u_at + t * row_step, mask=inside, other=0.0)
         v_t, z, J, A = soma_fwd(u_t, z, J, A, theta_i, reset_i, kappa_i, adapt_i, rho_i)
         tl.store(v_at, v_t, mask=inside)
@@ -154,7 +157,7 @@ def neurons_bwd(
     grad_z_prev, through_z = tl.zeros((TILE,), tl.float32), tl.zeros((TILE,), tl.float32)
     row_step = B.to(tl.int64) * N
     g_at = g + (T - 1) * row_step + e
-    for step in pipelined(0, T, num_stages=8):
+    for step in range(0, T, num_stages=8):
         q = (T - 1 - step) * row_step
         d = derivative_bwd(tl.load(v + q + e, mask=inside, other=0.0), theta_i, first, second, KIND)
         grad_z_d = (load_if(gz + q, e, inside, HAS_GZ) + grad_z_prev) * d
@@ -213,7 +216,7 @@ def soma_parameters_bwd(
     XJ, XA, SJ, SA = zero, zero, zero, zero
     g_reset, g_kappa, g_adapt, g_rho, g_bias = zero, zero, zero, zero, zero
     row_step = B.to(tl.int64) * N
-    for t in pipelined(0, T, num_stages=8):
+    for t in range(0, T, num_stages=8):
         q = t * row_step + e
         SJ, SA = kappa_i * SJ + J, rho_i * SA + A
         XJ, XA = kappa_i * XJ + z, rho_i * XA + z

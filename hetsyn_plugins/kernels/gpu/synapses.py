@@ -24,7 +24,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hetsyn_plugins.kernels.gpu.launch import IS_TRITON_3, cells, kernel, launch, or_any, pipelined
+from hetsyn_plugins.kernels.gpu.launch import (
+    HAS_STAGES,
+    IS_TRITON_3,
+    cells,
+    kernel,
+    launch,
+    or_any,
+    pieces,
+    staged_range,
+)
 
 TILE = 32  # sources and neurons of a program: 32 neurons are the lanes of a warp
 SUM_TILE = 1024
@@ -33,6 +42,9 @@ PROGRAMS = 16 * 132  # of the gradients: what fills an H100; with many fewer, th
 SCAN_REGISTERS, GRADIENT_REGISTERS = 168, 224  # 12 and 9 programs of one warp for each multiprocessor
 MAX_GRID = 65_535  # in its second and third dimension
 
+
+if HAS_STAGES:
+    range = staged_range
 
 # ---- kernels
 
@@ -139,7 +151,7 @@ def currents_fwd(
     s_at, s_at_1, s_step = s + b * M + j, s + b_1 * M + j, B.to(tl.int64) * M
     parts += part * T * rows * N
     at_i, at_i_1, step_i = parts + row * N + i, parts + row_1 * N + i, rows.to(tl.int64) * N
-    for step in pipelined(0, T, num_stages=4):
+    for step in range(0, T, num_stages=4):
         t = step
         if REVERSE:
             t = T - 1 - step
@@ -238,7 +250,7 @@ def synapses_bwd(
             a += tl.load(grad_final + b * final_b + final_at, mask=inside, other=0.0)
         q = zero
         sum_w += tl.expand_dims(tl.load(s_at + (T - 1) * s_step, mask=in_j, other=0.0), 1) * a
-        for step in pipelined(1, T, num_stages=4):
+        for step in range(1, T, num_stages=4):
             t = T - 1 - step
             g_t = tl.expand_dims(tl.load(g_at + t * g_step, mask=in_i, other=0.0), 0)
             source = tl.expand_dims(tl.load(s_at + t * s_step, mask=in_j, other=0.0), 1)
@@ -335,10 +347,8 @@ def _scan(
     pairs = batch > 1 and initial is None  # a pair with currents of its own spills
     options: dict[str, Any] = {"registers": SCAN_REGISTERS if initial is None else None, "REVERSE": reverse}
     options |= {"HAS_BIAS": bias is not None, "HAS_INITIAL": initial is not None, "NEEDS_FINAL": final is not None}
-    for row in range(0, batch, rows):
-        here = min(rows, batch - row)
-        for tile in range(0, tiles, at_once):
-            count = min(at_once, tiles - tile)
+    for row, here in pieces(batch, rows):
+        for tile, count in pieces(tiles, at_once):
             grid = (cells(n, TILE), count, cells(here, 2) if pairs else here)
             sizes = (steps, batch, m, n, row, here, tile)
             launch(currents_fwd, grid, s, *arrays, *sizes, *state_strides, **options, PAIRS=pairs, TILE=TILE)
@@ -375,14 +385,13 @@ def gradients(
     # the currents before the first step have to find their place in registers too
     tile_j = TILE // 2 if has_initial or needs_initial else TILE
     rows = _rows_of_a_group(batch, cells(n, TILE) * cells(m, tile_j))
-    sums = [g.new_empty((cells(batch, rows), m, n)) for _ in range(2 + has_initial)]
-    if not has_initial:
-        sums.append(sums[0])  # nothing is written there
+    gw = g.new_empty((cells(batch, rows), m, n))
+    sums = (gw, torch.empty_like(gw), torch.empty_like(gw) if has_initial else gw)
     grad_initial = states(g, batch, n, m) if needs_initial else None
     rT, _ = transposed(decay, weight)
     _groups(g, s, rT, ends, sums, grad_initial, rows, tile_j)
     grad_weight, grad_decay = g.new_empty((n, m)), g.new_empty((n, m))
-    arguments = (*sums, weight, grad_weight, grad_decay, *weight.stride(), len(sums[0]), m, n)
+    arguments = (*sums, weight, grad_weight, grad_decay, *weight.stride(), len(gw), m, n)
     grid = (cells(n, TILE), cells(m, TILE), 1)
     launch(sum_groups, grid, *arguments, HAS_INITIAL=has_initial, TILE=TILE, num_warps=4)
     return grad_weight, grad_decay, grad_initial
@@ -399,7 +408,7 @@ def _groups(
     s: Tensor,
     rT: Tensor,
     ends: tuple[Tensor | None, Tensor | None],
-    sums: list[Tensor],
+    sums: tuple[Tensor, ...],
     grad_initial: Tensor | None,
     rows: int,
     tile_j: int,
