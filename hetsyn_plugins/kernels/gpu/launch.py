@@ -62,7 +62,7 @@ def launch(
     registers  how many a thread may take at most, from Triton 3 on: so few let so many programs run beside each other
     """
     device = None if INTERPRETED else torch.cuda.current_device()
-    key = (kernel, device, num_warps, registers, *constants.values())
+    key = (kernel.fn, device, num_warps, registers, *constants.values())  # the hash of a kernel is one of its source
     kept = _KEPT.get(key)
     if kept is not None:
         kept[grid](*arguments, *constants.values())

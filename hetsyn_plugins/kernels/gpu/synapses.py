@@ -13,8 +13,8 @@ where it can it takes two rows of the batch, which share r and w: prototypes of 
 multiply-adds. To have i on lanes, matrices are (source, neuron) in memory; `transpose` makes them so, once a call.
 
 Tiles write parts (tile, T, B, N), which a second kernel sums in one fixed order, and groups of rows write gradients
-(group, M, N), which another sums: no atomics, two runs give the same bits. Parts are made of so many rows, or tiles, at
-a time that they take no more than PARTS_BYTES, or what u takes.
+(group, M, N), which another sums: no atomics, two runs give the same bits. Parts are made of so many rows at
+a time that they take no more memory than s and u together, and 64 MB (`parts_bytes`): a slice should fill the card.
 """
 
 from typing import Any
@@ -37,7 +37,6 @@ from hetsyn_plugins.kernels.gpu.launch import (
 
 TILE = 32  # sources and neurons of a program: 32 neurons are the lanes of a warp
 SUM_TILE = 1024
-PARTS_BYTES = 64 * 2**20
 PROGRAMS = 16 * 132  # of the gradients: what fills an H100; with many fewer, the last ones leave it idle
 SCAN_REGISTERS, GRADIENT_REGISTERS = 168, 224  # 12 and 9 programs of one warp for each multiprocessor
 MAX_GRID = 65_535  # in its second and third dimension
@@ -150,18 +149,25 @@ def currents_fwd(
         bias_i += tl.load(bias + i, mask=in_i & (jt == 0), other=0.0)
     s_at, s_at_1, s_step = s + b * M + j, s + b_1 * M + j, B.to(tl.int64) * M
     parts += part * T * rows * N
+    # where to write moves along: computed from t, it would take more instructions, and registers for all stages
     at_i, at_i_1, step_i = parts + row * N + i, parts + row_1 * N + i, rows.to(tl.int64) * N
+    if REVERSE:
+        at_i += (T - 1) * step_i
+        at_i_1 += (T - 1) * step_i
+        step_i = -step_i
     for step in range(0, T, num_stages=4):
         t = step
         if REVERSE:
             t = T - 1 - step
         source = tl.expand_dims(tl.load(s_at + t * s_step, mask=in_j, other=0.0), 1)
         x, current = currents_step(x, decay, weight, source, HAS_INITIAL, REVERSE)
-        tl.store(at_i + t * step_i, sum_in_thread(current) + bias_i, mask=in_i)
+        tl.store(at_i, sum_in_thread(current) + bias_i, mask=in_i)
+        at_i += step_i
         if PAIRS:
             source = tl.expand_dims(tl.load(s_at_1 + t * s_step, mask=in_j, other=0.0), 1)
             x_1, current = currents_step(x_1, decay, weight, source, HAS_INITIAL, REVERSE)
-            tl.store(at_i_1 + t * step_i, sum_in_thread(current) + bias_i, mask=in_i)
+            tl.store(at_i_1, sum_in_thread(current) + bias_i, mask=in_i)
+            at_i_1 += step_i
     if NEEDS_FINAL:
         if not HAS_INITIAL:
             x *= weight
@@ -337,7 +343,7 @@ def _scan(
     """As `currents`, in slices of the batch, and of the sources, such that the parts keep to their memory."""
     s, (steps, batch, m), n = s.contiguous(), s.shape, w.shape[1]
     u, tiles = s.new_empty((steps, batch, n)), cells(m, TILE)
-    at_once, rows = _slices(tiles, steps, batch, n)
+    at_once, rows = slices(steps, batch, n, m)
     # a single part is u
     parts = u if tiles == 1 and rows == batch else s.new_empty((at_once, steps, rows, n))
     arrays = (parts, r, w, or_any(bias, s), or_any(initial, s), or_any(final, s))
@@ -359,13 +365,20 @@ def _scan(
     return u
 
 
-def _slices(tiles: int, steps: int, batch: int, n: int) -> tuple[int, int]:
+def parts_bytes(steps: int, batch: int, n: int, m: int) -> int:
+    """What parts may take, bytes: slices of few rows would leave an H100 half idle."""
+    return 64 * 2**20 + 4 * steps * batch * (n + m)
+
+
+def slices(steps: int, batch: int, n: int, m: int) -> tuple[int, int]:
     """How many tiles of sources, and how many rows of the batch, are scanned at a time: first of all, whole rows."""
+    tiles, row_bytes = cells(m, TILE), 4 * steps * n
     if tiles == 1:
         return 1, min(batch, MAX_GRID)
-    row_bytes = 4 * steps * n
-    rows = min(batch, MAX_GRID, max(2, PARTS_BYTES // (tiles * row_bytes) // 2 * 2))
-    return min(tiles, MAX_GRID, max(1, PARTS_BYTES // (rows * row_bytes))), rows
+    allowed = parts_bytes(steps, batch, n, m)
+    rows = min(batch, MAX_GRID, max(2, allowed // (tiles * row_bytes)))
+    rows = min(batch, 2 * cells(batch, 2 * cells(batch, rows)))  # alike, and pairs
+    return min(tiles, MAX_GRID, max(1, allowed // (rows * row_bytes))), rows
 
 
 def gradients(
