@@ -35,6 +35,7 @@ TILE = 64  # neurons of a program, two a lane of one warp
 if HAS_STAGES:
     range = staged_range
 
+
 # ---- kernels
 
 

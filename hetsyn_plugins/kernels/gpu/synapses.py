@@ -13,8 +13,8 @@ where it can it takes two rows of the batch, which share r and w: prototypes of 
 multiply-adds. To have i on lanes, matrices are (source, neuron) in memory; `transpose` makes them so, once a call.
 
 Tiles write parts (tile, T, B, N), which a second kernel sums in one fixed order, and groups of rows write gradients
-(group, M, N), which another sums: no atomics, two runs give the same bits. Parts are made of so many rows at
-a time that they take no more memory than s and u together, and 64 MB (`parts_bytes`): a slice should fill the card.
+(group, M, N), which another sums: no atomics, two runs give the same bits. Parts are made of so many rows at a time that
+they take no more memory than s and u together, and 64 MB (`parts_bytes`); groups take no more than 35 MB, or r and w.
 """
 
 from typing import Any
@@ -41,9 +41,9 @@ PROGRAMS = 16 * 132  # of the gradients: what fills an H100; with many fewer, th
 SCAN_REGISTERS, GRADIENT_REGISTERS = 168, 224  # 12 and 9 programs of one warp for each multiprocessor
 MAX_GRID = 65_535  # in its second and third dimension
 
-
 if HAS_STAGES:
     range = staged_range
+
 
 # ---- kernels
 
@@ -376,7 +376,7 @@ def slices(steps: int, batch: int, n: int, m: int) -> tuple[int, int]:
     if tiles == 1:
         return 1, min(batch, MAX_GRID)
     allowed = parts_bytes(steps, batch, n, m)
-    rows = min(batch, MAX_GRID, max(2, allowed // (tiles * row_bytes)))
+    rows = min(batch, MAX_GRID, max(2, min(allowed // (tiles * row_bytes), MAX_GRID * SUM_TILE // n)))
     rows = min(batch, 2 * cells(batch, 2 * cells(batch, rows)))  # alike, and pairs
     return min(tiles, MAX_GRID, max(1, allowed // (rows * row_bytes))), rows
 
