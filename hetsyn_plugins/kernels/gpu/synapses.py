@@ -13,8 +13,9 @@ where it can it takes two rows of the batch, which share r and w: prototypes of 
 multiply-adds. To have i on lanes, matrices are (source, neuron) in memory; `transpose` makes them so, once a call.
 
 Tiles write parts (tile, T, B, N), which a second kernel sums in one fixed order, and groups of rows write gradients
-(group, M, N), which another sums: no atomics, two runs give the same bits. Parts are made of so many rows at a time that
-they take no more memory than s and u together, and 64 MB (`parts_bytes`); groups take no more than 35 MB, or r and w.
+(group, M, N), which another sums: no atomics, two runs give the same bits. Parts are made of so many rows at a time
+that they take no more memory than s and u together, and 64 MB (`parts_bytes`); groups take up to 35 MB, or what r and w
+take.
 """
 
 from typing import Any
