@@ -69,7 +69,8 @@ class Half(surrogate.Arctan):
 def gradient(spike_grad):
     torch.manual_seed(0)
     x, w = torch.rand(9, 3, 5), torch.rand(4, 5, requires_grad=True)
-    lif.hetsyn_lif(x, w, 0.8, reset_decay=0.8, detach_reset=True, surrogate=spike_grad)[0].sum().backward()
+    options = {"detach_reset": True, "surrogate": spike_grad, "backend": "gpu"}
+    lif.hetsyn_lif(x, w, 0.8, reset_decay=0.8, **options)[0].sum().backward()
     return w.grad
 
 ours = gradient(surrogate.Arctan())
