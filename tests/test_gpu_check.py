@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import pytest
 import torch
 from pretended_card import pretended_card
 
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "gpu_check"
+ROOT = Path(__file__).resolve().parents[1]
+TOOL = ROOT / "tools" / "gpu_check"
 
 
 @pytest.fixture
@@ -81,6 +83,16 @@ def test_the_benchmark_stands_beside_what_was_aimed_at(tool: Any, tmp_path: Path
         "A 0.50 ms, card 0.38 aim 0.65 33% of float32 91 MB snnTorch x 40.0".split()
     )
     assert list(tool.benchmark(said, tmp_path / "none.csv")) == ["gate: equal", missing]
+
+
+def test_what_is_marked_runs_on_a_card() -> None:
+    """A few of them, on one that is not there."""
+    few = "batch_first_stack or given_states or goes_on_from_the_state or graded_spikes_go_on"
+    words = [sys.executable, "-m", "pytest", "-c", str(ROOT / "setup.cfg"), "--rootdir", str(ROOT), "-q", "-p"]
+    words += ["no:cacheprovider", "--device", "pretended", "-m", "card and not cpu_only", "-k", few]
+    words += [str(ROOT / "tests" / "adapters" / f"test_{name}.py") for name in ("padded", "steps_of_layers")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
 
 
 @pytest.fixture

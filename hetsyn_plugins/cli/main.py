@@ -184,6 +184,10 @@ def run_verify(arguments: argparse.Namespace) -> int:
     start = time.perf_counter()
     only_backends, only_checks = arguments.backend, arguments.check
     suites: list[Any] = [(checks, backends.available()), (integers, integers.available())]
+    absent = {**suites[0][1][1], **suites[1][1][1]}
+    for name in only_backends or ():
+        if name in absent:
+            raise ValueError(f"--backend: expected one that runs here, got {name!r}: {absent[name]}")
     _check_known("--backend", only_backends, [b.name for _, (present, _) in suites for b in present])
     _check_known("--check", only_checks, [name for suite, _ in suites for name in suite.CHECKS])
     failures = lines = 0
@@ -196,7 +200,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
             print(f"{backend:14} {check:18} {'FAILED' if failed else 'ok':7} {result}", flush=True)
     if lines == 0:
         raise ValueError("--check: expected one that applies to the --backend, got none: floats and integers are apart")
-    for name, reason in {**suites[0][1][1], **suites[1][1][1]}.items():
+    for name, reason in absent.items():
         print(f"{name:14} absent: {reason}")
     print(f"{lines - failures} of {lines} passed in {time.perf_counter() - start:.0f} s")
     return 1 if failures else 0

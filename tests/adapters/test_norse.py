@@ -16,6 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.card
+
 norse_torch = pytest.importorskip("norse.torch")
 
 from norse.torch import Lift, RegularizationCell, SequentialState  # noqa: E402
@@ -70,6 +72,7 @@ def in_steps(cell: Any, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
 
 
 @pytest.mark.parametrize("cls", [*CELLS, *SEQUENCES])
+@pytest.mark.cpu_only
 def test_every_class_equals_the_reference(cls: Any) -> None:
     adapt = {"tau_adapt_inv": 10.0, "adapt_strength": 0.05} if cls.spiking else {}
     p = parameters(**adapt, tau_syn_inv=torch.rand(N, M, dtype=torch.float64) * 200)
@@ -124,6 +127,7 @@ def test_functional_step_with_fresh_parameters() -> None:
     torch.testing.assert_close(after.v, torch.full((B, N), 3 * decay - 1.0))
 
 
+@pytest.mark.cpu_only
 def test_functional_step_of_float64_weights_needs_no_p() -> None:
     weights = torch.full((N, M), 0.5, dtype=torch.float64)
     x = torch.ones(B, M, dtype=torch.float64)
@@ -169,6 +173,7 @@ def test_tau_inv_of_zero_and_infinity_are_r_one_and_zero(parametrization: str) -
 
 
 @pytest.mark.parametrize("method", ["super", "triangle", "tanh", "circ", "heavi_erfc"])
+@pytest.mark.cpu_only
 def test_norse_methods_give_norse_gradients(method: str) -> None:
     from norse.torch.functional.threshold import threshold
 
@@ -277,6 +282,7 @@ def test_a_mixture_is_seen_by_what_is_hung_on_the_container() -> None:
         adapter.check_one_kind(net, ())
 
 
+@pytest.mark.cpu_only
 def test_a_lift_of_a_stateful_cell_in_a_container_is_named() -> None:
     """Norse 1.1 takes a Lift for stateless and hands its pair on."""
     net = SequentialState(Lift(HetSynLIFCell(M, N)), HetSynLI(N, 2))
@@ -389,6 +395,7 @@ def test_record_states() -> None:
             assert torch.equal(states.z, out)
 
 
+@pytest.mark.cpu_only
 def test_recording_looks_at_the_inputs_once_as_the_fused_run_does() -> None:
     bad = torch.full((T, B, M), torch.nan)
     with pytest.raises(ValueError, match="input_tensor: expected finite values, got 216 NaN"):
@@ -404,6 +411,7 @@ def test_sequence_gives_membranes_too() -> None:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch 2.15's, at any break
 @pytest.mark.parametrize("cells", [False, True])
+@pytest.mark.cpu_only
 def test_a_whole_container_compiles(cells: bool) -> None:
     kind = (HetSynLIFCell, HetSynLIFRecurrentCell, HetSynLICell) if cells else (HetSynLIF, HetSynLIFRecurrent, HetSynLI)
     net = SequentialState(*(c(M, M, HetSynLIFParameters(v_th=0.4), DT) for c in kind))
@@ -421,6 +429,7 @@ def test_a_whole_container_compiles(cells: bool) -> None:
 
 
 @pytest.mark.parametrize("cls", [*CELLS, *SEQUENCES])
+@pytest.mark.cpu_only
 def test_deepcopy_and_pickle(cls: Any) -> None:
     module = cls(M, N, parameters(), DT)
     x = spike_trains(T, B, M) if module.sequential else spike_trains(B, M)
@@ -448,6 +457,7 @@ def test_half_types(cls: Any, half: torch.dtype) -> None:
     assert double(x.double())[1].v.dtype == torch.float64
 
 
+@pytest.mark.cpu_only
 def test_repr_has_ranges_threshold_and_surrogate() -> None:
     p = HetSynLIFParameters(
         initialisers.UniformTau(5e-3, 2e-2, DT), 0.0, None, 5.0, 0.1, torch.linspace(0, 1, N), v_th=0.4
@@ -503,6 +513,7 @@ LEARNED = {"learn_reset": "reset_decay", "learn_threshold": "threshold", "learn_
 
 @pytest.mark.parametrize("chosen", [(), *((option,) for option in LEARNED), tuple(LEARNED)])
 @pytest.mark.parametrize("cls", [HetSynLIFCell, HetSynLIFRecurrentCell, HetSynLIF, HetSynLIFRecurrent])
+@pytest.mark.cpu_only
 def test_what_is_learned_survives_constructors_and_copies(cls: Any, chosen: tuple[str, ...]) -> None:
     values = {"tau_adapt_inv": 5.0, "adapt_strength": 0.1}
     p = HetSynLIFParameters(**values, **dict.fromkeys(chosen, True))
@@ -701,12 +712,14 @@ def test_no_steps_and_one(cls: Any, record: bool) -> None:
         ),
     ],
 )
+@pytest.mark.cpu_only
 def test_wrong_arguments_are_named(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 
 
 @pytest.mark.parametrize(("cell_class", "sequence_class"), PAIRS)
+@pytest.mark.cpu_only
 def test_a_state_of_another_batch_is_refused(cell_class: Any, sequence_class: Any) -> None:
     for cls in (cell_class, sequence_class):
         module = cls(M, N, parameters(), DT)
@@ -719,6 +732,7 @@ def test_a_state_of_another_batch_is_refused(cell_class: Any, sequence_class: An
 
 
 @pytest.mark.parametrize("cls", [HetSynLIFCell, HetSynLIF])
+@pytest.mark.cpu_only
 def test_currents_that_the_layer_does_not_have_are_refused(cls: Any) -> None:
     """The state of a layer with reset and adaptation, given to one without: nothing is silently dropped."""
     x = torch.ones(T, B, M)[() if cls.sequential else 0]

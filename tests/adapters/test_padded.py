@@ -27,6 +27,8 @@ from hetsyn_plugins.adapters import norse as norse_adapter
 from hetsyn_plugins.adapters.norse import HetSynLIF, HetSynLIFParameters
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
 
+pytestmark = pytest.mark.card
+
 T, B, M, N = 14, 6, 5, 4
 LENGTHS = (9, 3, 14, 3, 1, 14)  # unsorted, some twice, the whole and a single step
 
@@ -250,6 +252,7 @@ def test_lengths_that_do_not_fit_are_refused(build: Any, lengths: Any, says: str
 
 
 @kinds
+@pytest.mark.cpu_only
 def test_what_is_valid_must_still_be_finite(build: Any) -> None:
     x = trains()
     x[2, 1, 0] = torch.nan
@@ -362,6 +365,7 @@ def test_zeros_for_a_batch_first_input_are_of_its_batch(build: Any) -> None:
 
 
 @kinds
+@pytest.mark.cpu_only
 def test_a_layer_stays_batch_first_wherever_it_goes(build: Any, tmp_path: Path) -> None:
     layer = build(batch_first=True)
     x = trains().transpose(0, 1)
@@ -380,6 +384,7 @@ def test_a_layer_stays_batch_first_wherever_it_goes(build: Any, tmp_path: Path) 
             assert "batch_first" not in repr(convert(build(), to=to, dt=1e-3))
 
 
+@pytest.mark.cpu_only
 def test_a_layer_from_before_there_was_batch_first_is_time_first() -> None:
     layer = snn_layer(HetSynLeaky)()
     del layer.__dict__["batch_first"]
@@ -397,6 +402,7 @@ BUGS = [
 
 
 @pytest.mark.parametrize(("old", "new", "says", "error"), BUGS, ids=[old for old, *_ in BUGS])
+@pytest.mark.cpu_only
 def test_planted_bugs_are_caught(old: str, new: str, says: str, error: Any) -> None:
     lengths, layer = "hetsyn_plugins.ops.lengths", "hetsyn_plugins.ops.layer"
     with planted(lengths, old, new) as changed, pytest.MonkeyPatch.context() as patch:

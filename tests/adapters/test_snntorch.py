@@ -17,6 +17,8 @@ import pytest
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.card
+
 snn = pytest.importorskip("snntorch")
 
 from snntorch import functional, spikegen, surrogate, utils  # noqa: E402  after the skip
@@ -139,6 +141,7 @@ def test_an_empty_sequence_changes_no_hidden_state() -> None:
     assert whole[4].any() and torch.equal(torch.cat([layer(x[:5]), layer(x[5:5]), layer(x[5:])]), whole)
 
 
+@pytest.mark.cpu_only
 def test_a_move_that_changes_nothing_keeps_the_hidden_states() -> None:
     layer = lively(HetSynLeaky(M, N, init_hidden=True))
     layer(spike_trains(B, M))
@@ -147,6 +150,7 @@ def test_a_move_that_changes_nothing_keeps_the_hidden_states() -> None:
     assert layer.double().mem.numel() == 0
 
 
+@pytest.mark.cpu_only
 def test_a_layer_can_be_made_without_storage() -> None:
     options: dict[str, Any] = {"bias": True, "learn_graded_spikes_factor": True}
     layer = RHetSynLeaky(M, N, device="meta", **options)
@@ -238,6 +242,7 @@ def test_hidden_state_is_kept_and_restarts_with_another_batch() -> None:
         ),
     ],
 )
+@pytest.mark.cpu_only
 def test_wrong_input_is_named(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
@@ -293,6 +298,7 @@ def test_training_with_losses_accuracies_and_spikegen(registered: None) -> None:
     assert 0 <= functional.accuracy_rate(spk, targets) <= 1
 
 
+@pytest.mark.cpu_only
 def test_backprop_bptt(registered: None) -> None:
     from snntorch import backprop
 
@@ -330,6 +336,7 @@ def test_probe_monitors() -> None:
 
 
 @pytest.mark.parametrize("cls", [HetSynLeaky, RHetSynLeaky])
+@pytest.mark.cpu_only
 def test_deepcopy_and_pickle_after_a_forward(cls: Any) -> None:
     layer = lively(cls(M, N, init_hidden=True, learn_threshold=True))
     x = spike_trains(B, M)
@@ -359,6 +366,7 @@ def test_state_dict_round_trip_and_bad_values() -> None:
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("sequence", [True, False])
+@pytest.mark.cpu_only
 def test_half_types_equal_the_float32_run_on_rounded_values(half: torch.dtype, sequence: bool) -> None:
     layer = lively(RHetSynLeaky(M, N, alpha=0.997, bias=True)).to(half)
     assert layer.alpha.dtype == torch.float32 and layer.weight.dtype == half and (layer.alpha == 0.997).all()
@@ -402,6 +410,7 @@ def test_detach_hidden_cuts_the_graph(cls: Any) -> None:
     assert not layer.mem.any()
 
 
+@pytest.mark.cpu_only
 def test_inference_and_then_training() -> None:
     layer, x = lively(HetSynLeaky(M, N, init_hidden=True)), spike_trains(T, B, M)
     with torch.inference_mode():
@@ -479,6 +488,7 @@ def test_a_quantiser_that_changes_nothing_changes_nothing() -> None:
         torch.testing.assert_close(gradient, want[name], rtol=1e-10, atol=1e-10, msg=name)
 
 
+@pytest.mark.cpu_only
 def test_graded_spikes_are_ones_to_the_recurrence_under_autocast() -> None:
     """A bfloat16 spike of factor 3.3 is not 3.3: divided by the float32 factor it would not be 1."""
     torch.manual_seed(0)
@@ -561,6 +571,7 @@ def test_rewritten_buffers_do_not_break_a_graph() -> None:
     assert layer.weight.grad.any()
 
 
+@pytest.mark.cpu_only
 def test_our_surrogate_serves_a_stock_neuron() -> None:
     stock = snn.Leaky(0.9, spike_grad=hetsyn_plugins.surrogate.Triangular())
     x = torch.tensor([[1.5]], requires_grad=True)
@@ -569,6 +580,7 @@ def test_our_surrogate_serves_a_stock_neuron() -> None:
     pickle.loads(pickle.dumps(stock))
 
 
+@pytest.mark.cpu_only
 def test_compiled_step_gives_the_same() -> None:
     layer, x = lively(HetSynLeaky(M, N)), spike_trains(B, M)
     compiled = torch.compile(layer, backend="aot_eager")
@@ -643,6 +655,7 @@ def test_initialisers_follow_torch_manual_seed() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:a HetSynLeaky of 30 neurons fired at every step")
+@pytest.mark.cpu_only
 def test_sequence_saves_no_currents() -> None:
     layer, x = lively(HetSynLeaky(40, 30)), spike_trains(50, 8, 40)
     sizes: list[int] = []
@@ -751,6 +764,7 @@ def test_a_bias_frozen_apart_from_its_weight_is_refused() -> None:
 
 
 @pytest.mark.parametrize("init_hidden", [True, False])
+@pytest.mark.cpu_only
 def test_two_ddp_ranks_equal_one_process(tmp_path: Path, init_hidden: bool) -> None:
     """The mean of two ranks' gradients is that of the whole batch: 1e-12 is rounding, in another order of summation."""
     context = torch.multiprocessing.spawn(ddp_worker.rank, args=(2, str(tmp_path), init_hidden), nprocs=2, join=False)

@@ -12,6 +12,8 @@ from torch.nn.utils import parametrizations, parametrize, prune, weight_norm
 
 from hetsyn_plugins.ops import steps
 
+pytestmark = pytest.mark.card
+
 snntorch_adapter = pytest.importorskip("hetsyn_plugins.adapters.snntorch")
 norse_adapter = pytest.importorskip("hetsyn_plugins.adapters.norse")
 
@@ -101,6 +103,7 @@ PAIRS = [(name, around) for name in LAYERS for around in AROUND if "half" not in
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 @pytest.mark.parametrize(("name", "around"), PAIRS)
+@pytest.mark.cpu_only
 def test_a_loop_of_a_layer_is_one_loop_of_the_op_in_every_epoch(
     name: str, around: str, loops: list[steps.Loop]
 ) -> None:

@@ -49,6 +49,15 @@ def test_unknown_names_are_one_line_and_status_2(capsys: pytest.CaptureFixture[s
     assert main(["demo", "--epochs", "0"]) == 2
 
 
+def test_verify_says_why_a_backend_is_absent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hetsyn_plugins.conformance.backends._why_no_gpu", lambda: "no CUDA device")
+    assert main(["verify", "--backend", "gpu"]) == 2
+    expected = "hetsyn verify: --backend: expected one that runs here, got 'gpu': no CUDA device\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_demo_runs_and_leaves_what_it_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

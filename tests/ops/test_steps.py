@@ -19,6 +19,8 @@ from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.ops import hetsyn_lif, hetsyn_lif_step, loop_costs, steps
 
+pytestmark = pytest.mark.card
+
 T, B, M, N = 6, 3, 5, 4
 Step = Callable[[Tensor, HetSynState | None], HetSynState]
 
