@@ -102,8 +102,9 @@ def made_here_first(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """torch.tensor or as_tensor, on the CPU and then moved."""
 
     def made(data: Any, device: Any = None, requires_grad: bool = False, **options: Any) -> Tensor:
-        tensor = make(data, device="cpu", **options)
-        tensor = tensor.to(torch.empty(0).device if device is None else device)
+        if device is None:
+            device = data.device if isinstance(data, Tensor) else torch.empty(0).device
+        tensor = make(data.cpu() if isinstance(data, Tensor) else data, device="cpu", **options).to(device)
         return tensor.requires_grad_() if requires_grad else tensor
 
     return made
