@@ -138,10 +138,13 @@ class HetSynModule(Copied):
         As all values, on the CPU, elsewhere with check=True only. Torch counts what is written to a tensor, so that an
         unchanged layer costs a look at the counts; what goes around them (`.data`) is seen with the next change.
         """
+        if layer.weight.device.type != "cpu":
+            check_one_device(layer, names)  # no value is looked at
         if self.check is False or (self.check is None and layer.weight.device.type != "cpu"):
             return
         origin = self.origin()
         if origin is None or not origin.is_same(self.__dict__.get("_seen")):
+            check_one_device(layer, names)
             check_ranges(layer._asdict(), names)
             self.__dict__["_seen"] = origin
 
@@ -161,6 +164,14 @@ class HetSynModule(Copied):
     def why_not_plain(self) -> str | None:
         """What of this layer plain data (`core.network.HetSynLayer`) has no place for; None where there is nothing."""
         return None
+
+
+def check_one_device(layer: LayerTensors, names: ArgumentNames) -> None:
+    """Raise ValueError for a part of a layer on another device than its weight: one that `.to` was called on alone."""
+    device = layer.weight.device
+    for field, tensor in zip(layer._fields, layer, strict=True):
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{names[field]}: expected on the weight's device, {device}, got {tensor.device}")
 
 
 def options_from_params(params: HetSynParams, share: str | None, tie_reset: bool) -> dict[str, Any]:

@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from planting import changed
 from pretended_card import CARD, pretended_card
 
-from hetsyn_plugins.cli import main
+from hetsyn_plugins.cli import demo, main
 from hetsyn_plugins.experiments import training
 from hetsyn_plugins.experiments.claims.claim import Arm, Evidence
 from hetsyn_plugins.experiments.config import Config, load_config
+from hetsyn_plugins.experiments.data import digits
 from hetsyn_plugins.experiments.run_folder import NETWORK, RESULT
 from hetsyn_plugins.experiments.training import Trainer, train
 from hetsyn_plugins.ops import devices
@@ -146,6 +148,21 @@ def test_a_claims_runs_are_those_of_every_device(tmp_path: Path) -> None:
         )
     ]
     assert folders[0] == folders[1] != folders[2] == folders[3]
+
+
+def test_the_demo_trains_on_a_card_as_on_the_cpu(card: None) -> None:
+    pytest.importorskip("sklearn")
+    data = digits.load_spikes(0)
+    data = data._replace(train_spikes=data.train_spikes[:, :4], train_labels=data.train_labels[:4])
+    outputs = []
+    for device in (torch.device("cpu"), CARD):
+        torch.manual_seed(0)
+        net = demo.build().to(device)
+        demo.train(net, data, 2, quiet=True)
+        x = torch.from_numpy(data.train_spikes).to(device)
+        outputs.append(demo.spikes_and_output(net, x))
+    for on_cpu, on_card in zip(*outputs, strict=True):
+        np.testing.assert_array_equal(on_cpu, on_card)
 
 
 PLANTED = [

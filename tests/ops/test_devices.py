@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from pretended_card import CARD, pretended_card
 
+from hetsyn_plugins.exchange import frameworks
 from hetsyn_plugins.ops import devices, dispatch
 
 H100 = (9, 0)
@@ -79,3 +81,20 @@ def test_a_card_of_no_use_is_refused(
     with pytest.raises(ValueError, match=says) as raised:
         devices.usable("training.device", name)
     assert str(raised.value).startswith("training.device: expected ")
+
+
+@pytest.mark.parametrize(
+    ("framework", "kind", "name"), [("snntorch", "HetSynLeaky", "threshold"), ("norse", "HetSynLIF", "v_th")]
+)
+def test_a_part_of_a_layer_left_on_another_device_is_named(
+    framework: str, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(framework)
+    with pretended_card(monkeypatch):
+        layer = getattr(frameworks.adapter(framework), kind)(3, 2).to(CARD)
+        x = torch.rand(4, 2, 3).to(CARD)
+        layer(x)
+        holder = layer if framework == "snntorch" else layer.p
+        holder._buffers[name] = holder._buffers[name].cpu()
+        with pytest.raises(ValueError, match=f"{name}: expected on the weight's device, cuda:0, got cpu"):
+            layer(x)
