@@ -43,7 +43,7 @@ from hetsyn_plugins.ops.arguments import (
     output_dtype,
 )
 from hetsyn_plugins.ops.dispatch import check_backend
-from hetsyn_plugins.ops.foreign_inputs import refuse_export
+from hetsyn_plugins.ops.foreign_inputs import outside_of_graph
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params, span
 from hetsyn_plugins.ops.lengths import checked_lengths
 from hetsyn_plugins.ops.lif import run_sequence, run_step
@@ -572,11 +572,11 @@ class _HetSynModule(HetSynModule, nn.Module):
         if self.check:
             self.check_changed(layer, ARGUMENT_NAMES)
         before = self._returned(state, layer, x.shape[0]) or self.initial(state, layer, x.shape[0])
-        after = run_step(x, layer, before, self.way(), owner=origin, module=self)
+        checked = self.checked(ARGUMENT_NAMES) if torch.compiler.is_compiling() else ""
+        after = run_step(x, layer, before, self.way(), owner=origin, module=self, checked=checked)
         out = after.spikes if self.spiking else after.v
         return out.to(output_dtype(input_tensor, weight)), _from_core(after, self.state_class)
 
-    @torch.compiler.disable  # as the op: a clean graph break
     def sequence(
         self, input_tensor: Tensor, state: Any = None, lengths: Any = None
     ) -> tuple[Tensor | None, Tensor, Any]:
@@ -587,7 +587,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         self.check_changed(layer, ARGUMENT_NAMES)
 
         def run(rows: Tensor, start: HetSynState) -> tuple[Tensor | None, Tensor, HetSynState]:
-            return run_sequence(rows, layer, start, self.way())
+            return run_sequence(rows, layer, start, self.way(), self.checked(ARGUMENT_NAMES))
 
         z, v, final = self.run_rows(run, x, self.initial(state, layer, x.shape[1]), lengths, SEQUENCE)
         out = output_dtype(input_tensor, weight)
@@ -652,8 +652,8 @@ def _dtype_of(fields: dict[str, Any]) -> torch.dtype:
 class _Cell(_HetSynModule):
     def forward(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step: input (B, M) -> z (B, N) (a readout: v) and the state after it; state None: zeros."""
-        if torch.compiler.is_compiling():
-            refuse_export()
+        if torch.compiler.is_compiling() and self.keeps_out_of_graph(None):
+            return outside_of_graph(self.forward, input_tensor, state)
         return self.step(input_tensor, state)
 
 
@@ -686,8 +686,8 @@ class _Sequence(_HetSynModule):
                      one. What it costs is in `hetsyn_plugins.ops.lengths`. SequentialState does not hand it on: hidden
                      layers need none, since what comes behind a row's end changes nothing before it
         """
-        if torch.compiler.is_compiling():
-            refuse_export()
+        if torch.compiler.is_compiling() and self.keeps_out_of_graph(lengths):
+            return outside_of_graph(self.forward, input_tensor, state, lengths)
         if self.record_states:
             x, rows = self._checked_rows(input_tensor, lengths)
             if len(x) > 0:

@@ -29,7 +29,7 @@ from hetsyn_plugins.core.validation import checked_size, describe_values
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.arguments import HALF, ArgumentNames, Caller, checked_inputs, checked_state, compute_dtype
 from hetsyn_plugins.ops.dispatch import check_backend
-from hetsyn_plugins.ops.foreign_inputs import refuse_export, usable
+from hetsyn_plugins.ops.foreign_inputs import is_exporting, outside_of_graph, usable
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
 from hetsyn_plugins.ops.lengths import at_end, checked_lengths
 from hetsyn_plugins.ops.lif import Way, run_sequence, run_step
@@ -230,6 +230,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     def _clear(self) -> None:
         for name in ("spk", "syn", "rec", "rst", "ada", "mem"):
             self.__dict__[name] = torch.zeros(0)
+        self._is_zero = True  # known without a look at the states
         self._left_in = -1  # the backward pass in which they were computed: a checkpoint's recomputation
 
     def __getattr__(self, name: str) -> Any:
@@ -245,6 +246,11 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         """How one step is called, for messages."""
         states = ", ".join(self._states)
         return f"{'' if self.recurrent else 'spk, '}{states} = layer(x, {states})"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("_states", ()):
+            self.__dict__["_is_zero"] = False
+        super().__setattr__(name, value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -283,11 +289,16 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             super()._load_from_state_dict(state_dict, prefix, *args)
 
     def reset_mem(self) -> Any:
-        """Set the states to zeros of their present shape and return them, in the order of the outputs."""
+        """Set the states to zeros of their present shape and return them, in the order of the outputs.
+
+        The graph of a compiled layer's first step reads none: a start of your own is assigned, `layer.mem = x`, and not
+        written into them.
+        """
         for name in self._states:
             state = self.__dict__[name]
             zero = torch.zeros_like(state) if state.ndim < 3 else state.new_zeros(()).expand(state.shape)
             self.__dict__[name] = zero  # currents of synapses are not written out: a reset costs nothing
+        self._is_zero = True
         states = tuple(self.__dict__[name] for name in self._states)
         return states
 
@@ -328,8 +339,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
                  `hetsyn_plugins.ops.lengths`. In a Sequential, which hands on one input, hidden layers need none: what
                  comes behind a row's end changes nothing before it
         """
-        if torch.compiler.is_compiling():
-            refuse_export()
+        if torch.compiler.is_compiling() and self.keeps_out_of_graph(lengths):
+            return outside_of_graph(self.forward, input_, *states, lengths=lengths, **named)
         beside = snntorch_host.beside(self)
         is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
         weight: Any = self.stored("weight")
@@ -360,17 +371,23 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         spk = self._graded(spk.to(input_.dtype if input_.dtype.is_floating_point else weight.dtype))
         rst = torch.zeros_like(final.v) if final.reset is None else final.reset
         after = [s for s in (final.current, final.recurrent_current, rst, final.adaptation) if s is not None]
-        if self.init_hidden and self.recurrent:
+        if self.init_hidden and self.recurrent and not (torch.compiler.is_compiling() and is_exporting()):
             self.__dict__["spk"] = self._last_output(spk, final, is_sequence, lengths)
         if is_sequence:
             spk, mem = self.swapped(spk), self.swapped(mem)
         if not self.init_hidden:
             return (spk, *after, mem)
-        self.__dict__.update(zip(self._states[self.recurrent :], (*after, final.v), strict=True))
-        self._left_in = backward_pass()
+        if not (torch.compiler.is_compiling() and is_exporting()):
+            self._keep((*after, final.v))
         if self.output:
             return (spk, *after, mem)
         return spk if self.spiking else mem
+
+    def _keep(self, states: tuple[Tensor, ...]) -> None:
+        """Keep the states for the next call; a recurrent layer's spk has its own way."""
+        self.__dict__.update(zip(self._states[self.recurrent :], states, strict=True))
+        self.__dict__["_is_zero"] = False
+        self._left_in = backward_pass()
 
     def _in_order(self, states: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         positional = dict(zip(self._states, states, strict=False))
@@ -381,6 +398,9 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
 
     def _hidden(self, batch: int, weight: Tensor) -> tuple[Tensor | None, ...]:
         """The states kept from the last call; none of them where batch size, device or dtype changed."""
+        if torch.compiler.is_compiling():
+            if self._is_zero or is_exporting():  # a program has no state from before
+                return ()
         mem: Tensor = self.__dict__["mem"]
         syn: Tensor = self.__dict__["syn"]
         if backward_pass() not in (-1, self._left_in) and syn.numel() > 0 and any(syn.stride()):
@@ -418,10 +438,15 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         state = checked_state(state, layer, batch, self._caller.names)
         return state._replace(spikes=self._last_spikes(spk, mem, layer)) if self.spiking else state
 
-    def _last_spikes(self, spk: Tensor, mem: Tensor, layer: LayerTensors) -> Tensor:
-        """z[t-1], fired from mem, or as it came out where spk is a state (recurrent layers)."""
+    def _last_spikes(self, spk: Tensor, mem: Tensor, layer: LayerTensors) -> Tensor | None:
+        """z[t-1], fired from mem, or as it came out where spk is a state (recurrent layers).
+
+        None: the operator of a compiled graph fires it.
+        """
         if self.recurrent:
             return self._ungraded(spk)
+        if torch.compiler.is_compiling() and not self.state_quant:
+            return None
         if mem.requires_grad and torch.is_grad_enabled():
             return self.way().surrogate(mem - layer.threshold, layer.threshold)
         return (mem > layer.threshold).to(mem.dtype)  # mem is a plain value (zeros, detached): nothing for theta
@@ -480,7 +505,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         """spk (B, N), ungraded, and the state after it."""
         quantise = snntorch_host.quantiser(self.state_quant)
         module = None if self.inhibition else self  # of which not every spike leaves the layer
-        final = run_step(x, layer, start, self.way(), quantise, origin, module)
+        checked = self.checked(self._caller.names) if torch.compiler.is_compiling() else ""
+        final = run_step(x, layer, start, self.way(), quantise, origin, module, checked)
         if not self.spiking:
             return torch.zeros_like(final.v), final
         spk: Tensor = final.spikes
@@ -501,13 +527,12 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         result: Run = self.run_rows(functools.partial(run, layer), x, start, lengths, self._caller)
         return result
 
-    @torch.compiler.disable  # as the op: a clean graph break
     def _sequence(self, x: Tensor, states: tuple[Tensor | None, ...], lengths: Tensor | None) -> Run:
         return self._over_time(self._fused, x, states, lengths)
 
     def _fused(self, layer: LayerTensors, x: Tensor, start: HetSynState) -> Run:
         self.check_changed(layer, self._caller.names)
-        spk, v, final = run_sequence(x, layer, start, self.way())
+        spk, v, final = run_sequence(x, layer, start, self.way(), self.checked(self._caller.names))
         return (torch.zeros_like(v) if spk is None else spk), v, final
 
     def _loop(self, layer: LayerTensors, x: Tensor, final: HetSynState) -> Run:

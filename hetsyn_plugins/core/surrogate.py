@@ -162,6 +162,7 @@ class Foreign(Surrogate):
     def __post_init__(self, name: str) -> None:
         import torch
 
+        object.__setattr__(self, "shown", repr(self))  # torch.compile cannot trace how it is found out
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             d = torch.tensor([-3.0, -1.0, -0.3, -1e-3, 0.0, 1e-3, 0.3, 1.0, 3.0], device="cpu").repeat(8)
             far = torch.tensor([-100.0, -10.0, 10.0, 100.0], device="cpu")
@@ -204,6 +205,10 @@ NAMED: dict[str, type[Surrogate]] = {
     "superspike": FastSigmoid,
     "sigmoid": Sigmoid,
 }
+
+
+# ours by their own names: what a graph can hold of one is such a name and its numbers
+OURS: dict[str, type[Surrogate]] = {kind.__name__: kind for kind in (*NAMED.values(), NoGradient)}
 
 
 def resolve(surrogate: Any, name: str = "surrogate") -> Surrogate:

@@ -144,7 +144,9 @@ def checked_inputs(inputs: Any, weight: Tensor, check: bool | None, caller: Call
 
 
 def check_finite(x: Tensor, check: bool | None, name: str) -> None:
-    """Raise ValueError for NaN or infinity; `check` None: on the CPU."""
+    """Raise ValueError for NaN or infinity; `check` None: on the CPU. What compiles has its operator look."""
+    if torch.compiler.is_compiling():
+        return
     if check:
         _check_finite(x, name)
     elif check is None:
@@ -158,10 +160,13 @@ def check_inputs(x: Tensor, name: str = "inputs") -> None:
 
 
 def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNames) -> HetSynState:
-    """The state before the first step, in the dtype and on the device of the layer; None: zeros."""
+    """The state before the first step, in the dtype and on the device of the layer; None: zeros.
+
+    In a graph that is compiled, zeros are no tensors: a state without anything (`written_out` makes them of it).
+    """
     weight = layer.weight
     if state is None:
-        return _zeros(layer, batch)
+        return HetSynState(None) if torch.compiler.is_compiling() else _zeros(layer, batch)
     shapes = state_shapes(layer._asdict(), layer.threshold is not None, batch)
     if not isinstance(state, HetSynState):
         raise ValueError(f"{names['state']}: expected a HetSynState or None, got {type(state).__name__}")
@@ -179,6 +184,14 @@ def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNa
     return HetSynState(*(None if part is None else usable(part) for part in state))
 
 
+def written_out(state: HetSynState, layer: LayerTensors, batch: int) -> HetSynState:
+    """The state, zeros as tensors of their own."""
+    if state.current is not None:
+        return state
+    shapes = state_shapes(layer._asdict(), layer.threshold is not None, batch)
+    return HetSynState(**{part: None if s is None else layer.weight.new_zeros(s) for part, s in shapes.items()})
+
+
 def _zeros(layer: LayerTensors, batch: int) -> HetSynState:
     """The state before the first step: zeros that are not written out.
 
@@ -187,7 +200,7 @@ def _zeros(layer: LayerTensors, batch: int) -> HetSynState:
     weight = layer.weight
     lacks = tuple(f is None for f in (layer.recurrent_weight, layer.reset_decay, layer.adaptation_decay))
     arguments = (*weight.shape, batch, lacks, layer.threshold is not None, weight.dtype, weight.device)
-    if torch.compiler.is_compiling() or batch * len(weight) == 1:  # a single number could be written to in place
+    if batch * len(weight) == 1:  # a single number could be written to in place
         return _expanded_zeros(*arguments)
     return _kept_zeros(*arguments)
 

@@ -88,6 +88,29 @@ def refuse_export() -> None:
         raise torch._dynamo.exc.Unsupported(NO_TRACE)
 
 
+def is_exporting() -> bool:
+    """Is this call becoming part of a program that is exported? Before torch 2.7 known of export's own tracing only."""
+    if IS_EXPORTING is None:
+        return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    return bool(IS_EXPORTING())
+
+
+@torch.compiler.assume_constant_result
+def refuse_in_graph(message: str) -> None:
+    """Refuse what no graph can hold: with fullgraph=True an error, else the graph breaks here, and this does nothing.
+
+    Dynamo calls it as in `refuse_export`, while it traces.
+    """
+    if TracingContext.try_get() is not None:
+        raise torch._dynamo.exc.Unsupported(message)
+
+
+@torch.compiler.disable
+def outside_of_graph(call: Any, *arguments: Any, **named: Any) -> Any:
+    """A call that is run as it is, behind a clean break of the graph."""
+    return call(*arguments, **named)
+
+
 def check_layout(t: Tensor, name: str) -> None:
     """Raise ValueError for a sparse tensor and its like."""
     if t.layout != torch.strided:

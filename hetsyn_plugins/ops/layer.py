@@ -16,10 +16,11 @@ from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels.interface import LayerTensors
+from hetsyn_plugins.ops import operators
 from hetsyn_plugins.ops.arguments import ArgumentNames, Caller, check_finite, check_ranges, in_full
 from hetsyn_plugins.ops.copies import Copied
 from hetsyn_plugins.ops.dispatch import Way
-from hetsyn_plugins.ops.foreign_inputs import NO_SCRIPT
+from hetsyn_plugins.ops.foreign_inputs import NO_SCRIPT, refuse_export, refuse_in_graph
 from hetsyn_plugins.ops.lengths import Run, run_rows
 from hetsyn_plugins.ops.steps import mark_of
 from hetsyn_plugins.ops.trainable import check_tied, recompute, share_of, to_hetsyn_params
@@ -128,6 +129,24 @@ class HetSynModule(Copied):
 
         return run_rows(checked, x, state, lengths)
 
+    def keeps_out_of_graph(self, lengths: Any) -> bool:
+        """Must a call be left out of the graph that is being compiled? So are rows with lengths, which are data.
+
+        Under torch.compile with fullgraph=True raises RuntimeError where a graph cannot hold the surrogate.
+        """
+        if not operators.AVAILABLE:
+            refuse_export()
+            return True
+        if not operators.takes(self.surrogate):
+            shown = getattr(self.surrogate, "shown", type(self.surrogate).__name__)
+            refuse_in_graph(operators.NO_FOREIGN.format(shown))
+            return True
+        return lengths is not None
+
+    def checked(self, names: ArgumentNames) -> str:
+        """What a compiled graph has to look at, as in `operators.sequence`."""
+        return operators.names_to_check(self.check, names)
+
     def way(self) -> Way:
         """How the op runs this layer."""
         return Way(self.surrogate, self.detach_reset, self.backend)
@@ -135,9 +154,12 @@ class HetSynModule(Copied):
     def check_changed(self, layer: LayerTensors, names: ArgumentNames) -> None:
         """Raise ValueError for parameters out of range, looked at where they have changed since they were last.
 
-        As all values, on the CPU, elsewhere with check=True only. Torch counts what is written to a tensor, so that an
-        unchanged layer costs a look at the counts; what goes around them (`.data`) is seen with the next change.
+        As all values, on the CPU, elsewhere with check=True only; by its operator in a compiled graph. Torch counts
+        what is written to a tensor, so that an unchanged layer costs a look at the counts; what goes around them
+        (`.data`) is seen with the next change.
         """
+        if torch.compiler.is_compiling():
+            return
         if layer.weight.device.type != "cpu":
             check_one_device(layer, names)  # no value is looked at
         if self.check is False or (self.check is None and layer.weight.device.type != "cpu"):

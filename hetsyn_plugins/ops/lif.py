@@ -23,7 +23,7 @@ from hetsyn_plugins.core.surrogate import resolve
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu.threads import check_fork
 from hetsyn_plugins.kernels.interface import Kernel, LayerTensors, NeedsGrad, OutputGradients
-from hetsyn_plugins.ops import steps
+from hetsyn_plugins.ops import operators, steps
 from hetsyn_plugins.ops.arguments import (
     OP,
     OP_STEP,
@@ -33,6 +33,7 @@ from hetsyn_plugins.ops.arguments import (
     checked_layer,
     checked_state,
     output_dtype,
+    written_out,
 )
 from hetsyn_plugins.ops.dispatch import Way, kernel_for
 
@@ -153,12 +154,25 @@ def fields_of(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_sequence(
-    x: Tensor, layer: LayerTensors, state: HetSynState, way: Way
+    x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, checked: str = ""
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
-    """Spikes (None for a readout) and v, (T, B, N), and the last state, of what came through the door."""
+    """Spikes (None for a readout) and v, (T, B, N), and the last state, of what came through the door.
+
+    checked  what a compiled graph has to look at, as in `operators.sequence`; an eager call has looked by itself
+    """
+    if len(x) == 0:
+        return _no_steps(x, layer, written_out(state, layer, x.shape[1]))
+    if torch.compiler.is_compiling():
+        return operators.sequence(x, layer, state, way, checked)
     check_fork()
     kernel = kernel_for(way.backend, x, layer.weight)
     return _sequence(kernel, x, layer, state, way)
+
+
+def _no_steps(x: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Tensor | None, Tensor, HetSynState]:
+    v = x.new_zeros((0, x.shape[1], len(layer.weight)))
+    own = HetSynState(*(None if part is None else part.clone() for part in state))  # zeros are everybody's
+    return (None if layer.threshold is None else v.clone()), v, own
 
 
 def run_step(
@@ -169,11 +183,19 @@ def run_step(
     quantise: Callable[[Tensor], Tensor] | None = None,
     owner: Any = None,
     module: Any = None,
+    checked: str = "",
 ) -> HetSynState:
-    """The state after one step, of what came through the door: inputs (B, M); owner, module as in `steps.Loop`."""
+    """The state after one step, of what came through the door: inputs (B, M).
+
+    owner, module   as in `steps.Loop`
+    checked         as in `run_sequence`
+    """
+    if torch.compiler.is_compiling() and quantise is None:
+        return operators.step(x, layer, state, way, checked)
     off = torch.autocast(x.device.type, enabled=False) if autocast_enabled(x.device) else nullcontext()
     with off:
-        if quantise is not None or torch.compiler.is_compiling() or transforming():
+        if quantise is not None or transforming():
+            state = written_out(state, layer, len(x))
             return eager.step(x, state, layer, way.surrogate, way.detach_reset, quantise)
         check_fork()
         return steps.step(x, layer, state, way, owner, module)
@@ -183,10 +205,6 @@ def _sequence(
     kernel: Kernel, x: Tensor, layer: LayerTensors, initial: HetSynState, way: Way
 ) -> tuple[Tensor | None, Tensor, HetSynState]:
     """Spikes and v of every step and the last state; the spikes and v of a state are those of its last step."""
-    if len(x) == 0:
-        v = x.new_zeros((0, x.shape[1], len(layer.weight)))
-        own = HetSynState(*(None if part is None else part.clone() for part in initial))  # zeros are everybody's
-        return (None if layer.threshold is None else v.clone()), v, own
     off = torch.autocast(x.device.type, enabled=False) if autocast_enabled(x.device) else nullcontext()
     with off:
         function = TransformedSequence if transforming() else Sequence

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hetsyn_plugins.kernels.cpu import batch_lanes, buffers, neuron_lanes, state_gradients
+from hetsyn_plugins.kernels.cpu.lanes import neurons_are_lanes, up
 from hetsyn_plugins.kernels.cpu.simd import lanes_of
 from hetsyn_plugins.kernels.cpu.threads import parallel
 
@@ -28,18 +29,11 @@ ONLY: ContextVar[type[Layout] | None] = ContextVar("ONLY", default=None)  # the 
 
 
 def layout(inputs: Tensor, neurons: int) -> Layout:
-    """The one that computes fewer vectors: lanes that hold no row, or no neuron, are work for nothing."""
+    """The one that computes fewer vectors."""
     steps, batch, width = inputs.shape
     dtype = np.dtype(np.float64 if inputs.dtype == torch.float64 else np.float32)
-    lanes = lanes_of(dtype)
-    by_batch, by_neuron = _up(batch, lanes) * _up(neurons, 4), batch * _up(neurons, lanes)
-    # where it is close, lanes = batch: it loads less for each multiply-add
-    kind = ONLY.get() or (NeuronLanes if by_neuron * 1.25 < by_batch else BatchLanes)
+    kind = ONLY.get() or (NeuronLanes if neurons_are_lanes(batch, neurons, lanes_of(dtype)) else BatchLanes)
     return kind((steps, batch, width), neurons, dtype)
-
-
-def _up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
 
 
 def known_zero(x: Tensor | None) -> bool:
@@ -170,7 +164,7 @@ class BatchLanes(Layout):
         self.tile_bytes = self.steps * 4 * self.lanes * self.dtype.itemsize
 
     def pad(self, count: int) -> int:
-        return _up(count, 4)
+        return up(count, 4)
 
     def sequence(self, padded: int) -> Array:
         return self.empty(self.blocks, padded, self.steps, self.lanes)
@@ -279,7 +273,7 @@ class NeuronLanes(Layout):
         self.vectors = self.batch * self.n // self.lanes
 
     def pad(self, count: int) -> int:
-        return _up(count, max(4, self.lanes))
+        return up(count, max(4, self.lanes))
 
     def sequence(self, padded: int) -> Array:
         return self.empty(self.batch, padded, self.steps)

@@ -1,0 +1,362 @@
+"""The sequence and the step as operators of torch: the one node of a layer that torch.compile and torch.export see.
+
+    hetsyn_plugins::sequence   inputs (T, B, M) -> spikes, v, and the last current, recurrent, reset, adaptation
+    hetsyn_plugins::step       inputs (B, M), the same after one step
+    hetsyn_plugins::sequence_backward   the gradients of both that are asked for
+
+They run the kernels that eager calls run, so spikes are the same to the bit. A graph can hold tensors and numbers only:
+what a layer lacks comes out as a tensor without elements, a surrogate goes in by its name and its parameters, and a
+state of zeros as no state. A step keeps the state before it for its backward pass; only eager steps, which know what
+came before, are one loop (`steps.py`).
+
+From torch 2.4 on, which has `torch.library.custom_op`; before, AVAILABLE is False, and the graph breaks at a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hetsyn_plugins.core.autograd import one_by_one
+from hetsyn_plugins.core.fields import HetSynState
+from hetsyn_plugins.core.surrogate import OURS, Surrogate
+from hetsyn_plugins.kernels.cpu.lanes import written_as
+from hetsyn_plugins.kernels.cpu.threads import check_fork
+from hetsyn_plugins.kernels.interface import Kernel, LayerTensors, NeedsGrad, OutputGradients
+from hetsyn_plugins.ops.arguments import (
+    OP,
+    ArgumentNames,
+    autocast_enabled,
+    check_finite,
+    check_ranges,
+    checked_state,
+)
+from hetsyn_plugins.ops.dispatch import Way, kernel_for, why_no_cpu_kernel
+
+AVAILABLE = hasattr(torch.library, "custom_op")
+NO_FOREIGN = (
+    "surrogate: expected one of hetsyn_plugins.surrogate ("
+    + ", ".join(OURS)
+    + ") in a compiled graph, got {}, of which "
+    "a graph cannot hold the code: take one of those, or torch.compile without fullgraph=True, which leaves the layer "
+    "out of its graph"
+)
+FIELDS, PARTS = LayerTensors._fields, HetSynState._fields
+CURRENTS = PARTS[:4]  # what a state has beside spikes and v
+TENSORS = ("inputs", *FIELDS, *PARTS)
+OPTIONS = "str surrogate, float[] parameters, bool detach_reset, str backend, int lanes"
+OPTION_COUNT = 5
+
+
+class Call(NamedTuple):
+    """What an operator was given, as kernels take it; `fired` says that the first spikes are those of the first v."""
+
+    kernel: Kernel
+    inputs: Tensor
+    layer: LayerTensors
+    state: HetSynState
+    way: Way
+    fired: bool
+
+
+# ---- what layers call while they are compiled ----------------------------------------------------------------------
+
+
+def sequence(
+    x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, checked: str
+) -> tuple[Tensor | None, Tensor, HetSynState]:
+    """As `lif.run_sequence`; of a state without current, all is zero, and without spikes those of its v.
+
+    checked  "" or the `names_to_check` of the caller: values are looked at when the graph runs
+    """
+    # a copy that the graph can make together with what is in front; the kernels would make it by themselves
+    operator = torch.ops.hetsyn_plugins.sequence
+    *options, lanes = _options(way, x)
+    outputs = operator(x.contiguous(), *layer, *_read(state, layer), *options, lanes, checked)
+    spikes, v, final = _without_empty(outputs, layer)
+    current = _memory(x, layer.weight, lanes).view(final.current, x.shape[1], len(layer.weight))
+    last = None if spikes is None else spikes[-1]
+    return spikes, v, final._replace(current=current, spikes=last, v=v[-1])
+
+
+def step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, checked: str) -> HetSynState:
+    """As `lif.run_step`, with `checked` as in `sequence`."""
+    operator = torch.ops.hetsyn_plugins.step
+    outputs = operator(x.contiguous(), *layer, *_read(state, layer), *_options(way, x), checked)
+    spikes, v, final = _without_empty(outputs, layer)
+    return final._replace(spikes=spikes, v=v)
+
+
+def takes(surrogate: Surrogate) -> bool:
+    """Can a graph hold this surrogate? Not another library's, or one of a user's own."""
+    return OURS.get(type(surrogate).__name__) is type(surrogate)
+
+
+def names_to_check(check: bool | None, names: ArgumentNames) -> str:
+    """What an operator that checks values calls them, "inputs=x weight=w ..."; nothing where it does not."""
+    return " ".join(f"{name}={names[name]}" for name in ("inputs", *FIELDS)) if check else ""
+
+
+@torch.compiler.assume_constant_result
+def _cpu_lanes(double: bool) -> int:
+    """The lanes of the CPU kernel's vectors, part of a graph since the order of its currents is; 0 without it."""
+    if why_no_cpu_kernel() is not None:
+        return 0
+    from hetsyn_plugins.kernels.cpu.simd import VECTOR_BYTES  # numba, which is imported where it is used
+
+    return VECTOR_BYTES // (8 if double else 4)
+
+
+def _read(state: HetSynState, layer: LayerTensors) -> HetSynState:
+    """What of a state is read: its v only where the spikes are fired from it."""
+    fires = layer.threshold is not None and state.spikes is None
+    return state if fires else state._replace(v=None)
+
+
+def _without_empty(outputs: Any, layer: LayerTensors) -> tuple[Tensor | None, Tensor, HetSynState]:
+    spikes, v, current, recurrent, reset, adaptation = outputs
+    final = HetSynState(
+        current,
+        None if layer.recurrent_weight is None else recurrent,
+        None if layer.reset_decay is None else reset,
+        None if layer.adaptation_decay is None else adaptation,
+    )
+    return None if layer.threshold is None else spikes, v, final
+
+
+def _options(way: Way, x: Tensor) -> tuple[str, list[float], bool, str, int]:
+    kind: Any = type(way.surrogate)
+    parameters = [float(getattr(way.surrogate, name)) for name in kind.__match_args__]
+    on_cpu = x.device.type == "cpu" and way.backend in ("auto", "cpu")
+    lanes = _cpu_lanes(x.dtype == torch.float64) if on_cpu else 0
+    return kind.__name__, parameters, way.detach_reset, way.backend, lanes
+
+
+# ---- the operators -------------------------------------------------------------------------------------------------
+
+
+def _call(arguments: Sequence[Any]) -> Call:
+    """The arguments of an operator, in the order of its schema, as kernels take them."""
+    inputs, *tensors = arguments[: len(TENSORS)]
+    surrogate, parameters, detach_reset, backend, _ = arguments[len(TENSORS) :][:OPTION_COUNT]
+    layer, state = LayerTensors(*tensors[: len(FIELDS)]), HetSynState(*tensors[len(FIELDS) :])
+    kernel = kernel_for(backend, inputs, layer.weight)
+    way = Way(OURS[surrogate](*parameters), detach_reset, backend)
+    if state.current is None:
+        return Call(kernel, inputs, layer, checked_state(None, layer, inputs.shape[1], OP.names), way, False)
+    if state.v is None or layer.threshold is None:
+        return Call(kernel, inputs, layer, state, way, False)
+    fired = kernel.spikes_of(state.v[None], layer.threshold)[0]
+    return Call(kernel, inputs, layer, state._replace(spikes=fired), way, True)
+
+
+def _off(inputs: Tensor) -> Any:
+    """Kernels choose their dtypes themselves."""
+    enabled = autocast_enabled(inputs.device)
+    return torch.autocast(inputs.device.type, enabled=False) if enabled else nullcontext()
+
+
+def _run_sequence(*arguments: Any) -> tuple[Tensor, ...]:
+    check_fork()
+    with _off(arguments[0]):
+        call = _call(arguments)
+        _check(call, arguments[-1])
+        v, final = call.kernel.forward(call.inputs, call.layer, call.state)
+        spikes = None if call.layer.threshold is None else call.kernel.spikes_of(v, call.layer.threshold)
+    current, *others = final[:4]
+    of_spikes, v, *others = _own((spikes, v, *others), v)
+    return of_spikes, v, _memory(call.inputs, call.layer.weight, arguments[-2]).of(current), *others
+
+
+def _run_step(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    check_fork()
+    with _off(x):
+        call = _call((x[None], *arguments))
+        _check(call, arguments[-1])
+        _, final = call.kernel.forward(call.inputs, call.layer, call.state)
+    return _own((final.spikes, final.v, *final[:4]), x)
+
+
+def _run_backward(*arguments: Any) -> list[Tensor]:
+    """The gradients that are asked for, in the order of TENSORS."""
+    v, *gradients, needs = arguments[len(TENSORS) + OPTION_COUNT :]
+    # of an output without elements, too, there may be a gradient
+    gradients = [None if gradient is None or gradient.numel() == 0 else gradient for gradient in gradients]
+    grad_spikes, grad_v, grad_current, *grad_others = gradients
+    with _off(arguments[0]):
+        kernel, inputs, layer, state, way, fired = _call(arguments)
+        needs_grad = NeedsGrad(*needs)
+        fired = fired and needs_grad.v
+        asked = needs_grad._replace(spikes=needs_grad.spikes or fired)
+        if grad_current is not None:
+            grad_current = _of_current(grad_current, inputs, layer.weight, arguments[len(TENSORS) + OPTION_COUNT - 1])
+        output_gradients = OutputGradients(grad_spikes, grad_v, HetSynState(grad_current, *grad_others))
+        g = kernel.backward(inputs, layer, state, v, output_gradients, way.surrogate, way.detach_reset, asked)
+        if fired:
+            d = state.v - layer.threshold
+            grad_d = g.state.spikes * way.surrogate.derivative(d, layer.threshold)
+            g = g._replace(state=g.state._replace(v=grad_d))
+            if needs_grad.threshold:
+                g.layer["threshold"] = g.layer["threshold"] - grad_d.sum(0)
+    gradients = [g.inputs, *(g.layer.get(name) for name in FIELDS), *g.state]
+    given = arguments[: len(TENSORS)]
+    wanted = [
+        torch.zeros_like(t) if gradient is None else gradient
+        for t, gradient, needed in zip(given, gradients, needs, strict=True)
+        if needed
+    ]
+    return list(_own(wanted, v))
+
+
+def _of_current(gradient: Tensor, inputs: Tensor, weight: Tensor, lanes: int) -> Tensor | None:
+    """The gradient of the last currents; None for zeros, which autograd makes where a graph ends without one."""
+    if not gradient.any():
+        return None
+    return _memory(inputs, weight, lanes).view(gradient, inputs.shape[1], len(weight))
+
+
+def _check(call: Call, checked: str) -> None:
+    if checked:
+        names = ArgumentNames(pair.split("=") for pair in checked.split())
+        check_finite(call.inputs, True, names["inputs"])
+        check_ranges(call.layer._asdict(), names)
+
+
+class Memory(NamedTuple):
+    """How the last currents (B, N, M) lie: as the CPU kernel writes them, since to turn them round costs time.
+
+    shape, axes   of the memory, padded: "NMB" has rows of the batch side by side
+    """
+
+    shape: tuple[int, int, int]
+    axes: str
+
+    def view(self, memory: Tensor, batch: int, neurons: int) -> Tensor:
+        """The currents (B, N, M) in it."""
+        return memory.permute(*map(self.axes.index, "BNM"))[:batch, :neurons]
+
+    def of(self, current: Tensor) -> Tensor:
+        """The memory of currents; a copy where a kernel, or another machine, has written them in another order."""
+        batch, neurons, _ = current.shape
+        a, b, _ = self.shape
+        strides = (b * self.shape[2], self.shape[2], 1)
+        in_order = tuple(strides[self.axes.index(axis)] for axis in "BNM")
+        whole = current.untyped_storage().nbytes() == a * strides[0] * current.itemsize
+        if whole and current.stride() == in_order and current.storage_offset() == 0:
+            return current.as_strided(self.shape, strides)
+        memory = current.new_zeros(self.shape)
+        self.view(memory, batch, neurons).copy_(current)
+        return memory
+
+
+def _memory(inputs: Tensor, weight: Tensor, lanes: int) -> Memory:
+    """That of a sequence (T, B, M) or a step (B, M), which is plain."""
+    (n, m), batch = weight.shape, inputs.shape[-2]
+    if lanes == 0 or inputs.ndim == 2:
+        return Memory((batch, n, m), "BNM")
+    steps = inputs.shape[0]
+    return Memory(*written_as(steps, batch, m, n, lanes))
+
+
+def _own(tensors: Sequence[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
+    """Each with memory of its own in the order that the graph counts on; no elements where there is nothing."""
+    whole = (like.new_empty(0) if t is None else t.contiguous() for t in tensors)
+    return tuple(t if t.untyped_storage().nbytes() == t.nbytes else t.clone() for t in whole)
+
+
+# ---- what torch has to know of them --------------------------------------------------------------------------------
+
+
+def _sequence_shapes(inputs: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    spikes, v, _, *rest = _shapes(inputs, weight, *others)
+    return spikes, v, inputs.new_empty(_memory(inputs, weight, others[-2]).shape), *rest
+
+
+def _shapes(inputs: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    """What an operator returns, without values: of a sequence (T, B, M), or of a step (B, M)."""
+    layer = LayerTensors(weight, *others[: len(FIELDS) - 1])
+    batch, n, m = inputs.shape[-2], *weight.shape
+    spiking = layer.threshold is not None
+
+    def empty(is_there: bool, *shape: Any) -> Tensor:
+        return inputs.new_empty(shape if is_there else 0)
+
+    return (
+        empty(spiking, *inputs.shape[:-1], n),
+        empty(True, *inputs.shape[:-1], n),
+        empty(True, batch, n, m),
+        empty(layer.recurrent_weight is not None, batch, n, n),
+        empty(layer.reset_decay is not None, batch, n),
+        empty(layer.adaptation_decay is not None, batch, n),
+    )
+
+
+def _gradient_shapes(*arguments: Any) -> list[Tensor]:
+    given = zip(arguments[: len(TENSORS)], arguments[-1], strict=True)
+    return [t.new_empty(t.shape) for t, needed in given if needed]
+
+
+def _keep(ctx: Any, inputs: Any, output: Any) -> None:
+    """Put aside what the backward pass needs."""
+    ctx.set_materialize_grads(False)
+    ctx.options = inputs[len(TENSORS) :][:OPTION_COUNT]
+    ctx.save_for_backward(output[1], *inputs[: len(TENSORS)])
+
+
+def _sequence_gradients(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+    v, *tensors = ctx.saved_tensors
+    return _gradients(ctx, v, tensors, gradients)
+
+
+def _step_gradients(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+    """Those of a sequence of one step."""
+    v, x, *tensors = ctx.saved_tensors
+    of_spikes, of_v, *others = gradients
+    in_time = (None if g is None else g[None] for g in (of_spikes, of_v))
+    grad_x, *grads = _gradients(ctx, v[None], (x[None], *tensors), (*in_time, *others))
+    return None if grad_x is None else grad_x[0], *grads
+
+
+def _gradients(ctx: Any, v: Tensor, tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> Any:
+    needs = list(ctx.needs_input_grad[: len(TENSORS)])
+    computed = torch.ops.hetsyn_plugins.sequence_backward(*tensors, *ctx.options, v, *gradients, needs)
+    in_turn = iter(computed)
+    grads = [next(in_turn) if needed else None for needed in needs]
+    return *grads, *(None for _ in ctx.needs_input_grad[len(TENSORS) :])
+
+
+class _OneByOne:
+    """An operator as `one_by_one` takes a function."""
+
+    def __init__(self, operator: Any) -> None:
+        self.apply = operator
+
+
+def _register(name: str, schema: str, run: Any, fake: Any, gradients: Any = None) -> None:
+    custom_op: Any = torch.library.custom_op  # type: ignore[attr-defined]  # torch 2.4
+    operator = custom_op(f"hetsyn_plugins::{name}", run, mutates_args=(), schema=schema)
+    operator.register_fake(fake)
+    if gradients is not None:
+        operator.register_autograd(gradients, setup_context=_keep)
+    if hasattr(operator, "register_vmap"):  # torch 2.5
+        operator.register_vmap(lambda info, in_dims, *args: one_by_one(_OneByOne(operator), info, in_dims, args))
+
+
+def _register_all() -> None:
+    required = ("inputs", "weight", "decay")
+    tensors = ", ".join(f"Tensor{'' if name in required else '?'} {name}" for name in TENSORS)
+    gradients = ", ".join(f"Tensor? grad_{name}" for name in ("spikes", "v", *CURRENTS))
+    outputs = ", ".join(["Tensor"] * (2 + len(CURRENTS)))
+    forward = f"({tensors}, {OPTIONS}, str checked) -> ({outputs})"
+    backward = f"({tensors.replace(' v', ' initial_v')}, {OPTIONS}, Tensor v, {gradients}, bool[] needs) -> Tensor[]"
+    _register("sequence", forward, _run_sequence, _sequence_shapes, _sequence_gradients)
+    _register("step", forward, _run_step, _shapes, _step_gradients)
+    _register("sequence_backward", backward, _run_backward, _gradient_shapes)
+
+
+if AVAILABLE:
+    _register_all()
