@@ -7,7 +7,8 @@
 They run the kernels that eager calls run, so spikes are the same to the bit. A graph can hold tensors and numbers only:
 what a layer lacks comes out as a tensor without elements, a surrogate goes in by its name and its parameters, and a
 state of zeros as no state. A step keeps the state before it for its backward pass; only eager steps, which know what
-came before, are one loop (`steps.py`).
+came before, are one loop (`steps.py`) and so faster where layers are large. To currents that leave a graph autograd
+gives a gradient of their size, of zeros if there is none; where the graph holds the loss too, they do not leave it.
 
 From torch 2.4 on, which has `torch.library.custom_op`; before, AVAILABLE is False, and the graph breaks at a layer.
 """
