@@ -11,7 +11,7 @@ from hetsyn_plugins.exchange.frameworks import FRAMEWORKS
 
 if TYPE_CHECKING:
     from hetsyn_plugins.experiments.config import Config
-    from hetsyn_plugins.experiments.run_folder import MeanSd
+    from hetsyn_plugins.experiments.run_folder import MeanSd, RunSummary
 
 
 DEVICES = "cpu (default), cuda or a card by its number, cuda:1"
@@ -107,18 +107,27 @@ def add_despite_cost(command: Any) -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     """Train, and print what came of it."""
     from hetsyn_plugins.experiments.config import load_config, to_toml
+    from hetsyn_plugins.experiments.ranks import joined
     from hetsyn_plugins.experiments.run_folder import parse_seeds
     from hetsyn_plugins.experiments.sweep import train_seeds
 
-    settings = with_device(arguments.set, arguments.device)
-    config = load_config(arguments.config, settings, arguments.framework, arguments.preset)
-    if arguments.show:
-        print(to_toml(config), end="")
-        return 0
-    folder = arguments.out or Path("runs", config.task.name)
-    seeds = parse_seeds(arguments.seeds)
-    options = {name: getattr(arguments, name) for name in ("jobs", "quiet", "tensorboard", "despite_cost")}
-    summary = train_seeds(config, seeds, folder, **options)
+    with joined() as here:
+        settings = with_device(arguments.set, arguments.device)
+        config = load_config(arguments.config, settings, arguments.framework, arguments.preset)
+        if arguments.show:
+            print(to_toml(config) if here.is_first else "", end="")
+            return 0
+        folder = arguments.out or Path("runs", config.task.name)
+        seeds = parse_seeds(arguments.seeds)
+        options = {name: getattr(arguments, name) for name in ("jobs", "quiet", "tensorboard", "despite_cost")}
+        summary = train_seeds(config, seeds, folder, **options)
+    if here.is_first:
+        say_trained(folder, config, summary)
+    return 0
+
+
+def say_trained(folder: Path, config: Config, summary: RunSummary) -> None:
+    """Print what came of a training."""
     print(f"{folder}: {config.task.name}, {config.network.variant}, {config.framework}")
     measure = summary.measure
     for seed, value in zip(summary.seeds, summary.test.values, strict=True):
@@ -130,7 +139,6 @@ def run_train(arguments: argparse.Namespace) -> int:
         f"{summary.seconds.median:.0f} s a seed (median), at most {summary.peak_memory_mb:,.0f} MB, "
         f"on {', '.join(summary.devices or [])}"
     )
-    return 0
 
 
 def with_device(settings: Sequence[str], device: str | None) -> list[str]:

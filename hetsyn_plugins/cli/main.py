@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.cli import experiments, signals
 from hetsyn_plugins.core.allocations import OutOfMemory, told
+from hetsyn_plugins.core.processes import is_rank
 
 DESCRIPTION = """HetSynLIF, the spiking neuron whose every synapse has its own time constant, for snnTorch, Norse and
 Lava-DL."""
@@ -55,6 +56,8 @@ def _run(argv: Sequence[str] | None) -> int:
         from hetsyn_plugins.core.file_format import unchecked_told_once  # loads NumPy: after signals are taken
 
         parser().parse_args(argv, arguments)
+        if is_rank() and arguments.command != "train":
+            raise ValueError(f"torchrun: expected with it the command train, got {arguments.command}")
         if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
             sys.stdout.reconfigure(errors="backslashreplace")
         with unchecked_told_once(), told(arguments.command, lambda: f"less of {arguments.less} needs less"):

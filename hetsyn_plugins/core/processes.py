@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 LIFELINE = "HETSYN_LIFELINE"  # in a child's environment: its end of the pipe
+RANKED = ("RANK", "WORLD_SIZE")  # in the environment of processes that torchrun starts
 PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when the thread that started it ends
 
 
@@ -55,6 +56,11 @@ def watch(wait: Callable[[], Any], end: Callable[[], None]) -> None:
         end()
 
     threading.Thread(target=watching, name="hetsyn_parent", daemon=True).start()
+
+
+def is_rank() -> bool:
+    """Was this process started, by torchrun for one, as one of several that are to work together?"""
+    return all(name in os.environ for name in RANKED) and os.environ["WORLD_SIZE"] != "1"
 
 
 @contextmanager

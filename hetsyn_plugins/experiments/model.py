@@ -16,6 +16,7 @@ from hetsyn_plugins.core.fields import DECAYS, SYNAPTIC
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.exchange.conversion import convert
 from hetsyn_plugins.exchange.frameworks import adapter
+from hetsyn_plugins.experiments.ranks import Share
 from hetsyn_plugins.experiments.tasks.task import Activity
 from hetsyn_plugins.ops.trainable import TrainableFields
 
@@ -41,18 +42,19 @@ class Model(nn.Module):
         if one_decay:
             self._share_one_decay()
 
-    def forward(self, inputs: Tensor) -> Activity:
+    def forward(self, inputs: Tensor, share: Share | None = None) -> Activity:
+        """What the network does with these inputs, which may be a rank's share of a batch."""
         x, spikes = inputs, []
         for layer, module in zip(self.start.layers, self.net.children(), strict=True):
-            x = self._output(module, x)
+            x = self._output(module, x, share)
             if layer.name in self.spiking:
                 spikes.append(x)
         return Activity(x, tuple(spikes))
 
-    def _output(self, module: Any, x: Tensor) -> Tensor:
+    def _output(self, module: Any, x: Tensor, share: Share | None) -> Tensor:
         """One layer over the sequence from fresh states, by the idiom of its framework."""
         if isinstance(module, nn.Dropout):
-            out: Tensor = module(x)
+            out = dropped(module, x, share)
         elif self.framework == "snntorch":
             module.reset_mem()
             out = module(x)
@@ -108,6 +110,15 @@ class Model(nn.Module):
                     if isinstance(getattr(fields, name), nn.Parameter):
                         first = first if first is not None else getattr(fields, name)
                         setattr(fields, name, first)
+
+
+def dropped(dropout: nn.Dropout, x: Tensor, share: Share | None) -> Tensor:
+    """Dropout of (T, B, N); of a share of a batch with its rows of the mask that the whole batch has."""
+    if share is None or not dropout.training:
+        out: Tensor = dropout(x)
+        return out
+    steps, _, neurons = x.shape
+    return x * share.rows(dropout(x.new_ones(steps, share.total, neurons)), 1)
 
 
 def _slayer_blocks(network: Network, quantised: bool) -> Iterator[tuple[str, nn.Module]]:

@@ -21,6 +21,7 @@ from hetsyn_plugins.experiments import training, variants
 from hetsyn_plugins.experiments.affordable import check_costs, spending
 from hetsyn_plugins.experiments.config import Config, differences, load_config, to_toml, toml_value
 from hetsyn_plugins.experiments.costs import PROCESS, cores, memory_needed
+from hetsyn_plugins.experiments.ranks import current
 from hetsyn_plugins.experiments.run_folder import (
     CONFIG,
     FAILURE,
@@ -61,6 +62,8 @@ def train_seeds(
     """
     if jobs < 0:
         raise ValueError(f"--jobs: expected at least 0, got {jobs}")
+    if current().size > 1:
+        return _train_by_ranks(config, seeds, folder, jobs, quiet, tensorboard, despite_cost)
     missing = missing_seeds(folder, seeds)
     if missing:
         devices.usable("training.device", config.training.device)
@@ -80,6 +83,32 @@ def train_seeds(
         options = {"quiet": quiet, "tensorboard": tensorboard, "despite_cost": True}  # checked above, with the others
         training.train(config, seed, seed_folder(folder, seed), **options)
     return summarise(folder)
+
+
+def _train_by_ranks(
+    config: Config,
+    seeds: Sequence[int],
+    folder: Path,
+    jobs: int,
+    quiet: bool,
+    tensorboard: bool,
+    despite_cost: bool,
+) -> RunSummary:
+    """The same where this process is one of several ranks: one seed after another, by all of them."""
+    here = current()
+    if jobs > 1:
+        raise ValueError(f"--jobs: expected 1 seed at a time where {here.size} ranks train it, got {jobs}")
+    missing = here.from_first(lambda: missing_seeds(folder, seeds))
+    if missing and not despite_cost:
+        check_costs(training.of_a_rank(config))
+    if missing:
+        training.check_shares(config)
+        _try(config, missing[0])
+    here.from_first(lambda: prepare(folder, config))
+    for seed in missing:
+        options = {"quiet": quiet, "tensorboard": tensorboard, "despite_cost": True}  # checked above
+        training.train(config, seed, seed_folder(folder, seed), **options)
+    return here.from_first(lambda: summarise(folder))
 
 
 def _try(config: Config, seed: int) -> None:

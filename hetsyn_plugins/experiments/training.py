@@ -14,8 +14,10 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,7 @@ from hetsyn_plugins.core.locks import locked
 from hetsyn_plugins.core.memory import of_process
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.exchange import checkpoint
-from hetsyn_plugins.experiments import training_state, variants
+from hetsyn_plugins.experiments import ranks, training_state, variants
 from hetsyn_plugins.experiments.affordable import check_costs, spending
 from hetsyn_plugins.experiments.batches import OnCard, moved, prepared
 from hetsyn_plugins.experiments.config import MOST_RATE, Config, TrainingConfig
@@ -73,24 +75,49 @@ def train(
 
     despite_cost   train also where more is needed than there is (`affordable.check_costs`)
 
+    Where several processes are ranks (`ranks`), each calls this: they train one network, the first writes.
+
     Raises TrainingStopped, after writing why to failure.json; the last good checkpoint stays. ValueError where another
     process trains in this folder, or for a configuration that cannot be; OutOfMemory where memory runs out.
     """
-    is_done = (folder / RESULT).exists()
-    if not is_done:
+    here = ranks.current()
+    done = is_done(folder)
+    if not done:
         devices.usable("training.device", config.training.device)
-    if not (despite_cost or is_done):
-        check_costs(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        return _train(config, seed, folder, quiet, tensorboard)
+    if not (despite_cost or done):
+        check_costs(of_a_rank(config))
+    check_shares(config)
+    if here.is_first:
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder) if here.is_first else nullcontext():
+        return _train(config, seed, folder, quiet or not here.is_first, tensorboard)
+
+
+def check_shares(config: Config) -> None:
+    """Raise ValueError where a training batch has no sample for one of the ranks."""
+    size = ranks.current().size
+    if size > 1:
+        ranks.check_rows("training.batch", config.task.smallest(config.training.batch), size)
+
+
+def of_a_rank(config: Config) -> Config:
+    """The configuration of as many samples as a rank has, at most, for what that costs."""
+    batch = -(-config.training.batch // ranks.current().size)
+    return replace(config, training=replace(config.training, batch=batch))
+
+
+def is_done(folder: Path) -> bool:
+    """Has this seed's folder a result, as the first rank sees it?"""
+    return ranks.current().from_first((folder / RESULT).exists)
 
 
 def _train(config: Config, seed: int, folder: Path, quiet: bool, tensorboard: bool) -> SeedResult:
-    if (folder / RESULT).exists():
-        return load_result(folder)
-    (folder / FAILURE).unlink(missing_ok=True)
-    clear(folder)
+    here = ranks.current()
+    if is_done(folder):
+        return here.from_first(lambda: load_result(folder))
+    if here.is_first:
+        (folder / FAILURE).unlink(missing_ok=True)
+        clear(folder)
     torch.set_num_threads(config.training.threads)
     with spending(config, "building the network"):
         trainer = Trainer(config, seed, folder, tensorboard)
@@ -98,7 +125,8 @@ def _train(config: Config, seed: int, folder: Path, quiet: bool, tensorboard: bo
         with spending(config, "making training batches"):  # what is not told inside
             trainer.go(quiet)
     except TrainingStopped as stopped:
-        write_content(folder / FAILURE, Failure(trainer.iteration, str(stopped)))
+        if here.is_first:
+            write_content(folder / FAILURE, Failure(trainer.iteration, str(stopped)))
         raise
     with spending(config, "final evaluation"):
         return trainer.finish()
@@ -109,6 +137,7 @@ class Trainer:
 
     def __init__(self, config: Config, seed: int, folder: Path, tensorboard: bool = False) -> None:
         self.config, self.seed, self.folder = config, seed, folder
+        self.ranks = ranks.current()
         settings, task = config.training, config.task
         self.device = devices.usable("training.device", settings.device)
         self.start = variants.build_for(task, config.network, seed)
@@ -129,12 +158,13 @@ class Trainer:
         self.told: set[str] = set()  # layers of which was said that they do not fire, or always
         self.best: Best | None = None  # the network that `select` would keep
         self.run = Run(seed, self.total, settings.select != "last", self.model, self.optimiser)
-        if (progress := training_state.load(folder, self.run)) is None:
-            checkpoint.save(self.start, folder / START)
-        else:
+        if (progress := self._load()) is not None:
             self.iteration, self.seconds, self.first_loss, self.best = progress
             self.saved = self.iteration
-        self.log = Log(folder, self.iteration, tensorboard)
+        elif self.ranks.is_first:
+            checkpoint.save(self.start, folder / START)
+        self.together = self.ranks.together(self.model)
+        self.log = Log(folder, self.iteration, tensorboard) if self.ranks.is_first else None
 
     def go(self, quiet: bool) -> None:
         """Train to the end."""
@@ -154,8 +184,7 @@ class Trainer:
                 validation = self.validate() if last or self.iteration % self.validate_every == 0 else None
                 self.seconds = before + time.perf_counter() - started
                 if last or validation is not None or self.iteration % self.config.training.log_every == 0:
-                    epoch = self.iteration / self.per_epoch
-                    self.log.write(self.iteration, epoch, loss, score, validation, rate, self.seconds)
+                    self._write(loss, score, validation, rate)
                     shown |= {"loss": f"{loss:.3g}", self.config.task.measure: f"{score:.3g}"}
                     shown |= {} if validation is None else {"validation": f"{validation:.3g}"}
                     batches.set_postfix(shown)
@@ -163,25 +192,32 @@ class Trainer:
                     self._save()
         finally:
             batches.close()
-            self.log.close()
+            if self.log is not None:
+                self.log.close()
 
     def step(self, batch: Batch) -> tuple[float, float, float]:
-        """One optimiser step; the loss and score of the batch before it, and the rate (of the schedule) it took."""
+        """One optimiser step on a whole batch, of which a rank takes its rows.
+
+        Returns the loss and score of the batch before it, and the rate (of the schedule) it took.
+        """
         settings, task = self.config.training, self.config.task
         torch.manual_seed(np.random.SeedSequence([self.seed, self.iteration]).generate_state(1)[0].item())
         rate = schedule(settings, self.iteration, self.per_epoch, self.total)
         for group in self.optimiser.param_groups:
             group["lr"] = group["base"] * rate
+        share = self.ranks.share(checked_batch(batch).inputs.shape[1])
+        inputs, target = share.rows(batch.inputs, 1), share.rows(batch.target, 0 if batch.target.ndim == 1 else 1)
         self.model.train()
-        inputs, target = moved(checked_batch(batch), self.device)
-        activity = self.model(inputs)
+        inputs, target = moved(Batch(inputs, target), self.device)
+        activity = self.together(inputs, share)
         loss = task.loss(activity, target)
         self.optimiser.zero_grad()
-        loss.backward()
+        self.ranks.for_average(loss, share).backward()
         # before it is clipped: clipping would spread what is not finite to all layers
         norms = torch.stack([p.grad.norm() for p in self.model.parameters() if p.grad is not None])
         with torch.no_grad():
-            value, norm, score = numbers(loss, norms.norm(), task.score(activity, target).mean())
+            of_all = self.ranks.mean([loss, task.score(activity, target).mean()], share)
+            value, score, norm = numbers(*of_all, norms.norm())
         self.first_loss = value if self.first_loss is None else self.first_loss
         exploded = value > settings.explosion * max(abs(self.first_loss), 1.0)
         if exploded or not math.isfinite(value) or not math.isfinite(norm):
@@ -199,7 +235,8 @@ class Trainer:
         found: dict[str, set[str | None]] = {}
         with spending(self.config, "validation"):
             validation = evaluate(self.model, self.judged_by, "validation", self.seed, found)
-        self._tell(found)
+        if self.ranks.is_first:
+            self._tell(found)
         if select != "last":
             judged = validation if select == "best_validation" else evaluate_test(self.model, self.judged_by, self.seed)
             assert judged is not None  # refused at the start
@@ -226,7 +263,6 @@ class Trainer:
         task = self.config.task
         validation = evaluate(self.model, self.judged_by, "validation", self.seed)
         test = evaluate_test(self.model, self.judged_by, self.seed)
-        checkpoint.save(self.model.to_network(), self.folder / NETWORK)
         result = SeedResult(
             seed=self.seed,
             measure=task.measure,
@@ -244,15 +280,32 @@ class Trainer:
             device=devices.described(self.device),
             peak_card_memory_mb=devices.peak_megabytes(self.device),
         )
-        write_content(self.folder / RESULT, result)
+        if self.ranks.is_first:
+            checkpoint.save(self.model.to_network(), self.folder / NETWORK)
+            write_content(self.folder / RESULT, result)
         return result
+
+    def _write(self, loss: float, score: float, validation: float | None, rate: float) -> None:
+        if self.log is not None:
+            epoch = self.iteration / self.per_epoch
+            self.log.write(self.iteration, epoch, loss, score, validation, rate, self.seconds)
 
     def _save(self) -> None:
         assert self.first_loss is not None  # a step was made
         progress = Progress(self.iteration, self.seconds, self.first_loss, self.best)
-        with spending(self.config, "checkpoint"):
-            training_state.save(self.folder, progress, self.run)
+        if self.ranks.is_first:
+            with spending(self.config, "checkpoint"):
+                training_state.save(self.folder, progress, self.run)
         self.saved = self.iteration
+
+    def _load(self) -> Progress | None:
+        """What the first rank finds in the folder; all ranks go on from there."""
+        progress = self.ranks.from_first(lambda: training_state.load(self.folder, self.run))
+        if progress is not None:
+            state = self.ranks.from_first(lambda: (self.model.state_dict(), self.optimiser.state_dict()))
+            self.model.load_state_dict(state[0])
+            self.optimiser.load_state_dict(state[1])
+        return progress
 
     def _why(self, loss: float, norm: float, readout: Tensor) -> str:
         """At which iteration, in which layer, and where the last good checkpoint is."""
@@ -338,17 +391,24 @@ def evaluate(
     """The mean score over all samples of "validation" or "test"; None where there are none.
 
     found  gets what is wrong with the spikes of each hidden layer (`ops.rates.fault`), of every batch
+
+    Ranks take the batches in turn, and all return the same.
     """
     model.eval()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    scores = []
-    for batch in map(checked_batch, task.held_out(split, AT_A_TIME, seed)):
+    here, judged = ranks.current(), []
+    batches = map(checked_batch, task.held_out(split, AT_A_TIME, seed))
+    for batch in islice(batches, here.index, None, here.size):
         x, target = moved(batch, device)
         activity = model(x)
-        scores.append(task.score(activity, target))
+        faults = [] if found is None else [fault(spikes) for spikes in activity.spikes]
+        judged.append((task.score(activity, target).cpu(), faults))
+    scores = []
+    for score, faults in here.in_turn(judged):
+        scores.append(score)
         if found is not None:
-            for name, spikes in zip(model.spiking, activity.spikes, strict=True):
-                found.setdefault(name, set()).add(fault(spikes))
+            for name, what in zip(model.spiking, faults, strict=True):
+                found.setdefault(name, set()).add(what)
     return numbers(torch.cat(scores).double().mean())[0] if scores else None
 
 

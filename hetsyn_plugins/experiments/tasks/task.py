@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hetsyn_plugins.core.validation import check_samples, checked_size
 from hetsyn_plugins.experiments.data import digits
+from hetsyn_plugins.experiments.ranks import whole_mean
 
 SPLITS = ("train", "validation", "test")
 AT_A_TIME = 100  # samples, where networks are evaluated: faster than one by one, and no result depends on it
@@ -114,6 +115,10 @@ class Task:
         """Training batches of this size in an epoch; a task that draws its samples calls every batch an epoch."""
         raise NotImplementedError
 
+    def smallest(self, batch: int) -> int:
+        """Samples in the smallest of those batches."""
+        return batch
+
     def training_batch(self, index: int, batch: int, seed: int) -> Batch:
         """The index-th batch of the training of this seed, counted over all epochs."""
         raise NotImplementedError
@@ -123,7 +128,7 @@ class Task:
         raise NotImplementedError
 
     def loss(self, activity: Activity, target: Tensor) -> Tensor:
-        """What training makes small: ()."""
+        """What training makes small: (). A mean over samples; what is not takes its means by `ranks.whole_mean`."""
         raise NotImplementedError
 
     def score(self, activity: Activity, target: Tensor) -> Tensor:
@@ -184,6 +189,10 @@ class DataTask(Task):
         """In an epoch, which visits every sample once; the last one may be short."""
         return -(-len(self.split[0]) // batch)
 
+    def smallest(self, batch: int) -> int:
+        """The last one of an epoch has what is left."""
+        return len(self.split[0]) % batch or batch
+
     def training_rows(self, index: int, batch: int, seed: int) -> np.ndarray:
         """The rows of the samples in the index-th batch."""
         train, _ = self.split
@@ -231,7 +240,7 @@ def generator(seed: int, split: str, index: int) -> np.random.Generator:
 def rate_penalty(spikes: tuple[Tensor, ...], dt: float, rate: float = 10.0) -> Tensor:
     """Mean over hidden neurons of ((rate_i - rate) / rate)^2, rates in spikes a second over time and batch: the term
     that the paper adds to the loss of pattern generation and DMS, there times 0.01."""
-    rates = torch.cat([z.mean((0, 1)) for z in spikes]) / dt
+    rates = whole_mean(torch.cat([z.mean((0, 1)) for z in spikes]), spikes[0].shape[1]) / dt
     return ((rates - rate) / rate).square().mean()
 
 
