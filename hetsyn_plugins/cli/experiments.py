@@ -49,6 +49,7 @@ def add_commands(commands: Any) -> None:
     claim.add_argument("--out", type=Path, default=Path("claims"), metavar="FOLDER", help="folder of all claims")
     claim.add_argument("--device", help=f"as training.device of all its runs, and where networks are judged: {DEVICES}")
     claim.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_launcher(claim)
     add_despite_cost(claim)
     claim.set_defaults(handler=run_claim, less="--set")
 
@@ -76,6 +77,7 @@ def add_train(commands: Any) -> None:
     train.add_argument("--out", type=Path, metavar="RUN", help="folder (runs/TASK)")
     train.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_launcher(train)
     add_despite_cost(train)
     train.add_argument("--show", action="store_true", help="print the resolved configuration and stop")
     train.set_defaults(handler=run_train, less="--set")
@@ -98,6 +100,14 @@ def add_data(commands: Any) -> None:
     check.set_defaults(handler=run_data_check, less="FOLDER")
 
 
+def add_launcher(command: Any) -> None:
+    """Add `--launcher` and its options."""
+    where = "where seeds are trained: processes of this machine (local) or jobs of a cluster (submitit)"
+    command.add_argument("--launcher", default="local", metavar="local|submitit", help=where)
+    what = "a Slurm option of submitit's jobs: partition=gpu, timeout_min=240, mem_gb=8, gpus_per_node=1 (repeatable)"
+    command.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help=what)
+
+
 def add_despite_cost(command: Any) -> None:
     """Add `--despite-cost`."""
     what = "run also what needs more memory, threads or time than there is"
@@ -107,6 +117,7 @@ def add_despite_cost(command: Any) -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     """Train, and print what came of it."""
     from hetsyn_plugins.experiments.config import load_config, to_toml
+    from hetsyn_plugins.experiments.launchers import cluster_of
     from hetsyn_plugins.experiments.ranks import joined
     from hetsyn_plugins.experiments.run_folder import parse_seeds
     from hetsyn_plugins.experiments.sweep import train_seeds
@@ -119,7 +130,8 @@ def run_train(arguments: argparse.Namespace) -> int:
             return 0
         folder = arguments.out or Path("runs", config.task.name)
         seeds = parse_seeds(arguments.seeds)
-        options = {name: getattr(arguments, name) for name in ("jobs", "quiet", "tensorboard", "despite_cost")}
+        options: dict[str, Any] = {"cluster": cluster_of(arguments.launcher, arguments.slurm)}
+        options |= {name: getattr(arguments, name) for name in ("jobs", "quiet", "tensorboard", "despite_cost")}
         summary = train_seeds(config, seeds, folder, **options)
     if here.is_first:
         say_trained(folder, config, summary)
@@ -203,6 +215,7 @@ def run_claim(arguments: argparse.Namespace) -> int:
     """Run what a claim needs that has not been run yet, and print its table."""
     from hetsyn_plugins.experiments.claims import CLAIMS
     from hetsyn_plugins.experiments.claims.claim import check_claim, table
+    from hetsyn_plugins.experiments.launchers import cluster_of
     from hetsyn_plugins.experiments.run_folder import parse_seeds
 
     if arguments.name is None:
@@ -214,6 +227,7 @@ def run_claim(arguments: argparse.Namespace) -> int:
     seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ("jobs", "quiet", "despite_cost")}
     options["settings"] = with_device(arguments.set, arguments.device)
+    options["cluster"] = cluster_of(arguments.launcher, arguments.slurm)
     result = check_claim(arguments.name, CLAIMS[arguments.name], arguments.out, seeds, **options)
     print(table(result))
     print(f"\n{arguments.out / arguments.name}: claim.json{''.join(', ' + p.file for p in result.pictures)}")

@@ -36,9 +36,15 @@ def end_with_parent(end: Callable[[], None] | None = None) -> None:
     reading = os.environ.pop(LIFELINE, None)  # not for children of this one
     if reading is None:
         return
-    if end is None and sys.platform == "linux":  # at once, where an import holds up the thread below for seconds
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if end is None:
+        killed_with_parent()  # at once, where an import holds up the thread below for seconds
     watch(lambda: os.read(int(reading), 1), end or (lambda: os._exit(1)))
+
+
+def killed_with_parent() -> None:
+    """From now on this process is killed when the one that started it ends, on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def worker_ends_with_parent(worker: int) -> None:

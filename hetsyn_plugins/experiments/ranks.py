@@ -129,6 +129,14 @@ def check_rows(name: str, rows: int, ranks: int) -> None:
         raise ValueError(f"{name}: expected at least {ranks} samples in every batch, one a rank, got {rows}")
 
 
+def check_cards(argument: str, device: str) -> None:
+    """Raise ValueError where ranks would share a card, which NCCL does not take."""
+    here, cards = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if device != "cpu" and (device != "cuda" or here > cards):
+        expected = f"cpu, or cuda and a card for each of {here} ranks"
+        raise ValueError(f"{argument}: expected {expected}, got {device} and {cards} cards")
+
+
 def whole_mean(mean: Tensor, samples: int) -> Tensor:
     """Means over the whole batch of what has these means over so many samples of this rank: (N,) -> (N,).
 

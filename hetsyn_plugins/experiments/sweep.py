@@ -1,39 +1,30 @@
-"""Several seeds of one configuration over the cores, and what came of them together (`run_folder` has the files)."""
+"""Seeds of configurations over cores or a cluster, and what came of them together (`run_folder` has the files)."""
 
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
 
-from tqdm import tqdm
-
-from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.files import make_folder, write_bytes, write_json
 from hetsyn_plugins.core.memory import available_to_all
-from hetsyn_plugins.core.processes import deaf_to_ctrl_c, lifeline
+from hetsyn_plugins.core.processes import lifeline
 from hetsyn_plugins.experiments import training, variants
 from hetsyn_plugins.experiments.affordable import check_costs, spending
 from hetsyn_plugins.experiments.config import Config, differences, load_config, to_toml, toml_value
 from hetsyn_plugins.experiments.costs import PROCESS, cores, memory_needed
+from hetsyn_plugins.experiments.launchers import Cluster, Job, launch, start_process
 from hetsyn_plugins.experiments.ranks import current
 from hetsyn_plugins.experiments.run_folder import (
     CONFIG,
-    FAILURE,
     INPUTS,
     RESULT,
     SUMMARY,
-    Failure,
     RunSummary,
     load_result,
     load_run_config,
     mean_sd,
-    read_content,
     seed_folder,
     seeds_text,
     trained_seeds,
@@ -51,19 +42,44 @@ def train_seeds(
     quiet: bool = False,
     tensorboard: bool = False,
     despite_cost: bool = False,
+    cluster: Cluster | None = None,
 ) -> RunSummary:
     """Train every seed that has no result in the folder yet, and return the summary of all of them.
 
     jobs           seeds at a time, each in a process of its own; 0: as many as the cores hold at training.threads each
     despite_cost   train also where more is needed than there is (`affordable.check_costs`)
+    cluster        train as its jobs (`train_on`)
 
     Raises ValueError where the folder holds another configuration, a seed failed (the others are trained first), or the
     configuration cannot be; OutOfMemory where memory runs out.
     """
     if jobs < 0:
         raise ValueError(f"--jobs: expected at least 0, got {jobs}")
+    if current().size > 1 and cluster is not None:
+        raise ValueError(f"--launcher: expected local where {current().size} ranks train, got submitit")
     if current().size > 1:
         return _train_by_ranks(config, seeds, folder, jobs, quiet, tensorboard, despite_cost)
+    if cluster is not None:
+        failed = train_on(cluster, {folder: config}, seeds, jobs, quiet, tensorboard, despite_cost)
+    else:
+        failed = _train_here(config, seeds, folder, jobs, quiet, tensorboard, despite_cost)
+    summary = summarise(folder)
+    if failed:
+        lines = "\n".join(f"seed {job.seed}: {why}" for job, why in failed.items())
+        raise ValueError(f"{len(failed)} of {len(seeds)} seeds failed\n{lines}")
+    return summary
+
+
+def _train_here(
+    config: Config,
+    seeds: Sequence[int],
+    folder: Path,
+    jobs: int,
+    quiet: bool,
+    tensorboard: bool,
+    despite_cost: bool,
+) -> dict[Job, str]:
+    """On this machine: a single seed in this process, several in processes of their own; what went wrong, by job."""
     missing = missing_seeds(folder, seeds)
     if missing:
         devices.usable("training.device", config.training.device)
@@ -74,15 +90,44 @@ def train_seeds(
     prepare(folder, config)
     jobs = jobs or default_jobs(config)
     if len(missing) > 1:
-        failed = _sweep(folder, missing, jobs, quiet, tensorboard, config.training.device)
-        if failed:
-            summarise(folder)
-            lines = "\n".join(f"seed {seed}: {why}" for seed, why in failed.items())
-            raise ValueError(f"{len(failed)} of {len(seeds)} seeds failed\n{lines}")
-    for seed in missing if len(missing) == 1 else ():
+        with lifeline() as line:
+            start = partial(start_process, device=config.training.device, tensorboard=tensorboard, line=line)
+            work = [Job(folder, seed) for seed in missing]
+            return launch(work, start, jobs, name=folder.name, quiet=quiet)
+    for seed in missing:
         options = {"quiet": quiet, "tensorboard": tensorboard, "despite_cost": True}  # checked above, with the others
         training.train(config, seed, seed_folder(folder, seed), **options)
-    return summarise(folder)
+    return {}
+
+
+def train_on(
+    cluster: Cluster,
+    runs: Mapping[Path, Config],
+    seeds: Sequence[int],
+    jobs: int,
+    quiet: bool,
+    tensorboard: bool,
+    despite_cost: bool,
+) -> dict[Job, str]:
+    """Train what is missing of several runs as jobs of a cluster, all of them at once; what went wrong, by job.
+
+    What a job needs it is refused for on its own machine (`affordable.check_costs`).
+
+    jobs   at a time; 0: as many as there are, and without Slurm as many as the cores hold
+
+    Raises ValueError where a folder holds another configuration, or a configuration cannot be.
+    """
+    missing = [Job(folder, seed) for folder in runs for seed in missing_seeds(folder, seeds)]
+    for job in {job.run: job for job in missing}.values():
+        _try(runs[job.run], job.seed)
+    for folder, config in runs.items():
+        prepare(folder, config)
+    here = len(missing) if cluster.is_remote else min(map(default_jobs, runs.values()))
+    start = cluster.starter(runs, tensorboard, despite_cost)
+    failed = launch(missing, start, jobs or here, name="jobs", quiet=quiet)
+    for folder in runs:
+        summarise(folder)
+    return failed
 
 
 def _train_by_ranks(
@@ -187,58 +232,3 @@ def train_command(folder: Path, config: Config, seeds: Sequence[int]) -> str:
     for setting in settings:
         words += ["--set", setting]
     return shlex.join([*words, "--seeds", seeds_text(seeds), "--out", str(folder)])
-
-
-def _sweep(
-    folder: Path, seeds: Sequence[int], jobs: int, quiet: bool, tensorboard: bool, device: str
-) -> dict[int, str]:
-    """Train the seeds in processes of their own, `jobs` at a time; what went wrong, by seed."""
-    waiting, running, failed = list(seeds), dict[int, tuple[subprocess.Popen[bytes], IO[bytes]]](), dict[int, str]()
-    bar = tqdm(total=len(seeds), desc=folder.name, unit="seed", disable=quiet)
-    with lifeline() as line, bar:
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs:
-                    seed = waiting.pop(0)
-                    running[seed] = _start(folder, seed, tensorboard, device, line)
-                for seed, (process, errors) in list(running.items()):
-                    if process.poll() is None:
-                        continue
-                    del running[seed]
-                    if process.returncode:
-                        failed[seed] = _why(seed_folder(folder, seed), errors, process.returncode)
-                    errors.close()
-                    bar.update()
-                time.sleep(0.05)
-        finally:  # of an interrupted sweep: they go on from their checkpoints when asked again
-            for process, errors in running.values():
-                process.kill()
-                process.wait()
-                errors.close()
-    return failed
-
-
-def _start(
-    folder: Path, seed: int, tensorboard: bool, device: str, line: Mapping[str, Any]
-) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
-    words = [sys.executable, "-m", "hetsyn_plugins.cli", "train", str(folder / CONFIG)]
-    words += ["--seeds", str(seed), "--out", str(folder), "--quiet", *(["--tensorboard"] if tensorboard else [])]
-    words += ["--device", device]  # of the file it may be another
-    words += ["--despite-cost"]  # it was checked here, when the seeds before did not hold memory yet
-    errors = tempfile.TemporaryFile(dir=folder)  # which can be written to; where else nobody knows
-    with deaf_to_ctrl_c():  # this process ends it
-        return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=errors, **line), errors
-
-
-def _why(folder: Path, errors: IO[bytes], status: int) -> str:
-    """What a failed seed left: its failure.json, else the last line it wrote."""
-    if (folder / FAILURE).exists():
-        try:
-            return read_content(Failure, folder / FAILURE).message
-        except FileFormatError as error:
-            return str(error)
-    errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    if status == -9:  # SIGKILL, which not every system has a name for
-        return "killed from outside, as Linux does where memory runs out; fewer --jobs need less"
-    return lines[-1] if lines else f"ended with status {status}"

@@ -94,9 +94,10 @@ def train(
 
 
 def check_shares(config: Config) -> None:
-    """Raise ValueError where a training batch has no sample for one of the ranks."""
+    """Raise ValueError where one of several ranks has no sample of a training batch, or no card of its own."""
     size = ranks.current().size
     if size > 1:
+        ranks.check_cards("training.device", config.training.device)
         ranks.check_rows("training.batch", config.task.smallest(config.training.batch), size)
 
 
@@ -301,7 +302,7 @@ class Trainer:
     def _load(self) -> Progress | None:
         """What the first rank finds in the folder; all ranks go on from there."""
         progress = self.ranks.from_first(lambda: training_state.load(self.folder, self.run))
-        if progress is not None:
+        if progress is not None and self.ranks.size > 1:
             state = self.ranks.from_first(lambda: (self.model.state_dict(), self.optimiser.state_dict()))
             self.model.load_state_dict(state[0])
             self.optimiser.load_state_dict(state[1])

@@ -17,7 +17,7 @@ import pytest
 
 from hetsyn_plugins import cli
 from hetsyn_plugins.core.locks import locked
-from hetsyn_plugins.experiments import run_folder, sweep
+from hetsyn_plugins.experiments import launchers, run_folder, sweep
 from hetsyn_plugins.experiments.config import load_config
 from hetsyn_plugins.experiments.training_log import LOG, read_log
 
@@ -122,8 +122,8 @@ def test_a_seed_that_the_system_kills_says_what_may_help(tmp_path: Path) -> None
     """It leaves no word of its own, or one that is about something else."""
     with (tmp_path / "errors").open("w+b") as errors:
         errors.write(b"UserWarning: a warning\n")
-        assert "--jobs" in sweep._why(tmp_path, errors, -signal.SIGKILL)
-        assert sweep._why(tmp_path, errors, 1) == "UserWarning: a warning"
+        assert "--jobs" in launchers.why(tmp_path, errors, -signal.SIGKILL)
+        assert launchers.why(tmp_path, errors, 1) == "UserWarning: a warning"
 
 
 def test_the_command_of_a_summary_trains_the_same_configuration(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

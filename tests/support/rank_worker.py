@@ -120,6 +120,13 @@ def trained_with(bugs: list[tuple[str, str, str]], task: str, settings: list[str
     return results
 
 
+def all_resumed(runs: dict[Path, Config], seeds: list[int]) -> None:
+    """Train all of these runs in this process."""
+    for folder, config in runs.items():
+        for seed in seeds:
+            training.train(config, seed, folder / f"seed-{seed}", quiet=True)
+
+
 def resumed(task: str, settings: list[str], folder: Path) -> Any:
     """Train, from what the folder holds, and return the result."""
     return training.train(load_config(task, settings), 3, folder, quiet=True)

@@ -22,6 +22,7 @@ from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.experiments import plots, sweep, training
 from hetsyn_plugins.experiments.affordable import check_costs
 from hetsyn_plugins.experiments.config import Config, load_config
+from hetsyn_plugins.experiments.launchers import Cluster
 from hetsyn_plugins.experiments.model import Model
 from hetsyn_plugins.experiments.run_folder import (
     CLAIM,
@@ -150,6 +151,7 @@ def check_claim(
     jobs: int = 0,
     quiet: bool = False,
     despite_cost: bool = False,
+    cluster: Cluster | None = None,
 ) -> ClaimResult:
     """Train what is missing, and write and return the claim's table; its pictures lie beside claim.json.
 
@@ -159,9 +161,12 @@ def check_claim(
     for arm, config in evidence.configs.items():
         devices.usable("training.device", config.training.device)
         missing = sweep.missing_seeds(evidence.folder_of(arm), evidence.seeds)
-        if missing and not despite_cost:
+        if missing and not despite_cost and cluster is None:
             check_costs(config, min(jobs, len(missing)))
-    _train_arms(evidence, jobs, quiet)
+    if cluster is None:
+        _train_arms(evidence, jobs, quiet)
+    else:
+        _train_on(cluster, evidence, jobs, quiet, despite_cost)
     rows = claim.rows(evidence)
     make_folder(folder / name, "--out")
     for picture in claim.pictures:
@@ -195,6 +200,15 @@ def _train_arms(evidence: Evidence, jobs: int, quiet: bool) -> None:
             failed.append(f"{arm}: {error}")
     if failed:
         raise ValueError(f"{len(failed)} of {len(evidence.arms)} runs failed\n" + "\n".join(failed))
+
+
+def _train_on(cluster: Cluster, evidence: Evidence, jobs: int, quiet: bool, despite_cost: bool) -> None:
+    """The same as jobs of a cluster, those of all arms at once."""
+    runs = {evidence.folder_of(arm): config for arm, config in evidence.configs.items()}
+    failed = sweep.train_on(cluster, runs, evidence.seeds, jobs, quiet, False, despite_cost)
+    if failed:
+        lines = [f"{job.run.name}: seed {job.seed}: {why}" for job, why in failed.items()]
+        raise ValueError(f"{len(failed)} of {len(runs) * len(evidence.seeds)} seeds failed\n" + "\n".join(lines))
 
 
 def verdict(rows: Sequence[ClaimRow]) -> str:
