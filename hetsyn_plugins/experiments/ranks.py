@@ -88,14 +88,13 @@ class Ranks:
         """A rank's mean loss, weighted so that the plain average over ranks is the mean over the whole batch."""
         return loss if self.size == 1 else loss * (share.weight * self.size)
 
-    def mean(self, values: Sequence[float], share: Share) -> list[float]:
-        """Means over a rank's rows as means over the whole batch."""
+    def mean(self, values: Sequence[Tensor], share: Share) -> list[Tensor]:
+        """Means () over a rank's rows as means over the whole batch."""
         if self.size == 1:
             return list(values)
-        sums = torch.tensor(values, dtype=torch.float64) * share.weight
+        sums = torch.stack([value.detach().double() for value in values]) * share.weight
         dist.all_reduce(sums)
-        means: list[float] = sums.tolist()
-        return means
+        return list(sums)
 
     def from_first(self, make: Callable[[], Value]) -> Value:
         """What the first rank makes, there alone. Where that fails, the others lose it."""

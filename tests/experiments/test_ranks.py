@@ -82,7 +82,7 @@ BUGS = {
     "a rate term of each rank's own": (RANKS, "return sums[:-1] / sums[-1]", "return mean"),
     "its gradient twice": (RANKS, "return gradients[0], None", "return gradients[0] * 2, None"),
     "ranks that weigh the same": (RANKS, "loss * (share.weight * self.size)", "loss"),
-    "a loss of sums": (RANKS, "dtype=torch.float64) * share.weight", "dtype=torch.float64)"),
+    "a loss of sums": (RANKS, "for value in values]) * share.weight", "for value in values])"),
     "everybody's rows from the start": (RANKS, "narrow(axis, self.start,", "narrow(axis, 0,"),
     "a mask of each rank's own": (
         MODEL,
