@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import signature
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple, TypeVar
 
@@ -81,8 +82,11 @@ class Ranks:
         """The model with gradients averaged over ranks; its weights become those of the first rank."""
         if self.size == 1:
             return model
-        # buffers are no state here: every rank has the same ones
-        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        kind = nn.parallel.DistributedDataParallel
+        newer, before = "forward_sync_buffers", "broadcast_buffers"  # torch gave the option another name
+        option = newer if newer in signature(kind).parameters else before
+        buffers: dict[str, Any] = {option: False}  # they are no state here: every rank has the same ones
+        return kind(model, gradient_as_bucket_view=True, **buffers)
 
     def for_average(self, loss: Tensor, share: Share) -> Tensor:
         """A rank's mean loss, weighted so that the plain average over ranks is the mean over the whole batch."""

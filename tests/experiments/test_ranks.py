@@ -108,7 +108,7 @@ RUN = [*DMS, "training.batch=7", "network.dropout=0.3", "training.select=best_va
 
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     one, two = rank_worker.together(2, rank_worker.resumed, "dms", RUN, tmp_path)
-    alone = rank_worker.resumed("dms", RUN, tmp_path / "alone")
+    (alone,) = rank_worker.together(1, rank_worker.resumed, "dms", RUN, tmp_path / "alone")
     assert replace(one, seconds=0, peak_memory_mb=0) == replace(two, seconds=0, peak_memory_mb=0)
     assert (one.test, one.validation, one.selected_iteration) == (
         alone.test,
@@ -119,7 +119,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     for mine, theirs in zip(read_log(tmp_path / LOG), read_log(tmp_path / "alone" / LOG), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4) and mine["validation"] == theirs["validation"]
     (tmp_path / RESULT).unlink()
-    assert rank_worker.resumed("dms", RUN, tmp_path).test == one.test
+    (alone,) = rank_worker.together(1, rank_worker.resumed, "dms", RUN, tmp_path)
+    assert alone.test == one.test
 
 
 def test_what_the_first_rank_cannot_read_ends_all(tmp_path: Path) -> None:
