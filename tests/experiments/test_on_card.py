@@ -167,7 +167,7 @@ def test_the_demo_trains_on_a_card_as_on_the_cpu(card: None) -> None:
 
 PLANTED = [
     ("masks left on the CPU", ".to(tensor.device)", ""),
-    ("a batch left on the CPU", "inputs, target = moved(checked_batch(batch), self.device)", "inputs, target = batch"),
+    ("a batch left on the CPU", "inputs, target = moved(Batch(inputs, target), self.device)", "pass"),
     ("held-out batches left on the CPU", "x, target = moved(batch, device)", "x, target = batch"),
 ]
 
