@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -66,9 +67,10 @@ class Publisher:
         request.send_response(206 if begin else 200)
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()
-        for at in range(0, len(data) if self.breaks_at is None else self.breaks_at, 100):
-            request.wfile.write(data[at : at + 100])
-            time.sleep(self.pause)
+        with suppress(ConnectionError):  # somebody was killed
+            for at in range(0, len(data) if self.breaks_at is None else self.breaks_at, 100):
+                request.wfile.write(data[at : at + 100])
+                time.sleep(self.pause)
         return None
 
 
