@@ -1,9 +1,9 @@
 """The neuron on a GPU: the order of the Triton kernels beside this file, forward and backward; float32 only.
 
-Memory is O(B T (N + M)), with the last currents, and the parts and groups of `synapses.py` on top. Every sum is made in
-one fixed order: two runs give the same bits. Nothing is read back to the host: a step can be captured in a CUDA graph.
-Sums are Triton's or torch's, never a matrix product, so that no setting of TF32 reaches them. With TRITON_INTERPRET=1
-the same code runs on CPU tensors, for tests.
+Memory is O(B T (N + M)), with the last currents, the parts and groups of `synapses.py`, and the chunks of `lags.py` on
+top. Every sum is made in one fixed order: two runs give the same bits. Nothing is read back to the host: a step can be
+captured in a CUDA graph. Matrix products, in `lags.py` only, never run in TF32. With TRITON_INTERPRET=1 the same code
+runs on CPU tensors, for tests.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from hetsyn_plugins.core.fields import NEURON_FIELDS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.eager import spikes_of
-from hetsyn_plugins.kernels.gpu import kernels, neurons, recurrent, synapses
-from hetsyn_plugins.kernels.gpu.launch import INTERPRETED, cells
+from hetsyn_plugins.kernels.gpu import lags, neurons, recurrent, synapses
+from hetsyn_plugins.kernels.gpu.launch import INTERPRETED
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
 from hetsyn_plugins.kernels.zeros import is_zero
 
 __all__ = ["backward", "forward", "interpreted", "spikes_of", "trial"]
-
-TILE_STEP = 32
 
 
 def interpreted() -> bool:
@@ -72,10 +70,12 @@ def _neurons_fwd(u: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     """v of u, the last z, J, A, and the last recurrent currents."""
     if layer.recurrent_weight is None:
         return *neurons.forward(u, layer, state), None
-    if u.shape[2] <= recurrent.MAX_NEURONS:
-        return recurrent.forward(u, layer, state)
-    v, (z, J, A), L = _recurrent_steps_fwd(u, layer, state)
-    return v, (z, None if layer.reset_decay is None else J, None if layer.adaptation_decay is None else A), L
+    return _recurrent(u).forward(u, layer, state)
+
+
+def _recurrent(v: Tensor) -> Any:
+    """The kernels for so many neurons: with all synapses of a row in one program, or several steps at a time."""
+    return recurrent if v.shape[2] <= recurrent.MAX_NEURONS else lags
 
 
 # ---- backward -----------------------------------------------------------------------------------------------------
@@ -120,13 +120,11 @@ def _neurons_bwd(
     v: Tensor, layer: LayerTensors, output_gradients: OutputGradients, surrogate: Surrogate, detach_reset: bool
 ) -> tuple[Tensor, dict[str, Any], Tensor]:
     """dLoss/dv, the first state's gradients, and the threshold's part through the spikes, of every row (B, N)."""
-    if layer.recurrent_weight is not None and v.shape[2] > recurrent.MAX_NEURONS:
-        return _large_recurrent_bwd(v, layer, output_gradients, surrogate, detach_reset)
     call = neurons.backwards(v, layer, output_gradients, surrogate, detach_reset)
     if layer.recurrent_weight is None:
         neurons.backward(call)
     else:
-        recurrent.backward(call, layer, output_gradients.state.recurrent_current)
+        _recurrent(v).backward(call, layer, output_gradients.state.recurrent_current)
     return call.g, call.grads_initial, call.grad_threshold
 
 
@@ -153,6 +151,11 @@ def _synapses_bwd(
     return synapses.gradients(g, s.contiguous(), pair, ends, needs_initial)
 
 
+def _dense(x: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The contiguous values of a state; None: zeros."""
+    return like.new_zeros(shape) if x is None else x.detach().contiguous()
+
+
 def _soma_gradients(
     g: Tensor,
     layer: LayerTensors,
@@ -177,86 +180,3 @@ def _soma_gradients(
     if layer.adaptation_decay is not None:
         grads["adaptation_strength"], grads["adaptation_decay"] = g_adapt, g_rho
     return grads
-
-
-def _dense(x: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The contiguous values of a state; None: zeros."""
-    return like.new_zeros(shape) if x is None else x.detach().contiguous()
-
-
-# ---- recurrent layers of more neurons than fit one program ----------------------------------------------------------
-
-
-def _soma(layer: LayerTensors) -> tuple[Tensor, ...]:
-    """theta, reset_strength, kappa, adaptation_strength, rho, each (N,); 0 where there is none."""
-    nothing = layer.weight.new_zeros(len(layer.weight))
-    theta = nothing + 1 if layer.threshold is None else layer.threshold
-    reset_strength = nothing if layer.reset_decay is None else theta
-    others = (layer.reset_decay, layer.adaptation_strength, layer.adaptation_decay)
-    constants = (theta, reset_strength, *(nothing if x is None else x for x in others))
-    return tuple(x.contiguous() for x in constants)
-
-
-def _recurrent_steps_fwd(
-    u: Tensor, layer: LayerTensors, state: HetSynState
-) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """As `recurrent.forward` for any N, a launch a step."""
-    (steps, batch, n), v = u.shape, torch.empty_like(u)
-    initial = [_dense(x, u, (batch, n)) for x in (state.spikes, state.reset, state.adaptation)]
-    before = [*initial, _dense(state.recurrent_current, u, (batch, n, n))]
-    after = [torch.empty_like(x) for x in before]
-    assert layer.recurrent_weight is not None and layer.recurrent_decay is not None
-    soma, matrices = _soma(layer), (layer.recurrent_decay.contiguous(), layer.recurrent_weight.contiguous())
-    grid = (batch, cells(n, TILE_STEP))
-    for t in range(steps):
-        states = (*before[:3], *after[:3], *soma, before[3], after[3])
-        kernels.recurrent_step_fwd[grid](u, v, *states, *matrices, t, batch, n, BI=TILE_STEP, BK=TILE_STEP)
-        if t == 0:  # the arguments stay as they were
-            before = [torch.empty_like(x) for x in before]
-        before, after = after, before
-    return v, tuple(before[:3]), before[3]
-
-
-def _large_recurrent_bwd(
-    v: Tensor, layer: LayerTensors, output_gradients: OutputGradients, surrogate: Surrogate, detach_reset: bool
-) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """As `_neurons_bwd`, for any N."""
-    (_, batch, n), grad_state = v.shape, output_gradients.state
-    assert layer.recurrent_weight is not None and layer.recurrent_decay is not None
-    d = surrogate.derivative(v - layer.threshold, layer.threshold).contiguous()
-    grad_v, grad_spikes = (_dense(x, d, d.shape) for x in (output_gradients.v, output_gradients.spikes))
-    g, z = torch.empty_like(d), d.new_empty((batch, n))
-    final = [_dense(x, d, (batch, n)) for x in (grad_state.reset, grad_state.adaptation)]
-    _, reset_strength, *others = _soma(layer)
-    soma = (torch.zeros_like(reset_strength) if detach_reset else reset_strength, *others)
-    grad_final = grad_state.recurrent_current
-    c = d.new_zeros((batch, n, n)) if grad_final is None else layer.recurrent_weight * grad_final
-    arrays = [x.contiguous() for x in (c, layer.recurrent_decay, layer.recurrent_weight)]
-    J, A, grad_threshold = _recurrent_steps_bwd((grad_v, grad_spikes, d, g), z, final, soma, arrays)
-    grads_initial = {"spikes": z}
-    if layer.reset_decay is not None:
-        grads_initial["reset"] = J
-    if layer.adaptation_decay is not None:
-        grads_initial["adaptation"] = A
-    return g, grads_initial, grad_threshold
-
-
-def _recurrent_steps_bwd(
-    sequences: tuple[Tensor, ...], z: Tensor, final: list[Tensor], soma: tuple[Tensor, ...], synapses: list[Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`recurrent_bwd` for any N, a launch a step; returns the first J and A, and `grad_threshold`."""
-    grad_v, grad_spikes, d, g = sequences
-    steps, batch, n = g.shape
-    grad_z_d = grad_spikes[-1] * d[-1]  # nothing later depends on the last spikes
-    torch.add(grad_v[-1], grad_z_d, out=g[-1])
-    c, *matrices = synapses
-    before = [*final, -grad_z_d, c]
-    after = [torch.empty_like(x) for x in before]
-    for t in reversed(range(steps)):
-        states = (z, *before[:2], *after[:2], before[2], after[2], *soma, before[3], after[3], *matrices)
-        tiles = {"BI": TILE_STEP, "BK": TILE_STEP, "FIRST": t == 0}
-        kernels.recurrent_step_bwd[(batch, cells(n, TILE_STEP))](*sequences, *states, t, batch, n, **tiles)
-        if t == steps - 1:  # the arguments stay as they were
-            before = [torch.empty_like(x) for x in before]
-        before, after = after, before
-    return before[0], before[1], before[2]
