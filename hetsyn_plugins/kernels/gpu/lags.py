@@ -110,10 +110,11 @@ def state_pass(
     tl.store(x_all + (b * N + kt * TILE) * N + in_tile, x, mask=inside)
     part_step = B.to(tl.int64) * N
     part_at = parts + kt * now * part_step + b * N + i
+    power = tl.full((TILE, TILE), 1.0, tl.float32)
     for _ in range(0, now):
-        tl.store(part_at, sum_in_thread(current), mask=in_i)
+        tl.store(part_at, sum_in_thread(current * power), mask=in_i)
         part_at += part_step
-        current *= decay
+        power *= decay
 
 
 @triton.jit

@@ -36,10 +36,11 @@ def _uses_tf32() -> bool:
 
 
 def _restoring() -> Callable[[], None]:
-    """What sets TF32 as it is set now: of three ways to set it, the first that can be read was the one."""
+    """What sets TF32 as it is set now, of three ways to set it; to read another than was used may be an error."""
     matmul = torch.backends.cuda.matmul
     with contextlib.suppress(RuntimeError):
-        return functools.partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        if torch.get_float32_matmul_precision() == "medium":  # other than "high", that is the CPU's setting too
+            return functools.partial(torch.set_float32_matmul_precision, "medium")
     with contextlib.suppress(RuntimeError):
         return functools.partial(setattr, matmul, "allow_tf32", matmul.allow_tf32)
     return _restore_fp32_precision
