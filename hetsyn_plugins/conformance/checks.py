@@ -187,7 +187,8 @@ def check_thousand_steps(backend: Backend) -> Tally:
     return tally
 
 
-# T, B, N, M: every dimension crosses the edges of lanes (2 to 16), tiles (4) and blocks (of lanes, of the cache)
+# T, B, N, M: every dimension crosses the edges of lanes (2 to 16), tiles (4) and blocks (of lanes, of the cache);
+# and above 128 neurons time crosses that of a chunk of steps
 EDGES = [
     (0, 2, 3, 4),
     (0, 17, 33, 31),
@@ -207,6 +208,7 @@ EDGES = [
     (3, 1, 129, 127),
     (2, 127, 3, 129),
     (2, 129, 4, 5),
+    (17, 2, 131, 2),
     (250, 16, 5, 4),
     (1000, 1, 17, 3),
 ]

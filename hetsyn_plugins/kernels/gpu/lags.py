@@ -17,7 +17,12 @@ with the neurons' own part. Powers are products of p with itself: p = 0 and p = 
 The adjoint a[t] = g[t] + p a[t+1] is the same program with time reversed, g in the place of s, k and i exchanged. What
 is owed to the last currents joins a as it is, without a decay.
 
-Memory: x (B, N, N), lag matrices that take no more than half of it or 32 MB, the parts of the first sums a quarter.
+Two runs give the same bits, as far as the library's products do; a row's may depend on how many rows there are.
+
+These kernels do write numbers that they have read: x, and in a step z, J, A and their adjoints. Tiles have at least as
+many numbers as a program has threads, so that each of them is one thread's.
+
+Memory: x (B, N, N), lag matrices that take no more than half of it or 32 MB, the parts of the first sums a third.
 """
 
 from collections.abc import Iterator
@@ -41,8 +46,7 @@ from hetsyn_plugins.kernels.zeros import is_zero
 STEPS = 8  # of a chunk, at most; prototypes on an H100 were slower with 4 and 32, and with 16 at N = 256
 MATRIX_FLOATS = 2**23  # that lag matrices may have in any case: 32 MB
 TILE = 32  # neurons on both sides of a program's synapses, as in `synapses.py`
-# neurons of a step's program, one for each thread of four warps: each number that a step changes has one owner
-TILE_STEP, WARPS_STEP = 128, 4
+TILE_STEP, WARPS_STEP = 128, 4  # neurons of a step's program, one for each thread
 
 if HAS_STAGES:
     range = staged_range
@@ -174,11 +178,8 @@ def lag_step_fwd(
         z = load_if(z0, e, inside, HAS_INITIAL)
         J, A = load_if(J0, e, inside, HAS_INITIAL & HAS_RESET), load_if(A0, e, inside, HAS_INITIAL & HAS_ADAPTATION)
     else:
-        z, J, A = (
-            load_if(z1, e, inside, True),
-            load_if(J1, e, inside, HAS_RESET),
-            load_if(A1, e, inside, HAS_ADAPTATION),
-        )
+        z = tl.load(z1 + e, mask=inside, other=0.0)
+        J, A = load_if(J1, e, inside, HAS_RESET), load_if(A1, e, inside, HAS_ADAPTATION)
     u_t = tl.load(u + t * step + e, mask=inside, other=0.0)
     u_t += arriving(parts, new, e, inside, slot, now, tiles, step, HAS_NEW)
     v_t, z, J, A = soma_fwd(u_t, z, J, A, theta_i, reset_i, kappa_i, adapt_i, rho_i)
@@ -341,7 +342,7 @@ def _steps(
         _pass(chunk, initial, strides, before, now, FIRST=first == 0, LAST=is_last, **flags)
         for slot, (sources, matrices) in enumerate(chunk.products[:now]):
             if slot > 0:
-                torch.mm(sources, matrices, out=chunk.new)
+                torch.mm(sources, matrices, out=chunk.new)  # with `out`, autocast leaves it alone
             yield first + slot, (slot, now, tiles, length * n, batch, n), slot > 0
         before = now
     if before > 1 and not reverse:
