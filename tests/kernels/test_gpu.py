@@ -676,6 +676,8 @@ def test_every_kernel_compiles_with_triton_2(tmp_path: Path) -> None:
 class Started:
     """What stands in the place of a kernel and of what becomes of it: notes how it is started."""
 
+    arg_names = ("array", "size", "A", "B")
+
     def __init__(self) -> None:
         self.fn = self
         self.calls: list[Any] = []
@@ -703,6 +705,11 @@ def test_a_compiled_kernel_is_kept_for_its_constants_and_its_device(monkeypatch:
     kept = kernel.compiled
     launch.launch(kernel, (4, 1, 1), "y", 6, registers=64, A=True, B=2)
     assert len(kernel.calls) == 1 and kept is not None
+    of_other_order = Started()
+    for _ in range(2):
+        launch.launch(of_other_order, (3, 1, 1), "x", 5, B=2, A=True)
+    assert of_other_order.compiled is not None
+    assert of_other_order.compiled.calls == [((3, 1, 1), ("x", 5, True, 2), {})], "as the kernel has them"
     assert kept.calls == [((4, 1, 1), ("y", 6, True, 2), {})]
     changes: list[dict[str, Any]] = [{"A": False}, {"B": 3}, {"num_warps": 4}, {"registers": 32}]
     for compiled, change in enumerate(changes, start=2):

@@ -57,7 +57,7 @@ def kernel(function: Callable[..., None]) -> Any:
 def launch(
     kernel: Any, grid: Grid, *arguments: Any, num_warps: int = 1, registers: int | None = None, **constants: Any
 ) -> None:
-    """Start a kernel on the current device and stream; constants are its last parameters, in their order.
+    """Start a kernel on the current device and stream; constants, by name, are its last parameters.
 
     registers  how many a thread may take at most, from Triton 3 on: so few let so many programs run beside each other
     """
@@ -65,12 +65,13 @@ def launch(
     key = (kernel.fn, device, num_warps, registers, *constants.values())  # the hash of a kernel is one of its source
     kept = _KEPT.get(key)
     if kept is not None:
-        kept[grid](*arguments, *constants.values())
+        compiled, names = kept
+        compiled[grid](*arguments, *(constants[name] for name in names))
         return
     limit = {} if registers is None or INTERPRETED or not IS_TRITON_3 else {"maxnreg": registers}
     compiled = kernel[grid](*arguments, **constants, num_warps=num_warps, **limit)
     if KEEPS_COMPILED and not INTERPRETED:
-        _KEPT[key] = compiled
+        _KEPT[key] = compiled, [name for name in kernel.arg_names if name in constants]
 
 
 def cells(n: int, size: int) -> int:
