@@ -6,6 +6,7 @@ A look costs a kernel on a GPU a wait for it, and makes a CUDA graph impossible.
 from __future__ import annotations
 
 import functools
+import threading
 
 import torch
 from torch import Tensor
@@ -18,9 +19,18 @@ def new_zero(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @functools.cache
 def zero(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The one zero of which such states are expanded, (); kept for ever, so that nothing else gets its address."""
-    with torch.inference_mode(False):  # it must serve training too
+    """The one zero of which such states are expanded, (); kept for ever, so that nothing else gets its address.
+
+    Made in a thread of its own: what transformation, mode or inference is on in this one would stay with it.
+    """
+    made: list[Tensor] = []
+    thread = threading.Thread(target=lambda: made.append(new_zero(dtype, device)))
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is on its way out
         return new_zero(dtype, device)
+    thread.join()
+    return made[0] if made else new_zero(dtype, device)  # which raises what went wrong there
 
 
 def is_zero(x: Tensor | None) -> bool:

@@ -200,9 +200,8 @@ def _zeros(layer: LayerTensors, batch: int) -> HetSynState:
     weight = layer.weight
     lacks = tuple(f is None for f in (layer.recurrent_weight, layer.reset_decay, layer.adaptation_decay))
     arguments = (*weight.shape, batch, lacks, layer.threshold is not None, weight.dtype, weight.device)
-    if batch * len(weight) == 1:  # a single number could be written to in place
-        return _expanded_zeros(*arguments)
-    return _kept_zeros(*arguments)
+    # a single number could be written to in place; what is made in a transformation belongs to it
+    return (_expanded_zeros if batch * len(weight) == 1 or transforming() else _kept_zeros)(*arguments)
 
 
 @functools.lru_cache(maxsize=64)

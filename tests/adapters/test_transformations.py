@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacfwd, jacrev, stack_module_state, vmap
 from torch.utils.checkpoint import checkpoint
 
+from hetsyn_plugins.kernels import zeros
+from hetsyn_plugins.ops import arguments
+
 T, B, M, N = 5, 3, 6, 4
 
 snntorch_adapter = pytest.importorskip("hetsyn_plugins.adapters.snntorch")
@@ -265,3 +268,25 @@ def test_a_compiled_sequence_may_be_the_first_that_a_process_computes(names: dic
     command = [sys.executable, "-W", "ignore", "-c", FIRST_USE.format(**names)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("transformation", [grad, jacrev])
+def test_zeros_that_a_transformation_is_the_first_to_need_are_no_part_of_it(transformation: Any) -> None:
+    """They are kept for every later call, where a tensor of a transformation that is over is of no use to a graph."""
+    arguments._kept_zeros.cache_clear()
+    zeros.zero.cache_clear()
+    layer, x = snntorch_layer(), torch.rand(T, B, M)
+    transformation(lambda x: layer(x)[0].sum())(x)
+    assert zeros.is_zero(None) and zeros.zero(x.dtype, x.device).item() == 0.0
+    layer(x)
+    kept = arguments._kept_zeros(N, M, B, (True, False, True), True, x.dtype, x.device)
+    for part in (zeros.zero(x.dtype, x.device), *kept):
+        assert part is None or "Tracking" not in repr(part)
+
+
+@pytest.mark.parametrize("transformation", [grad, jacrev])
+def test_the_zero_itself_may_be_made_first_in_one(transformation: Any) -> None:
+    zeros.zero.cache_clear()
+    x = torch.rand(3)
+    transformation(lambda x: x.sum() + zeros.zero(x.dtype, x.device))(x)
+    assert "Tracking" not in repr(zeros.zero(x.dtype, x.device))

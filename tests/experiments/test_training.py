@@ -196,6 +196,7 @@ def test_the_papers_way_takes_the_best_on_the_test_set(tmp_path: Path, monkeypat
     assert result.test == max(tests) and result.select == "best_test"
 
 
+@pytest.mark.filterwarnings("ignore:a RHetSynLeaky of 6 neurons did not fire")  # said in training, thrice a process
 def test_a_layer_that_is_silent_at_validation_is_named_once(tmp_path: Path) -> None:
     config = small("training.validate_every=1", "training.lr=1e-6")
     trainer = training.Trainer(config, 3, tmp_path)
