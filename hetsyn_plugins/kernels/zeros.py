@@ -6,10 +6,11 @@ A look costs a kernel on a GPU a wait for it, and makes a CUDA graph impossible.
 from __future__ import annotations
 
 import functools
-import threading
 
 import torch
 from torch import Tensor
+
+from hetsyn_plugins.core.autograd import transforming
 
 
 def new_zero(dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -17,20 +18,16 @@ def new_zero(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.zeros((), dtype=dtype, device=device)
 
 
-@functools.cache
 def zero(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The one zero of which such states are expanded, (); kept for ever, so that nothing else gets its address.
+    """The one zero of which such states are expanded, (); within a transformation, which would keep it, another one."""
+    return new_zero(dtype, device) if transforming() else _kept(dtype, device)
 
-    Made in a thread of its own: what transformation, mode or inference is on in this one would stay with it.
-    """
-    made: list[Tensor] = []
-    thread = threading.Thread(target=lambda: made.append(new_zero(dtype, device)))
-    try:
-        thread.start()
-    except RuntimeError:  # the interpreter is on its way out
+
+@functools.cache
+def _kept(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Kept for ever, so that nothing else gets its address."""
+    with torch.inference_mode(False):  # it must serve training too
         return new_zero(dtype, device)
-    thread.join()
-    return made[0] if made else new_zero(dtype, device)  # which raises what went wrong there
 
 
 def is_zero(x: Tensor | None) -> bool:

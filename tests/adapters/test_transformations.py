@@ -274,7 +274,7 @@ def test_a_compiled_sequence_may_be_the_first_that_a_process_computes(names: dic
 def test_zeros_that_a_transformation_is_the_first_to_need_are_no_part_of_it(transformation: Any) -> None:
     """They are kept for every later call, where a tensor of a transformation that is over is of no use to a graph."""
     arguments._kept_zeros.cache_clear()
-    zeros.zero.cache_clear()
+    zeros._kept.cache_clear()
     layer, x = snntorch_layer(), torch.rand(T, B, M)
     transformation(lambda x: layer(x)[0].sum())(x)
     assert zeros.is_zero(None) and zeros.zero(x.dtype, x.device).item() == 0.0
@@ -286,7 +286,7 @@ def test_zeros_that_a_transformation_is_the_first_to_need_are_no_part_of_it(tran
 
 @pytest.mark.parametrize("transformation", [grad, jacrev])
 def test_the_zero_itself_may_be_made_first_in_one(transformation: Any) -> None:
-    zeros.zero.cache_clear()
+    zeros._kept.cache_clear()
     x = torch.rand(3)
     transformation(lambda x: x.sum() + zeros.zero(x.dtype, x.device))(x)
     assert "Tracking" not in repr(zeros.zero(x.dtype, x.device))
