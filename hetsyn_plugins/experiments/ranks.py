@@ -184,7 +184,7 @@ def joined() -> Iterator[Ranks]:
         if is_lost(error):
             raise RankLost(_lost(ranks)) from error
         raise
-    dist.destroy_process_group()
+    # the group is left to the end of the process: to destroy gloo's, where the other one is gone, may take for ever
 
 
 def _join() -> tuple[Ranks, dist.Store]:
