@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -220,7 +221,10 @@ def _is_to_say(ranks: Ranks, store: dist.Store) -> bool:
 
 def _let_others_hear(ranks: Ranks, store: dist.Store) -> None:
     """Go on when the others know that they need not say anything, and when they do not answer."""
-    dist.destroy_process_group()  # they may wait for this rank
+    # they may wait for this rank; in a thread, since one of them may be gone (see `joined`)
+    leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+    leaving.start()
+    leaving.join(PATIENCE.total_seconds())
     until = time.monotonic() + 2 * PATIENCE.total_seconds()
     while store.add("heard", 0) < ranks.size - 1 and time.monotonic() < until:
         time.sleep(0.01)
