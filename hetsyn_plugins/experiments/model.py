@@ -16,6 +16,7 @@ from hetsyn_plugins.core.fields import DECAYS, SYNAPTIC
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.exchange.conversion import convert
 from hetsyn_plugins.exchange.frameworks import adapter
+from hetsyn_plugins.experiments.batch_norm import BatchNorm
 from hetsyn_plugins.experiments.ranks import Share
 from hetsyn_plugins.experiments.tasks.task import Activity
 from hetsyn_plugins.ops.trainable import TrainableFields
@@ -27,11 +28,20 @@ class Model(nn.Module):
     framework   "snntorch", "norse" or "lava_dl" (slayer's blocks, without the chip's step of delay between layers)
     quantised   lava_dl: forward in the chip's integers, weights and decays rounded and bounded to what it has
     one_decay   all synaptic decays of the network are one tensor, which every layer shares already
+    batch_norm  behind each hidden layer, to train with; `to_network` gives a network without
 
     Raises ImportError where the framework is not installed.
     """
 
-    def __init__(self, network: Network, framework: str, *, quantised: bool = False, one_decay: bool = False) -> None:
+    def __init__(
+        self,
+        network: Network,
+        framework: str,
+        *,
+        quantised: bool = False,
+        one_decay: bool = False,
+        batch_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.start, self.framework = network, framework
         self.spiking = [layer.name for layer in network.layers[:-1] if isinstance(layer, HetSynLayer)]
@@ -41,6 +51,8 @@ class Model(nn.Module):
             self.net = convert(network, to=framework)
         if one_decay:
             self._share_one_decay()
+        widths = {layer.name: layer.widths[1] for layer in network.layers if isinstance(layer, HetSynLayer)}
+        self.norms = nn.ModuleDict({name: BatchNorm(widths[name]) for name in self.spiking if batch_norm})
 
     def forward(self, inputs: Tensor, share: Share | None = None) -> Activity:
         """What the network does with these inputs, which may be a rank's share of a batch."""
@@ -49,6 +61,8 @@ class Model(nn.Module):
             x = self._output(module, x, share)
             if layer.name in self.spiking:
                 spikes.append(x)
+            if layer.name in self.norms:
+                x = self.norms[layer.name](x)
         return Activity(x, tuple(spikes))
 
     def _output(self, module: Any, x: Tensor, share: Share | None) -> Tensor:
@@ -94,12 +108,24 @@ class Model(nn.Module):
 
     def to_network(self) -> Network:
         """The network as it is now, as plain data."""
+        layers: list[Layer] = []
+        norm: Any = None  # that of the hidden layer before
+        for layer in self._layers():
+            if isinstance(layer, HetSynLayer):
+                layers.append(layer if norm is None else norm.folded(layer))
+                norm = self.norms[layer.name] if layer.name in self.norms else None
+            else:
+                layers.append(layer)
+        return Network(tuple(layers))
+
+    def _layers(self) -> list[Layer]:
+        """Its layers as plain data, without batch norm."""
         if self.framework != "lava_dl":
             now: Network = convert(self.net, to="reference")
             named = zip(self.start.layers, now.layers, strict=True)
-            return Network(tuple(replace(layer, name=before.name) for before, layer in named))
+            return [replace(layer, name=before.name) for before, layer in named]
         pairs = zip(self.start.layers, self.net.children(), strict=True)
-        return Network(tuple(layer if isinstance(layer, Dropout) else _plain(layer, block) for layer, block in pairs))
+        return [layer if isinstance(layer, Dropout) else _plain(layer, block) for layer, block in pairs]
 
     def _share_one_decay(self) -> None:
         first: nn.Parameter | None = None

@@ -144,8 +144,7 @@ def check_cards(argument: str, device: str) -> None:
 def whole_mean(mean: Tensor, samples: int) -> Tensor:
     """Means over the whole batch of what has these means over so many samples of this rank: (N,) -> (N,).
 
-    The gradient is that of this rank's own means: weighted by its share, as that of every loss is, and summed over
-    ranks, it is the gradient of the whole means.
+    What each rank makes of them it makes of all ranks' samples: gradients of the means are summed over ranks.
     """
     return mean if current().size == 1 else _WholeMean.apply(mean, samples)
 
@@ -155,11 +154,14 @@ class _WholeMean(torch.autograd.Function):
     def forward(ctx: Any, mean: Tensor, samples: int) -> Tensor:
         sums = torch.cat([mean * samples, mean.new_tensor([samples])])
         dist.all_reduce(sums)
+        ctx.share = samples / sums[-1]
         return sums[:-1] / sums[-1]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
+        whole = gradients[0].clone()
+        dist.all_reduce(whole)
+        return whole * ctx.share, None
 
 
 # ---- beginning and end -------------------------------------------------------------------------------------------

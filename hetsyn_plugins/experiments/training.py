@@ -142,7 +142,7 @@ class Trainer:
         settings, task = config.training, config.task
         self.device = devices.usable("training.device", settings.device)
         self.start = variants.build_for(task, config.network, seed)
-        self.model = model_of(self.start, config)
+        self.model = model_of(self.start, config, batch_norm=config.network.batch_norm)
         self.frozen = frozen_decays(self.model, config.network.frozen, seed)
         self.optimiser = make_optimiser(self.model, settings)
         if settings.select == "best_validation" and next(iter(task.held_out("validation", 1, seed)), None) is None:
@@ -342,11 +342,12 @@ def frozen_decays(model: Model, share: float, seed: int) -> Frozen:
     return Frozen(held)
 
 
-def model_of(network: Network, config: Config) -> Model:
-    """A network in the framework of a configuration, on its device."""
+def model_of(network: Network, config: Config, *, batch_norm: bool = False) -> Model:
+    """A network in the framework of a configuration, on its device; as it was trained, or as it is stored."""
     device = devices.usable("training.device", config.training.device)
     one = config.network.variant == "single_tau"
-    return Model(network, config.framework, quantised=config.network.quantised, one_decay=one).to(device)
+    quantised = config.network.quantised
+    return Model(network, config.framework, quantised=quantised, one_decay=one, batch_norm=batch_norm).to(device)
 
 
 def make_optimiser(model: Model, settings: TrainingConfig) -> torch.optim.Optimizer:

@@ -69,7 +69,9 @@ class NetworkConfig:
     tau_adaptation, adaptation   of alif
     surrogate         "triangular" or "multi_gaussian"
     dropout           on the spikes of hidden layers
-    quantised         lava_dl only: the forward pass in the chip's integers (spikes or counts in, no dropout)
+    batch_norm        their spikes are scaled by their mean squares in training (`batch_norm`)
+    quantised         lava_dl only: the forward pass in the chip's integers (spikes or counts in, no dropout and no
+                      batch norm)
     """
 
     variant: str = "hetsyn"
@@ -84,6 +86,7 @@ class NetworkConfig:
     adaptation: float = 0.05
     surrogate: str = "multi_gaussian"
     dropout: float = 0.0
+    batch_norm: bool = False
     quantised: bool = False
 
     def __post_init__(self) -> None:
@@ -104,6 +107,8 @@ class NetworkConfig:
             raise ValueError(f"network.tau_start: {error}, in {list(self.tau_start)}") from error
         if self.quantised and self.dropout:
             raise ValueError(f"network.quantised: expected network.dropout=0 with it, got {self.dropout}")
+        if self.quantised and self.batch_norm:
+            raise ValueError("network.quantised: expected network.batch_norm=false with it, got true")
         if self.frozen and self.variant != "hetsyn":
             raise ValueError(f"network.frozen: expected 0 with variant {self.variant!r}, got {self.frozen}")
 

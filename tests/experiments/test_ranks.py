@@ -24,7 +24,7 @@ SMALL = ["network.hidden=[6, 5]", "training.log_every=1", "training.iterations=2
 DMS = [*SMALL, "task.delay=0.1", "training.lr=0.02"]
 CASES = {  # 7 samples do not divide by 2 or 4
     "rate term, dropout, clipping": ("dms", [*DMS, "training.batch=7", "network.dropout=0.3", "training.clip=0.1"]),
-    "frozen, one tau": ("dms", [*DMS, "training.batch=8", "network.frozen=0.5", "training.optimiser=adamw"]),
+    "frozen, batch norm": ("dms", [*DMS, "training.batch=7", "network.frozen=0.5", "network.batch_norm=true"]),
     "a curve": ("patterns", [*SMALL, "training.batch=5", "task.segment=0.05", "task.silence=0.02"]),
 }  # fmt: skip
 SIZES = (1, 2, 4)
@@ -80,7 +80,8 @@ def test_all_ranks_have_the_same_bits(size: int, case: str, runs: Any) -> None:
 RANKS, MODEL = "hetsyn_plugins.experiments.ranks", "hetsyn_plugins.experiments.model"
 BUGS = {
     "a rate term of each rank's own": (RANKS, "return sums[:-1] / sums[-1]", "return mean"),
-    "its gradient twice": (RANKS, "return gradients[0], None", "return gradients[0] * 2, None"),
+    "its gradient twice": (RANKS, "whole * ctx.share, None", "whole * ctx.share * 2, None"),
+    "its gradient of each rank's own": (RANKS, "dist.all_reduce(whole)", "pass"),
     "ranks that weigh the same": (RANKS, "loss * (share.weight * self.size)", "loss"),
     "a loss of sums": (RANKS, "for value in values]) * share.weight", "for value in values])"),
     "everybody's rows from the start": (RANKS, "narrow(axis, self.start,", "narrow(axis, 0,"),

@@ -98,7 +98,9 @@ def test_a_killed_run_ends_as_if_it_had_not_been(framework: str, optimiser: str,
 
 
 @pytest.mark.parametrize("select", ["last", "best_validation", "best_test"])
-@pytest.mark.parametrize("settings", [(), ("network.frozen=0.5",), ("network.variant=single_tau",)])
+@pytest.mark.parametrize(
+    "settings", [(), ("network.frozen=0.5", "network.batch_norm=true"), ("network.variant=single_tau",)]
+)
 def test_a_killed_run_keeps_the_best_and_what_is_frozen(select: str, settings: tuple[str], tmp_path: Path) -> None:
     config = small(f"training.select={select}", "training.validate_every=1", *settings)
     train(config, 3, tmp_path / "unbroken", quiet=True)

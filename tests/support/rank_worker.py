@@ -66,7 +66,7 @@ def in_float64(config: Config) -> Config:
             return map(doubled, super().held_out(split, batch, seed))
 
     if training.model_of.__module__ == training.__name__:
-        training.model_of = lambda network, config: model_of(network, config).double()
+        training.model_of = lambda network, config, **options: model_of(network, config, **options).double()
     task = Doubled(**{field.name: getattr(config.task, field.name) for field in fields(config.task)})
     return replace(config, task=task)
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.validation import checked_dt
-from hetsyn_plugins.experiments.data import digits, fsdd, get, shd
+from hetsyn_plugins.experiments.data import augmentation, digits, fsdd, get, shd
 from hetsyn_plugins.experiments.data.shd import Recordings
 from hetsyn_plugins.experiments.tasks.evidence import READOUTS
 from hetsyn_plugins.experiments.tasks.task import (
@@ -100,7 +100,9 @@ class Speech(DataTask):
                            are known; "recordings": of all speakers alike
     split_seed             which ones; all three are without effect where the data have a validation file (ssc_valid.h5)
     samples                train on so many recordings only; None: on all. Validation and test stay as they are
-    deletion               chance of each spike to be deleted in training, anew in every batch
+    deletion               chance of each spike to be deleted in training, anew in every batch ("thinning")
+    shift                  in training every recording is moved by -shift to shift channels, anew in every batch
+    blend                  chance of a recording to be blended, in training, with another of its class (`augmentation`)
     test_deletion          the same of the test set
     test_warp              a: the test set's spike times are scaled by 2^U(-a, a), a factor a recording, after it was
                            cut or padded, and the number of steps with them (paper: 0.5)
@@ -127,6 +129,8 @@ class Speech(DataTask):
     split_seed: int = 0
     samples: int | None = None
     deletion: float = 0.0
+    shift: int = 0
+    blend: float = 0.0
     test_deletion: float = 0.0
     test_warp: float = 0.0
     skip: int = 0
@@ -139,7 +143,9 @@ class Speech(DataTask):
             raise ValueError(f"validate_on: expected one of {', '.join(VALIDATE_ON)}, got {self.validate_on!r}")
         if self.fold is not None and self.fold < 0:
             raise ValueError(f"fold: expected a speaker from 0, got {self.fold}")
-        for name in ("deletion", "test_deletion"):
+        if not 0 <= self.shift < shd.CHANNELS:
+            raise ValueError(f"shift: expected 0 to {shd.CHANNELS - 1} channels, got {self.shift}")
+        for name in ("deletion", "blend", "test_deletion"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a chance from 0 to 1, got {getattr(self, name)}")
         if not 0 <= self.test_warp <= OCTAVES:
@@ -165,8 +171,8 @@ class Speech(DataTask):
 
     @property
     def samples_stay(self) -> bool:
-        """Spikes are deleted anew in every epoch, where they are."""
-        return self.deletion == 0
+        """What is drawn is drawn anew in every epoch, where it is."""
+        return self.deletion == self.shift == self.blend == 0
 
     def samples_of(self, rows: np.ndarray) -> Batch:
         """Recordings of the training set by their rows, whole: inputs (T, B, lines), labels (B,)."""
@@ -177,9 +183,15 @@ class Speech(DataTask):
         rows = self.training_rows(index, batch, seed)
         if self.samples_stay:
             return self.samples_of(rows)
+        thinning, shifting, blending = generator(seed, "train", index).spawn(3)  # apart from those that shuffle
         recordings = self.data.train.take(rows)
-        rng = generator(seed, "train", index).spawn(1)[0]  # apart from those that shuffle
-        kept = rng.random(len(recordings.times)) >= self.deletion
+        if self.blend:
+            partners = augmentation.partners_of(rows, self.split[0], self.data.train.labels, blending)
+            chosen = blending.random(len(rows)) < self.blend
+            recordings = augmentation.blended(recordings, self.data.train.take(partners), chosen, blending)
+        if self.shift:
+            recordings = augmentation.shifted(recordings, self.shift, shifting)
+        kept = thinning.random(len(recordings.times)) >= self.deletion
         return self._batch(recordings.keep(kept), self.steps)
 
     def held_out(self, split: str, batch: int, seed: int) -> Iterator[Batch]:
