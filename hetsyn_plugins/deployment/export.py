@@ -22,7 +22,7 @@ from hetsyn_plugins.core.validation import host_array, layout_hint
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.deployment.chip_costs import chip_costs
 from hetsyn_plugins.deployment.clusters import ClusterReport, cluster_network
-from hetsyn_plugins.deployment.losses import losses
+from hetsyn_plugins.deployment.losses import losses, weight_loss
 from hetsyn_plugins.deployment.report import Report, layer_report, with_rates
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork, quantise
@@ -30,6 +30,9 @@ from hetsyn_plugins.fixed_point.neuron import FixedRun, whole_numbers
 from hetsyn_plugins.fixed_point.rounding import Rounding, refuse_clipped, rounding
 
 REPORT_SAMPLES = 64  # samples that the report on clustering is measured on
+
+
+FloatRun = tuple[Any, Any]  # tensors: spikes, None of a readout, and v
 
 
 class Source(NamedTuple):
@@ -86,8 +89,9 @@ def export(
         network, reports = cluster_network(network, clusters, tolerance=tolerance, inputs=samples, argument="clusters")
     fixed, roundings = _fixed(source, network, form, units, clip)
     runs = {} if x is None else fixed.run(x, allow_overflow=allow_overflow)
-    networks = {"float": source.network, **({"clustered": network} if reports else {})}
-    accuracy = {} if truth is None else _accuracies(networks, runs, x, truth)
+    before = {} if x is None else _run(source.network, x)
+    floats = {"float": before, **({"clustered": _run(network, x)} if reports and truth is not None else {})}
+    accuracy = {} if truth is None else _accuracies(floats, runs, truth)
     trained = [layer for layer in source.network.layers if isinstance(layer, HetSynLayer)]
     used = source.used or tuple(layer.params for layer in trained)
     dt = _common_dt(trained)
@@ -97,7 +101,9 @@ def export(
             was.params,
             roundings.get(layer.name),
             reports.get(layer.name),
+            weight_loss(computed, layer.params),
             runs.get(layer.name),
+            _spikes_a_sample(before.get(was.name)),
             losses(computed, layer.params, reports.get(layer.name)),
         )
         for layer, was, computed in zip(fixed.layers, trained, used, strict=True)
@@ -208,16 +214,28 @@ def _common_dt(layers: list[HetSynLayer]) -> float | None:
     return dts.pop() if len(dts) == 1 else None
 
 
-def _accuracies(networks: Mapping[str, Network], runs: Mapping[str, FixedRun], x: Any, labels: Any) -> dict[str, float]:
-    """Shares of samples decided as labelled: by float networks, through the kernels (the reference is slow), and by
-    the integers, whose runs these are."""
+def _run(network: Network, x: Any) -> dict[str, FloatRun]:
+    """A network of floats through the kernels: the reference is slow."""
     import torch
 
     from hetsyn_plugins.ops import stack
 
+    return dict(stack.run(network, torch.tensor(x)))
+
+
+def _spikes_a_sample(run: FloatRun | None) -> float | None:
+    if run is None or run[0] is None:
+        return None
+    return float(run[0].sum() / run[0].shape[1])
+
+
+def _accuracies(
+    floats: Mapping[str, dict[str, FloatRun]], runs: Mapping[str, FixedRun], labels: Any
+) -> dict[str, float]:
+    """Shares of samples decided as labelled, by networks of floats and by the integers, whose runs these are."""
     accuracy = {}
-    for name, network in networks.items():
-        *_, (spikes, v) = stack.run(network, torch.tensor(x)).values()
+    for name, layers in floats.items():
+        *_, (spikes, v) = layers.values()
         decided = v[-1].argmax(1) if spikes is None else spikes.sum(0).argmax(1)
         accuracy[name] = float((decided.numpy() == labels).mean())
     *_, output = runs.values()

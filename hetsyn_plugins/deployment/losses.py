@@ -18,7 +18,7 @@ with 0.01 % of the sum of |w|; they are missed by nobody. An alarm is
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,31 @@ FELT, RATE = 0.1, 0.02  # of the threshold, where so many spikes a step come in 
 OUTLIER = 16  # times the median |w|: there the last bit is an eighth of the median
 MOVED_TAU = 0.25  # of 1 - r
 MOVED_V = 0.5  # of v's deviation
+
+
+class WeightLoss(NamedTuple):
+    """What 8 bits did to the weights of a layer, recurrent ones too.
+
+    zeroed           share of its nonzero weights that became 0
+    mean, largest    of its neurons: the sum of |w - w in 8 bits|, as a share of the neuron's sum of |w|
+    """
+
+    zeroed: float
+    mean: float
+    largest: float
+
+
+def weight_loss(used: HetSynParams, fixed: FixedParams) -> WeightLoss:
+    """The loss from the weights that a layer computed with to those of its integers; zeros where it has none."""
+    p, rounded = used.astype(np.float64).expanded(), fixed.to_params()
+    names = [name for name in EXPONENTS if getattr(p, name) is not None]
+    weight, kept = (np.concatenate([getattr(of, name) for name in names], axis=1) for of in (p, rounded))
+    sums = np.abs(weight).sum(1)
+    share = np.abs(weight - kept).sum(1)[sums > 0] / sums[sums > 0]
+    if not share.size:
+        return WeightLoss(0.0, 0.0, 0.0)
+    zeroed = np.count_nonzero((weight != 0) & (kept == 0)) / np.count_nonzero(weight)
+    return WeightLoss(float(zeroed), float(share.mean()), float(share.max()))
 
 
 def losses(used: HetSynParams, fixed: FixedParams, clustering: ClusterReport | None = None) -> tuple[str, ...]:

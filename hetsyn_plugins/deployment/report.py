@@ -14,6 +14,7 @@ from hetsyn_plugins.core.fields import DECAYS, Array
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
 from hetsyn_plugins.deployment.chip_costs import MAPPINGS, ChipCost, chip_costs, layer_sizes, state_bits, weight_bits
 from hetsyn_plugins.deployment.clusters import ClusterReport
+from hetsyn_plugins.deployment.losses import WeightLoss
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE, FixedRun
 from hetsyn_plugins.fixed_point.rounding import Rounding, beyond_words, decay_to_word
@@ -32,8 +33,10 @@ class LayerReport:
     beyond          trained decays between 0 and 1 whose tau 12 bits cannot hold (clustering may have brought them in)
     ends            decay words of 4096 and 0 (r = 0, r = 1), which our format has and Loihi's own field, 1..4095, lacks
     rounding        what rounding to integers clipped and moved
+    weights         what 8 bits did to the weights that the layer computed with
     clustering      what clustering did; None where there was none
-    spikes          a sample, on average; None for a readout or without calibration data
+    spikes          a sample, on average; None for a readout or without calibration data. spikes_before: those of the
+                    layer as it was trained, behind layers as they were trained
     peak, headroom  the largest |state|, and how often it could double before it leaves its bits; None without data
     overflows       states that left their bits (then `peak` is the largest of them, and headroom negative)
     warnings        sentences on what was lost that changes what the layer does (`losses.py`)
@@ -51,7 +54,9 @@ class LayerReport:
     ends: int
     rounding: Rounding | None
     clustering: ClusterReport | None
+    weights: WeightLoss
     spikes: float | None = None
+    spikes_before: float | None = None
     peak: int | None = None
     headroom: float | None = None
     overflows: int = 0
@@ -80,7 +85,9 @@ class Report:
     inputs: float | None = None
 
     def __str__(self) -> str:
-        return "\n".join([*_layer_lines(self), *_loss_lines(self), *_data_lines(self), *_mapping_lines(self)])
+        return "\n".join(
+            [*_layer_lines(self), *_bits_lines(self), *_loss_lines(self), *_data_lines(self), *_mapping_lines(self)]
+        )
 
 
 def layer_report(
@@ -88,13 +95,15 @@ def layer_report(
     trained: HetSynParams,
     rounding: Rounding | None,
     clustering: ClusterReport | None,
+    weights: WeightLoss,
     run: FixedRun | None,
+    spikes_before: float | None = None,
     warnings: tuple[str, ...] = (),
 ) -> LayerReport:
     """The report of one layer: the integers that are deployed beside the layer as it was trained.
 
-    run       what the integers did on the calibration data; None without them
-    warnings  what `losses.py` has to say
+    run           what the integers did on the calibration data, and spikes_before the trained layer; None without them
+    weights, warnings   what `losses.py` has to say
     """
     size, p = layer_sizes(layer), layer.params
     trained_decays, kept_decays = _decays(trained), _decays(p.to_params())
@@ -111,6 +120,8 @@ def layer_report(
         ends=int((decay_to_word(kept_decays) % DECAY_ONE == 0).sum()),
         rounding=rounding,
         clustering=clustering,
+        weights=weights,
+        spikes_before=spikes_before,
         warnings=warnings,
     )
     if run is None:
@@ -147,6 +158,10 @@ LAYER_LEGEND = (
     "K: different decays; state, weights: memory, 1 kB = 1,000 bytes; spikes: fired a sample; headroom: how often the "
     "largest state could double"
 )
+BITS_LEGEND = (
+    "error: of a neuron's weights, as a share of their sum of |w|; spikes: fired a sample, by the trained network and "
+    "by the integers"
+)
 MAPPING_LEGEND = (
     "neurons, synapses: how many the whole network takes on the chip; state: memory of their states, without weights;",
     "spikes, graded a step: messages sent a time step, inputs among the spikes; graded ones carry a number (at most)",
@@ -170,6 +185,14 @@ def _layer_lines(r: Report) -> list[str]:
     if r.dt is not None:
         held += f" ({low * r.dt * 1e3:.2g} to {high * r.dt * 1e3:.0f} ms)"
     return [f"{r.path}: {len(r.layers)} layers, {r.form} form", *_table(rows), LAYER_LEGEND, held]
+
+
+def _bits_lines(r: Report) -> list[str]:
+    rows = [["8 bits", "weights to 0", "error, mean", "largest", "spikes before", "after"]]
+    for at in r.layers:
+        spikes = ["-" if count is None else f"{count:,.1f}" for count in (at.spikes_before, at.spikes)]
+        rows.append([at.name, *(f"{share:.1%}" for share in at.weights), *spikes])
+    return [*_table(rows), BITS_LEGEND]
 
 
 def _loss_lines(r: Report) -> list[str]:

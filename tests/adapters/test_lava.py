@@ -337,6 +337,10 @@ def in_child_netx(folder: Path, names: list[str], x: Any) -> tuple[dict[str, Any
 
     complaints: list[str] = []
     sys.unraisablehook = lambda what: complaints.append(str(what.exc_value))
+    hetsyn_plugins.register("lava_dl")
+    imported = "lava.lib.dl.netx" in sys.modules
+    from hetsyn_plugins.adapters.lava_dl import netx
+
     results: dict[str, Any] = {}
     for name in names:
         try:
@@ -345,7 +349,11 @@ def in_child_netx(folder: Path, names: list[str], x: Any) -> tuple[dict[str, Any
             results[name] = error.with_traceback(None)  # which would hold the refused network
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        itself = [in_child_network_runs_itself(folder / "good.net", x, precision) for precision in runtime.PRECISIONS]
+        good = folder / "good.net"
+        itself = [in_child_network_runs_itself(netx.Network, good, x, precision) for precision in runtime.PRECISIONS]
+        stock_netx = netx.Network.__mro__[1]
+        itself.append(in_child_network_runs_itself(stock_netx, good, x, "fixed_pt"))
+        itself.append((imported, *in_child_known(stock_netx, good)))
     for wrong in (lambda: HetSyn(3), lambda: Source(np.zeros(3))):
         with suppress(ValueError):
             wrong()
@@ -353,22 +361,35 @@ def in_child_netx(folder: Path, names: list[str], x: Any) -> tuple[dict[str, Any
     return results, itself, complaints + [str(w.message) for w in warned if "Cannot import" in str(w.message)]
 
 
-def in_child_network_runs_itself(path: Path, x: Any, precision: str) -> Any:
+def in_child_known(stock_netx: Any, good: Path) -> list[bool]:
+    """Does stock netx build a file of ours: without register, with it, with it twice, and after all without?"""
+    known = []
+    for changes in ("unregister", "register", "register", "unregister"):
+        getattr(hetsyn_plugins, changes)("lava_dl")
+        try:
+            stock_netx(str(good))
+        except AttributeError:  # on the way into layers that it does not know
+            known.append(False)
+        else:
+            known.append(True)
+    return known
+
+
+def in_child_network_runs_itself(reader: Any, path: Path, x: Any, precision: str) -> Any:
     """`network.run`, between Lava's own ring buffers."""
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
     from lava.proc.io.sink import RingBuffer as Sink
     from lava.proc.io.source import RingBuffer as Source
 
-    from hetsyn_plugins.adapters.lava_dl import netx
-
-    network = netx.Network(net_config=str(path), reset_interval=len(x))
+    network = reader(net_config=str(path), reset_interval=len(x))
     source, sink = Source(data=x[:, 0].T), Sink(shape=network.out.shape, buffer=len(x))
     source.s_out.connect(network.inp)
     network.out.connect(sink.a_in)
     try:
         network.run(condition=RunSteps(len(x)), run_cfg=Loihi2SimCfg(select_tag=precision))
-        return sink.data.get().T[:, None], str(network), network.layer_names, network.latencies
+        ours = {name: getattr(network, name, None) for name in ("layer_names", "latencies")}
+        return sink.data.get().T[:, None], str(network), *ours.values()
     finally:
         network.stop()
 
@@ -459,6 +480,16 @@ def test_a_network_runs_itself_in_float_too(netx: Any) -> None:
     case = integers.Case("stack", stack(), spike_trains(30))
     (*_, readout) = integers.expected_in_float(case).values()
     np.testing.assert_allclose(netx[1][1][0][3:], readout.v[:-3], rtol=0, atol=1e-12)
+
+
+@needs_lava
+def test_stock_netx_knows_our_layers_while_we_are_registered(netx: Any) -> None:
+    """And what it builds gives the same bins; registering alone imports no netx."""
+    (ours, table, *_), (stock_bins, stock_table, *_) = netx[1][0], netx[1][2]
+    assert ours.any() and stock_table == table
+    np.testing.assert_array_equal(stock_bins, ours)
+    imported, *known = netx[1][3]
+    assert not imported and known == [False, True, True, False]
 
 
 @needs_lava

@@ -181,6 +181,39 @@ def test_rates_and_headroom_are_those_of_the_integer_core(tmp_path: Path) -> Non
     assert report.accuracy == {}
 
 
+def test_what_eight_bits_did_is_told_as_it_acts(tmp_path: Path) -> None:
+    """By hand: the last bit of the layer is 1; a row is 100, 0.4, 0.4, another 2.25, one 1, and one is empty."""
+    weight = np.array([[100.0, 0.4, 0.4], [2.25, 2.25, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]])
+    params = HetSynParams(weight, 0.5, threshold=1.0, reset_decay=0.5)
+    x = np.ones((4, 2, 3))
+    net = Network((HetSynLayer("only", params),))
+    (only,) = deployment.export(net, tmp_path / "net.net", units={"only": 1.0}, calibration=x).layers
+    assert only.weights.zeroed == pytest.approx(2 / 7), "of nonzero weights"
+    shares = [0.8 / 100.8, 0.5 / 4.5, 0.0]
+    assert only.weights.mean == pytest.approx(np.mean(shares)) and only.weights.largest == pytest.approx(0.5 / 4.5)
+    before, after = net.run(x)["only"][0], chip_file.read(tmp_path / "net.net").run(x)["only"].spikes
+    assert before is not None and after is not None
+    assert (only.spikes_before, only.spikes) == (before.sum() / 2, after.sum() / 2), "spikes before and after"
+    assert only.spikes_before > 0
+
+
+def test_an_outlier_is_seen_in_the_spikes_before_and_after(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    weight = rng.random((10, 20)) * 0.2
+    weight[0, 0] = 80.0
+    net = Network((HetSynLayer("only", HetSynParams(weight, 0.9, reset_decay=0.9)),))
+    x = (rng.random((50, 4, 20)) < 0.3).astype(float)
+    with pytest.warns(UserWarning, match="became 0 in 8 bits"):
+        report = deployment.export(net, tmp_path / "net.net", calibration=x)
+    (only,) = report.layers
+    assert only.weights.zeroed == 199 / 200 and only.weights.largest == 1.0
+    assert only.spikes is not None and only.spikes_before is not None and only.spikes < 0.3 * only.spikes_before
+    row = next(line for line in str(report).splitlines() if "99.5%" in line)
+    assert row.split() == [
+        "only", "99.5%", f"{only.weights.mean:.1%}", "100.0%", f"{only.spikes_before:,.1f}", f"{only.spikes:,.1f}",
+    ]  # fmt: skip
+
+
 def test_without_calibration_data_nothing_is_claimed(tmp_path: Path) -> None:
     report = deployment.export(small(None), tmp_path / "net.net")
     assert report.dt is None and report.spikes is None and report.accuracy == {}
@@ -474,6 +507,9 @@ STACK, REPORT, EXPORT = (
 )
 
 
+LOSSES = "hetsyn_plugins.deployment.losses"
+
+
 class Bug(NamedTuple):
     """In `module`, `old` becomes `new`; `check`, a test above, must then fail with a message that has `says` in it."""
 
@@ -486,7 +522,17 @@ class Bug(NamedTuple):
 
 
 BY_HAND, RATES = test_report_has_the_numbers_computed_by_hand, test_rates_and_headroom_are_those_of_the_integer_core
+BITS = test_what_eight_bits_did_is_told_as_it_acts
 REPORT_BUGS = [
+    Bug(
+        "spikes before are those after",
+        EXPORT,
+        "_spikes_a_sample(before.get(was.name))",
+        "runs[was.name].spikes.sum() / 2 + 1",
+        BITS,
+        "spikes before and after",
+    ),
+    Bug("zeros count as lost", LOSSES, "(weight != 0) & (kept == 0)", "kept == 0", BITS, "of nonzero weights"),
     Bug(
         "spikes of the batch", REPORT, "run.spikes.sum() / run.v.shape[1]", "run.spikes.sum()", RATES, "spikes a sample"
     ),
@@ -559,7 +605,7 @@ REPORT_BUGS = [
 
 def plant(module: str, old: str, new: str, check: Callable[[], None]) -> None:
     """A check on the modules executed anew from their text with the bug in it."""
-    fresh = changed(module, old, new, around=[STACK, REPORT, EXPORT])
+    fresh = changed(module, old, new, around=[STACK, LOSSES, REPORT, EXPORT])
     with in_place(fresh), pytest.MonkeyPatch.context() as patch:
         patch.setattr(deployment, "export", fresh[EXPORT].export)
         check()

@@ -1,4 +1,4 @@
-"""Adding our names to slayer's own modules, and taking them away again."""
+"""Adding our names to slayer's own modules and our layers to stock netx, and taking them away again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import lava.lib.dl.slayer as slayer
 
+from hetsyn_plugins.adapters.lava_dl import stock_netx
 from hetsyn_plugins.adapters.lava_dl.slayer.block import Affine, Dense, Flatten, Input, Recurrent
 from hetsyn_plugins.adapters.lava_dl.slayer.neuron import Neuron, neuron_params
 from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
@@ -16,7 +17,7 @@ _added: dict[str, ModuleType] = {}
 
 
 def install() -> None:
-    """Add `hetsyn` to slayer's `synapse`, `neuron` and `block`; may be called again."""
+    """Add `hetsyn` to slayer's `synapse`, `neuron` and `block`, and HETSYN neurons to netx; may be called again."""
     ours: dict[str, dict[str, Any]] = {
         "synapse": {"Dense": Synapse},
         "neuron": {"Neuron": Neuron, "neuron_params": neuron_params},
@@ -32,6 +33,7 @@ def install() -> None:
             module.__dict__.update(names)
             _added[part] = sys.modules[module.__name__] = module
             setattr(getattr(slayer, part), "hetsyn", module)  # noqa: B010  the framework's module has no such name
+    stock_netx.install()
 
 
 def uninstall() -> None:
@@ -42,3 +44,4 @@ def uninstall() -> None:
         if sys.modules.get(module.__name__) is module:
             del sys.modules[module.__name__]
     _added.clear()
+    stock_netx.uninstall()

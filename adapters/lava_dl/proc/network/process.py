@@ -14,6 +14,7 @@ from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
 from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.hdf5 import HDF5_ERRORS
 from hetsyn_plugins.deployment import chip_file
+from hetsyn_plugins.fixed_point.network import FixedLayer
 
 LAYERS = ("input", "flatten", "dense", "dense_rec", "conv")  # what stock netx builds, of what it says it knows
 NEURONS = (chip_file.NEURON, "CUBA", "LOIHI", "SDNN", "RF")
@@ -79,19 +80,11 @@ class Network(hdf5.Network):
             # the synapses of a stock layer send a step late: its neurons then still get the last of a sample
             options["reset_offset"] += 1
             return self._stock(layer_config, super().create_dense(layer_config, **options))
+        when = {name: options[name] for name in ("reset_interval", "reset_offset")}
         layer = chip_file.checked_layer(group)
-        process = HetSyn(
-            layer.params,
-            always_on=layer.always_on,
-            delay=layer.delay,
-            reset_interval=options["reset_interval"],
-            reset_offset=options["reset_offset"],
-            allow_overflow=self.allow_overflow,
-            name=layer.name,
-        )
+        process, row = hetsyn_process(layer, **when, allow_overflow=self.allow_overflow)
         self.built[process.id] = layer.name
-        row = {"width": 1, "height": 1, "channel": layer.widths[1], "delay": layer.delay is not None}
-        return process, self._table_str(type_str="HetSynRec" if options["rec"] else "HetSyn", **row)
+        return process, row
 
     def _stock(self, layer_config: Any, made: Any) -> Any:
         group = layer_config.f
@@ -99,6 +92,18 @@ class Network(hdf5.Network):
         cuba = _neuron(group) in (None, "CUBA", "LOIHI")
         self.parts_samples &= cuba and "delay" not in group and not isinstance(made[0], RecurrentDense)
         return made
+
+
+def hetsyn_process(layer: FixedLayer, *, allow_overflow: bool = False, **when: Any) -> tuple[HetSyn, str]:
+    """The process of a layer of ours, and its row in the table that stock netx prints.
+
+    when   reset_interval and reset_offset
+    """
+    options: dict[str, Any] = {"always_on": layer.always_on, "delay": layer.delay, "name": layer.name}
+    process = HetSyn(layer.params, allow_overflow=allow_overflow, **options, **when)
+    kind = "HetSyn" if layer.params.recurrent_weight is None else "HetSynRec"
+    row = {"width": 1, "height": 1, "channel": layer.widths[1], "delay": layer.delay is not None}
+    return process, hdf5.Network._table_str(type_str=kind, **row)
 
 
 def _check(file: h5py.File) -> None:
