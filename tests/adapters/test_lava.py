@@ -683,10 +683,10 @@ def test_a_process_that_behaves_gets_there() -> None:
 )
 def test_a_worker_that_fails_is_an_exception(how: str, error: type[Exception], words: str) -> None:
     """In Lava alone the first three wait forever, the second at exit. The suite goes on, nothing is left behind."""
-    start = time.monotonic()
+    start, patience = time.monotonic(), 2.0 if how == "hang" else 15.0  # seconds; others are seen at once, load or not
     with pytest.raises(error, match=words) as caught:
-        runtime.isolated(lava_misbehaving.run, how, 2.0, timeout=TIMEOUT)
-    assert time.monotonic() - start < 20
+        runtime.isolated(lava_misbehaving.run, how, patience, timeout=TIMEOUT)
+    assert time.monotonic() - start < 30
     assert "Traceback" in str(caught.value.__cause__)
     if how == "raise":
         assert "models.py" in str(caught.value.__cause__)  # the worker's own lines
