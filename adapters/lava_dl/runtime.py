@@ -128,7 +128,8 @@ def run_file(
     """The same for a netx file, built by `netx.Network`: stock layers run as stock processes, named by their number.
 
     M is what the first layer takes. Samples that stock layers would mix (`Network.parts_samples`) run one by one, which
-    takes longer. Also raises FileNotFoundError, and ValueError for a file that is not whole.
+    takes longer. Stock layers have parameters for "fixed_pt" only. Also raises FileNotFoundError, and ValueError for a
+    file that is not whole.
     """
     checked_timeout(timeout)
     x = _checked(inputs, precision)
@@ -164,7 +165,8 @@ def simulate(
     from hetsyn_plugins.adapters.lava_dl.proc.io.process import Sink, Source
 
     steps, samples, lines = inputs.shape
-    entry, taps, parted = (_from_file if isinstance(what, Path) else _direct)(what, steps, allow_overflow)
+    build = _from_file if isinstance(what, Path) else _direct
+    entry, taps, parted = build(what, steps, precision, allow_overflow)
     if np.prod(entry.shape) != lines:
         raise ValueError(f"inputs: expected shape (T, B, {np.prod(entry.shape)}), got {inputs.shape}")
     if samples > 1 and not parted:
@@ -185,7 +187,7 @@ def simulate(
     return outputs
 
 
-def _direct(network: Any, period: int, allow_overflow: bool) -> tuple[Any, list[Tap], bool]:
+def _direct(network: Any, period: int, precision: str, allow_overflow: bool) -> tuple[Any, list[Tap], bool]:
     """A process a layer; returns the port of the first, a tap of each, and that samples share nothing."""
     from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
 
@@ -199,11 +201,20 @@ def _direct(network: Any, period: int, allow_overflow: bool) -> tuple[Any, list[
     return layers[0].inp, [Tap(process.name, process.out, 1 + index) for index, process in enumerate(layers)], True
 
 
-def _from_file(path: Any, period: int, allow_overflow: bool) -> tuple[Any, list[Tap], bool]:
+def _from_file(path: Any, period: int, precision: str, allow_overflow: bool) -> tuple[Any, list[Tap], bool]:
     """What netx builds."""
     from hetsyn_plugins.adapters.lava_dl import netx
+    from hetsyn_plugins.adapters.lava_dl.proc.hetsyn.process import HetSyn
 
     network = netx.Network(str(path), reset_interval=period, allow_overflow=allow_overflow)
+    stock = [
+        name for name, layer in zip(network.layer_names, network.layers, strict=True) if not isinstance(layer, HetSyn)
+    ]
+    if stock and precision != "fixed_pt":  # netx hands their 12-bit decays to Lava's float neurons as they are
+        raise ValueError(
+            f"precision: expected 'fixed_pt' with stock layers ({', '.join(stock)}), whose parameters netx gives "
+            f"in the chip's integers, got {precision!r}"
+        )
     # the last layer through the network's own port, which Lava would else take for an end of the graph
     ports = [*(layer.out for layer in network.layers[:-1]), network.out]
     return network.entry(), list(map(Tap, network.layer_names, ports, network.latencies)), network.parts_samples

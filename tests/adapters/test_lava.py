@@ -347,6 +347,10 @@ def in_child_netx(folder: Path, names: list[str], x: Any) -> tuple[dict[str, Any
             results[name] = runtime.simulate(folder / name, SAMPLES, "fixed_pt", False, TIMEOUT)
         except (ValueError, FileNotFoundError) as error:
             results[name] = error.with_traceback(None)  # which would hold the refused network
+    try:
+        runtime.simulate(folder / "mixed.net", SAMPLES, "floating_pt", False, TIMEOUT)
+    except ValueError as error:
+        results["mixed in float"] = error.with_traceback(None)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         good = folder / "good.net"
@@ -436,6 +440,13 @@ def test_stock_layers_stay_stock(netx: Any) -> None:
     np.testing.assert_array_equal(mixed["0"], cuba(SAMPLES @ WEIGHTS[0].T, CUBA))
     np.testing.assert_array_equal(mixed[MIDDLE.name], FixedNetwork((MIDDLE,)).output(mixed["0"]))
     np.testing.assert_array_equal(mixed["2"], cuba(mixed[MIDDLE.name] @ WEIGHTS[1].T, CUBA))
+
+
+@needs_lava
+def test_stock_layers_have_no_float_parameters(netx: Any) -> None:
+    """Lava's float neurons would take netx's decays of 12 bits for shares, and give spikes of nothing."""
+    words = r"precision: expected 'fixed_pt' with stock layers \(0, 2\).*got 'floating_pt'"
+    assert re.search(words, str(netx[0]["mixed in float"]))
 
 
 @needs_lava
