@@ -922,5 +922,11 @@ def container(layers: list[tuple[str, nn.Module]]) -> Any:
 
 
 def merge_stock(linear: nn.Linear, neuron: nn.Module) -> tuple[HetSynParams, frozenset[str], Surrogate] | None:
-    """None: Norse's own neurons step by Euler, no HetSyn layer is exactly one of them."""
-    return None
+    """None; ValueError for a neuron of Norse's own, because no HetSyn layer is exactly one of them."""
+    if not type(neuron).__module__.startswith("norse.torch.module.l"):  # lif, lif_adex, leaky_integrator, ...
+        return None
+    kind = type(neuron).__name__
+    raise ValueError(
+        f"net: a {kind} of Norse's own steps by Euler, v + dt tau_mem_inv ((v_leak - v) + i), and filters its input "
+        "twice, which no HetSyn layer does; put norse.torch.HetSynLIF in its place and train it"
+    )

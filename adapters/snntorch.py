@@ -758,20 +758,22 @@ def why_not_plain(neuron: Any) -> str | None:
 
 
 def merge_stock(linear: nn.Linear, neuron: nn.Module) -> tuple[HetSynParams, frozenset[str], Surrogate] | None:
-    """The vanilla HetSyn layer that a Linear and a stock Leaky behind it are; None for any other neuron.
+    """The vanilla HetSyn layer that a Linear and a stock Leaky (or Synaptic without alpha) are; None for other neurons.
 
     With what of it is learned (core fields), and its surrogate. A bias becomes the weight of an always-on last line,
     since the neuron filters it. A stock neuron's reset has no gradient: `detach_reset=True` gives the same gradients.
     """
-    if type(neuron) is not snntorch.Leaky:
+    if type(neuron) not in (snntorch.Leaky, snntorch.Synaptic):
         return None
     why_not = why_not_plain(neuron)
+    if isinstance(neuron, snntorch.Synaptic) and bool((neuron.alpha != 0).any()):
+        why_not = f"alpha of {neuron.alpha.max():.4g}, a synaptic current that is filtered once more by the membrane,"
     if neuron.reset_mechanism == "zero":
         why_not = "reset_mechanism 'zero'"
     elif not neuron.reset_delay:
         why_not = "reset_delay False"
     if why_not is not None:
-        raise ValueError(f"net: a snn.Leaky's {why_not} cannot be carried over")
+        raise ValueError(f"net: a snn.{type(neuron).__name__}'s {why_not} cannot be carried over")
     if linear.bias is not None and linear.bias.requires_grad != linear.weight.requires_grad:
         raise ValueError("net: a Linear in front of a snn.Leaky, expected weight and bias both learned or both not")
     weight = linear.weight if linear.bias is None else torch.cat([linear.weight, linear.bias[:, None]], 1)

@@ -6,8 +6,9 @@ What an adapter adds to take part is three functions, `build_layer`, `container`
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
 from dataclasses import replace
+from itertools import takewhile
 from types import ModuleType
 from typing import Any
 
@@ -19,11 +20,20 @@ from hetsyn_plugins.core import network
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.core.validation import check_has_values, checked_dt
+from hetsyn_plugins.exchange.calls import WAY_OUT, Named, Seen, chain_of
 from hetsyn_plugins.exchange.frameworks import CONVERTIBLE, adapter
+from hetsyn_plugins.exchange.over_steps import OverSteps
 from hetsyn_plugins.ops.arguments import HALF
 from hetsyn_plugins.ops.trainable import TrainableFields
 
 TARGETS = ("reference", *CONVERTIBLE)
+# what may stand in front of the first layer and is kept as it is
+FRONT = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Flatten, nn.ReLU),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d),
+)
+CLOSE = 1e-9  # v in float64, both summed over some thousand synapses and steps at most
 
 
 class AlwaysOn(nn.Module):
@@ -36,17 +46,22 @@ class AlwaysOn(nn.Module):
         return torch.cat([inputs, inputs.new_ones((*inputs.shape[:-1], 1))], dim=-1)
 
 
-def convert(net: Any, to: str, dt: float | None = None) -> Any:
-    """Carry a sequential stack of HetSyn layers and readouts, Linear and Dropout, over to another framework.
+def convert(net: Any, to: str, dt: float | None = None, *, inputs: Any = None) -> Any:
+    """Carry a chain of HetSyn layers and readouts, Linear and Dropout, over to another framework.
 
     net   a Network, a torch Sequential (nested too), Norse's SequentialState, or one HetSyn layer, on any device
-          and on several; in snnTorch stacks
-          also stock `nn.Linear` + `snn.Leaky`, which become vanilla HetSyn layers: the Linear's bias is filtered there,
-          so it becomes the weight of an always-on line (an AlwaysOn module appears in front). A stock neuron's reset
-          has no gradient: they come with detach_reset=True, and have its gradients
+          and on several; or a class of one's own whose forward calls such modules one after the other, on the whole
+          sequence or in a loop over steps. It is run to see in which order, and what is read must spike as it did
+          (`calls`); wrappers (torch.compile's, DataParallel, ...) are opened.
+          Convolutions, pooling and the like in front of the first layer are kept as they are, over all steps. Batch
+          norm behind a Linear is folded into it, as it is when nobody trains. In snnTorch stacks
+          also stock `nn.Linear` + `snn.Leaky` (or a Synaptic with alpha = 0), which become vanilla HetSyn layers: the
+          Linear's bias is filtered there, so it becomes the weight of an always-on line (an AlwaysOn module appears in
+          front). A stock neuron's reset has no gradient: they come with detach_reset=True, and have its gradients
     to    "reference" (a Network, plain data that runs in float64), "snntorch" (nn.Sequential, init_hidden layers) or
           "norse" (SequentialState of sequence modules)
     dt    step length in seconds for layers that have none; asked for where the target needs it
+    inputs   an example of what a class of one's own takes, where its first layer does not tell: (T, B, C, H, W), say
 
     The result takes (T, B, M) and spikes alike: equal in float64, within rounding in float32. Layers with
     batch_first=True stay so, and take (B, T, M); a Network runs on (T, B, M) always. It is new, on the CPU,
@@ -55,11 +70,14 @@ def convert(net: Any, to: str, dt: float | None = None) -> Any:
     Raises ValueError for what cannot be carried over, naming it; ImportError where the framework is not installed.
     """
     check_target(to, dt)
-    plain = _with_dt(net if isinstance(net, Network) else read(net), dt)
+    front, plain = ([], net) if isinstance(net, Network) else parts_of(net, inputs)
+    plain = _with_dt(plain, dt)
     if to == "reference":
+        _check_all_is_plain(front)
         return plain
     target = adapter(to)
-    return target.container([(layer.name, _build(layer, target)) for layer in plain.layers])
+    kept = [(name, OverSteps(copy.deepcopy(module))) for name, module in front]
+    return target.container([*kept, *((layer.name, _build(layer, target)) for layer in plain.layers)])
 
 
 def check_target(to: str, dt: float | None) -> None:
@@ -70,11 +88,18 @@ def check_target(to: str, dt: float | None) -> None:
         checked_dt(dt)
 
 
-def read(net: nn.Module) -> Network:
-    """The plain data of a torch module: what `convert` starts from."""
-    modules = list(_flat(net))
+def parts_of(net: Any, inputs: Any = None) -> tuple[list[Named], Network]:
+    """A net as the modules that stand in front and stay as they are, and the plain data of the rest."""
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net: expected a torch module or a Network, got {type(net).__name__}")
     for path, tensor in (*net.named_parameters(), *net.named_buffers()):
         check_has_values(f"net: {path}", tensor)
+    chain = chain_of(net, inputs)
+    front = list(takewhile(lambda named: isinstance(named[1], FRONT), chain.modules))
+    if len(front) == len(chain.modules):
+        name, module = front[-1]
+        raise ValueError(f"net: expected at least one layer behind {name!r}, a {type(module).__name__}, got none")
+    modules = _folded([named for named in chain.modules[len(front) :] if not isinstance(named[1], nn.Flatten)])
     layers: list[network.Layer | None] = []
     position = 0
     while position < len(modules):
@@ -82,18 +107,52 @@ def read(net: nn.Module) -> Network:
         merged = _merge_stock(modules[position : position + 2])
         layers += merged or [_plain(name, module)]
         position += 2 if merged else 1
-    return Network(tuple(layer for layer in layers if layer is not None))
+    plain = Network(tuple(layer for layer in layers if layer is not None))
+    if chain.seen:
+        _check_spikes(plain, chain.seen, chain.modules[len(front)][0])
+    return [(name, _flattening(module)) for name, module in front], plain
 
 
-def _flat(net: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The modules of nested Sequentials in order, with their names joined."""
-    if not isinstance(net, nn.Module):
-        raise ValueError(f"net: expected a torch module or a Network, got {type(net).__name__}")
-    if not isinstance(net, nn.Sequential):
-        yield name or "0", net
-        return
-    for key, child in net.named_children():
-        yield from _flat(child, f"{name}_{key}" if name else key)
+def _check_all_is_plain(front: list[Named]) -> None:
+    """Raise ValueError for a module in front that plain data, which take (T, B, M), have no place for."""
+    for name, module in front:
+        if not isinstance(module, nn.Flatten):
+            kind = f"{type(module).__module__}.{type(module).__qualname__}"
+            raise ValueError(
+                f"net: expected a sequential stack of HetSyn layers, Linear and Dropout; module {name!r} is a {kind}, "
+                "which only networks of a framework keep in front: convert what comes behind it by itself"
+            )
+
+
+def _check_spikes(plain: Network, seen: dict[str, Seen], first: str) -> None:
+    """Raise ValueError where a network does not do what its net was seen to do, in float64."""
+    for name, (spikes, v) in plain.run(seen[first].inputs.numpy()).items():
+        outputs = seen[name].outputs.numpy()
+        same = np.array_equal(outputs, spikes) if spikes is not None else np.allclose(outputs, v, CLOSE, CLOSE)
+        if not same:
+            what = "spikes" if spikes is not None else "v"
+            raise ValueError(
+                f"net: expected {name!r} to give, from reset states, the {what} of the layer that it is, got others: "
+                f"forward calls it otherwise, with a state or an option of its own; {WAY_OUT}"
+            )
+
+
+def _flattening(module: nn.Module) -> nn.Module:
+    """The module as it is on (B, ...): Flatten may have been meant for (T, B, ...)."""
+    return nn.Flatten() if isinstance(module, nn.Flatten) else module
+
+
+def _folded(modules: list[Named]) -> list[Named]:
+    """The modules, with batch norm behind a Linear in its weights, as it is when nobody trains."""
+    folded: list[Named] = []
+    for name, module in modules:
+        before = folded[-1][1] if folded else None
+        if isinstance(module, nn.BatchNorm1d) and isinstance(before, nn.Linear) and module.running_var is not None:
+            fused = nn.utils.fusion.fuse_linear_bn_eval(copy.deepcopy(before).eval(), module.eval())
+            folded[-1] = (folded[-1][0], fused)
+        else:
+            folded.append((name, module))
+    return folded
 
 
 def _plain(name: str, module: nn.Module) -> network.Layer | None:
