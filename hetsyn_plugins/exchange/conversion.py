@@ -23,10 +23,11 @@ from hetsyn_plugins.core.validation import check_has_values, checked_dt
 from hetsyn_plugins.exchange.calls import WAY_OUT, Named, Seen, chain_of
 from hetsyn_plugins.exchange.frameworks import CONVERTIBLE, adapter
 from hetsyn_plugins.exchange.over_steps import OverSteps
+from hetsyn_plugins.fixed_point.network import FixedNetwork, quantise
 from hetsyn_plugins.ops.arguments import HALF
 from hetsyn_plugins.ops.trainable import TrainableFields
 
-TARGETS = ("reference", *CONVERTIBLE)
+TARGETS = ("reference", *CONVERTIBLE, "lava_dl", "fixed_point")
 # what may stand in front of the first layer and is kept as it is
 FRONT = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Flatten, nn.ReLU),
@@ -58,18 +59,23 @@ def convert(net: Any, to: str, dt: float | None = None, *, inputs: Any = None) -
           also stock `nn.Linear` + `snn.Leaky` (or a Synaptic with alpha = 0), which become vanilla HetSyn layers: the
           Linear's bias is filtered there, so it becomes the weight of an always-on line (an AlwaysOn module appears in
           front). A stock neuron's reset has no gradient: they come with detach_reset=True, and have its gradients
-    to    "reference" (a Network, plain data that runs in float64), "snntorch" (nn.Sequential, init_hidden layers) or
-          "norse" (SequentialState of sequence modules)
+    to    "reference" (a Network, plain data that runs in float64), "snntorch" (nn.Sequential, init_hidden layers),
+          "norse" (SequentialState of sequence modules), "lava_dl" (nn.Sequential of slayer's blocks in float without a
+          step of delay: (B, M, T)) or "fixed_point" (a FixedNetwork: the chip's integers, rounded as by
+          `deployment.export`, which reports what that costs)
     dt    step length in seconds for layers that have none; asked for where the target needs it
     inputs   an example of what a class of one's own takes, where its first layer does not tell: (T, B, C, H, W), say
 
-    The result takes (T, B, M) and spikes alike: equal in float64, within rounding in float32. Layers with
+    The result takes (T, B, M) and spikes alike (but for "fixed_point", which rounds): equal in float64, within rounding
+    in float32. Layers with
     batch_first=True stay so, and take (B, T, M); a Network runs on (T, B, M) always. It is new, on the CPU,
     and keeps the dtype of the parameters (half ones become float32, which is exact), what is trained and how, and names
     where the container allows.
     Raises ValueError for what cannot be carried over, naming it; ImportError where the framework is not installed.
     """
     check_target(to, dt)
+    if to == "fixed_point":
+        return _integers(net, inputs)
     front, plain = ([], net) if isinstance(net, Network) else parts_of(net, inputs)
     plain = _with_dt(plain, dt)
     if to == "reference":
@@ -86,6 +92,15 @@ def check_target(to: str, dt: float | None) -> None:
         raise ValueError(f"to: expected one of {', '.join(TARGETS)}, got {to!r}")
     if dt is not None:
         checked_dt(dt)
+
+
+def _integers(net: Any, inputs: Any) -> FixedNetwork:
+    """The integers of a net: of quantised blocks of slayer their own, of anything else those of its plain data."""
+    flat = [] if isinstance(net, Network) or not isinstance(net, nn.Module) else chain_of(net, inputs).modules
+    if flat and all(hasattr(module, "to_fixed") for _, module in flat):
+        return FixedNetwork(tuple(module.to_fixed(name) for name, module in flat))
+    fixed, _ = quantise(convert(net, to="reference", inputs=inputs))
+    return fixed
 
 
 def parts_of(net: Any, inputs: Any = None) -> tuple[list[Named], Network]:
@@ -156,6 +171,8 @@ def _folded(modules: list[Named]) -> list[Named]:
 
 
 def _plain(name: str, module: nn.Module) -> network.Layer | None:
+    if hasattr(module, "to_fixed"):
+        return adapter("lava_dl").plain_layer(name, module)
     if hasattr(module, "to_params"):
         return _hetsyn_layer(name, module)
     if isinstance(module, nn.Linear):
@@ -256,6 +273,9 @@ def _build(layer: network.Layer, target: ModuleType) -> nn.Module:
 
 def _build_hetsyn(layer: network.HetSynLayer, target: ModuleType) -> nn.Module:
     module: Any = target.build_layer(layer)
+    if hasattr(module, "to_fixed"):  # a block, whose parts hold the fields
+        target.carry_training(layer, module)
+        return module
     if not layer.autapses and getattr(module, "autapses", True):
         raise ValueError(
             f"net: layer {layer.name!r} has autapses=False, which a {type(module).__name__} has no option for; "

@@ -153,20 +153,7 @@ def _slayer_blocks(network: Network, quantised: bool) -> Iterator[tuple[str, nn.
         if isinstance(layer, Dropout):
             yield layer.name, nn.Dropout(layer.p)
             continue
-        assert isinstance(layer, HetSynLayer)  # as variants.build makes them
-        kind = slayer.Affine
-        if layer.params.spiking:
-            kind = slayer.Dense if layer.params.recurrent_weight is None else slayer.Recurrent
-        options = {name: getattr(layer, name) for name in ("share", "parametrization", "tie_reset", "dt")}
-        block = kind.from_params(
-            layer.params,
-            neuron_params={"surrogate": layer.surrogate, "detach_reset": layer.detach_reset},
-            learn_decay="decay" in layer.learned,
-            delay_shift=False,
-            quantised=quantised,
-            **options,
-        )
-        yield layer.name, block
+        yield layer.name, slayer.build_layer(layer, quantised=quantised)
 
 
 def _plain(layer: Layer, block: Any) -> HetSynLayer:

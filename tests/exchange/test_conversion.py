@@ -207,7 +207,11 @@ def test_nested_stacks_keep_their_order() -> None:
         (nn.Sequential(nn.Linear(3, 3), nn.Conv1d(3, 3, 3)), "norse", "module '1' is a torch.nn.modules.conv.Conv1d"),
         (nn.Sequential(nn.Conv1d(3, 3, 3)), "norse", "net: expected at least one layer behind '0', a Conv1d, got none"),
         (nn.Sequential(nn.Linear(3, 3), nn.ReLU()), "reference", "module '1' is a torch.nn.modules.activation.ReLU"),
-        (nn.Sequential(nn.Linear(3, 3)), "brian2", "to: expected one of reference, snntorch, norse, got 'brian2'"),
+        (
+            nn.Sequential(nn.Linear(3, 3)),
+            "brian2",
+            "to: expected one of reference, snntorch, norse, lava_dl, fixed_point, got",
+        ),
         ("net", "norse", "net: expected a torch module or a Network, got str"),
     ],
 )

@@ -23,6 +23,13 @@ What differs, on purpose:
 
 from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import Arithmetic, Scaled
 from hetsyn_plugins.adapters.lava_dl.slayer.block import Affine, Dense, Flatten, Input, Layer, Recurrent
+from hetsyn_plugins.adapters.lava_dl.slayer.carry import (
+    build_layer,
+    carry_training,
+    container,
+    merge_stock,
+    plain_layer,
+)
 from hetsyn_plugins.adapters.lava_dl.slayer.neuron import Neuron, neuron_params
 from hetsyn_plugins.adapters.lava_dl.slayer.register import install, uninstall
 from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
@@ -38,7 +45,12 @@ __all__ = [
     "Recurrent",
     "Scaled",
     "Synapse",
+    "build_layer",
+    "carry_training",
+    "container",
     "install",
+    "merge_stock",
     "neuron_params",
+    "plain_layer",
     "uninstall",
 ]

@@ -340,11 +340,6 @@ class Layer(WithoutNorm, nn.Module):
             synapse.set_weight(weight)
         return block
 
-    def why_not_plain(self) -> str | None:
-        """Why `convert` does not read a block: it is NCT, has delays, and a step between layers that others lack."""
-        to_others = "for another framework take from_params(block.to_params())"
-        return f"slayer's blocks go to a chip (deployment.export); {to_others}"
-
 
 class Dense(Layer):
     """HetSyn neurons, all inputs to all neurons; arguments as slayer's and, by keyword, those of `Layer`.
