@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         UniformTau,
     )
     from hetsyn_plugins.core.params import HetSynParams, decay_to_tau, tau_to_decay
+    from hetsyn_plugins.exchange.authors import import_authors
     from hetsyn_plugins.exchange.conversion import convert
     from hetsyn_plugins.exchange.frameworks import register, unregister
     from hetsyn_plugins.ops.dispatch import choose_backend
@@ -50,6 +51,7 @@ __all__ = [
     "hetsyn_lif",
     "hetsyn_lif_quantised",
     "hetsyn_lif_step",
+    "import_authors",
     "register",
     "tau_to_decay",
     "unregister",
@@ -70,6 +72,7 @@ _LAZY = {
     "hetsyn_lif": "ops.lif",
     "hetsyn_lif_quantised": "ops.straight_through",
     "hetsyn_lif_step": "ops.lif",
+    "import_authors": "exchange.authors",
     "register": "exchange.frameworks",
     "unregister": "exchange.frameworks",
 }
