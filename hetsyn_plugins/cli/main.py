@@ -1,5 +1,5 @@
-"""The command `hetsyn`: demo, verify, bench, export and simulate; train, evaluate, analyse, claim, data and report
-(`experiments.py`)."""
+"""The command `hetsyn`: demo, verify, bench, export and simulate; card (`exchange.py`); train, evaluate, analyse, claim,
+data and report (`experiments.py`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hetsyn_plugins._version import __version__
-from hetsyn_plugins.cli import experiments, signals
+from hetsyn_plugins.cli import exchange, experiments, signals
 from hetsyn_plugins.core.allocations import OutOfMemory, told
 from hetsyn_plugins.core.processes import is_rank
 
@@ -138,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_export(commands)
     add_simulate(commands)
+    exchange.add_commands(commands)
     experiments.add_commands(commands)
     return top
 
