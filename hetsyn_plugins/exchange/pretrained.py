@@ -66,7 +66,13 @@ def from_pretrained(
     except ImportError as error:
         what = f"huggingface_hub, to get {name}, which is no folder here"
         raise ImportError(f"source: expected {what}, got none: pip install 'hetsyn_plugins[hub]'") from error
-    path = hf_hub_download(name, FILE, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+    path = hf_hub_download(
+        name,
+        FILE,
+        revision=revision,
+        cache_dir=None if cache_dir is None else Path(cache_dir),
+        local_files_only=local_files_only,
+    )
     return checkpoint.load(path, to, dt)
 
 

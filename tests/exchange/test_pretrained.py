@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import hetsyn_plugins
 from hetsyn_plugins import HetSynParams
 from hetsyn_plugins.cli.main import main
