@@ -5,7 +5,8 @@ after round in another order, so that what else the machine does, and what one o
 medians with the smallest and largest. Memory is the peak of the resident set during one step minus what was resident
 before it, each in a process of its own whose kernels are loaded already. On a card times are those of the clock, to the
 end of the last kernel, and beside them the card's own, between events; memory is what the allocator says. What was
-measured goes to a CSV, a PNG and the lines printed.
+measured goes to a CSV, a PNG and the lines printed; these alone tell what gradients that skip silent sources take
+(`skipping.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 
 from hetsyn_plugins.adapters.lava_dl import runtime
-from hetsyn_plugins.benchmark import peers
+from hetsyn_plugins.benchmark import peers, skipping
 from hetsyn_plugins.benchmark.peers import PEERS, Shape
 from hetsyn_plugins.core.allocations import OutOfMemory, asked_for
 from hetsyn_plugins.core.files import make_folder, write_bytes
@@ -401,6 +402,12 @@ def main(names: list[str], runs: int, out: Path, memory: bool, with_scaling: boo
     for peer, how in peers.left_out().items():
         print(f"{peer} left out: {how}")
     rows = table(names, runs, memory, fma, device)
+    if device != "cpu":
+        large = {
+            name: shape for name, shape in shapes_on(device).items() if name in ("A", "D", "BIG") and name in names
+        }
+        for line in skipping.report(large, min(runs, 7), device):
+            print(line, flush=True)
     if with_scaling:
         more = scaling(max(3, runs // 2), memory, device)
         if memory and any(r.memory is not None for r in more):

@@ -48,6 +48,25 @@ HAS_STAGES = IS_TRITON_3 or INTERPRETED
 staged_range: Any = _interpreted_range if INTERPRETED else getattr(tl, "range", range)
 
 
+def _interpreted_truth(x: Any) -> bool:
+    return bool(int(x))
+
+
+@triton.jit
+def _compiled_truth(x):
+    return x
+
+
+def _no_hint(x: Any, value: int) -> Any:
+    return x
+
+
+# `if truth(x):` of what is known only when a kernel runs. Triton 2's interpreter takes all that for true, and has no
+# place for the compiler's hint `multiple_of`.
+truth: Any = _interpreted_truth if INTERPRETED else _compiled_truth
+multiple_of: Any = _no_hint if INTERPRETED else tl.multiple_of
+
+
 def kernel(function: Callable[..., None]) -> Any:
     """`triton.jit` for a kernel: looks at the arguments that are tl.constexpr only."""
     parameters = inspect.signature(function).parameters.values()

@@ -18,7 +18,7 @@ from hetsyn_plugins.core.fields import NEURON_FIELDS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.eager import spikes_of
-from hetsyn_plugins.kernels.gpu import lags, neurons, recurrent, synapses
+from hetsyn_plugins.kernels.gpu import lags, neurons, recurrent, silence, synapses
 from hetsyn_plugins.kernels.gpu.launch import INTERPRETED
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
 from hetsyn_plugins.kernels.zeros import is_zero
@@ -148,7 +148,8 @@ def _synapses_bwd(
     pair = (getattr(layer, f"{name}decay"), getattr(layer, f"{name}weight"))
     initial, grad_final = (getattr(x, f"{name}current") for x in (state, grad_state))
     ends = (None if is_zero(initial) else initial, grad_final)
-    return synapses.gradients(g, s.contiguous(), pair, ends, needs_initial)
+    s = s.contiguous()
+    return synapses.gradients(g, s, pair, ends, needs_initial, silence.words_if_it_pays(s, g))
 
 
 def _dense(x: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:

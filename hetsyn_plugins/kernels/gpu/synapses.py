@@ -25,15 +25,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hetsyn_plugins.kernels.gpu import silence
 from hetsyn_plugins.kernels.gpu.launch import (
     HAS_STAGES,
     IS_TRITON_3,
     cells,
     kernel,
     launch,
+    multiple_of,
     or_any,
     pieces,
     staged_range,
+    truth,
 )
 
 TILE = 32  # sources and neurons of a program: 32 neurons are the lanes of a warp
@@ -208,6 +211,7 @@ def transpose(r, w, rT, wT, r_i, r_j, w_i, w_j, M, N, TILE: tl.constexpr):
 @kernel
 def synapses_bwd(
     s,
+    words,
     g,
     r,
     initial,
@@ -227,6 +231,7 @@ def synapses_bwd(
     final_b,
     final_i,
     final_j,
+    SKIPS: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
     HAS_GRAD_FINAL: tl.constexpr,
     NEEDS_INITIAL: tl.constexpr,
@@ -237,9 +242,13 @@ def synapses_bwd(
 
     I[-1] is `initial`, `grad_final` dLoss/dI of the last step, (B, N, M), their numbers initial_b, ... and final_b, ...
     apart; `grad_initial` (B, M, N) gets dLoss/dI[-1].
+    SKIPS: the two sums are left as they are where `words` (`silence.activity`) says that no source of the tile is
+    active. N is then a multiple of 4, and g lies so that a lane takes four neighbours at once.
     """
-    group = tl.program_id(2).to(tl.int64)
-    i, j = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1).to(tl.int64) * TILE_J + tl.arange(0, TILE_J)
+    group, jt = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)
+    if SKIPS:
+        N = N // 4 * 4  # what the compiler knows from here on
+    i, j = tl.program_id(0) * TILE + tl.arange(0, TILE), jt * TILE_J + tl.arange(0, TILE_J)
     in_i, in_j = i < N, j < M
     inside = tl.expand_dims(in_j, 1) & tl.expand_dims(in_i, 0)
     at = tl.expand_dims(j, 1) * N + tl.expand_dims(i, 0)
@@ -252,6 +261,10 @@ def synapses_bwd(
     for b in range(group * rows, tl.where(end < B, end, B)):
         # the last step by itself: nothing of it is decayed yet
         g_at, s_at = g + b * N + i, s + b * M + j
+        if SKIPS:
+            g_at = multiple_of(g_at, 16)
+            words_at = words + (b * tl.cdiv(M, TILE_J) + jt) * tl.cdiv(T, 32)
+            word = tl.load(words_at + ((T - 1) >> 5))
         a = zero + tl.expand_dims(tl.load(g_at + (T - 1) * g_step, mask=in_i, other=0.0), 0)
         if HAS_GRAD_FINAL:
             a += tl.load(grad_final + b * final_b + final_at, mask=inside, other=0.0)
@@ -260,18 +273,28 @@ def synapses_bwd(
         for step in range(1, T, num_stages=4):
             t = T - 1 - step
             g_t = tl.expand_dims(tl.load(g_at + t * g_step, mask=in_i, other=0.0), 0)
-            source = tl.expand_dims(tl.load(s_at + t * s_step, mask=in_j, other=0.0), 1)
             q = decay * q + a
             a = decay * a + g_t
-            sum_w += source * a
-            sum_q += source * q
+            is_active = True
+            if SKIPS:
+                if truth((t & 31) == 31):
+                    word = tl.load(words_at + (t >> 5))
+                is_active = truth((word >> (t & 31)) & 1 != 0)
+            # loaded in here: without a load, the compiler would compute both sums at every step, and then choose
+            if is_active:
+                source = tl.expand_dims(tl.load(s_at + t * s_step, mask=in_j, other=0.0), 1)
+                sum_w += source * a
+                sum_q += source * q
+        # once infinite, they stay so; this spoils the sums wherever a silent source, zero times infinity, would have
+        sum_w += 0.0 * a
+        sum_q += 0.0 * q
         if HAS_INITIAL:
             sum_r += tl.load(initial + b * initial_b + initial_at, mask=inside, other=0.0) * (decay * q + a)
         if NEEDS_INITIAL:
             tl.store(grad_initial + b * M * N + at, decay * a, mask=inside)
     # counted from the tile on: the compiler would keep addresses that it has had before for all of the loop
     in_tile = tl.expand_dims(tl.arange(0, TILE_J), 1) * N + tl.expand_dims(i, 0)
-    group_at = (group * M + tl.program_id(1).to(tl.int64) * TILE_J) * N + in_tile
+    group_at = (group * M + jt * TILE_J) * N + in_tile
     tl.store(gw + group_at, sum_w, mask=inside)
     tl.store(gq + group_at, sum_q, mask=inside)
     if HAS_INITIAL:
@@ -388,22 +411,26 @@ def gradients(
     synapses: tuple[Tensor, Tensor],
     ends: tuple[Tensor | None, Tensor | None],
     needs_initial: bool,
+    words: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of weight and decay (N, M) and of the first currents (B, N, M), for sources s (T, B, M).
 
     synapses  decay and weight (N, M)
     ends      the first currents, or None: zeros, and the gradients of the last, or None: zeros; (B, N, M)
+    words     of s, by `silence.activity`: to skip what is silent, where `silence.can_skip`; None: dense
     """
     (decay, weight), (_, batch, m), n = synapses, s.shape, g.shape[2]
     has_initial = ends[0] is not None
     # the currents before the first step have to find their place in registers too
     tile_j = TILE // 2 if has_initial or needs_initial else TILE
+    # also of those that skip: both make the same sums, in the same order
     rows = _rows_of_a_group(batch, cells(n, TILE) * cells(m, tile_j))
     gw = g.new_empty((cells(batch, rows), m, n))
     sums = (gw, torch.empty_like(gw), torch.empty_like(gw) if has_initial else gw)
     grad_initial = states(g, batch, n, m) if needs_initial else None
     rT, _ = transposed(decay, weight)
-    _groups(g, s, rT, ends, sums, grad_initial, rows, tile_j)
+    tile = (tile_j, TILE) if words is None else (silence.TILE_J, silence.TILE)
+    _groups(g, (s, words), rT, ends, sums, grad_initial, rows, tile)
     grad_weight, grad_decay = g.new_empty((n, m)), g.new_empty((n, m))
     arguments = (*sums, weight, grad_weight, grad_decay, *weight.stride(), len(gw), m, n)
     grid = (cells(n, TILE), cells(m, TILE), 1)
@@ -419,21 +446,22 @@ def _rows_of_a_group(batch: int, tiles: int) -> int:
 
 def _groups(
     g: Tensor,
-    s: Tensor,
+    sources: tuple[Tensor, Tensor | None],
     rT: Tensor,
     ends: tuple[Tensor | None, Tensor | None],
     sums: tuple[Tensor, ...],
     grad_initial: Tensor | None,
     rows: int,
-    tile_j: int,
+    tile: tuple[int, int],
 ) -> None:
-    """Start `synapses_bwd`; the arguments are those of `gradients`, and its own."""
-    (steps, batch, m), n, (initial, grad_final) = s.shape, g.shape[2], ends
+    """Start `synapses_bwd`; the arguments are those of `gradients`, s with its words, and its own."""
+    s, words = sources
+    (steps, batch, m), n, (initial, grad_final), (tile_j, tile_i) = s.shape, g.shape[2], ends, tile
     states = (or_any(initial, g), or_any(grad_final, g))
-    arguments = (s, g, rT, *states, *sums, or_any(grad_initial, g), steps, batch, m, n, rows)
+    arguments = (s, or_any(words, s), g, rT, *states, *sums, or_any(grad_initial, g), steps, batch, m, n, rows)
     strides = (*states[0].stride(), *states[1].stride())
-    flags = {"HAS_INITIAL": initial is not None, "HAS_GRAD_FINAL": grad_final is not None}
+    flags = {"SKIPS": words is not None, "HAS_INITIAL": initial is not None, "HAS_GRAD_FINAL": grad_final is not None}
     flags["NEEDS_INITIAL"] = grad_initial is not None
-    grid = (cells(n, TILE), cells(m, tile_j), len(sums[0]))
-    options = {"registers": GRADIENT_REGISTERS, "TILE_J": tile_j, "TILE": TILE}
+    grid = (cells(n, tile_i), cells(m, tile_j), len(sums[0]))
+    options = {"registers": GRADIENT_REGISTERS, "TILE_J": tile_j, "TILE": tile_i}
     launch(synapses_bwd, grid, *arguments, *strides, **flags, **options)
