@@ -165,6 +165,8 @@ def report(shapes: dict[str, Shape], runs: int, device: str) -> Iterator[str]:
     """A line a shape and rate. Raises AssertionError if what skips gives other bits than what is dense."""
     from hetsyn_plugins.kernels.gpu import silence, synapses
 
+    if not (shapes and silence.HAS_STAGES):  # without them, in Triton 2, it is never chosen
+        return
     wrong = next(differences(silence, synapses, device), None)
     assert wrong is None, f"skipping silent sources: {wrong} is not as it should be"
     for label, shape in shapes.items():

@@ -11,6 +11,8 @@ import pytest
 import torch
 from test_gpu import python
 
+from hetsyn_plugins.benchmark import bench, skipping
+
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is for Linux only")
 
 CONTRACT = """
@@ -124,16 +126,18 @@ class Looking:
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.card.is_capturing)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(self.silence, "activity_of", self.activity_of)
-        self.looks = self.silence.Looks()
+        monkeypatch.setattr(self.silence, "could_pay", lambda s, g: True)
+        monkeypatch.setattr(self.silence, "_LOOKS", {})
 
     def activity_of(self, s: torch.Tensor) -> Any:
         self.packed += 1
         words = torch.zeros(2, 2, 1, dtype=torch.int32)
         return self.silence.Activity(words, torch.tensor([self.active, 0], dtype=torch.int32))
 
-    def calls(self, count: int = 1) -> list[bool]:
+    def calls(self, count: int = 1, m: int = 16, n: int = 8, steps: int = 32) -> list[bool]:
         """Which of so many calls skip."""
-        return [self.looks.words(torch.zeros(32, 2, 16)) is not None for _ in range(count)]
+        s, g = torch.zeros(steps, 2, m), torch.zeros(steps, 2, n)
+        return [self.silence.words_if_it_pays(s, g) is not None for _ in range(count)]
 
 
 def test_it_is_dense_until_a_count_has_come_and_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +164,7 @@ def test_now_and_then_it_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_capture_takes_what_was_found_before_it_and_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     looking = Looking(monkeypatch)
     looking.card.is_capturing = True
-    assert looking.calls(2) == [False, False] and looking.packed == 0
+    assert looking.calls(2) == [False, False] and looking.packed == 0 and not looking.silence._LOOKS
     looking.card.is_capturing = False
     looking.card.has_arrived, looking.active = True, 1
     assert looking.calls(2) == [False, True]
@@ -192,13 +196,11 @@ def test_only_large_layers_whose_tiles_are_full_are_looked_at(monkeypatch: pytes
 
 def test_it_is_remembered_for_a_size_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     looking = Looking(monkeypatch)
-    monkeypatch.setattr(looking.silence, "could_pay", lambda s, g: True)
-    monkeypatch.setattr(looking.silence, "_LOOKS", {})
     looking.card.has_arrived = True
-    sizes = [(32, 2, 16, 8), (32, 2, 16, 8), (32, 2, 16, 4), (5, 2, 16, 8)]
-    for (steps, batch, m, n), skips in zip(sizes, (False, True, False, True), strict=True):
-        words = looking.silence.words_if_it_pays(torch.zeros(steps, batch, m), torch.zeros(steps, batch, n))
-        assert (words is not None) == skips
+    assert looking.calls(2) == [False, True] and looking.calls(steps=5) == [True]
+    assert looking.calls(n=4) == looking.calls(m=24) == [False]
+    looking.silence.forget()
+    assert looking.calls(2) == [False, True]
 
 
 def test_what_skips_starts_one_kernel_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,3 +215,20 @@ def test_what_skips_starts_one_kernel_more(monkeypatch: pytest.MonkeyPatch) -> N
     synapses.gradients(g, s, (w, w), (None, None), False, words)
     assert [kernel.fn.__name__ for kernel, _ in started] == ["activity", "transpose", "synapses_bwd", "sum_groups"]
     assert started[0][1] == (256 * 8, 3, 1) and started[2][1][:2] == (4, 88)
+
+
+def test_the_benchmark_has_a_line_a_rate_and_ends_at_other_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    silence: Any = importlib.import_module("hetsyn_plugins.kernels.gpu.silence")
+    monkeypatch.setattr(silence, "HAS_STAGES", True)
+    costs = [skipping.Cost("A", 0.02, 0.2171, 0.195, 0.149, True), skipping.Cost("A", 0.5, 0.217, 0.4, 0.99, False)]
+    found: list[str] = []
+    monkeypatch.setattr(skipping, "differences", lambda *where: iter(found))
+    monkeypatch.setattr(skipping, "measure", lambda label, shape, runs: iter(costs))
+    assert list(skipping.report({"A": bench.SHAPES["A"]}, 3, "cpu")) == [
+        "gradients A, 2% spikes: dense 0.217 ms, skipping 0.195 ms; 15% of tiles' steps active, chosen: skips",
+        "gradients A, 50% spikes: dense 0.217 ms, skipping 0.400 ms; 99% of tiles' steps active, chosen: dense",
+    ]
+    found.append("gradient of weight, some case")
+    with pytest.raises(AssertionError, match="silent sources: gradient of weight, some case is not as it should be"):
+        list(skipping.report({"A": bench.SHAPES["A"]}, 3, "cpu"))
+    assert list(skipping.report({}, 3, "cpu")) == []

@@ -88,8 +88,6 @@ class Looks:
 
     def words(self, s: Tensor) -> Tensor | None:
         """Of s (T, B, M) if, by the last look, it pays to skip; takes a look, if it is time for one."""
-        if torch.cuda.is_current_stream_capturing():
-            return activity_of(s).words if self.pays else None
         if self.most is not None and self.arrived.query():
             self.pays = int(self.count) <= PAYS * self.most
             self.most = None
@@ -112,9 +110,12 @@ def words_if_it_pays(s: Tensor, g: Tensor) -> Tensor | None:
     if not could_pay(s, g):
         return None
     key = (s.device, s.shape[2], g.shape[2])
-    if key not in _LOOKS:
-        _LOOKS[key] = Looks()
-    return _LOOKS[key].words(s)
+    looks = _LOOKS.get(key)
+    if torch.cuda.is_current_stream_capturing():  # which an event that is asked for, or memory of the host, would end
+        return activity_of(s).words if looks is not None and looks.pays else None
+    if looks is None:
+        looks = _LOOKS[key] = Looks()
+    return looks.words(s)
 
 
 def forget() -> None:

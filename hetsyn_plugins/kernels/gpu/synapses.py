@@ -15,7 +15,7 @@ multiply-adds. To have i on lanes, matrices are (source, neuron) in memory; `tra
 Tiles write parts (tile, T, B, N), which a second kernel sums in one fixed order, and groups of rows write gradients
 (group, M, N), which another sums: no atomics, two runs give the same bits. Parts are made of so many rows at a time
 that they take no more memory than s and u together, and 64 MB (`parts_bytes`); groups take up to 35 MB, or what r and w
-take.
+take. Of its multiply-adds, a gradient can leave out those that silent sources would make: `silence.py`.
 """
 
 from typing import Any
