@@ -77,12 +77,15 @@ def test_the_benchmark_stands_beside_what_was_aimed_at(tool: Any, tmp_path: Path
     head = "shape,peer,median,least,most,memory,times_ours,memory_times_ours,share,note,card\n"
     ours, other = "A,ours,0.5,0.4,0.6,91.0,1.0,1.0,0.33,,0.38\n", "A,snnTorch,20.0,19,21,50,40.0,0.5,,,19.5\n"
     (tmp_path / "bench.csv").write_text(f"{head}{ours}{other}A,lava-dl,,,,,,,,CPU only,\n")
-    said = "gate: equal\nSpikingJelly left out: pip install spikingjelly\nA   ours\n"
-    *_, missing, line = tool.benchmark(said, tmp_path / "bench.csv")
+    gradients = "gradients A, 2% spikes: dense 0.217 ms, skipping 0.195 ms"
+    said = f"gate: equal\n{gradients}\nSpikingJelly left out: pip install spikingjelly\nA   ours\n"
+    _, both, missing, line = tool.benchmark(said, tmp_path / "bench.csv")
     assert "left out" in missing and line.split() == (
         "A 0.50 ms, card 0.38 aim 0.65 33% of float32 91 MB snnTorch x 40.0".split()
     )
-    assert list(tool.benchmark(said, tmp_path / "none.csv")) == ["gate: equal", missing]
+    assert (
+        list(tool.benchmark(said, tmp_path / "none.csv")) == ["gate: equal", gradients, missing] and both == gradients
+    )
 
 
 def test_what_is_marked_runs_on_a_card() -> None:

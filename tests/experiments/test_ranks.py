@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import rank_worker
 import torch
+from disks import quota
 
 from hetsyn_plugins import cli
 from hetsyn_plugins.core.file_format import FileFormatError
@@ -190,3 +191,20 @@ def test_a_killed_rank_ends_in_a_message_and_the_restart_goes_on(tmp_path: Path)
     assert output.count("seed 3") == 1, errors
     assert (run / NETWORK).read_bytes() == (tmp_path / "one" / NETWORK).read_bytes()
     assert load_result(run).test == unbroken[0].test
+
+
+def test_a_full_disk_of_the_first_rank_ends_in_its_message_and_the_run_goes_on(tmp_path: Path) -> None:
+    """Full at the log of iteration 91, which alone of all files grows; the restart is one process."""
+    run, settings = tmp_path / "run/seed-3", [*RUN, "training.iterations=100"]
+    with quota(16_000):
+        process = torchrun(tmp_path / "run", 100)
+    _, errors = process.communicate(timeout=100)
+    said = [line for line in errors.splitlines() if line.startswith("hetsyn ")]
+    assert process.returncode == 1 and len(said) == 1, errors
+    assert "File too large" in said[0] and said[0].endswith("make room and give the same command again"), errors
+    assert (run / STATE).exists() and not (run / RESULT).exists() and not list(run.glob(".*"))
+    logged = read_log(run / LOG)
+    assert 80 < len(logged) < 100
+    rank_worker.resumed("dms", settings, run)
+    assert [record["iteration"] for record in read_log(run / LOG)] == list(range(1, 101))
+    assert read_log(run / LOG)[:80] == logged[:80], "it did not begin anew"
