@@ -23,7 +23,8 @@ IS_EXPORTING: Any = getattr(torch.compiler, "is_exporting", None)  # torch 2.7
 NO_TRACE = (
     "HetSyn layers cannot be traced yet (torch.jit.trace, ONNX, TensorBoard's add_graph, torch.fx, make_fx, "
     "torch.export): their loop over time is a compiled kernel; call the layer as it is, keep it with "
-    "hetsyn_plugins.checkpoint.save, speed up what is around it with torch.compile, which breaks its graph there"
+    "hetsyn_plugins.checkpoint.save, write it for other runtimes with hetsyn_plugins.onnx.write or nir.write, speed up "
+    "what is around it with torch.compile, which breaks its graph there"
 )
 NO_SCRIPT = (
     "HetSyn layers cannot be scripted (torch.jit.script): their loop over time is a compiled kernel; call the layer as "
