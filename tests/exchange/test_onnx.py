@@ -136,7 +136,7 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
 
 BUGS = {
     "the reset comes a step later": ('"reset", p.reset_decay, p.threshold', '"reset", p.reset_decay, 0 * p.threshold'),
-    "the threshold of another": ('"Greater", v, self._number(p.threshold)', '"Greater", v, self._number(p.threshold[::-1])'),
+    "the threshold of another": ("v, self._number(p.threshold)", "v, self._number(p.threshold[::-1])"),
     "decay of the weight": ('self._number(decay), state', 'self._number(decay**2), state'),
     "no bias": ("if p.bias is not None:", "if False:"),
     "recurrent synapses see the inputs": ("p.recurrent_weight, fired)", "p.recurrent_weight, x)"),
