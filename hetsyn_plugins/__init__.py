@@ -86,6 +86,7 @@ _MOVED = {
     "initialisers": "core.initialisers",
     "loihi": "deployment.chip_file",
     "network": "core.network",
+    "nir": "exchange.nir",
     "onnx": "exchange.onnx",
     "params": "core.params",
     "reference": "core.reference",

@@ -32,8 +32,10 @@ HDF5_ERRORS = (
 Read = TypeVar("Read")
 
 
-def opened(path: str | os.PathLike[str], what: str, reader: Callable[[h5py.File], Read]) -> Read:
+def opened(path: str | os.PathLike[str], what: str, reader: Callable[[h5py.File], Read], *, largest: int = 0) -> Read:
     """What `reader` makes of the file, once it is looked through.
+
+    largest   bytes that its data may take, however small the file is (matrices of zeros pack to nothing)
 
     Raises FileNotFoundError where there is no such file, FileFormatError where it is damaged or reaches out of itself.
     """
@@ -41,7 +43,7 @@ def opened(path: str | os.PathLike[str], what: str, reader: Callable[[h5py.File]
     check_is_file(path, what)
     try:
         with h5py.File(path, "r") as file:
-            _look_through(file, path)
+            _look_through(file, path, largest)
             return reader(file)
     except FileFormatError:
         raise
@@ -50,10 +52,10 @@ def opened(path: str | os.PathLike[str], what: str, reader: Callable[[h5py.File]
         raise FileFormatError(path, what, f"one that cannot be read: {reason}") from error
 
 
-def _look_through(file: h5py.File, path: Path) -> None:
+def _look_through(file: h5py.File, path: Path, largest: int) -> None:
     """Raise FileFormatError for what no file of ours has, whether or not anybody asks for it."""
     waiting: list[tuple[str, h5py.Group, int]] = [("", file, 0)]
-    found, total, limit = 0, 0, max(UNPACKED_LEAST, UNPACKED_TIMES * path.stat().st_size)
+    found, total, limit = 0, 0, max(largest, UNPACKED_LEAST, UNPACKED_TIMES * path.stat().st_size)
     while waiting:
         prefix, group, depth = waiting.pop()
         for name in group:

@@ -41,7 +41,7 @@ def save(net: Any, path: str | os.PathLike[str]) -> None:
     """
     network = net if isinstance(net, Network) else _convert(net, "reference")
     arrays: dict[str, Array] = {}
-    architecture = [_describe(index, layer, arrays) for index, layer in enumerate(network.layers)]
+    architecture = [describe(index, layer, arrays) for index, layer in enumerate(network.layers)]
     array_file.write(Path(path), FORMAT, {"architecture": architecture}, arrays)
 
 
@@ -54,7 +54,7 @@ def load(path: str | os.PathLike[str], to: str = "reference", dt: float | None =
     file = array_file.read(path, WHAT)
     is_checked = set(file.metadata) == {array_file.ENTRY}
     entries = array_file.checked_content(file, FORMAT, WHAT).get("architecture") if is_checked else _of_before(file)
-    network = _network(file, entries)
+    network = network_of(file, entries)
     if not is_checked:
         check_digest(file.path, None, None, to_do="")
     return _convert(network, to, dt, file.path)
@@ -78,7 +78,7 @@ def _convert(net: Any, to: str, dt: float | None = None, path: Path | None = Non
 # ---- written -------------------------------------------------------------------------------------------------------
 
 
-def _describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, Any]:
+def describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, Any]:
     """The layer's entry in the architecture; its arrays go to `arrays`."""
     entry: dict[str, Any] = {"type": type(layer).__name__, "name": layer.name}
     if isinstance(layer, HetSynLayer):
@@ -127,7 +127,7 @@ def _of_before(file: ArrayFile) -> Any:
     return parse_json(metadata["architecture"], file.path, "an architecture in JSON", "architecture")
 
 
-def _network(file: ArrayFile, entries: Any) -> Network:
+def network_of(file: ArrayFile, entries: Any) -> Network:
     """The network that the entries of an architecture and the arrays are, all of them used."""
     if not isinstance(entries, list):
         raise FileFormatError(file.path, "a list of layers", entries, field="architecture")

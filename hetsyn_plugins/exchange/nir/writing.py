@@ -1,0 +1,132 @@
+"""A network as a NIR graph of standard nodes, in one of three forms, with the layers that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from hetsyn_plugins._version import __version__
+from hetsyn_plugins.core.memory import size_text
+from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Layer, Linear, Network
+from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.validation import checked_dt
+from hetsyn_plugins.exchange.nir import units
+from hetsyn_plugins.exchange.nir.chain import chain, check_chain
+from hetsyn_plugins.exchange.nir.li_bank import li_bank, li_size
+from hetsyn_plugins.exchange.nir.loop_form import loop_form, loop_size
+from hetsyn_plugins.exchange.nir.nodes import INPUT, OUTPUT, Edges, Node, graph, linear, numbered
+from hetsyn_plugins.exchange.nir.sealing import SCHEME, seal
+
+FORMAT, FORMAT_VERSION = "hetsyn_plugins nir", 1
+STEP = 1e-4  # seconds: what snnTorch takes every file for
+LARGEST = 256_000_000  # bytes that the arrays of a layer may take in a reader
+
+
+class Form(NamedTuple):
+    """How units become nodes, by the parts of their names, and how many bytes (units, M, N, itemsize) that takes."""
+
+    make: Callable[[units.Units, float], dict[str, Node]]
+    size: Callable[[int, int, int, int], int]
+
+
+FORMS = {
+    "loop": Form(lambda u, dt: {"": loop_form(u, dt)}, loop_size),
+    "li_bank": Form(lambda u, dt: {"": li_bank(u, dt)}, li_size),
+    "chain": Form(chain, li_size),
+}
+
+
+class Group(NamedTuple):
+    """A layer that becomes nodes, and all that these stand for: Dropout beside it becomes none."""
+
+    layer: Layer
+    layers: tuple[Layer, ...]
+
+
+def network_to_nodes(network: Network, form: str, dt: float, largest: int) -> Node:
+    """The graph of a network; arguments and errors as of `hetsyn_plugins.nir.write`."""
+    if form not in FORMS:
+        raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
+    dt, groups = checked_dt(dt), _groups(network)
+    for group in groups:
+        if isinstance(group.layer, HetSynLayer):
+            _check(group.layer.name, group.layer.params, form, largest)
+    width = lines_in = _lines_in(groups)
+    parts: list[tuple[str, Node]] = []
+    for layer, layers in groups:
+        made, width = _nodes_of(layer, width, form, dt)
+        for part, node in made.items():
+            name = f"{layer.name}_{part}" if part else layer.name
+            parts.append((name, node if form == "chain" else seal(node, layers, dt)))
+    nodes = {numbered(at, name, len(parts)): node for at, (name, node) in enumerate(parts)}
+    names = [INPUT, *nodes, OUTPUT]
+    edges: Edges = list(pairwise(names))
+    whole = graph(nodes, edges, lines_in, width)
+    whole["metadata"] = {
+        "dt": dt,
+        "scheme": SCHEME,
+        "hetsyn_format": FORMAT,
+        "hetsyn_format_version": FORMAT_VERSION,
+        "hetsyn_version": __version__,
+        "hetsyn_form": form,
+    }
+    return seal(whole, network.layers, dt) if form == "chain" else whole
+
+
+def _groups(network: Network) -> list[Group]:
+    """The layers that become nodes, in order, each with the Dropout behind it; the first with that in front, too."""
+    groups: list[Group] = []
+    waiting: tuple[Layer, ...] = ()
+    for layer in network.layers:
+        if isinstance(layer, HetSynLayer | Linear | AlwaysOn):
+            groups.append(Group(layer, (*waiting, layer)))
+            waiting = ()
+        elif groups:
+            groups[-1] = Group(groups[-1].layer, (*groups[-1].layers, layer))
+        else:
+            waiting += (layer,)
+    return groups
+
+
+def _lines_in(groups: list[Group]) -> int:
+    """How many lines come into the network: an AlwaysOn in front takes any number."""
+    for at, (layer, _) in enumerate(groups):
+        if isinstance(layer, HetSynLayer | Linear) and layer.widths[0] > at:
+            return layer.widths[0] - at
+    raise ValueError("net: expected a HetSyn layer or a Linear, with lines in, got a network without")
+
+
+def _check(name: str, params: HetSynParams, form: str, largest: int) -> None:
+    """Raise ValueError for a layer that this form cannot have, or that would be too large in it."""
+    if form == "chain":
+        check_chain(name, params)
+    if form != "loop" and (units.terms_of(params).decay == 1).any():
+        raise ValueError(
+            f"net: expected decays below 1 for form={form!r}, got 1 in layer {name!r}: its time constant is infinite, "
+            "which NIR's LI has not; form='loop' has it"
+        )
+    count, (n, m) = units.count(params), params.weight.shape
+    size = FORMS[form].size(count, m, n, params.weight.itemsize)
+    if size > largest:
+        raise ValueError(
+            f"net: expected layers of at most {size_text(largest)} in the reader, got {size_text(size)} for layer "
+            f"{name!r} with form={form!r}: {count:,} units, one for each decay that a neuron has; let synapses share "
+            "decays (hetsyn_plugins.clusters.cluster_network(net, 8), whose report says what that changes), or "
+            "give a larger `largest`"
+        )
+
+
+def _nodes_of(layer: Layer, width: int, form: str, dt: float) -> tuple[dict[str, Node], int]:
+    """The nodes of a layer that gets so many lines, by the parts of their names, and how many lines leave it."""
+    if isinstance(layer, HetSynLayer):
+        return FORMS[form].make(units.units_of(layer.params), dt), layer.widths[1]
+    if isinstance(layer, Linear):
+        bias = layer.bias
+        if bias is None and form == "chain":  # of its readers some know Affine alone
+            bias = np.zeros(len(layer.weight), layer.weight.dtype)
+        return {"": linear(layer.weight, bias)}, layer.widths[1]
+    more = np.eye(width + 1, dtype=np.float32)  # AlwaysOn: one line more, which is 1
+    return {"": linear(more[:, :width], more[:, width])}, width + 1
