@@ -1,4 +1,4 @@
-"""The command `hetsyn`: demo, verify, bench, export and simulate; card (`exchange.py`); train, evaluate, analyse,
+"""The command `hetsyn`: demo, verify, bench, export, simulate and nir; card (`exchange.py`); train, evaluate, analyse,
 claim, data and report (`experiments.py`)."""
 
 from __future__ import annotations
@@ -139,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     add_export(commands)
     add_simulate(commands)
     exchange.add_commands(commands)
+    add_nir(commands)
     experiments.add_commands(commands)
     return top
 
@@ -170,6 +171,16 @@ def add_simulate(commands: Any) -> None:
     simulate.add_argument("--lava", action="store_true", help="also run it in Lava and compare every bin")
     simulate.add_argument("--timeout", type=float, default=300, help="seconds that Lava may take in all")
     simulate.set_defaults(handler=run_simulate, less="--samples")
+
+
+def add_nir(commands: Any) -> None:
+    """Add `nir`."""
+    nir = commands.add_parser("nir", help="NIR files: what a reader cannot hold")
+    actions = nir.add_subparsers(dest="action", required=True)
+    check = actions.add_parser("check", help="name each node of a file that a reader cannot hold, and why")
+    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("--for", dest="reader", required=True, metavar="READER", help="norse, snntorch, spyx, ...")
+    check.set_defaults(handler=run_nir_check, less="FILE")
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -284,6 +295,19 @@ def run_simulate(arguments: argparse.Namespace) -> int:
         print(f"{'accuracy':14} {right.mean():.1%}")
     print(f"{'integer core':14} {rate:,.0f} steps/s, {samples:,} samples at a time")
     return compare_with_lava(arguments, inputs, runs) if arguments.lava else 0
+
+
+def run_nir_check(arguments: argparse.Namespace) -> int:
+    """A line for each node that the reader cannot hold; 1 where there is one."""
+    from hetsyn_plugins.exchange import nir
+    from hetsyn_plugins.exchange.nir.readers import READERS
+
+    _check_known("--for", [arguments.reader], list(READERS))
+    found = nir.check(arguments.file, arguments.reader)
+    for node, kind, why in found:
+        print(f"{node} ({kind}): {why}" if kind else f"{node}: {why}")
+    print(f"{arguments.file}: {len(found) or 'nothing'} that {arguments.reader} cannot hold")
+    return 1 if found else 0
 
 
 def compare_with_lava(arguments: argparse.Namespace, inputs: Any, runs: dict[str, Any]) -> int:

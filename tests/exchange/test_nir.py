@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from networks import plain
+from planting import planted
 
 from hetsyn_plugins import HetSynParams
+from hetsyn_plugins.cli.main import main
 from hetsyn_plugins.conformance.cases import Case, rounding_bound
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, Network
 from hetsyn_plugins.exchange import checkpoint, nir
+from hetsyn_plugins.exchange.nir import chain, file, li_bank, loop_form, units, writing
 
 stock_nir = pytest.importorskip("nir")
 pytest.importorskip("nirtorch")
@@ -69,6 +76,7 @@ KINDS: dict[str, Any] = {
 }  # fmt: skip
 
 
+@functools.cache
 def drawn(kind: str) -> tuple[Network, Any, Any]:
     """A network, inputs, and the spikes that its last layer owes: no neuron-step within rounding of a threshold."""
     for seed in range(60):
@@ -128,3 +136,96 @@ def assert_equal(one: Network, other: Network) -> None:
     for name, array in arrays.items():
         assert array.dtype == more[name].dtype and array.shape == more[name].shape
         np.testing.assert_array_equal(array, more[name], err_msg=name)
+
+
+def test_nodes_keep_their_names_and_stand_in_the_order_in_which_they_run(tmp_path: Path) -> None:
+    nir.write(drawn("everything")[0], tmp_path / "net.nir", dt=1e-3)
+    graph = stock_nir.read(tmp_path / "net.nir")
+    names = ["input", "n0_on", "n1_all_of_it", "n2_mix", "n3_last", "output"]
+    assert list(graph.nodes) == names == sorted(names)
+    inside = graph.nodes["n3_last"]
+    assert list(inside.nodes) == sorted(inside.nodes) and inside.metadata["hetsyn_layers"].startswith("[{")
+    for metadata in (graph.metadata, inside.metadata):
+        assert (metadata["dt"], metadata["scheme"]) == (1e-3, "euler")
+
+
+def test_eight_decays_a_layer_make_small_files_quickly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes, layers = (700, 128, 64, 20), []
+    for at, (m, n) in enumerate(pairwise(sizes)):
+        decay = rng.uniform(0.5, 0.98, 8)[rng.integers(0, 8, (n, m))]
+        layers.append(hidden(rng, f"layer {at}", n, m, decay=decay, recurrent_decay=0.9, reset_decay=0.9))
+    start = time.perf_counter()
+    nir.write(Network(tuple(layers)), tmp_path / "net.nir")
+    nir.read(tmp_path / "net.nir")
+    assert time.perf_counter() - start < 5
+    assert (tmp_path / "net.nir").stat().st_size < 3_000_000
+
+
+def test_what_cannot_be_written_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    rng, out = np.random.default_rng(0), tmp_path / "net.nir"
+    free = Network((hidden(rng, "big", 128, 700, decay=rng.uniform(0.5, 0.98, (128, 700))),))
+    says = "at most 256 MB in the reader, got 65,3.. MB for layer 'big' with form='loop': 90,109 units.*cluster_network"
+    with pytest.raises(ValueError, match=says):
+        nir.write(free, out)
+    small = Network((hidden(rng, "ends", 4, M, reset_decay=1.0, recurrent_decay=0.9, recurrent_weight=np.eye(4)),))
+    with pytest.raises(ValueError, match="expected decays below 1 for form='li_bank', got 1 in layer 'ends'"):
+        nir.write(small, out, form="li_bank")
+    with pytest.raises(ValueError, match="got layer 'ends' with a reset and recurrent synapses: NIR's LIF sets v"):
+        nir.write(small, out, form="chain")
+    with pytest.raises(ValueError, match="form: expected one of loop, li_bank, chain, got 'x'"):
+        nir.write(small, out, form="x")
+    with pytest.raises(ValueError, match="dt: expected"):
+        nir.write(small, out, dt=0.0)
+    with pytest.raises(ValueError, match="net: expected a HetSyn layer or a Linear"):
+        nir.write(Network((Dropout("d", 0.5),)), out)
+    assert not out.exists()
+
+
+BUGS = [
+    (units, "p.reset_decay, own, -p.threshold", "p.reset_decay, own, p.threshold", "loop", "snntorch"),
+    (units, "column + first", "column", "loop", "snntorch"),
+    (units, "scale = np.ones(n) if alike else 1 / theta", "scale = np.ones(n)", "loop", "snntorch"),
+    (loop_form, "[*edges, (last, OUTPUT)]", "[(last, OUTPUT), *edges]", "loop", "norse"),
+    (li_bank, "units.recurrent * gain", "units.recurrent", "li_bank", "nirtorch"),
+    (li_bank, "tau=dt / (1 - units.decay)", "tau=dt / (1 - units.decay**2)", "li_bank", "nirtorch"),
+    (chain, "r=gain", "r=1", "chain", "nirtorch"),
+]
+
+
+@pytest.mark.parametrize(("module", "old", "new", "form", "reader"), BUGS)
+def test_the_comparison_notices(module: Any, old: str, new: str, form: str, reader: str, tmp_path: Path) -> None:
+    kind = "no loops" if form == "chain" else "two recurrent layers"
+    network, x, spikes = drawn("LIF" if reader == "norse" else kind)  # as many units as neurons: shapes fit anyhow
+    around = [part.__name__ for part in (units, loop_form, li_bank, chain, writing)]
+    with planted(module.__name__, old, new, around=around):
+        node = sys.modules[writing.__name__].network_to_nodes(network, form, 1e-4, writing.LARGEST)
+    file.write_node(node, tmp_path / "net.nir")
+    assert (run(tmp_path / "net.nir", reader, x) != spikes).any()
+
+
+def test_check_names_what_a_reader_cannot_hold(tmp_path: Path, capsys: Any) -> None:
+    network = drawn("two recurrent layers")[0]
+    for form in ("loop", "li_bank"):
+        nir.write(network, tmp_path / f"{form}.nir", form=form)
+    nir.write(drawn("one decay a neuron")[0], tmp_path / "chain.nir", form="chain")
+    nir.write(network, tmp_path / "other dt.nir", dt=1e-3)
+
+    def told(name: str, reader: str) -> str:
+        status = main(["nir", "check", str(tmp_path / f"{name}.nir"), "--for", reader])
+        out = capsys.readouterr().out
+        assert status == (0 if f"nothing that {reader} cannot hold" in out else 1)
+        return str(out)
+
+    for reader in ("snntorch", "norse"):
+        assert "nothing" in told("loop", reader) and "nothing" in told("chain", reader)
+    assert "n0_first/nodes/n1_units (LI): the reader knows" in told("li_bank", "snntorch")
+    assert "n0_first/nodes/n1_units (LI): Norse 1.1 has no LI" in told("li_bank", "norse")
+    assert "are for dt = 0.001 s, and the reader takes them for 0.0001 s" in told("other dt", "snntorch")
+    assert "n0_first (NIRGraph): the reader opens no graph" in told("loop", "rockpool")
+    assert "n1_units (Linear): 2 edges lead on from it, and the reader takes chains" in told("loop", "snn-mlir")
+    assert "(Linear): the reader knows" in told("loop", "nengo") and "exp(-dt / tau)" in told("loop", "sinabs")
+    assert "(LIF): it spikes on the v of the step before" in told("loop", "spyx")
+    assert "tau_syn differs between neurons" in told("chain", "snn-mlir")
+    assert main(["nir", "check", str(tmp_path / "loop.nir"), "--for", "x"]) == 2
+    assert "--for: expected one of snntorch, norse, nirtorch, spyx" in capsys.readouterr().err

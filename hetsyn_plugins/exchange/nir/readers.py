@@ -73,7 +73,7 @@ READERS = {
     "rockpool": Reader(("Affine", "Linear", "CubaLIF", "LI", "LIF"), back=True, steps="exponential"),
     "sinabs": Reader(
         ("Conv1d", "Conv2d", "Flatten", "Affine", "IF", "LI", "LIF", "SumPool2d"),
-        steps="exponential", graphs=True, unit=(("LI", "r"), ("LIF", "r")),
+        loops=True, graphs=True, steps="exponential", unit=(("LI", "r"), ("LIF", "r")),
     ),
     "nengo": Reader(("Affine", "LI", "LIF"), steps="exponential", unit=(("LIF", "r"),)),
     "snn-mlir": Reader(
@@ -99,7 +99,7 @@ def findings(graph: Node, reader: str, path: Path) -> list[Finding]:
     if reader not in READERS:
         raise ValueError(f"reader: expected one of {', '.join(READERS)}, got {reader!r}")
     takes = READERS[reader]
-    said = graph.get("metadata", {})
+    said = graph.get("metadata", {})  # of the whole, what its constants are for
     found = list(_of_graph(graph, takes, path, "node", said))
     if takes.by_name:
         missing = [name for name in (INPUT, OUTPUT) if name not in graph["nodes"]]
@@ -110,22 +110,20 @@ def findings(graph: Node, reader: str, path: Path) -> list[Finding]:
 def _of_graph(graph: Node, takes: Reader, path: Path, field: str, said: dict[str, Any]) -> Iterator[Finding]:
     nodes = reading.checked_nodes(graph, path, field)
     following, before = reading.neighbours(graph, nodes, path, field)
-    for name, node in nodes.items():
-        where, kind = f"{field}/nodes/{name}".removeprefix("node/nodes/"), node["type"]
-        if kind == "NIRGraph" and takes.graphs:
-            yield from _of_graph(node, takes, path, f"{field}/nodes/{name}", said)
-        elif kind == "NIRGraph":
-            yield Finding(where, kind, "it opens no graph in the graph")
-        elif kind not in ("Input", "Output"):
-            yield from (Finding(where, kind, why) for why in _of_node(node, takes, said))
-    if takes.loops:
-        return
     back = reading.coming_back(nodes, following, before) if takes.back else {}
     for name, node in nodes.items():
+        inside, kind = f"{field}/nodes/{name}", node["type"]
+        where = inside.removeprefix("node/nodes/")
+        if kind == "NIRGraph":
+            if not takes.graphs:
+                yield Finding(where, kind, "the reader opens no graph in the graph")
+            yield from _of_graph(node, takes, path, inside, said)
+        elif kind not in ("Input", "Output"):
+            yield from (Finding(where, kind, why) for why in _of_node(node, takes, said))
         for what, ends in (("lead on from", following[name]), ("lead to", before[name])):
             straight = [end for end in ends if nodes[end] is not back.get(name)]
-            if len(straight) > 1:
-                yield Finding(name, node["type"], f"{len(straight)} edges {what} it, and the reader takes chains only")
+            if len(straight) > 1 and not takes.loops:
+                yield Finding(where, kind, f"{len(straight)} edges {what} it, and the reader takes chains")
 
 
 def _of_node(node: Node, takes: Reader, said: dict[str, Any]) -> Iterator[str]:
@@ -149,8 +147,10 @@ def _of_time(node: Node, takes: Reader, said: dict[str, Any]) -> Iterator[str]:
     fields = [field for field in CONSTANTS if field in node]
     if any(np.ndim(node[field]) == 0 for field in fields):
         yield "its constants have no axis, from which nir cannot infer a shape"
-    if said.get("scheme") == "euler" and takes.steps != "euler":
+    scheme, dt = said.get("scheme"), said.get("dt")
+    if isinstance(scheme, str) and scheme == "euler" and takes.steps != "euler":
         yield "its constants are for Euler steps, and the reader decays by exp(-dt / tau)"
-    dt = said.get("dt")
-    if takes.only_dt is not None and dt is not None and not np.allclose(dt, takes.only_dt, rtol=1e-6, atol=0):
+    if takes.only_dt is None or not isinstance(dt, np.ndarray) or dt.ndim or dt.dtype.kind != "f":
+        return
+    if not np.isclose(dt, takes.only_dt, rtol=1e-6, atol=0):
         yield f"its constants are for dt = {float(dt):g} s, and the reader takes them for {takes.only_dt:g} s"

@@ -27,8 +27,9 @@ def nodes_to_network(graph: Node, path: Path, dt: float | None, reset: str) -> N
     if _type(graph, path, "node") != "NIRGraph":
         raise FileFormatError(path, "a NIRGraph", f"a {graph['type']}", field="node")
     metadata = _checked_metadata(graph, path)
-    if dt is None and isinstance(metadata.get("dt"), np.generic | np.ndarray) and np.ndim(metadata["dt"]) == 0:
-        dt = float(metadata["dt"])
+    told = metadata.get("dt")
+    if dt is None and isinstance(told, np.ndarray) and told.ndim == 0 and told.dtype.kind == "f":
+        dt = float(told)
     if is_sealed(graph):
         return _network(unsealed(graph, path, "node"), path)
     way = list(steps(graph, path))  # the graph is looked through before anything is made of it

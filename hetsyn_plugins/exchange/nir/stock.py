@@ -1,22 +1,18 @@
 """Stock nodes of NIR as layers: each where HetSyn, or a Linear, is exactly that; refused by name and type where not.
 
-With Euler steps of dt, as the readers of NIR take them, d = 1 - dt / tau:
+A neuron's node is a sum of exponential paths (`membranes.py`), and so is a HetSyn neuron. A LIF's reset to v_reset is
+no case of HetSyn's, unless the membrane forgets (tau = dt), where it does nothing. But snnTorch exports its neurons
+that subtract, which are its default, as LIF with v_reset = 0: with reset="subtract" a file is read as what was exported
+there, v[t] = d v[t-1] + ... - theta z[t-1].
 
-    LI        v[t] = d v[t-1] + dt/tau (r x[t] + v_leak)              a readout with one decay a neuron
-    LIF       the same, z = v > theta; then v = v_reset                a LIF; see below
-    CubaLIF   i[t] = d_syn i[t-1] + dt/tau_syn w_in x[t], and LIF of r i[t], whose own d is d_mem
-    Threshold z = x > theta
-
-A LIF's reset to v_reset is no case of HetSyn's, unless the membrane forgets (tau = dt), where it does nothing. But
-snnTorch exports its neurons that subtract, which are its default, as LIF with v_reset = 0: with reset="subtract" a file
-is read as what was exported there, v[t] = d v[t-1] + ... - theta z[t-1]. Linear weights in front go into the layer; a
-constant that is filtered (the bias of an Affine, v_leak) is the weight of an always-on line. Conv2d and pooling become
-a Linear on what comes in, (C, H, W) in one row.
+Weights in front go into the layer; a constant that is filtered (the bias of an Affine, v_leak) is the weight of an
+always-on line; two paths are two synapses from each line. Conv2d and pooling become a Linear on what comes in, (C, H,
+W) in one row.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,13 +23,14 @@ from hetsyn_plugins.core.memory import size_text
 from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Layer, Linear
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import checked_dt
+from hetsyn_plugins.exchange.nir.membranes import NEURONS, Membrane, each, membrane_of, numbers
 from hetsyn_plugins.exchange.nir.nodes import Node
 from hetsyn_plugins.exchange.nir.planes import matrix_of
 from hetsyn_plugins.exchange.nir.writing import LARGEST
 
 RESETS = ("to_value", "subtract")
-NEURONS = ("LI", "LIF", "CubaLI", "CubaLIF", "Threshold")
 PLANES = ("Conv2d", "AvgPool2d", "SumPool2d")
+TIMELESS = ("I", "IF", "Threshold")  # neurons for which no step is needed
 
 
 class Step(NamedTuple):
@@ -45,24 +42,10 @@ class Step(NamedTuple):
     back: Node | None = None
 
 
-class Membrane(NamedTuple):
-    """What a neuron's node comes to: v[t] = decay v[t-1] + gain x[t] + drive, each (N,); bias is added to v unfiltered.
-
-    threshold   (N,), None: no spikes       resets   its spikes do something to v
-    """
-
-    decay: Array
-    gain: Array
-    drive: Array
-    bias: Array
-    threshold: Array | None
-    resets: bool
-
-
 class Stock:
     """Stock nodes as they come, and the layers that they make together."""
 
-    def __init__(self, path: Path, dt: float | None, reset: str, shape: tuple[int, ...] | None) -> None:
+    def __init__(self, path: pathlib.Path, dt: float | None, reset: str, shape: tuple[int, ...] | None) -> None:
         if reset not in RESETS:
             raise ValueError(f"reset: expected one of {', '.join(RESETS)}, got {reset!r}")
         self.path, self.dt, self.reset = path, None if dt is None else checked_dt(dt), reset
@@ -99,26 +82,27 @@ class Stock:
     # ---- weights ----
 
     def _weights(self, step: Step) -> None:
-        weight = _numbers(step.node, "weight")
+        weight = numbers(step.node, "weight")
         if weight.ndim != 2:
             raise ValueError(f"weight: expected shape (N, M), got {weight.shape}")
-        self._linear(step.name, weight, _numbers(step.node, "bias") if "bias" in step.node else None)
+        self._linear(step.name, weight, numbers(step.node, "bias") if "bias" in step.node else None)
+        self.shape = None
 
     def _linear(self, name: str, weight: Array, bias: Array | None) -> None:
         if self.waiting is not None:
             self.made.append(self.waiting)
-        bias = bias if bias is not None and bias.any() else None  # who reads Affine alone is written zeros
-        self.waiting, self.shape = Linear(name, weight, None if bias is None else bias.astype(weight.dtype)), None
+        some = bias is not None and bias.any()  # for readers that know Affine alone, zeros are written
+        self.waiting = Linear(name, weight, bias.astype(weight.dtype) if some and bias is not None else None)
 
     def _plane(self, step: Step) -> None:
         """Conv2d or pooling as the matrix that it is: what comes out for each number that comes in."""
         if self.shape is None or len(self.shape) != 3:
             raise ValueError("input: expected (C, H, W), as the graph's Input says it, got none")
-        weight = _numbers(step.node, "weight") if step.node["type"] == "Conv2d" else None
+        weight = numbers(step.node, "weight") if step.node["type"] == "Conv2d" else None
         matrix, out = matrix_of(step.node, weight, self.shape, LARGEST)
         bias = None
         if "bias" in step.node:
-            bias = np.repeat(_each(step.node, "bias", out[0]), int(np.prod(out[1:])))
+            bias = np.repeat(each(step.node, "bias", out[0]), int(np.prod(out[1:])))
         self._linear(step.name, matrix, bias)
         self.shape = out
 
@@ -126,40 +110,22 @@ class Stock:
 
     def _neuron(self, step: Step) -> None:
         """The layer that a neuron is, with the weights in front of it and those that lead back."""
+        if self.dt is None and step.node["type"] not in TIMELESS:
+            raise ValueError(
+                "dt: expected the step in seconds with which its time constants are taken (snnTorch writes for 1e-4, "
+                "Norse for 1e-3), got none"
+            )
         weight, bias = self._in_front(step)
-        n, dtype = len(weight), weight.dtype
-        membrane = _membrane(step.node, n, self._dt(step.node))
+        membrane = membrane_of(step.node, len(weight), self.dt or 1.0)
         if membrane.resets and self.reset != "subtract":
             raise ValueError(
                 f"expected a neuron that forgets (tau = dt) or does not spike, got a {step.node['type']} that sets v "
                 "to v_reset, which no HetSyn neuron does; reset='subtract' reads it as one that subtracts its "
                 "threshold, which snnTorch exports so"
             )
-        drive = membrane.drive + membrane.gain * bias
-        back = self._back(step, n)
-        if back is not None:
-            drive = drive + membrane.gain * back.bias
-        weight = membrane.gain[:, None] * weight
-        if drive.any():
-            self.made.append(AlwaysOn(f"{step.name}_always_on"))
-            weight = np.column_stack([weight, drive])
-        shared: Any = membrane.decay[0] if (membrane.decay == membrane.decay[0]).all() else membrane.decay
-        params = HetSynParams(
-            weight.astype(dtype),
-            shared.astype(dtype),
-            reset_decay=shared.astype(dtype) if membrane.resets else None,
-            threshold=1.0 if membrane.threshold is None else membrane.threshold.astype(dtype),
-            recurrent_weight=None if back is None else (membrane.gain[:, None] * back.weight).astype(dtype),
-            recurrent_decay=None if back is None else shared.astype(dtype),
-            bias=membrane.bias.astype(dtype) if membrane.bias.any() else None,
-            spiking=membrane.threshold is not None,
-        )
-        share = "neuron" if np.ndim(shared) else "layer"
-        layer = HetSynLayer(
-            step.name, params, dt=self.dt, share=share, tie_reset=membrane.resets, detach_reset=membrane.resets
-        )
-        self.made.append(layer)
-        if self.shape is not None and int(np.prod(self.shape)) != n:
+        back, constant = _back(step, membrane, weight.dtype)
+        self._append(step.name, membrane, weight, bias + constant, back)
+        if self.shape is not None and int(np.prod(self.shape)) != len(weight):
             self.shape = None
 
     def _in_front(self, step: Step) -> tuple[Array, Array]:
@@ -169,89 +135,57 @@ class Stock:
             self.waiting = None
             return weight, np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
         sizes = [np.size(value) for name, value in step.node.items() if name not in ("type", "metadata")]
-        n = int(np.prod(self.shape)) if self.shape is not None else max(sizes)
-        return np.eye(_small(n, n, np.float32)[0], dtype=np.float32), np.zeros(n)
+        n = int(np.prod(self.shape)) if self.shape is not None else max(sizes, default=1)
+        if n * n * 4 > LARGEST:
+            got = f"{n:,}: {size_text(n * n * 4)} of weights"
+            raise ValueError(f"expected fewer neurons without weights in front of them, got {got}")
+        return np.eye(n, dtype=np.float32), np.zeros(n)
 
-    def _back(self, step: Step, n: int) -> Back | None:
-        """The weights that lead back, (N, N), and their bias, (N,)."""
-        if step.back is None:
-            return None
-        weight = _numbers(step.back, "weight")
-        if weight.shape != (n, n):
-            raise ValueError(f"weights that lead back: expected shape ({n}, {n}), got {weight.shape}")
-        if "tau_syn" in step.node:
-            raise ValueError(
-                "expected a LIF before weights that lead back, got a CubaLIF, whose spikes it filters twice"
-            )
-        return Back(weight, _each(step.back, "bias", n) if "bias" in step.back else np.zeros(n))
-
-    def _dt(self, node: Node) -> float:
-        if self.dt is None and node["type"] != "Threshold":
-            raise ValueError(
-                "dt: expected the step in seconds with which these time constants are taken (snnTorch writes for 1e-4, "
-                "Norse for 1e-3), got none"
-            )
-        return 1.0 if self.dt is None else self.dt
-
-
-class Back(NamedTuple):
-    """Weights (N, N) by which spikes come back, and their bias (N,)."""
-
-    weight: Array
-    bias: Array
-
-
-def _membrane(node: Node, n: int, dt: float) -> Membrane:
-    """The arithmetic of a neuron's node with Euler steps of dt."""
-    zero, kind = np.zeros(n), node["type"]
-    if kind == "Threshold":
-        return Membrane(zero, zero + 1, zero, zero, _each(node, "threshold", n), False)
-    threshold = _each(node, "v_threshold", n) if kind.endswith("LIF") else None
-    step = dt / _tau(node, "tau_mem" if "Cuba" in kind else "tau", n, dt)
-    decay, r, leak = 1 - step, _each(node, "r", n), _each(node, "v_leak", n)
-    if kind.endswith("LIF") and "v_reset" in node and _each(node, "v_reset", n).any() and decay.any():
-        raise ValueError(f"v_reset: expected 0, got {node['v_reset']}")
-    if "Cuba" not in kind:
-        return Membrane(decay, step * r, step * leak, zero, threshold, threshold is not None and bool(decay.any()))
-    synapse = dt / _tau(node, "tau_syn", n, dt)
-    gain = synapse * (_each(node, "w_in", n) if "w_in" in node else 1.0) * step * r
-    if not decay.any():  # v = r i: what leaks is the synapse
-        return Membrane(1 - synapse, gain, zero, leak, threshold, False)
-    if (synapse == 1).all():
-        return Membrane(decay, gain, step * leak, zero, threshold, threshold is not None)
-    raise ValueError("tau_syn, tau_mem: expected one of them to be dt, got two that filter one behind the other")
+    def _append(self, name: str, membrane: Membrane, weight: Array, bias: Array, back: dict[str, Any]) -> None:
+        """Add the layer of a membrane behind weights (N, M) and their bias (N,)."""
+        dtype, m = weight.dtype, weight.shape[1]
+        parts = [gain[:, None] * np.column_stack([weight, bias]) for _, gain in membrane.paths]
+        parts[-1][:, m] += membrane.leak
+        if any(part[:, m].any() for part in parts):
+            self.made.append(AlwaysOn(f"{name}_always_on"))
+            m += 1
+        weight = np.hstack([part[:, :m] for part in parts])
+        decay: Any = membrane.paths[-1].decay
+        shared: Any = decay[0] if (decay == decay[0]).all() else decay
+        share = "neuron" if np.ndim(shared) else "layer"
+        synaptic = shared
+        if len(parts) > 1:  # both synapses of a line
+            self.made.append(Linear(f"{name}_twice", np.vstack([np.eye(m, dtype=dtype)] * 2), learned=frozenset()))
+            synaptic = np.repeat(np.column_stack([path.decay for path in membrane.paths]), m, axis=1)
+            share = "synapse"
+        params = HetSynParams(
+            weight.astype(dtype),
+            synaptic.astype(dtype),
+            reset_decay=shared.astype(dtype) if membrane.resets else None,
+            threshold=1.0 if membrane.threshold is None else membrane.threshold.astype(dtype),
+            bias=membrane.bias.astype(dtype) if membrane.bias.any() else None,
+            spiking=membrane.threshold is not None,
+            **back,
+        )
+        tied = membrane.resets and share != "synapse"
+        # the reset of stock neurons has no gradient
+        layer = HetSynLayer(name, params, dt=self.dt, share=share, tie_reset=tied, detach_reset=membrane.resets)
+        self.made.append(layer)
 
 
-def _tau(node: Node, name: str, n: int, dt: float) -> Array:
-    """A time constant of at least dt: shorter ones have no Euler step."""
-    tau = _each(node, name, n)
-    if not (tau >= dt * (1 - 1e-6)).all():
-        raise ValueError(f"{name}: expected at least dt = {dt:g} s, got {tau.min():g}")
-    return np.maximum(tau, dt)
-
-
-def _each(node: Node, name: str, n: int) -> Array:
-    """A field of a neuron's node in float64, (N,): one for all, or one each."""
-    values = _numbers(node, name).astype(np.float64).ravel()
-    if values.size not in (1, n):
-        raise ValueError(f"{name}: expected 1 or {n} values, got {values.size}")
-    return np.broadcast_to(values, (n,)).copy()
-
-
-def _numbers(node: Node, name: str) -> Array:
-    """A field of a node: finite numbers, in float32 where they are, else in float64."""
-    value = node.get(name)
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
-        raise ValueError(f"{name}: expected numbers, got {'none' if value is None else value!r}")
-    numbers: Array = value.astype(np.float32 if value.dtype.itemsize <= 4 and value.dtype.kind == "f" else np.float64)
-    if not numbers.size or not np.isfinite(numbers).all():
-        raise ValueError(f"{name}: expected finite numbers, got others or none")
-    return numbers
-
-
-def _small(n: int, m: int, dtype: Any) -> tuple[int, int]:
-    """The shape of a matrix, if it is none that no reader should make."""
-    size = n * m * np.dtype(dtype).itemsize
-    if size > LARGEST:
-        raise ValueError(f"expected what fits into a matrix of {size_text(LARGEST)}, got {n} x {m}: {size_text(size)}")
-    return n, m
+def _back(step: Step, membrane: Membrane, dtype: Any) -> tuple[dict[str, Any], Array]:
+    """The recurrent fields of weights that lead back, none without; and the constant, (N,), that they add."""
+    n = len(membrane.leak)
+    if step.back is None:
+        return {}, np.zeros(n)
+    if len(membrane.paths) > 1:
+        raise ValueError(
+            "expected one time constant before weights that lead back, got two: such a spike is filtered twice"
+        )
+    weight = numbers(step.back, "weight")
+    if weight.shape != (n, n):
+        raise ValueError(f"weights that lead back: expected shape ({n}, {n}), got {weight.shape}")
+    decay, gain = membrane.paths[0]
+    shared: Any = decay[0] if (decay == decay[0]).all() else decay
+    fields = {"recurrent_weight": (gain[:, None] * weight).astype(dtype), "recurrent_decay": shared.astype(dtype)}
+    return fields, each(step.back, "bias", n) if "bias" in step.back else np.zeros(n)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from hetsyn_plugins._version import __version__
-from hetsyn_plugins.core.memory import size_text
 from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Layer, Linear, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import checked_dt
@@ -112,8 +111,8 @@ def _check(name: str, params: HetSynParams, form: str, largest: int) -> None:
     size = FORMS[form].size(count, m, n, params.weight.itemsize)
     if size > largest:
         raise ValueError(
-            f"net: expected layers of at most {size_text(largest)} in the reader, got {size_text(size)} for layer "
-            f"{name!r} with form={form!r}: {count:,} units, one for each decay that a neuron has; let synapses share "
+            f"net: expected layers of at most {largest / 1e6:,.0f} MB in the reader, got {size / 1e6:,.0f} MB for "
+            f"layer {name!r} with form={form!r}: {count:,} units, one for each decay that a neuron has; let synapses share "
             "decays (hetsyn_plugins.clusters.cluster_network(net, 8), whose report says what that changes), or "
             "give a larger `largest`"
         )
