@@ -31,6 +31,7 @@ from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams, is_unlikely
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, Surrogate, resolve
 from hetsyn_plugins.core.validation import checked_size, describe_values
+from hetsyn_plugins.exchange.nir import to_graph
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops import lif
 from hetsyn_plugins.ops.arguments import (
@@ -817,20 +818,17 @@ def meet_norse() -> None:
     containers.hang(check_one_kind, lambda module: isinstance(module, _HetSynModule), norse.torch.SequentialState)
     extract = getattr(export_nir, "extract_nir_graph", None)
     if extract is not None:  # Norse after 1.1 may export by torch.fx, which our layers refuse themselves
-        export_nir.extract_nir_graph = functools.wraps(extract)(functools.partial(_extract_no_hetsyn, extract))
+        export_nir.extract_nir_graph = functools.wraps(extract)(functools.partial(_extract, extract))
 
 
-def _extract_no_hetsyn(extract: Any, model: nn.Module, *args: Any, **options: Any) -> Any:
-    """`nirtorch.extract_nir_graph`, which would write None for a layer of ours."""
-    for name, module in model.named_modules():
-        if isinstance(module, _HetSynModule):
-            where = f"layer {name!r}" if name else "the module"
-            raise ValueError(
-                f"module: expected layers that NIR knows, got a {type(module).__name__} as {where}: NIR has no node "
-                "with a time constant per synapse yet; keep the network with hetsyn_plugins.checkpoint.save, or carry "
-                "it to another framework with hetsyn_plugins.convert"
-            )
-    return extract(model, *args, **options)
+def _extract(extract: Any, model: nn.Module, model_map: Any, *args: Any, **options: Any) -> Any:
+    """`nirtorch.extract_nir_graph`, which would write None for a layer of ours.
+
+    Nets with such go by the plain data of all their modules, which must be such as `convert` takes.
+    """
+    if any(isinstance(module, _HetSynModule) for module in model.modules()):
+        return to_graph(model, dt=model_map.keywords["dt"])
+    return extract(model, model_map, *args, **options)
 
 
 def check_one_kind(net: nn.Module, _: Any) -> None:

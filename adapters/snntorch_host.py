@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.adapters import containers
 from hetsyn_plugins.core.surrogate import Surrogate
+from hetsyn_plugins.exchange.nir import to_graph
 from hetsyn_plugins.ops.layer import HetSynModule
 
 LIVING: WeakSet[Any] = WeakSet()  # every layer that lives, for the host's class-wide idioms
@@ -242,7 +243,7 @@ def _means_steps(cls: type) -> bool:
 
 @functools.cache
 def _meet_exporter() -> None:
-    """Let `snntorch.export_nir` refuse our layers, whether it is imported before or after them.
+    """Let `snntorch.export_nir` export our layers, whether it is imported before or after them.
 
     It calls `nirtorch.extract_nir_graph` by that name, which is the one thing that is replaced; what others export with
     a map of their own is left alone.
@@ -253,19 +254,17 @@ def _meet_exporter() -> None:
         return
     extract = getattr(nirtorch, "extract_nir_graph", None)
     if extract is not None:  # deprecated; its successor works by torch.fx, which our layers refuse themselves
-        nirtorch.extract_nir_graph = functools.wraps(extract)(functools.partial(_extract_no_hetsyn, extract))
+        nirtorch.extract_nir_graph = functools.wraps(extract)(functools.partial(_extract, extract))
 
 
-def _extract_no_hetsyn(extract: Any, model: nn.Module, model_map: Any, *args: Any, **options: Any) -> Any:
-    """`nirtorch.extract_nir_graph`, which with snnTorch's map would make None of a layer of ours."""
-    if getattr(model_map, "__module__", None) == "snntorch.export_nir":
-        for module in model.modules():
-            if isinstance(module, HetSynModule):
-                raise ValueError(
-                    f"module: expected layers that NIR has nodes for, got {type(module).__name__}; its parameters "
-                    "leave by layer.to_params(), the net by hetsyn_plugins.checkpoint.save or "
-                    "hetsyn_plugins.deployment.export"
-                )
+def _extract(extract: Any, model: nn.Module, model_map: Any, *args: Any, **options: Any) -> Any:
+    """`nirtorch.extract_nir_graph`, which with snnTorch's map would make None of a layer of ours.
+
+    Nets with such go by the plain data of all their modules, which must be such as `convert` takes.
+    """
+    is_hosts = getattr(model_map, "__module__", None) == "snntorch.export_nir"
+    if is_hosts and any(isinstance(module, HetSynModule) for module in model.modules()):
+        return to_graph(model)
     return extract(model, model_map, *args, **options)
 
 

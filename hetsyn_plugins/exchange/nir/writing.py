@@ -112,8 +112,8 @@ def _check(name: str, params: HetSynParams, form: str, largest: int) -> None:
     if size > largest:
         raise ValueError(
             f"net: expected layers of at most {largest / 1e6:,.0f} MB in the reader, got {size / 1e6:,.0f} MB for "
-            f"layer {name!r} with form={form!r}: {count:,} units, one for each decay that a neuron has; let synapses share "
-            "decays (hetsyn_plugins.clusters.cluster_network(net, 8), whose report says what that changes), or "
+            f"layer {name!r} with form={form!r}: {count:,} units, one for each decay that a neuron has; let synapses "
+            "share decays (hetsyn_plugins.clusters.cluster_network(net, 8), whose report says what that changes), or "
             "give a larger `largest`"
         )
 
