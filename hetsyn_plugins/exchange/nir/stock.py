@@ -25,7 +25,6 @@ from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.exchange.nir.membranes import NEURONS, Membrane, each, membrane_of, numbers
 from hetsyn_plugins.exchange.nir.nodes import Node
-from hetsyn_plugins.exchange.nir.planes import matrix_of
 from hetsyn_plugins.exchange.nir.writing import LARGEST
 
 RESETS = ("to_value", "subtract")
@@ -98,6 +97,8 @@ class Stock:
         """Conv2d or pooling as the matrix that it is: what comes out for each number that comes in."""
         if self.shape is None or len(self.shape) != 3:
             raise ValueError("input: expected (C, H, W), as the graph's Input says it, got none")
+        from hetsyn_plugins.exchange.nir.planes import matrix_of  # nothing else here needs torch
+
         weight = numbers(step.node, "weight") if step.node["type"] == "Conv2d" else None
         matrix, out = matrix_of(step.node, weight, self.shape, LARGEST)
         bias = None

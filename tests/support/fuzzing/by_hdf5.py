@@ -519,3 +519,51 @@ SHD = (
     Kind("vlen: heap damaged", _heap),
     Kind("vlen: all rows one", _shared_rows),
 )  # fmt: skip
+
+
+# ---- NIR files ---------------------------------------------------------------------------------------------------
+
+
+def _edges(rng: Random, file: h5py.File) -> None:
+    """Edges that are missing, twice, the other way round, or to what is not there."""
+    name = rng.choice([name for name in datasets(file) if name.endswith("edges")])
+    pairs = [[_word(end) for end in pair] for pair in file[name][()]]
+    at = rng.randrange(len(pairs))
+    start, end = pairs[at]
+    others = ([], [[start, end]] * 2, [[end, start]], [[start, "nobody"]], [[start, start]], [["", MARKUP]])
+    pairs[at : at + 1] = rng.choice(others)
+    del file[name]
+    file.create_dataset(name, data=pairs or np.zeros((0, 2)), dtype=h5py.string_dtype() if pairs else "f8")
+
+
+def _word(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _another_type(rng: Random, file: h5py.File) -> None:
+    """A node of another type."""
+    name = rng.choice([name for name in datasets(file) if name.endswith("/type")])
+    del file[name]
+    file[name] = rng.choice(
+        ("LI", "LIF", "CubaLIF", "Conv2d", "NIRGraph", "Input", "Output", "Delay", "I", "", "__all__")
+    )
+
+
+def _group_away(rng: Random, file: h5py.File) -> None:
+    """A node, metadata or all nodes away, or in a group of its own."""
+    groups: list[str] = []
+    file.visititems(lambda name, item: groups.append(name) if isinstance(item, h5py.Group) else None)
+    name = rng.choice(groups)
+    file.move(name, "elsewhere")
+    if rng.random() < 0.5:
+        file[f"{name}/more"] = 1
+
+
+NIR = (
+    *KINDS,
+    of_file("text of variable length", _text),
+    of_file("edges", _edges),
+    of_file("another type", _another_type),
+    of_file("group away", _group_away),
+    Kind("vlen: heap damaged", _heap),
+)

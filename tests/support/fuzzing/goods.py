@@ -19,8 +19,10 @@ from fuzzing import by_bytes, by_hdf5, by_idx, by_safetensors, by_text, by_torch
 from fuzzing.cases import Good, Kind
 from fuzzing.loaders import SMALL, trainer_of
 from fuzzing.sealed import written
+from hetsyn_plugins.core.network import HetSynLayer, Linear, Network
+from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.deployment import chip_file
-from hetsyn_plugins.exchange import checkpoint
+from hetsyn_plugins.exchange import checkpoint, nir
 from hetsyn_plugins.experiments import state_of_before, variants
 from hetsyn_plugins.experiments.config import load_config, to_toml
 from hetsyn_plugins.experiments.run_folder import (
@@ -73,6 +75,90 @@ def chips() -> list[Good]:
         alone("without dt", "network.net", bare, "chip", kinds, True),
         alone("of before", "network.net", before, "chip", (*by_hdf5.CHIP, *by_bytes.KINDS), False),
     ]
+
+
+def nir_files() -> list[Good]:
+    """Ours in each form, and stock graphs as others write them: a chain, one with weights that lead back, planes."""
+    kinds, small = (*by_hdf5.NIR, *by_bytes.KINDS), small_chain()
+    ours = {"loop": plain(), "li_bank": plain(np.float32), "chain": small}
+    goods = [
+        alone(form, "net.nir", written("n.nir", functools.partial(nir.write, net, form=form)), "nir", kinds, True)
+        for form, net in ours.items()
+    ]
+    goods.append(alone("checked", "net.nir", goods[0].data, "nir check", kinds, None))
+    stock = {"a LIF": stock_graph(), "weights that lead back": stock_graph(back=True), "planes": planes()}
+    return [*goods, *(alone(name, "net.nir", by_others(node), "nir", kinds, None) for name, node in stock.items())]
+
+
+def small_chain() -> Network:
+    """Neurons without a reset."""
+    params = HetSynParams(np.full((3, 4), 0.4), np.array([0.5, 0.7, 0.9]), reset_decay=None)
+    return Network((HetSynLayer("a", params), Linear("b", np.eye(3))))
+
+
+def stock_graph(back: bool = False) -> dict[str, Any]:
+    """Affine and LIF, nested, as another exporter writes them."""
+    ones = np.ones(3, np.float32)
+    neuron = {
+        "type": "LIF",
+        "tau": 5e-4 * ones,
+        "r": ones,
+        "v_leak": 0 * ones,
+        "v_threshold": ones,
+        "v_reset": 0 * ones,
+    }
+    ends = {"input": {"type": "Input", "shape": np.array([3])}, "output": {"type": "Output", "shape": np.array([3])}}
+    nodes, edges = {**ends, "lif": neuron}, [("input", "lif"), ("lif", "output")]
+    if back:
+        nodes["w_rec"] = {"type": "Linear", "weight": np.eye(3, dtype=np.float32)}
+        edges += [("lif", "w_rec"), ("w_rec", "lif")]
+    inside = {"type": "NIRGraph", "nodes": nodes, "edges": edges}
+    affine = {"type": "Affine", "weight": np.ones((3, 4), np.float32), "bias": ones}
+    outer = {"input": {"type": "Input", "shape": np.array([4])}, "fc": affine, "rnn": inside, "output": ends["output"]}
+    return {"type": "NIRGraph", "nodes": outer, "edges": [("input", "fc"), ("fc", "rnn"), ("rnn", "output")]}
+
+
+def planes() -> dict[str, Any]:
+    """Conv2d, pooling, Flatten, LI."""
+    conv: dict[str, Any] = {"type": "Conv2d", "weight": np.ones((2, 1, 3, 3), np.float32), "bias": np.ones(2)}
+    conv |= {"input_shape": np.array([6, 6]), "stride": np.array([1, 1]), "padding": np.array([0, 0])}
+    pool = {
+        "type": "SumPool2d",
+        "kernel_size": np.array([2, 2]),
+        "stride": np.array([2, 2]),
+        "padding": np.array([0, 0]),
+    }
+    each = np.ones(8)
+    nodes: dict[str, Any] = {
+        "0": {"type": "Input", "shape": np.array([1, 6, 6])},
+        "1": {**conv, "dilation": np.array([1, 1]), "groups": 1},
+        "2": pool,
+        "3": {"type": "Flatten", "start_dim": 0, "end_dim": 2, "input_type": np.array([2, 2, 2])},
+        "4": {"type": "LI", "tau": 3e-4 * each, "r": each, "v_leak": each},
+        "5": {"type": "Output", "shape": np.array([8])},
+    }
+    return {"type": "NIRGraph", "nodes": nodes, "edges": [(f"{i}", f"{i + 1}") for i in range(5)]}
+
+
+def by_others(node: dict[str, Any]) -> bytes:
+    """A graph as NIR's own writer has it: texts of variable length, arrays packed, no digest."""
+
+    def write(group: Any, content: dict[str, Any]) -> None:
+        for name, value in content.items():
+            if isinstance(value, dict):
+                write(group.create_group(name), value)
+            elif isinstance(value, str):
+                group.create_dataset(name, data=value, dtype=h5py.string_dtype())
+            elif isinstance(value, np.ndarray):
+                group.create_dataset(name, data=value, compression="gzip")
+            else:
+                group.create_dataset(name, data=value)
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_dataset("version", data="1.0.8", dtype=h5py.string_dtype())
+        write(file.create_group("node"), node)
+    return buffer.getvalue()
 
 
 def idx_files() -> list[Good]:
@@ -313,6 +399,7 @@ def networks_of_run() -> dict[str, bytes]:
 GOODS: dict[str, Callable[[], list[Good]]] = {
     "checkpoint": checkpoints,
     "chip": chips,
+    "nir": nir_files,
     "idx": idx_files,
     "shd": recordings,
     "npz": npz_files,

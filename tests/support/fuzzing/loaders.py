@@ -10,7 +10,7 @@ from typing import Any
 
 from hetsyn_plugins.cli.main import load_data
 from hetsyn_plugins.deployment import chip_file
-from hetsyn_plugins.exchange import checkpoint
+from hetsyn_plugins.exchange import checkpoint, nir
 from hetsyn_plugins.exchange.conversion import convert
 from hetsyn_plugins.experiments.config import load_config, to_toml
 from hetsyn_plugins.experiments.data.idx import read_idx
@@ -58,6 +58,14 @@ def checkpoint_to_snntorch(folder: Path, target: str) -> Any:
 
 def chip(folder: Path, target: str) -> Any:
     return chip_file.read(folder / target), chip_file.read_dt(folder / target)
+
+
+def nir_graph(folder: Path, target: str) -> Any:
+    return nir.read(folder / target, dt=1e-4, reset="subtract")
+
+
+def nir_check(folder: Path, target: str) -> Any:
+    return [list(map(str, finding)) for finding in nir.check(folder / target, "snn-mlir")]
 
 
 def idx(folder: Path, target: str) -> Any:
@@ -112,6 +120,8 @@ LOADERS: dict[str, Callable[[Path, str], Any]] = {
     "checkpoint": checkpoint_of,
     "checkpoint to snnTorch": checkpoint_to_snntorch,
     "chip": chip,
+    "nir": nir_graph,
+    "nir check": nir_check,
     "idx": idx,
     "shd": shd,
     "npz": npz,
