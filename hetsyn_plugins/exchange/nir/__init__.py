@@ -3,6 +3,8 @@
 write, to_graph      a HetSyn network in one of three forms (`units.py` says how a layer becomes nodes)
 read, from_graph     our files, bit for bit, and stock nodes where there is an exact counterpart
 check                what a file has that a certain reader cannot hold
+write_recording      spikes and v of a network's layers as NIRData, under the names of the file's nodes
+read_recording       NIRData of anybody's: recordings of chips stand beside the graphs that NIR publishes
 """
 
 from __future__ import annotations
@@ -11,15 +13,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.network import Network
-from hetsyn_plugins.exchange.nir import file
+from hetsyn_plugins.exchange.nir import file, recordings
 from hetsyn_plugins.exchange.nir.readers import Finding, findings
 from hetsyn_plugins.exchange.nir.reading import nodes_to_network
+from hetsyn_plugins.exchange.nir.recordings import Recording
 from hetsyn_plugins.exchange.nir.sealing import content_of
 from hetsyn_plugins.exchange.nir.writing import LARGEST, STEP, network_to_nodes
 
-__all__ = ["check", "from_graph", "read", "to_graph", "write"]
+__all__ = ["check", "from_graph", "read", "read_recording", "to_graph", "write", "write_recording"]
 
 
 def write(
@@ -83,6 +88,26 @@ def check(path: str | os.PathLike[str], reader: str) -> list[Finding]:
     """
     path = Path(path)
     return findings(file.read_node(path, LARGEST)[0], reader, path)
+
+
+def write_recording(
+    net: Any, inputs: ArrayLike, path: str | os.PathLike[str], *, form: str = "loop", dt: float = STEP
+) -> None:
+    """Run a network in float64 on inputs (T, B, M) and write spikes and v of its layers as NIRData.
+
+    form   of the file that it stands beside (see `write`)      dt   seconds of a step
+    """
+    network = _network(net)
+    graph = network_to_nodes(network, form, dt, LARGEST)
+    recordings.write_recording(network, graph, inputs, Path(path), dt)
+
+
+def read_recording(path: str | os.PathLike[str]) -> Recording:
+    """What a file of NIRData holds: node -> observable -> Gridded, data (T, B, N), or Events (`recordings.py`).
+
+    Raises FileNotFoundError, or FileFormatError where it is no such file, is damaged, or too large.
+    """
+    return recordings.read_recording(Path(path), LARGEST)
 
 
 def _network(net: Any) -> Network:

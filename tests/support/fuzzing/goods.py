@@ -86,6 +86,9 @@ def nir_files() -> list[Good]:
         for form, net in ours.items()
     ]
     goods.append(alone("checked", "net.nir", goods[0].data, "nir check", kinds, None))
+    spikes = np.random.default_rng(3).integers(0, 2, (8, 2, 7))
+    recorded = written("d.nir", lambda path: nir.write_recording(plain(), spikes, path))
+    goods.append(alone("a recording", "net.nir", recorded, "nir recording", (*by_hdf5.KINDS, *by_bytes.KINDS), None))
     stock = {"a LIF": stock_graph(), "weights that lead back": stock_graph(back=True), "planes": planes()}
     return [*goods, *(alone(name, "net.nir", by_others(node), "nir", kinds, None) for name, node in stock.items())]
 

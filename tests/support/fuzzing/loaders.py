@@ -68,6 +68,10 @@ def nir_check(folder: Path, target: str) -> Any:
     return [list(map(str, finding)) for finding in nir.check(folder / target, "snn-mlir")]
 
 
+def nir_recording(folder: Path, target: str) -> Any:
+    return nir.read_recording(folder / target)
+
+
 def idx(folder: Path, target: str) -> Any:
     return read_idx(folder / target)
 
@@ -122,6 +126,7 @@ LOADERS: dict[str, Callable[[Path, str], Any]] = {
     "chip": chip,
     "nir": nir_graph,
     "nir check": nir_check,
+    "nir recording": nir_recording,
     "idx": idx,
     "shd": shd,
     "npz": npz,
