@@ -149,6 +149,9 @@ def test_a_graph_that_forks_is_refused_where_it_does() -> None:
         FileFormatError, match=r"graph: node/nodes/input \(Input\): expected one edge on to the output, got 2"
     ):
         nir.from_graph(stock.NIRGraph({**ends, **two}, edges), dt=DT)
+    circle = [("input", "a"), ("a", "c"), ("c", "input")]
+    with pytest.raises(FileFormatError, match=r"input \(Input\): expected one edge to it, and none to an Input"):
+        nir.from_graph(stock.NIRGraph({**ends, **two}, circle, type_check=False), dt=DT)
 
 
 def test_ours_and_stock_nodes_stand_side_by_side(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.exchange.nir import file, recordings
 from hetsyn_plugins.exchange.nir.readers import Finding, findings
@@ -38,8 +37,8 @@ def write(
               "chain"    no loops, for readers of chains: layers without reset, recurrence and adaptation
     dt        seconds: the step with which the reader takes the nodes' constants. snnTorch always takes 1e-4; Norse what
               it is told: `norse.torch.from_nir(nir.read(path), dt=1e-4)`. It is no dt of the layers
-    largest   bytes that the arrays of a layer may take in a reader: a neuron has a unit for every decay of its own, and
-              the loop form is quadratic in units
+    largest   bytes that the arrays of the file may take in a reader: a neuron has a unit for every decay of its own,
+              and the loop form is quadratic in units
 
     The file's spikes are those of the network wherever v is further from the threshold than rounding. The layers stand
     in its metadata, for `read`. Raises ValueError for a layer that the form cannot have or that would be larger,
@@ -54,13 +53,19 @@ def to_graph(net: Any, *, form: str = "loop", dt: float = STEP, largest: int = L
 
 
 def read(
-    path: str | os.PathLike[str], to: str = "reference", *, dt: float | None = None, reset: str = "to_value"
+    path: str | os.PathLike[str],
+    to: str = "reference",
+    *,
+    dt: float | None = None,
+    reset: str = "to_value",
+    largest: int = LARGEST,
 ) -> Any:
     """Read a NIR file: as plain data (to="reference", a Network) or as `convert(..., to)` makes it.
 
     dt      the step of stock neurons, seconds, where the file does not say it; and that of layers that have none
     reset   how stock LIF neurons of the file reset: "to_value", as NIR says, which no HetSyn neuron does unless it
             forgets; "subtract": they take off their threshold, as those of snnTorch that it exports so
+    largest bytes that the arrays of the file may take
 
     A file of ours gives the network that was written, bit for bit. Stock nodes (Linear, Affine, LI, LIF, CubaLIF,
     Threshold, Conv2d, pooling, Flatten) become layers where they have an exact counterpart (`stock.py`). Raises
@@ -68,10 +73,7 @@ def read(
     or has what no layer is equal to.
     """
     path = Path(path)
-    node, vouched = file.read_node(path, LARGEST)
-    if not vouched and "hetsyn_format" in node.get("metadata", {}):
-        raise FileFormatError(path, "a file of ours with its digest", "none", field="digest", to_do=file.DAMAGED)
-    return _converted(nodes_to_network(node, path, dt, reset), to, dt)
+    return _converted(nodes_to_network(file.read_node(path, largest), path, dt, reset), to, dt)
 
 
 def from_graph(graph: Any, to: str = "reference", *, dt: float | None = None, reset: str = "to_value") -> Any:
@@ -87,7 +89,7 @@ def check(path: str | os.PathLike[str], reader: str) -> list[Finding]:
     Raises FileNotFoundError, FileFormatError where the file is damaged, ValueError for an unknown reader.
     """
     path = Path(path)
-    return findings(file.read_node(path, LARGEST)[0], reader, path)
+    return findings(file.read_node(path, LARGEST), reader, path)
 
 
 def write_recording(

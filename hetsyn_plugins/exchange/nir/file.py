@@ -27,7 +27,7 @@ from hetsyn_plugins.exchange.nir.sealing import content_of
 WHAT = "a NIR file"
 NIR_VERSION = "1.0.8"  # of nir, whose layout this is
 PACKED_FROM = 1 << 10  # bytes: smaller ones grow when they are packed
-LONGEST_TEXT = 8_000_000  # bytes
+MOST_ENDS = 100_000  # of edges
 DAMAGED = "it is damaged or was changed: use a copy, or write it anew"
 
 
@@ -55,24 +55,24 @@ def _write(group: h5py.Group, node: dict[str, Any]) -> None:
             group.create_dataset(name, data=value, **packed)
 
 
-def read_node(path: Path, largest: int) -> tuple[Node, bool]:
-    """The node that a file holds, its arrays of at most `largest` bytes together, and whether a digest vouches for it.
+def read_node(path: Path, largest: int) -> Node:
+    """The node that a file holds, its arrays of at most `largest` bytes together.
 
-    Raises FileNotFoundError, or FileFormatError where it is no NIR file, is damaged, or larger than that.
+    Its digest must hold where it has one: a file of ours that nir has read and written again has only those of its
+    nodes. Raises FileNotFoundError, or FileFormatError where it is no NIR file, is damaged, or larger than that.
     """
     return hdf5.opened(path, WHAT, _node_of, largest=largest)
 
 
-def _node_of(file: h5py.File) -> tuple[Node, bool]:
+def _node_of(file: h5py.File) -> Node:
     path = Path(file.filename)
     node = file.get("node")
     if not isinstance(node, h5py.Group):
         raise FileFormatError(path, WHAT, "an HDF5 file of another kind", field="node")
     content = {name: _read(item, path, f"node/{name}") for name, item in node.items()}
-    if hdf5.DIGEST not in file.attrs:
-        return content, False
-    hdf5.check_written(file, content, to_do=DAMAGED)
-    return content, True
+    if hdf5.DIGEST in file.attrs:
+        hdf5.check_written(file, content, to_do=DAMAGED)
+    return content
 
 
 def _read(item: Any, path: Path, where: str) -> Any:
@@ -91,6 +91,8 @@ def _read(item: Any, path: Path, where: str) -> Any:
 
 def _texts(item: h5py.Dataset, path: Path, where: str) -> Any:
     """A text, or the pairs of texts that edges are."""
+    if item.shape != () and (item.ndim != 2 or item.shape[1] != 2 or item.size > MOST_ENDS):
+        raise FileFormatError(path, f"a text, or pairs of texts, at most {MOST_ENDS}", f"{item.shape}", field=where)
     if item.dtype.kind == "S":
         raw = [bytes(value) for value in np.asarray(item[()]).ravel()]
     else:
@@ -103,6 +105,4 @@ def _texts(item: h5py.Dataset, path: Path, where: str) -> Any:
         raise FileFormatError(path, "texts in UTF-8", f"other bytes: {error}", field=where) from error
     if item.shape == ():
         return texts[0]
-    if item.ndim != 2 or item.shape[1] != 2:
-        raise FileFormatError(path, "a text, or pairs of texts", f"shape {item.shape}", field=where)
     return [list(pair) for pair in zip(texts[::2], texts[1::2], strict=True)]

@@ -36,4 +36,4 @@ def li_bank(units: Units, dt: float) -> Node:
 
 def li_size(units: int, m: int, n: int, itemsize: int) -> int:
     """Bytes of its arrays, at most."""
-    return units * (m + 2 * n) * itemsize + 24 * units
+    return units * (m + 2 * n) * itemsize + 24 * units + 40 * n

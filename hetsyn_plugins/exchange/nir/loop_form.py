@@ -42,4 +42,4 @@ def loop_form(units: Units, dt: float) -> Node:
 
 def loop_size(units: int, m: int, n: int, itemsize: int) -> int:
     """Bytes of its arrays, at most."""
-    return units * (2 * units + m + 2 * n) * itemsize
+    return units * (2 * units + m + 2 * n) * itemsize + 40 * n

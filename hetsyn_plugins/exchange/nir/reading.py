@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hetsyn_plugins.core.declared import LONGEST_WORD
 from hetsyn_plugins.core.file_format import LATER, FileFormatError, from_check
 from hetsyn_plugins.core.network import Layer, Network
 from hetsyn_plugins.exchange.nir.nodes import Node
@@ -91,8 +92,10 @@ def steps(graph: Node, path: Path, field: str = "node", levels: int = DEEPEST) -
             raise FileFormatError(path, "one edge on to the output", f"{len(ahead)}", field=_where(field, at, nodes))
         here, at = at, ahead[0]
         came = [name for name in before[at] if nodes[name] is not back.get(at)]
-        if came != [here]:
-            raise FileFormatError(path, "one edge to it", f"{len(came)}", field=_where(field, at, nodes))
+        if came != [here] or nodes[at]["type"] == "Input":
+            raise FileFormatError(
+                path, "one edge to it, and none to an Input", f"{len(came)}", field=_where(field, at, nodes)
+            )
         seen += 1
         where, node = _where(field, at, nodes), nodes[at]
         if node["type"] == "NIRGraph" and not is_sealed(node):
@@ -160,7 +163,7 @@ def _where(field: str, name: str, nodes: dict[str, Node]) -> str:
 
 def _type(node: Any, path: Path, field: str) -> str:
     kind = _dict(node, path, field).get("type")
-    if not isinstance(kind, str):
+    if not isinstance(kind, str) or len(kind) > LONGEST_WORD or not kind.isprintable():
         raise FileFormatError(path, "the type of a node", "none" if kind is None else kind, field=field)
     return kind
 

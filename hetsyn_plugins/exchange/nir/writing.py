@@ -21,7 +21,7 @@ from hetsyn_plugins.exchange.nir.sealing import SCHEME, seal
 
 FORMAT, FORMAT_VERSION = "hetsyn_plugins nir", 1
 STEP = 1e-4  # seconds: what snnTorch takes every file for
-LARGEST = 256_000_000  # bytes that the arrays of a layer may take in a reader
+LARGEST = 256_000_000  # bytes that the arrays of a file may take in a reader
 
 
 class Form(NamedTuple):
@@ -52,7 +52,8 @@ def network_to_nodes(network: Network, form: str, dt: float, largest: int) -> No
     dt, groups = checked_dt(dt), _groups(network)
     for group in groups:
         if isinstance(group.layer, HetSynLayer):
-            _check(group.layer.name, group.layer.params, form, largest)
+            _check_form(group.layer.name, group.layer.params, form)
+    _check_size(network, form, largest)
     width = lines_in = _lines_in(groups)
     parts: list[tuple[str, Node]] = []
     for layer, layers in groups:
@@ -98,8 +99,8 @@ def _lines_in(groups: list[Group]) -> int:
     raise ValueError("net: expected a HetSyn layer or a Linear, with lines in, got a network without")
 
 
-def _check(name: str, params: HetSynParams, form: str, largest: int) -> None:
-    """Raise ValueError for a layer that this form cannot have, or that would be too large in it."""
+def _check_form(name: str, params: HetSynParams, form: str) -> None:
+    """Raise ValueError for a layer that this form cannot have."""
     if form == "chain":
         check_chain(name, params)
     if form != "loop" and (units.terms_of(params).decay == 1).any():
@@ -107,15 +108,30 @@ def _check(name: str, params: HetSynParams, form: str, largest: int) -> None:
             f"net: expected decays below 1 for form={form!r}, got 1 in layer {name!r}: its time constant is infinite, "
             "which NIR's LI has not; form='loop' has it"
         )
-    count, (n, m) = units.count(params), params.weight.shape
-    size = FORMS[form].size(count, m, n, params.weight.itemsize)
-    if size > largest:
+
+
+def _check_size(network: Network, form: str, largest: int) -> None:
+    """Raise ValueError where the nodes, and the layers beside them, take more than a reader has room for."""
+    sizes = {layer.name: _size(layer, form) for layer in network.layers}
+    name, most = max(sizes.items(), key=lambda item: item[1][0])
+    total = sum(size for size, _ in sizes.values())
+    if total > largest:
         raise ValueError(
-            f"net: expected layers of at most {largest / 1e6:,.0f} MB in the reader, got {size / 1e6:,.0f} MB for "
-            f"layer {name!r} with form={form!r}: {count:,} units, one for each decay that a neuron has; let synapses "
-            "share decays (hetsyn_plugins.clusters.cluster_network(net, 8), whose report says what that changes), or "
-            "give a larger `largest`"
+            f"net: expected at most {largest / 1e6:,.0f} MB in the reader, got {total / 1e6:,.0f} MB with "
+            f"form={form!r}, {most[0] / 1e6:,.0f} MB of them for layer {name!r}, {most[1]:,} units, one for each decay "
+            "that a neuron has; let synapses share decays (hetsyn_plugins.clusters.cluster_network(net, 8), whose "
+            "report says what that changes), or give a larger `largest`"
         )
+
+
+def _size(layer: Layer, form: str) -> tuple[int, int]:
+    """Bytes of a layer's nodes, at most, with those of the layer itself, and how many units it has."""
+    if isinstance(layer, HetSynLayer):
+        count, (n, m) = units.count(layer.params), layer.params.weight.shape
+        own = sum(array.nbytes for array in vars(layer.params).values() if isinstance(array, np.ndarray))
+        stored = sum(array.nbytes for array in layer.stored.values())
+        return FORMS[form].size(count, m, n, layer.params.weight.itemsize) + own + stored, count
+    return (2 * layer.weight.nbytes if isinstance(layer, Linear) else 0), 0
 
 
 def _nodes_of(layer: Layer, width: int, form: str, dt: float) -> tuple[dict[str, Node], int]:
