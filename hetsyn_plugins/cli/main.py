@@ -298,15 +298,17 @@ def run_simulate(arguments: argparse.Namespace) -> int:
 
 
 def run_nir_check(arguments: argparse.Namespace) -> int:
-    """A line for each node that the reader cannot hold; 1 where there is one."""
-    from hetsyn_plugins.exchange import nir
-    from hetsyn_plugins.exchange.nir.readers import READERS
+    """A line for each node that the reader cannot hold; 1 where there is one, else how it reads the file."""
+    from hetsyn_plugins.exchange.nir import LARGEST, file, readers
 
-    _check_known("--for", [arguments.reader], list(READERS))
-    found = nir.check(arguments.file, arguments.reader)
-    for node, kind, why in found:
-        print(f"{node} ({kind}): {why}" if kind else f"{node}: {why}")
+    _check_known("--for", [arguments.reader], list(readers.READERS))
+    node = file.read_node(arguments.file, LARGEST)
+    found = readers.findings(node, arguments.reader, arguments.file)
+    for name, kind, why in found:
+        print(f"{name} ({kind}): {why}" if kind else f"{name}: {why}")
     print(f"{arguments.file}: {len(found) or 'nothing'} that {arguments.reader} cannot hold")
+    if not found and (call := readers.call(node, arguments.reader, arguments.file)):
+        print(f"read it with {call}")
     return 1 if found else 0
 
 

@@ -222,6 +222,7 @@ def test_check_names_what_a_reader_cannot_hold(tmp_path: Path, capsys: Any) -> N
 
     for reader in ("snntorch", "norse"):
         assert "nothing" in told("loop", reader) and "nothing" in told("chain", reader)
+    assert "read it with norse.torch.from_nir(nir.read('" in (out := told("loop", "norse")) and ", dt=0.0001)" in out
     assert "n0_first/nodes/n1_units (LI): the reader knows" in told("li_bank", "snntorch")
     assert "n0_first/nodes/n1_units (LI): Norse 1.1 has no LI" in told("li_bank", "norse")
     assert "are for dt = 0.001 s, and the reader takes them for 0.0001 s" in told("other dt", "snntorch")

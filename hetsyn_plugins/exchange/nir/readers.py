@@ -83,6 +83,12 @@ READERS = {
 }  # fmt: skip
 
 
+CALLS = {
+    "snntorch": "snntorch.import_nir.import_from_nir(nir.read({path!r}))",
+    "norse": "norse.torch.from_nir(nir.read({path!r}), dt={dt:g})",
+}
+
+
 class Finding(NamedTuple):
     """What a reader cannot hold: which node, of what type, and why."""
 
@@ -105,6 +111,13 @@ def findings(graph: Node, reader: str, path: Path) -> list[Finding]:
         missing = [name for name in (INPUT, OUTPUT) if name not in graph["nodes"]]
         found += [Finding(name, "", f"it looks for a node called {name!r}, and there is none") for name in missing]
     return found
+
+
+def call(graph: Node, reader: str, path: Path) -> str:
+    """The call by which a reader takes a file that it can hold, with the step that it must be told; "" for others."""
+    dt = graph.get("metadata", {}).get("dt")
+    known = isinstance(dt, np.ndarray) and dt.ndim == 0 and dt.dtype.kind == "f"
+    return CALLS[reader].format(path=str(path), dt=dt.item()) if known and reader in CALLS else ""
 
 
 def _of_graph(graph: Node, takes: Reader, path: Path, field: str, said: dict[str, Any]) -> Iterator[Finding]:
