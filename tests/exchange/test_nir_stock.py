@@ -114,14 +114,14 @@ def test_planes_become_a_matrix_on_one_row(tmp_path: Path) -> None:
         stock.Linear(np.eye(6)),
         neuron("LI", 6, tau=3 * DT),
     ]
-    names = [f"n{i}" for i in range(len(nodes))]
+    names = [*(f"n{i}" for i in range(5)), "n5.li"]
     whole = stock.NIRGraph(dict(zip(names, nodes, strict=True)), list(pairwise(names)), type_check=False)
     whole.nodes["out"] = stock.Output({"output": np.array([6])})
-    whole.edges.append(("n5", "out"))
+    whole.edges.append(("n5.li", "out"))
     x = torch.randn(T, B, 2, 7, 6)
     with torch.no_grad():
         want = (4 * pool(conv(x.flatten(0, 1)))).reshape(T, B, 6)
-    v = nir.from_graph(whole, dt=DT).run(x.reshape(T, B, -1).numpy())["n5"][1]
+    v = nir.from_graph(whole, dt=DT).run(x.reshape(T, B, -1).numpy())["n5_li"][1]
     np.testing.assert_allclose(v, by_euler([nodes[-1]], want.numpy()), atol=1e-5)
 
 

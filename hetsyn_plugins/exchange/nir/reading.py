@@ -103,7 +103,7 @@ def steps(graph: Node, path: Path, field: str = "node", levels: int = DEEPEST) -
                 raise FileFormatError(path, "a neuron before weights that lead back", "a graph", field=where)
             yield from steps(node, path, where, levels - 1)
         elif node["type"] != "Output":
-            yield Step(at, where, node, back.get(at))
+            yield Step(at.replace(".", "_"), where, node, back.get(at))  # a module's name has no dot
     _end("Output", nodes, path, field)
     if seen != len(nodes):
         raise FileFormatError(path, f"{len(nodes)} nodes on the way from Input to Output", f"{seen}", field=field)
