@@ -36,7 +36,7 @@ def matrix_of(node: Node, weight: Array | None, shape: tuple[int, ...], largest:
 
 
 def _convolved(node: Node, weight: Array, inputs: Any) -> Any:
-    padding = node["padding"] if isinstance(node["padding"], str) else _pair(node, "padding")
+    padding = named if isinstance(named := node.get("padding"), str) else _pair(node, "padding")
     stride, dilation, (groups, _) = (_pair(node, name) for name in ("stride", "dilation", "groups"))
     return functional.conv2d(inputs, torch.tensor(weight), None, stride, padding, dilation, groups)
 
