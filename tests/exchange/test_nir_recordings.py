@@ -16,7 +16,9 @@ from hetsyn_plugins.exchange.nir.recordings import Events, Gridded
 stock = pytest.importorskip("nir")
 
 
-@pytest.mark.parametrize(("form", "kind"), [("loop", "two recurrent layers"), ("chain", "one decay a neuron")])
+@pytest.mark.parametrize(
+    ("form", "kind"), [("loop", "everything"), ("chain", "one decay a neuron"), ("chain", "no loops")]
+)
 def test_a_recording_is_nirs_own_and_fits_the_graph(form: str, kind: str, tmp_path: Path) -> None:
     network, x, _ = drawn(kind)
     nir.write(network, tmp_path / "net.nir", form=form)

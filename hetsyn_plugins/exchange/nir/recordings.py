@@ -24,6 +24,7 @@ from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.exchange.nir.nodes import OUTPUT, Node
+from hetsyn_plugins.exchange.nir.sealing import LAYER
 
 WHAT = "a file of NIRData"
 DEEPEST = 8  # graphs in graphs
@@ -65,30 +66,29 @@ Recording = dict[str, dict[str, Gridded | Events]]
 
 
 def write_recording(network: Network, graph: Node, inputs: ArrayLike, path: Path, dt: float) -> None:
-    """Run a network in float64 and write the spikes and v of every layer under the names of the nodes that fire."""
+    """Run a network in float64 and write spikes and v of every layer under the names of the nodes that give them."""
     buffer = io.BytesIO()
-    places = iter(_firing(graph))
+    places = dict(_places(graph))
     with h5py.File(buffer, "w") as file:
         file.attrs["__type__"] = "NIRGraphData"
         file.create_group("nodes")
         for p in network.walk(inputs):
             if isinstance(p.layer, HetSynLayer):
-                observables = _place(file, next(places))
+                observables = _place(file, places[p.layer.name])
                 _grid(observables.create_group("v"), p.v, dt)
                 if p.spikes is not None:
                     _events(observables.create_group("spikes"), p.spikes, dt)
     write_bytes(path, buffer.getvalue())
 
 
-def _firing(graph: Node) -> Iterator[tuple[str, ...]]:
-    """The way to the node that gives what each HetSyn layer gives: the last in its graph, or of its chain."""
-    chain = graph["metadata"]["hetsyn_form"] == "chain"
+def _places(graph: Node) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """By a layer's name, the way to the node that gives what the layer gives: of a chain's the last comes last."""
     for name, node in graph["nodes"].items():
-        if node["type"] == "NIRGraph":
-            last = next(start for start, end in node["edges"] if end == OUTPUT)
-            yield name, last
-        elif chain and node["type"] in ("LIF", "CubaLIF", "LI"):
-            yield (name,)
+        layer = node.get("metadata", {}).get(LAYER)
+        if layer is not None and node["type"] == "NIRGraph":
+            yield layer, (name, next(start for start, end in node["edges"] if end == OUTPUT))
+        elif layer is not None:
+            yield layer, (name,)
 
 
 def _place(file: h5py.File, names: tuple[str, ...]) -> h5py.Group:

@@ -1,5 +1,6 @@
 """What a node stands for, in its metadata: layers as a checkpoint has them, with a digest over node and layers.
 
+    hetsyn_layer               the name of the layer that the node is, or is a part of
     dt, scheme                 the step that the node's constants are for, seconds, and how: "euler"
     hetsyn_layers              JSON: the layers' entries, as in a checkpoint (`exchange/checkpoint.py`)
     hetsyn_layer_<i>.<field>   an array of layer i
@@ -27,6 +28,7 @@ from hetsyn_plugins.core.network import Layer
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.exchange.nir.nodes import Node
 
+LAYER = "hetsyn_layer"
 ARRAY, LAYERS, DIGEST = "hetsyn_layer_", "hetsyn_layers", "hetsyn_digest"
 SCHEME = "euler"
 STALE = "it was changed since: take the metadata away to read the node as it stands, or export the network anew"

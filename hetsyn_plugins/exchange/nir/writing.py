@@ -17,7 +17,7 @@ from hetsyn_plugins.exchange.nir.chain import chain, check_chain
 from hetsyn_plugins.exchange.nir.li_bank import li_bank, li_size
 from hetsyn_plugins.exchange.nir.loop_form import loop_form, loop_size
 from hetsyn_plugins.exchange.nir.nodes import INPUT, OUTPUT, Edges, Node, graph, linear, numbered
-from hetsyn_plugins.exchange.nir.sealing import SCHEME, seal
+from hetsyn_plugins.exchange.nir.sealing import LAYER, SCHEME, seal
 
 FORMAT, FORMAT_VERSION = "hetsyn_plugins nir", 1
 STEP = 1e-4  # seconds: what snnTorch takes every file for
@@ -60,6 +60,7 @@ def network_to_nodes(network: Network, form: str, dt: float, largest: int) -> No
         made, width = _nodes_of(layer, width, form, dt)
         for part, node in made.items():
             name = f"{layer.name}_{part}" if part else layer.name
+            node["metadata"] = {LAYER: layer.name}
             parts.append((name, node if form == "chain" else seal(node, layers, dt)))
     nodes = {numbered(at, name, len(parts)): node for at, (name, node) in enumerate(parts)}
     names = [INPUT, *nodes, OUTPUT]
