@@ -826,9 +826,15 @@ def _extract(extract: Any, model: nn.Module, model_map: Any, *args: Any, **optio
 
     Nets with such go by the plain data of all their modules, which must be such as `convert` takes.
     """
-    if any(isinstance(module, _HetSynModule) for module in model.modules()):
-        return to_graph(model, dt=model_map.keywords["dt"])
-    return extract(model, model_map, *args, **options)
+    if not any(isinstance(module, _HetSynModule) for module in model.modules()):
+        return extract(model, model_map, *args, **options)
+    dt = getattr(model_map, "keywords", {}).get("dt")
+    if dt is None:
+        raise RuntimeError(
+            "norse.torch.to_nir: expected to hand its dt on with its map of modules, as in Norse 1.1, and does not; "
+            "hetsyn_plugins.nir.to_graph(net, dt=...) makes the graph"
+        )
+    return to_graph(model, dt=dt)
 
 
 def check_one_kind(net: nn.Module, _: Any) -> None:

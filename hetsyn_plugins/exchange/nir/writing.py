@@ -120,8 +120,8 @@ def _check_size(network: Network, form: str, largest: int) -> None:
         raise ValueError(
             f"net: expected at most {largest / 1e6:,.0f} MB in the reader, got {total / 1e6:,.0f} MB with "
             f"form={form!r}, {most[0] / 1e6:,.0f} MB of them for layer {name!r}, {most[1]:,} units, one for each decay "
-            "that a neuron has; let synapses share decays (hetsyn_plugins.clusters.cluster_network(net, 8), whose "
-            "report says what that changes), or give a larger `largest`"
+            "that a neuron has; let synapses share decays, hetsyn_plugins.clusters.cluster_network(network, 8) of the "
+            "Network of convert(net, to='reference'), whose report says what that changes, or give a larger `largest`"
         )
 
 
