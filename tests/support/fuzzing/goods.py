@@ -80,9 +80,10 @@ def chips() -> list[Good]:
 def nir_files() -> list[Good]:
     """Ours in each form, and stock graphs as others write them: a chain, one with weights that lead back, planes."""
     kinds, small = (*by_hdf5.NIR, *by_bytes.KINDS), small_chain()
+    ours_too = (sealed.kind(lambda: sealed.networks(nir.write, "x.nir")), *kinds)
     ours = {"loop": plain(), "li_bank": plain(np.float32), "chain": small}
     goods = [
-        alone(form, "net.nir", written("n.nir", functools.partial(nir.write, net, form=form)), "nir", kinds, True)
+        alone(form, "net.nir", written("n.nir", functools.partial(nir.write, net, form=form)), "nir", ours_too, True)
         for form, net in ours.items()
     ]
     goods.append(alone("checked", "net.nir", goods[0].data, "nir check", kinds, None))

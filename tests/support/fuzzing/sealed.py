@@ -53,8 +53,8 @@ def _with(array: Any, value: float) -> Any:
     return changed
 
 
-def networks() -> Iterator[bytes]:
-    """Checkpoints of networks that cannot be."""
+def networks(save: Callable[[Any, Path], Any] = checkpoint.save, name: str = "x.safetensors") -> Iterator[bytes]:
+    """Files, checkpoints or what `save` writes, of networks that cannot be."""
     mix, hidden, drop, out = plain().layers
     wrong: list[tuple[Any, ...]] = [()]
     wrong += [(planted(mix, n, _with(getattr(mix, n), v)),) for n in ("weight", "bias") for v in (math.nan, math.inf)]
@@ -71,7 +71,7 @@ def networks() -> Iterator[bytes]:
     wrong += [(mix, hidden, planted(drop, "p", p), out) for p in (True, math.nan, 2.0, -0.1, "x", None)]
     for layers in wrong:
         network = planted(plain(), "layers", layers)
-        yield from _made("x.safetensors", functools.partial(checkpoint.save, network))
+        yield from _made(name, functools.partial(save, network))
 
 
 def _made(name: str, write: Callable[[Path], Any]) -> Iterator[bytes]:
