@@ -60,4 +60,4 @@ def _filtering_fire(decay: np.ndarray, threshold: float, dt: float) -> Node:
     """CubaLIF of i[t] = d i[t-1] + x[t], v[t] = i[t]: a spike where v > threshold; the reset meets nothing."""
     gain = 1 / (1 - decay)
     fields = {"tau_syn": dt * gain, "tau_mem": dt, "r": 1, "w_in": gain, "v_leak": 0}
-    return neuron("CubaLIF", len(decay), **fields, v_threshold=threshold, v_reset=0)
+    return neuron("CubaLIF", len(decay), **fields, v_threshold=threshold)

@@ -42,7 +42,7 @@ def linear(weight: Array, bias: Array | None = None) -> Node:
 
 def fire(count: int, threshold: float, dt: float) -> Node:
     """LIF with tau = dt: its Euler step forgets, so that it spikes where x[t] > threshold; its reset is idle."""
-    return neuron("LIF", count, tau=dt, r=1, v_leak=0, v_threshold=threshold, v_reset=0)
+    return neuron("LIF", count, tau=dt, r=1, v_leak=0, v_threshold=threshold)
 
 
 def neuron(kind: str, count: int, **fields: Any) -> Node:

@@ -70,9 +70,16 @@ def unsealed(node: Node, path: Path, field: str) -> tuple[Layer, ...]:
 
 
 def content_of(node: Any) -> Any:
-    """A node as a file gives it back: whatever is no text, group or edges is an array."""
+    """A node as a file gives it back: whatever is no text, group or edges is an array.
+
+    What goes without saying is left out, a v_reset of 0, too: nir 1.0.4 does not know it, and later ones put it in.
+    """
     if isinstance(node, dict):
-        return {name: content_of(value) for name, value in node.items() if not (name == "metadata" and not value)}
+        return {name: content_of(value) for name, value in node.items() if not _is_default(name, value)}
     if isinstance(node, list):
         return [[str(end) for end in edge] for edge in node]
     return node if isinstance(node, str) else np.asarray(node)
+
+
+def _is_default(name: str, value: Any) -> bool:
+    return (name == "metadata" and not value) or (name == "v_reset" and not np.any(value))
