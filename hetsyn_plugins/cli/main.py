@@ -1,5 +1,5 @@
-"""The command `hetsyn`: demo, verify, bench, export, simulate and nir; card (`exchange.py`); train, evaluate, analyse,
-claim, data and report (`experiments.py`)."""
+"""The command `hetsyn`: demo, verify, bench, export, simulate and nir; convert and card (`exchange.py`); train,
+evaluate, analyse, claim, data and report (`experiments.py`)."""
 
 from __future__ import annotations
 
