@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hetsyn_plugins.core.files import make_folder
 from hetsyn_plugins.core.network import Network
@@ -15,7 +16,7 @@ from hetsyn_plugins.experiments import analysis, plots, training
 from hetsyn_plugins.experiments.batches import moved
 from hetsyn_plugins.experiments.config import Config, changed_config
 from hetsyn_plugins.experiments.run_folder import load_networks, load_run_config, seed_folder, seeds_text
-from hetsyn_plugins.experiments.tasks.task import Batch
+from hetsyn_plugins.experiments.tasks.task import AnyBatch
 from hetsyn_plugins.ops import devices
 
 
@@ -118,13 +119,25 @@ def _controls(folder: Path, config: Config, seeds: Sequence[int], out: Path) -> 
     yield f"picture: {plots.save(ax.figure, out / 'controls.png')}"
 
 
+def _changed(batch: AnyBatch, change: Callable[[np.ndarray], np.ndarray]) -> Tensor:
+    """The inputs of a batch after a change of their steps, of which samples of one length are together."""
+    if batch.lengths is None:
+        return torch.from_numpy(change(batch.inputs.numpy()))
+    inputs = batch.inputs.clone()
+    for length in batch.lengths.unique():
+        rows = batch.lengths == length
+        inputs[:length, rows] = torch.from_numpy(change(inputs[:length, rows].numpy()))
+    return inputs
+
+
 @torch.no_grad()
 def _controlled(network: Network, config: Config, seed: int, control: str) -> float:
     model, rng = training.model_of(network, config).eval(), np.random.default_rng(seed)
     device = devices.usable("training.device", config.training.device)
     change: Any = analysis.CONTROLS.get(control, lambda inputs, _: inputs)
     scores = []
-    for x, target in config.task.held_out("test", training.AT_A_TIME, seed):
-        inputs, target = moved(Batch(torch.from_numpy(change(x.numpy(), rng)), target), device)
-        scores.append(config.task.score(model(inputs), target))
+    for whole in config.task.held_out("test", training.AT_A_TIME, seed):
+        changed = moved(whole._replace(inputs=_changed(whole, lambda inputs: change(inputs, rng))), device)
+        activity = model(changed.inputs)._replace(lengths=changed.lengths)
+        scores.append(config.task.score(activity, changed.target))
     return training.numbers(torch.cat(scores).double().mean())[0]

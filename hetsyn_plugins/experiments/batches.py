@@ -20,9 +20,10 @@ from hetsyn_plugins.experiments.config import TrainingConfig
 from hetsyn_plugins.experiments.tasks.task import (
     AT_A_TIME,
     Activity,
-    Batch,
+    AnyBatch,
     DataTask,
     Task,
+    each_part,
     shuffled,
 )
 from hetsyn_plugins.ops import devices
@@ -30,9 +31,9 @@ from hetsyn_plugins.ops import devices
 KEPT = 4  # a quarter of what is free on a card
 
 
-def moved(batch: Batch, device: torch.device) -> Batch:
+def moved(batch: AnyBatch, device: torch.device) -> AnyBatch:
     """The batch on a device; on a card the copy is not waited for."""
-    return Batch(*(part.to(device, non_blocking=True) for part in batch))
+    return each_part(batch, lambda part, _: part.to(device, non_blocking=True))
 
 
 class OnCard:
@@ -44,8 +45,8 @@ class OnCard:
     def __init__(self, task: Task, device: torch.device, room: int | None = None) -> None:
         self.task, self.device = task, device
         self.room = devices.free(device) // KEPT if room is None else room
-        self.samples: Batch | None = None
-        self.held: dict[tuple[str, int, int], list[Batch]] = {}
+        self.samples: AnyBatch | None = None
+        self.held: dict[tuple[str, int, int], list[AnyBatch]] = {}
         if isinstance(task, DataTask) and task.samples_stay and self._fits(_bytes_of_samples(task)):
             self.samples = _all_samples(task, device)
 
@@ -55,25 +56,25 @@ class OnCard:
         self.room -= size if fits else 0
         return fits
 
-    def training(self, settings: TrainingConfig, seed: int, start: int, total: int) -> Iterator[Batch]:
+    def training(self, settings: TrainingConfig, seed: int, start: int, total: int) -> Iterator[AnyBatch]:
         """The training batches start..total-1: the ones of `prepared`."""
         if self.samples is None:
             return ahead(prepared(self.task, settings, seed, start, total))
         return (self._picked(index, settings.batch, seed) for index in range(start, total))
 
-    def _picked(self, index: int, batch: int, seed: int) -> Batch:
+    def _picked(self, index: int, batch: int, seed: int) -> AnyBatch:
         assert self.samples is not None
-        inputs, target = self.samples
-        order = torch.from_numpy(shuffled(len(target), index, batch, seed)).to(self.device, non_blocking=True)
-        return Batch(inputs.index_select(1, order), target.index_select(0, order))
+        order = torch.from_numpy(shuffled(len(self.samples.target), index, batch, seed))
+        order = order.to(self.device, non_blocking=True)
+        return each_part(self.samples, lambda part, axis: part.index_select(axis, order))
 
-    def held_out(self, split: str, batch: int, seed: int) -> Iterator[Batch]:
+    def held_out(self, split: str, batch: int, seed: int) -> Iterator[AnyBatch]:
         """As `Task.held_out`; batches are made once where there is room for all of them."""
         key = (split, batch, seed)
         if key in self.held:
             yield from self.held[key]
             return
-        kept: list[Batch] | None = []
+        kept: list[AnyBatch] | None = []
         for made in self.task.held_out(split, batch, seed):
             on_card = moved(made, self.device)
             if kept is not None:
@@ -91,28 +92,34 @@ def _bytes_of_samples(task: DataTask) -> int:
     return len(task.split[0]) * (task.steps * task.lines * 4 + 8)
 
 
-def _all_samples(task: DataTask, device: torch.device) -> Batch:
+def _all_samples(task: DataTask, device: torch.device) -> AnyBatch:
     """Everything to train on as one batch, in the order of `DataTask.split`."""
     rows = task.split[0]
-    inputs = torch.empty((task.steps, len(rows), task.lines), device=device)
-    target = torch.empty(len(rows), dtype=torch.int64, device=device)
+
+    def empty(part: Tensor, axis: int) -> Tensor:
+        shape = (*part.shape[:axis], len(rows), *part.shape[axis + 1 :])
+        return torch.empty(shape, dtype=part.dtype, device=device)
+
+    whole = each_part(task.samples_of(rows[:1]), empty)
     for at in range(0, len(rows), AT_A_TIME):  # never twice on the host or the card
-        part = task.samples_of(rows[at : at + AT_A_TIME])
-        inputs[:, at : at + AT_A_TIME], target[at : at + AT_A_TIME] = part
-    return Batch(inputs, target)
+        some = task.samples_of(rows[at : at + AT_A_TIME])
+        for all_of_it, part in zip(whole, some, strict=True):
+            axis = min(part.ndim - 1, 1)
+            all_of_it.narrow(axis, at, part.shape[axis]).copy_(part)
+    return whole
 
 
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[AnyBatch]):
     """Item i is the i-th training batch."""
 
     def __init__(self, task: Task, batch: int, seed: int) -> None:
         self.task, self.batch, self.seed = task, batch, seed
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> AnyBatch:
         return self.task.training_batch(index, self.batch, self.seed)
 
 
-def prepared(task: Task, settings: TrainingConfig, seed: int, start: int, total: int) -> Iterator[Batch]:
+def prepared(task: Task, settings: TrainingConfig, seed: int, start: int, total: int) -> Iterator[AnyBatch]:
     """The training batches start..total-1, made here or ahead in `settings.workers` processes: the same ones."""
     batches = _Batches(task, settings.batch, seed)
     if not settings.workers:
@@ -124,12 +131,12 @@ def prepared(task: Task, settings: TrainingConfig, seed: int, start: int, total:
         return iter(DataLoader(batches, batch_size=None, sampler=range(start, total), **options))
 
 
-def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def ahead(batches: Iterator[AnyBatch]) -> Iterator[AnyBatch]:
     """The batches for a card: while one is used the next is made, in memory that the card can copy from by itself."""
 
-    def pinned() -> Batch | None:
+    def pinned() -> AnyBatch | None:
         batch = next(batches, None)
-        return None if batch is None else Batch(*(part.pin_memory() for part in batch))
+        return None if batch is None else each_part(batch, lambda part, _: part.pin_memory())
 
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(pinned)

@@ -48,7 +48,7 @@ from hetsyn_plugins.experiments.run_folder import (
     load_result,
     write_content,
 )
-from hetsyn_plugins.experiments.tasks.task import AT_A_TIME, DRAWN_EPOCH, Batch, Task, checked_batch
+from hetsyn_plugins.experiments.tasks.task import AT_A_TIME, DRAWN_EPOCH, AnyBatch, Task, checked_batch, each_part
 from hetsyn_plugins.experiments.training_log import Log
 from hetsyn_plugins.experiments.training_state import Best, Progress, Run
 from hetsyn_plugins.ops import devices
@@ -196,7 +196,7 @@ class Trainer:
             if self.log is not None:
                 self.log.close()
 
-    def step(self, batch: Batch) -> tuple[float, float, float]:
+    def step(self, batch: AnyBatch) -> tuple[float, float, float]:
         """One optimiser step on a whole batch, of which a rank takes its rows.
 
         Returns the loss and score of the batch before it, and the rate (of the schedule) it took.
@@ -207,10 +207,10 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = group["base"] * rate
         share = self.ranks.share(checked_batch(batch).inputs.shape[1])
-        inputs, target = share.rows(batch.inputs, 1), share.rows(batch.target, 0 if batch.target.ndim == 1 else 1)
         self.model.train()
-        inputs, target = moved(Batch(inputs, target), self.device)
-        activity = self.together(inputs, share)
+        here = moved(each_part(batch, share.rows), self.device)
+        target = here.target
+        activity = self.together(here.inputs, share)._replace(lengths=here.lengths)
         loss = task.loss(activity, target)
         self.optimiser.zero_grad()
         self.ranks.for_average(loss, share).backward()
@@ -401,10 +401,10 @@ def evaluate(
     here, judged = ranks.current(), []
     batches = map(checked_batch, task.held_out(split, AT_A_TIME, seed))
     for batch in islice(batches, here.index, None, here.size):
-        x, target = moved(batch, device)
-        activity = model(x)
-        faults = [] if found is None else [fault(spikes) for spikes in activity.spikes]
-        judged.append((task.score(activity, target).cpu(), faults))
+        part = moved(batch, device)
+        activity = model(part.inputs)._replace(lengths=part.lengths)
+        faults = [] if found is None else [fault(spikes, part.lengths) for spikes in activity.spikes]
+        judged.append((task.score(activity, part.target).cpu(), faults))
     scores = []
     for score, faults in here.in_turn(judged):
         scores.append(score)

@@ -90,3 +90,9 @@ def _together(parts: Sequence[Tensor | None], dim: int, back: Tensor) -> Tensor 
 def at_end(column: Tensor, lengths: Tensor | None) -> Tensor:
     """The last valid step of every row of (T, B, ...): (B, ...)."""
     return column[-1] if lengths is None else column[lengths - 1, torch.arange(len(lengths))]
+
+
+def past_end(x: Tensor, lengths: Tensor) -> Tensor:
+    """Which steps of x (T, B, ...) lie behind the end of their row: (T, B, 1), on its device."""
+    steps = torch.arange(len(x), device=x.device)
+    return (steps[:, None] >= lengths.to(x.device))[:, :, None]

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hetsyn_plugins.ops.lengths import past_end
+
 MIN_STEPS, MIN_SPIKES = 10, 1_000  # shorter sequences, and fewer places for a spike, may be without one by chance
 MAX_MESSAGES = 5  # a process; a layer has one
 WHAT_TO_DO = {
@@ -72,9 +74,15 @@ def _look(layer: Any, inputs: Tensor, spikes: Tensor, neurons: str, form: str) -
     )
 
 
-def fault(spikes: Tensor) -> str | None:
-    """What is wrong with these spikes, a key of WHAT_TO_DO; None where some came and some did not."""
+def fault(spikes: Tensor, lengths: Tensor | None = None) -> str | None:
+    """What is wrong with these spikes (T, B, N), a key of WHAT_TO_DO; None where some came and some did not.
+
+    lengths   (B,) of the rows, where they have some of their own
+    """
     least, most = torch.aminmax(spikes)
+    if lengths is not None:
+        past = past_end(spikes, lengths)
+        least, most = spikes.masked_fill(past, 1.0).min(), spikes.masked_fill(past, 0.0).max()
     if most.item() == 0:
         return "did not fire once"
     return "fired at every step" if least.item() > 0 else None

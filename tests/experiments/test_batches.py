@@ -91,7 +91,9 @@ def test_a_wrong_order_on_the_card_is_caught() -> None:
     config = digits()
     span = (config.training, 3, 0, 4)
     name = batches.__name__
-    planted = changed(name, "index_select(0, order)", "index_select(0, order.flip(0))")[name]
+    planted = changed(name, "index_select(axis, order)", "index_select(axis, order.flip(0) if axis == 0 else order)")[
+        name
+    ]
     with caught("the labels of others"):
         assert equal(planted.OnCard(config.task, CPU, room=1 << 30).training(*span), prepared(config.task, *span)), (
             "the labels of others"

@@ -167,8 +167,8 @@ def test_the_demo_trains_on_a_card_as_on_the_cpu(card: None) -> None:
 
 PLANTED = [
     ("masks left on the CPU", ".to(tensor.device)", ""),
-    ("a batch left on the CPU", "inputs, target = moved(Batch(inputs, target), self.device)", "pass"),
-    ("held-out batches left on the CPU", "x, target = moved(batch, device)", "x, target = batch"),
+    ("a batch left on the CPU", "moved(each_part(batch, share.rows), self.device)", "each_part(batch, share.rows)"),
+    ("held-out batches left on the CPU", "part = moved(batch, device)", "part = batch"),
 ]
 
 

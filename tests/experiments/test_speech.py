@@ -714,8 +714,8 @@ BUGS = [
     ),
     Bug(
         "one split for good",
-        "self.split_seed, share",
-        "0, share",
+        "digits.split(total, self.split_seed, share)",
+        "digits.split(total, 0, share)",
         SPLITS,
         "another split_seed, another split",
         module=TASK,

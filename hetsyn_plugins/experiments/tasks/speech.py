@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.validation import checked_dt
-from hetsyn_plugins.experiments.data import augmentation, digits, fsdd, get, shd
+from hetsyn_plugins.experiments.data import augmentation, fsdd, get, shd
 from hetsyn_plugins.experiments.data.shd import Recordings
 from hetsyn_plugins.experiments.tasks.evidence import READOUTS
 from hetsyn_plugins.experiments.tasks.task import (
@@ -243,20 +243,11 @@ class Speech(DataTask):
         """Rows of `data.train`: to train on, and held out for validation (none where that has a file of its own)."""
         share = self.validation if self.data.validation is None else 0.0
         speakers = self.data.train.speakers
-        if not share or speakers is None or self.validate_on == "recordings":
-            return self.split_of(len(self.data.train), share)
-        return self._by_speaker(speakers, share)
-
-    def _by_speaker(self, speakers: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """`split_of` by whole speakers: shuffled, and held out one after another as comes nearest to the share."""
-        known = np.unique(speakers)
-        if len(known) < 2:
+        if self.validate_on == "recordings":
+            speakers = None
+        if share and speakers is not None and len(np.unique(speakers)) < 2:
             raise ValueError("validate_on: expected 'recordings' of a single speaker, got 'speakers'")
-        order = np.random.default_rng(self.split_seed).permutation(known)
-        sizes = np.cumsum([np.count_nonzero(speakers == who) for who in order[:-1]])
-        held_out = np.isin(speakers, order[: 1 + int(np.abs(sizes - share * len(speakers)).argmin())])
-        _, rows = digits.split(len(speakers), self.split_seed, 0.0)
-        return self.limited(rows[~held_out[rows]]), np.flatnonzero(held_out)
+        return self.split_of(len(self.data.train), share, speakers)
 
     @property
     def _validation(self) -> Recordings:

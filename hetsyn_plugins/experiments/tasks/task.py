@@ -7,10 +7,10 @@ that was killed goes on with the very batches it would have had.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from hetsyn_plugins.core.validation import check_samples, checked_size
 from hetsyn_plugins.experiments.data import digits
 from hetsyn_plugins.experiments.ranks import whole_mean
+from hetsyn_plugins.ops.lengths import checked_lengths, past_end
 
 SPLITS = ("train", "validation", "test")
 AT_A_TIME = 100  # samples, where networks are evaluated: faster than one by one, and no result depends on it
@@ -32,13 +33,31 @@ class Batch(NamedTuple):
     inputs: Tensor
     target: Tensor
 
+    @property
+    def lengths(self) -> None:
+        """Every sample lasts all of the steps."""
+        return None
 
-def checked_batch(batch: Batch) -> Batch:
+
+class Padded(NamedTuple):
+    """A batch whose samples have lengths (B,) of their own, int64, 1 to T: what stands behind them does not count."""
+
+    inputs: Tensor
+    target: Tensor
+    lengths: Tensor
+
+
+AnyBatch: TypeAlias = Batch | Padded
+
+
+def checked_batch(batch: AnyBatch) -> AnyBatch:
     """The batch; ValueError where its target is not one of its inputs (T, B, M): time and batch swapped, say.
 
     Where B = T that cannot be seen.
     """
-    inputs, target = batch
+    inputs, target = batch.inputs, batch.target
+    if batch.lengths is not None:
+        checked_lengths(batch.lengths, inputs)
     if target.ndim == 1:
         check_samples("target", target, inputs)
     elif target.shape[:2] != inputs.shape[:2]:
@@ -48,11 +67,20 @@ def checked_batch(batch: Batch) -> Batch:
     return batch
 
 
+def each_part(batch: AnyBatch, change: Callable[[Tensor, int], Tensor]) -> AnyBatch:
+    """The batch with each of its tensors changed; `change` is told along which axis its samples lie."""
+    return type(batch)(*(change(part, min(part.ndim - 1, 1)) for part in batch))
+
+
 class Activity(NamedTuple):
-    """What a network did: v of the readout, or spikes where it spikes, (T, B, K), and those of each hidden layer."""
+    """What a network did: v of the readout, or spikes where it spikes, (T, B, K), and those of each hidden layer.
+
+    lengths   (B,) where the samples of a batch have lengths of their own: the steps behind them do not count
+    """
 
     readout: Tensor
     spikes: tuple[Tensor, ...]
+    lengths: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +121,11 @@ class Task:
         return False
 
     @property
+    def chance(self) -> float | None:
+        """The measure of who guesses; None where guessing has none. Raises as the data do."""
+        return 1 / self.outputs if self.measure == "accuracy" else None
+
+    @property
     def drawn_once(self) -> dict[str, list[int]]:
         """What was drawn for all samples alike, by name: it is written down beside the results."""
         return {}
@@ -119,11 +152,11 @@ class Task:
         """Samples in the smallest of those batches."""
         return batch
 
-    def training_batch(self, index: int, batch: int, seed: int) -> Batch:
+    def training_batch(self, index: int, batch: int, seed: int) -> AnyBatch:
         """The index-th batch of the training of this seed, counted over all epochs."""
         raise NotImplementedError
 
-    def held_out(self, split: str, batch: int, seed: int) -> Iterator[Batch]:
+    def held_out(self, split: str, batch: int, seed: int) -> Iterator[AnyBatch]:
         """All samples of "validation" or "test", in batches of at most this size."""
         raise NotImplementedError
 
@@ -181,7 +214,7 @@ class DataTask(Task):
         """Is a sample the same in every epoch?"""
         return True
 
-    def samples_of(self, rows: np.ndarray) -> Batch:
+    def samples_of(self, rows: np.ndarray) -> AnyBatch:
         """Samples of the training set by their rows: inputs (T, B, lines) and labels (B,), int64."""
         raise NotImplementedError
 
@@ -198,7 +231,7 @@ class DataTask(Task):
         train, _ = self.split
         return train[shuffled(len(train), index, batch, seed)]
 
-    def training_batch(self, index: int, batch: int, seed: int) -> Batch:
+    def training_batch(self, index: int, batch: int, seed: int) -> AnyBatch:
         """The index-th batch: inputs (T, B, lines), labels (B,)."""
         return self.samples_of(self.training_rows(index, batch, seed))
 
@@ -211,18 +244,40 @@ class DataTask(Task):
         if self.samples is not None:
             checked_size("samples", self.samples)
 
-    def split_of(self, total: int, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """Rows to train on and rows held out, of so many; ValueError where there are too few for the settings."""
-        held_out, train = digits.split(total, self.split_seed, share)
-        if not len(train) or (share and not len(held_out)):
-            raise ValueError(f"validation: expected a share of {total} {self.noun} that leaves some, got {share}")
+    def split_of(self, total: int, share: float, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on and rows held out, of so many; ValueError where there are too few for the settings.
+
+        groups   (total,) of a speaker, say: whole ones are held out, where there are two or more
+        """
+        train, held_out = self.parts_of("validation", total, share, groups)
         return self.limited(train), held_out
+
+    def parts_of(
+        self, setting: str, total: int, share: float, groups: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same of all samples; `setting` is the one that says the share."""
+        held_out, train = digits.split(total, self.split_seed, share)
+        if share and groups is not None and len(np.unique(groups)) > 1:
+            return by_group(groups, self.split_seed, share)
+        if not len(train) or (share and not len(held_out)):
+            raise ValueError(f"{setting}: expected a share of {total} {self.noun} that leaves some, got {share}")
+        return train, held_out
 
     def limited(self, train: np.ndarray) -> np.ndarray:
         """The first `samples` of rows to train on; ValueError where there are fewer."""
         if self.samples is not None and self.samples > len(train):
             raise ValueError(f"samples: expected at most {len(train)} {self.noun}, got {self.samples}")
         return train[: self.samples]
+
+
+def by_group(groups: np.ndarray, seed: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (n,) without whole groups, and those of the groups: shuffled, and held out one after another as comes
+    nearest to the share, at least one of two or more."""
+    order = np.random.default_rng(seed).permutation(np.unique(groups))
+    sizes = np.cumsum([np.count_nonzero(groups == group) for group in order[:-1]])
+    held_out = np.isin(groups, order[: 1 + int(np.abs(sizes - share * len(groups)).argmin())])
+    _, rows = digits.split(len(groups), seed, 0.0)
+    return rows[~held_out[rows]], np.flatnonzero(held_out)
 
 
 def generator(seed: int, split: str, index: int) -> np.random.Generator:
@@ -237,10 +292,20 @@ def generator(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
-def rate_penalty(spikes: tuple[Tensor, ...], dt: float, rate: float = 10.0) -> Tensor:
+def rate_penalty(spikes: tuple[Tensor, ...], dt: float, rate: float = 10.0, lengths: Tensor | None = None) -> Tensor:
     """Mean over hidden neurons of ((rate_i - rate) / rate)^2, rates in spikes a second over time and batch: the term
-    that the paper adds to the loss of pattern generation and DMS, there times 0.01."""
-    rates = whole_mean(torch.cat([z.mean((0, 1)) for z in spikes]), spikes[0].shape[1]) / dt
+    that the paper adds to the loss of pattern generation and DMS, there times 0.01.
+
+    lengths   (B,) of the samples, where they have some of their own (`Activity.lengths`)
+    """
+    samples = spikes[0].shape[1]
+    if lengths is None:
+        rates = whole_mean(torch.cat([z.mean((0, 1)) for z in spikes]), samples) / dt
+    else:
+        past = past_end(spikes[0], lengths)
+        counts = [z.masked_fill(past, 0.0).sum((0, 1)) for z in spikes]
+        means = whole_mean(torch.cat([*counts, lengths.sum()[None].to(counts[0])]) / samples, samples)
+        rates = means[:-1] / means[-1] / dt
     return ((rates - rate) / rate).square().mean()
 
 
