@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 from hetsyn_plugins.exchange.frameworks import FRAMEWORKS
 
 if TYPE_CHECKING:
+    from hetsyn_plugins.core.network import Network
     from hetsyn_plugins.experiments.config import Config
     from hetsyn_plugins.experiments.run_folder import MeanSd, RunSummary
+    from hetsyn_plugins.experiments.tasks.task import Task
 
 
+WHAT = (
+    "patterns, dms, speech, images; data of your own: .npz (inputs (T, B, M), labels (B,), maybe lengths (B,); the "
+    "same with _test) or .h5 like SHD's; or a configuration"
+)
 DEVICES = "cpu (default), cuda or a card by its number, cuda:1"
 
 
@@ -62,8 +68,8 @@ def add_commands(commands: Any) -> None:
 
 def add_train(commands: Any) -> None:
     """Add `train`."""
-    train = commands.add_parser("train", help="train on a task of the paper, or as a configuration file says")
-    train.add_argument("config", metavar="TASK|FILE.toml", help="patterns, dms, speech, images, or a configuration")
+    train = commands.add_parser("train", help="train on a task of the paper, on your own data, or as a file says")
+    train.add_argument("config", metavar="TASK|DATA|FILE.toml", help=WHAT)
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
     train.add_argument("--preset", metavar="NAME", help="a task's set of settings: paper (images: triangular too)")
     train.add_argument("--framework", choices=FRAMEWORKS, help="whose layers are trained (snntorch)")
@@ -128,7 +134,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         if arguments.show:
             print(to_toml(config) if here.is_first else "", end="")
             return 0
-        folder = arguments.out or Path("runs", config.task.name)
+        folder = arguments.out or Path("runs", run_name(config))
         seeds = parse_seeds(arguments.seeds)
         options: dict[str, Any] = {"cluster": cluster_of(arguments.launcher, arguments.slurm)}
         options |= {name: getattr(arguments, name) for name in ("jobs", "quiet", "tensorboard", "despite_cost")}
@@ -136,6 +142,13 @@ def run_train(arguments: argparse.Namespace) -> int:
     if here.is_first:
         say_trained(folder, config, summary)
     return 0
+
+
+def run_name(config: Config) -> str:
+    """What a run's folder is called where nobody says it: as its task, or as its data's file."""
+    from hetsyn_plugins.experiments.tasks.own import OwnData
+
+    return Path(config.task.source).stem if isinstance(config.task, OwnData) else config.task.name
 
 
 def say_trained(folder: Path, config: Config, summary: RunSummary) -> None:
@@ -147,6 +160,8 @@ def say_trained(folder: Path, config: Config, summary: RunSummary) -> None:
     chosen = "; its iteration was chosen ON THE TEST SET" if summary.select == "best_test" else ""
     print(f"test {measure} {mean_sd_text(measure, summary.test)}{chosen}")
     print(f"validation {measure} {mean_sd_text(measure, summary.validation)}")
+    if (chance := config.task.chance) is not None:
+        print(f"chance {score_text(measure, chance)}")
     print(
         f"{summary.seconds.median:.0f} s a seed (median), at most {summary.peak_memory_mb:,.0f} MB, "
         f"on {', '.join(summary.devices or [])}"
@@ -171,11 +186,13 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     devices.usable("--device", arguments.device)
     settings = with_device(arguments.set, arguments.device)
     config = evaluated_config(load_run_config(arguments.folder), settings, arguments.framework)
+    seeds = seeds_with_result(arguments.folder)
+    check_sizes(config.task, load_networks(seed_folder(arguments.folder, seeds[0]))[1])
     if not arguments.despite_cost:
         check_evaluation(config)
     measure = config.task.measure
     values: list[float] = []
-    for seed in seeds_with_result(arguments.folder):
+    for seed in seeds:
         _, network = load_networks(seed_folder(arguments.folder, seed))
         with spending(config, "evaluation"):
             values.append(evaluate_network(network, config, seed))
@@ -194,10 +211,18 @@ def evaluated_config(trained: Config, settings: Sequence[str], framework: str | 
     if config.task.dt != trained.task.dt:
         what = f"task.dt={trained.task.dt}, as trained (the decays are those of a step)"
         raise ValueError(f"--set: expected {what}, got {config.task.dt}")
-    if (config.task.lines, config.task.outputs) != (trained.task.lines, trained.task.outputs):
-        sizes = f"{trained.task.lines} lines and {trained.task.outputs} readouts, as trained"
-        raise ValueError(f"--set: expected a task of {sizes}, got {config.task.lines} and {config.task.outputs}")
     return replace(config, framework=framework) if framework else config
+
+
+def check_sizes(task: Task, network: Network) -> None:
+    """Raise ValueError where a task is none for a trained network."""
+    from hetsyn_plugins.core.network import HetSynLayer
+
+    weights = [layer.params.weight for layer in network.layers if isinstance(layer, HetSynLayer)]
+    lines, outputs = weights[0].shape[1], weights[-1].shape[0]
+    if (task.lines, task.outputs) != (lines, outputs):
+        sizes = f"{lines} lines and {outputs} readouts, as trained"
+        raise ValueError(f"--set: expected a task of {sizes}, got {task.lines} and {task.outputs}")
 
 
 def run_analyse(arguments: argparse.Namespace) -> int:

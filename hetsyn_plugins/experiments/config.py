@@ -1,6 +1,7 @@
 """The configuration of a training run: a task, a network and how it is trained, from and to TOML.
 
     load_config("dms", ["network.hidden=[100]", "task.delay=2.5"])   # a task by name: the paper's settings, two changed
+    load_config("mydata.npz")                                        # own data, with the task's usual settings
     load_config("runs/dms/config.toml")                              # as it was written beside a result
 
 What is written is resolved: it holds every setting, so that a later default cannot change what it means.
@@ -22,7 +23,9 @@ from hetsyn_plugins.core.bounded import parse_toml, read_toml
 from hetsyn_plugins.core.file_format import FileFormatError, from_check, shown
 from hetsyn_plugins.exchange.frameworks import FRAMEWORKS
 from hetsyn_plugins.experiments.checks import check, check_among
+from hetsyn_plugins.experiments.data.own import SUFFIXES
 from hetsyn_plugins.experiments.tasks import TASKS
+from hetsyn_plugins.experiments.tasks.own import OwnData
 from hetsyn_plugins.experiments.tasks.task import Task
 from hetsyn_plugins.experiments.variants import NetworkConfig
 from hetsyn_plugins.ops.devices import checked_name
@@ -118,7 +121,8 @@ class Config:
 def load_config(
     source: str | Path, settings: Sequence[str] = (), framework: str | None = None, preset: str | None = None
 ) -> Config:
-    """The configuration of a task by its name (the paper's settings), or of a TOML file, with "key=value" changes.
+    """The configuration of a task by its name (the paper's settings), of a file of own data (`data.own`), or of a TOML
+    file, with "key=value" changes.
 
     preset   one of `Task.presets`, of a task by its name; "paper" is one of every task
 
@@ -127,6 +131,9 @@ def load_config(
     """
     if str(source) in TASKS:
         values: dict[str, Any] = {"task.name": str(source), **_preset(str(source), preset)}
+    elif Path(source).suffix in SUFFIXES:
+        path = Path(source).expanduser().absolute()
+        values = {"task.name": OwnData.name, "task.source": str(path), **_preset(OwnData.name, preset)}
     else:
         if preset is not None:
             raise ValueError(f"preset: expected none with a file, which has every setting, got {preset!r}")
@@ -215,7 +222,7 @@ def flattened(tables: Mapping[str, Any]) -> dict[str, Any]:
 def _settings_of(path: Path) -> dict[str, Any]:
     """What stands in a file, as "table.key" -> value, each a setting that there is, with a value that it can have."""
     if not path.is_file():
-        what = f"one of {', '.join(TASKS)} or a TOML file"
+        what = f"one of {', '.join(TASKS)}, a file of data ({', '.join(SUFFIXES)}) or a TOML file"
         near = _nearest(str(path), TASKS)
         lacks = "is no file" if path.exists() else "does not exist"
         raise FileNotFoundError(f"config: expected {what}, got {path}, which {lacks}{near}")

@@ -9,15 +9,17 @@ from typing import Any
 import pytest
 import torch
 from test_images import idx_files
+from test_own import arrays, written
 from test_speech import recorded
 from torch.utils.data import DataLoader, Dataset
 
 from hetsyn_plugins.experiments.tasks import TASKS
 from hetsyn_plugins.experiments.tasks.dms import DelayedMatchToSample
 from hetsyn_plugins.experiments.tasks.images import SequentialImages
+from hetsyn_plugins.experiments.tasks.own import OwnData
 from hetsyn_plugins.experiments.tasks.patterns import PatternGeneration
 from hetsyn_plugins.experiments.tasks.speech import Speech
-from hetsyn_plugins.experiments.tasks.task import Batch, Task, checked_batch
+from hetsyn_plugins.experiments.tasks.task import Batch, Padded, Task, checked_batch
 
 DRAWN: dict[str, Callable[[], Task]] = {
     "patterns": lambda: PatternGeneration(lines=10, test_samples=7),
@@ -32,6 +34,7 @@ def tasks(folder: Path) -> dict[str, Task]:
     return made | {
         "images": SequentialImages(source=str(folder)),
         "speech": Speech(source=str(folder), validation=0.25, **noise),
+        "own": OwnData(source=str(folder / "mine.npz"), validation=0.25),
     }
 
 
@@ -54,8 +57,10 @@ class Batches(Dataset[list[Batch]]):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images and recordings, few of both."""
-    return recorded(idx_files(tmp_path_factory.mktemp("data")))
+    """Images, recordings and own data, few of each."""
+    made = recorded(idx_files(tmp_path_factory.mktemp("data")))
+    written(made, **arrays(lengths=True))
+    return made
 
 
 def test_every_task_is_here(folder: Path) -> None:
@@ -70,7 +75,7 @@ def test_batches_do_not_depend_on_order_workers_or_process(folder: Path) -> None
     assert len(loaded) == len(items)
     for ours, theirs in zip(expected, loaded, strict=True):
         for batch, other in zip(ours, theirs, strict=True):
-            assert isinstance(other, Batch)
+            assert isinstance(other, Batch | Padded)
             assert torch.equal(batch.inputs, other.inputs) and torch.equal(batch.target, other.target)
     assert not torch.equal(expected[0][0].inputs, expected[1][0].inputs)
 

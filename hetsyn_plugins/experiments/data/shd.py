@@ -114,7 +114,7 @@ def read_recordings(path: str | Path, classes: int = CLASSES["shd"]) -> Recordin
         raise FileNotFoundError(f"path: expected {path.name} in {path.parent.absolute()}, got no such file; {HELP}")
     columns = read_columns(path)
     times, units, labels = columns.times, columns.units, columns.labels
-    check = _Check(path, columns.offsets)
+    check = Check(path, columns.offsets)
     check((labels >= 0) & (labels < classes), f"a label from 0 to {classes - 1}", lambda i: labels[i])
     check.spikes((times >= 0) & (times < np.inf), "finite times >= 0", times)
     check.spikes((units >= 0) & (units < CHANNELS), f"units from 0 to {CHANNELS - 1}", units)
@@ -173,7 +173,7 @@ def read_columns(path: Path) -> Recordings:
         times, lengths = read_rows(found["spikes/times"])
         units, others = read_rows(found["spikes/units"])
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        _Check(path, offsets)(lengths == others, "as many units as times", lambda i: f"{others[i]} and {lengths[i]}")
+        Check(path, offsets)(lengths == others, "as many units as times", lambda i: f"{others[i]} and {lengths[i]}")
         speakers = found[SPEAKER][:] if SPEAKER in found else None
         read = Recordings(times, units, offsets, found["labels"][:], speakers)
         if hdf5.DIGEST in file.attrs or VERSION in file:
@@ -184,7 +184,7 @@ def read_columns(path: Path) -> Recordings:
 
 
 @dataclass
-class _Check:
+class Check:
     """Raises FileFormatError that names the file and the first recording for which something does not hold."""
 
     path: Path
