@@ -36,7 +36,8 @@ def analyse(
     before, after = load_networks(seed_folder(folder, seeds[0]))
     yield f"{folder}: {config.task.name}, {config.network.variant}, seeds {seeds_text(seeds)}"
     yield from _constants(before, after, bound, seeds[0])
-    yield from _pictures(before, after, out)
+    for path in pictures(before, after, out):
+        yield f"picture: {path}"
     yield from _resetting(folder, config, seeds, bound, out)
     yield from _controls(folder, config, seeds, out)
 
@@ -71,7 +72,8 @@ def tau_text(tau: analysis.TauSummary) -> str:
     return f"{tau.median * 1e3:8.1f} ({low:.1f} to {high:.1f}), mean {clipped:.1f}, {tau.long:.2%} long"
 
 
-def _pictures(before: Network, after: Network, out: Path) -> Iterator[str]:
+def pictures(before: Network, after: Network, out: Path) -> Iterator[Path]:
+    """Pictures of the time constants of a network before and after training, drawn to a folder."""
     drawn = {
         "taus.png": plots.tau_change(analysis.taus(before), analysis.taus(after)),
         "tau_weight.png": plots.tau_weight(analysis.synapses(after)),
@@ -80,7 +82,7 @@ def _pictures(before: Network, after: Network, out: Path) -> Iterator[str]:
         ),
     }
     for name, ax in drawn.items():
-        yield f"picture: {plots.save(ax.figure, out / name)}"
+        yield plots.save(ax.figure, out / name)
 
 
 def _resetting(folder: Path, config: Config, seeds: Sequence[int], bound: float, out: Path) -> Iterator[str]:

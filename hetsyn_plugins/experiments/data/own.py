@@ -18,17 +18,20 @@ Anything else is a FileFormatError, which names the file, the array and the samp
 
 from __future__ import annotations
 
+import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 
 from hetsyn_plugins.core import npz
 from hetsyn_plugins.core.file_format import FileFormatError
+from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.core.validation import layout_hint
 from hetsyn_plugins.experiments.data import shd
 from hetsyn_plugins.experiments.data.shd import Recordings
@@ -236,3 +239,42 @@ def _events(path: Path) -> Events:
     check.spikes((units >= 0) & (units < MOST_UNITS), f"units from 0 to {MOST_UNITS - 1}", units)
     speakers = None if found.speakers is None else found.speakers.astype(np.int64)
     return Events(Recordings(times, units, found.offsets, found.labels.astype(np.int64), speakers))
+
+
+# ---- written -------------------------------------------------------------------------------------------------------
+
+
+def packed_frames(frames: Sequence[np.ndarray], labels: np.ndarray) -> bytes:
+    """The bytes of a .npz file of samples (T, M), of which each may have a T of its own."""
+    lengths = np.array([len(frame) for frame in frames])
+    inputs = np.zeros((lengths.max(), len(frames), frames[0].shape[1]), _smallest(frames))
+    for i, frame in enumerate(frames):
+        inputs[: len(frame), i] = frame
+    content = io.BytesIO()
+    np.savez(content, inputs=inputs, labels=labels, lengths=lengths)
+    return content.getvalue()
+
+
+def _smallest(frames: Sequence[np.ndarray]) -> type[np.generic]:
+    """The type for all of them: counts are bytes."""
+    counts = all(frame.min() >= 0 and frame.max() <= 255 and (frame == np.floor(frame)).all() for frame in frames)
+    return np.uint8 if counts else np.float32
+
+
+def packed_events(times: Sequence[np.ndarray], units: Sequence[np.ndarray], labels: np.ndarray) -> bytes:
+    """The bytes of an HDF5 file of events: times in seconds and units of each sample."""
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        for name, columns, dtype in (("times", times, np.float64), ("units", units, np.uint32)):
+            rows = file.create_dataset(f"spikes/{name}", len(columns), h5py.vlen_dtype(dtype))
+            for i, column in enumerate(columns):
+                rows[i] = column.astype(dtype)
+        file["labels"] = labels
+    return content.getvalue()
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Write a file, or leave the one that is there; ValueError where that holds something else."""
+    if path.exists() and path.read_bytes() != content:
+        raise ValueError(f"data: expected the samples that are in {path}, got others; train them in another folder")
+    write_bytes(path, content)

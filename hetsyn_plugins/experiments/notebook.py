@@ -1,0 +1,125 @@
+"""Training from Python, as `hetsyn train` does it, with what came of it at hand.
+
+from hetsyn_plugins import experiments
+
+result = experiments.train({"network.hidden": [64], "training.epochs": 5}, data, out="runs/mine")
+print(result.test, result.history[0][-1])
+before, after = result.networks[0]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hetsyn_plugins.core.files import make_folder
+from hetsyn_plugins.core.network import Network
+from hetsyn_plugins.experiments import analyse, plots, sweep, training
+from hetsyn_plugins.experiments.config import Config, flattened, load_config, resolve_config
+from hetsyn_plugins.experiments.data import items
+from hetsyn_plugins.experiments.model import Model
+from hetsyn_plugins.experiments.run_folder import RunSummary, load_networks, seed_folder
+from hetsyn_plugins.experiments.tasks.own import OwnData
+from hetsyn_plugins.experiments.training_log import LOG, Record, read_log
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that has ended: its folder, which every command takes, its configuration, and its summary over seeds."""
+
+    folder: Path
+    config: Config
+    summary: RunSummary
+
+    @property
+    def test(self) -> dict[int, float]:
+        """The measure on the test set, by seed."""
+        return dict(zip(self.summary.seeds, self.summary.test.values, strict=True))
+
+    @cached_property
+    def history(self) -> dict[int, list[Record]]:
+        """The records of the log, by seed: iteration, epoch, loss, score, validation, lr, seconds."""
+        return {seed: read_log(seed_folder(self.folder, seed) / LOG) for seed in self.summary.seeds}
+
+    @cached_property
+    def networks(self) -> dict[int, tuple[Network, Network]]:
+        """Before and after training, by seed."""
+        return {seed: load_networks(seed_folder(self.folder, seed)) for seed in self.summary.seeds}
+
+    def model(self, seed: int) -> Model:
+        """The trained network of a seed in its framework's layers, an nn.Module: inputs (T, B, M) -> Activity."""
+        return training.model_of(self.networks[seed][1], self.config).eval()
+
+    @cached_property
+    def pictures(self) -> list[Path]:
+        """Learning curves of all seeds, and the time constants of the first: PNG files, drawn when first asked for."""
+        out = self.folder / "pictures"
+        make_folder(out, "out")
+        curves = {self.config.task.name: list(self.history.values())}
+        keys = {"loss": "loss", "score": f"{self.config.task.measure} (training batches)"}
+        if self.summary.validation.values:
+            keys["validation"] = f"{self.config.task.measure} (validation samples)"
+        drawn = [plots.save(plots.learning_curves(curves, key, ylabel=label).figure, out / f"{key}.png")
+                 for key, label in keys.items()]  # fmt: skip
+        return [*drawn, *analyse.pictures(*self.networks[self.summary.seeds[0]], out)]
+
+
+def train(
+    config: Config | Mapping[str, Any] | str | Path,
+    data: Any = None,
+    test: Any = None,
+    *,
+    out: str | Path | None = None,
+    seeds: Sequence[int] = (0,),
+    sensor_size: Sequence[int] | None = None,
+    jobs: int = 0,
+    quiet: bool = False,
+) -> Trained:
+    """Train every seed that has no result in the folder yet, and return what came of all of them.
+
+    config        a Config; settings, {"task.name": "dms", "training.lr": 1e-3} or in nested tables; or what `hetsyn
+                  train` takes: a task's name, a file of data, a configuration in TOML
+    data, test    a torch Dataset of (events or array, label), or anything like it (`data.items`); without `test` that
+                  is split off. They are written into the folder, from where the run and every command has them
+    out           the folder; None: runs/TASK
+    seeds         of several each is trained in a process of its own, `jobs` at a time (0: as many as the cores hold)
+    sensor_size   of events: width, height, polarities; None: as the data set says (tonic's do)
+
+    Raises ValueError and TypeError, which name the setting or the item; TrainingStopped where the loss breaks.
+    """
+    resolved = _resolved(config, data is not None)
+    folder = Path(out) if out is not None else Path("runs", resolved.task.name)
+    if data is not None:
+        resolved = _with_data(resolved, folder, data, test, sensor_size)
+    elif test is not None:
+        raise ValueError("test: expected with data only, got it alone")
+    summary = sweep.train_seeds(resolved, list(seeds), folder, jobs=jobs, quiet=quiet)
+    return Trained(folder, resolved, summary)
+
+
+def _resolved(config: Config | Mapping[str, Any] | str | Path, has_data: bool) -> Config:
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, Mapping):
+        usual = {"task.name": OwnData.name} if has_data else {}
+        return resolve_config({**usual, **flattened(config)})
+    if isinstance(config, (str, Path)):
+        return load_config(config)
+    raise TypeError(f"config: expected a Config, settings, or a task's or file's name, got {type(config).__name__}")
+
+
+def _with_data(config: Config, folder: Path, data: Any, test: Any, sensor_size: Sequence[int] | None) -> Config:
+    """The configuration of the data's files in the folder."""
+    task = config.task
+    if not isinstance(task, OwnData) or task.source:
+        raise ValueError(f"data: expected none with a task that has its own, got some with {task.name!r}")
+    sets = {"source": ("data", data)} | ({} if test is None else {"test_source": ("test", test)})
+    files: dict[str, Any] = {}
+    for setting, (name, dataset) in sets.items():
+        size = getattr(dataset, "sensor_size", None) if sensor_size is None else sensor_size
+        path, lines = items.write(folder.absolute(), name, dataset, size)
+        files = {"channels": task.channels or lines, **files, setting: str(path)}
+    return replace(config, task=replace(task, **files))
