@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from hetsyn_plugins.exchange.frameworks import FRAMEWORKS
 
 if TYPE_CHECKING:
     from hetsyn_plugins.core.network import Network
+    from hetsyn_plugins.experiments.claims.claim import Claim
     from hetsyn_plugins.experiments.config import Config
     from hetsyn_plugins.experiments.run_folder import MeanSd, RunSummary
     from hetsyn_plugins.experiments.tasks.task import Task
@@ -46,7 +47,7 @@ def add_commands(commands: Any) -> None:
     claim = commands.add_parser(
         "claim", help="the paper's number beside ours, with the s.d. over seeds, and the picture"
     )
-    claim.add_argument("name", nargs="?", metavar="CLAIM", help="which (without one: list them)")
+    claim.add_argument("name", nargs="?", metavar="CLAIM", help="which, or package.module:CLAIM (none: list them)")
     claim.add_argument("--seeds", metavar="0-9", help="other seeds than the claim's own")
     claim.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of all its runs"
@@ -69,8 +70,13 @@ def add_commands(commands: Any) -> None:
 def add_train(commands: Any) -> None:
     """Add `train`."""
     train = commands.add_parser("train", help="train on a task of the paper, on your own data, or as a file says")
-    train.add_argument("config", metavar="TASK|DATA|FILE.toml", help=WHAT)
+    train.add_argument("config", nargs="?", metavar="TASK|DATA|FILE.toml", help=WHAT)
+    train.add_argument("--task", metavar="package.module:Class", help="a task of your own, in the place of TASK")
+    what = "a network of your own: a function of (lines, outputs, dt, seed); as --set network.builder=..."
+    train.add_argument("--network", metavar="package.module:build", help=what)
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
+    what = "a run for each of several values, in a folder of its own, of several settings for each combination"
+    train.add_argument("--sweep", action="append", default=[], metavar="KEY=V1,V2", help=f"{what} (repeatable)")
     train.add_argument("--preset", metavar="NAME", help="a task's set of settings: paper (images: triangular too)")
     train.add_argument("--framework", choices=FRAMEWORKS, help="whose layers are trained (snntorch)")
     train.add_argument(
@@ -123,24 +129,34 @@ def add_despite_cost(command: Any) -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     """Train, and print what came of it."""
     from hetsyn_plugins.experiments.config import load_config, to_toml
+    from hetsyn_plugins.experiments.grid import points, train_points
     from hetsyn_plugins.experiments.launchers import cluster_of
     from hetsyn_plugins.experiments.ranks import joined
     from hetsyn_plugins.experiments.run_folder import parse_seeds
-    from hetsyn_plugins.experiments.sweep import train_seeds
 
     with joined() as here:
+        if (arguments.config is None) == (arguments.task is None):
+            got = "neither" if arguments.task is None else f"{arguments.config} and {arguments.task}"
+            raise ValueError(f"TASK: expected a task, data or a file, or --task, got {got}")
         settings = with_device(arguments.set, arguments.device)
-        config = load_config(arguments.config, settings, arguments.framework, arguments.preset)
+        settings += [] if arguments.network is None else [f"network.builder={arguments.network}"]
+        source = arguments.config or arguments.task
+        configs = {
+            name: load_config(source, [*settings, *point], arguments.framework, arguments.preset)
+            for name, point in points(arguments.sweep).items()
+        }
         if arguments.show:
-            print(to_toml(config) if here.is_first else "", end="")
+            print("\n".join(map(to_toml, configs.values())) if here.is_first else "", end="")
             return 0
-        folder = arguments.out or Path("runs", run_name(config))
+        folder = arguments.out or Path("runs", run_name(next(iter(configs.values()))))
         seeds = parse_seeds(arguments.seeds)
         options: dict[str, Any] = {"cluster": cluster_of(arguments.launcher, arguments.slurm)}
         options |= {name: getattr(arguments, name) for name in ("jobs", "quiet", "tensorboard", "despite_cost")}
-        summary = train_seeds(config, seeds, folder, **options)
-    if here.is_first:
-        say_trained(folder, config, summary)
+        summaries = train_points(configs, seeds, folder, **options)
+    if here.is_first and not arguments.sweep:
+        say_trained(folder, configs[""], summaries[""])
+    elif here.is_first:
+        say_swept(folder, summaries)
     return 0
 
 
@@ -153,7 +169,7 @@ def run_name(config: Config) -> str:
 
 def say_trained(folder: Path, config: Config, summary: RunSummary) -> None:
     """Print what came of a training."""
-    print(f"{folder}: {config.task.name}, {config.network.variant}, {config.framework}")
+    print(f"{folder}: {config.task.name}, {config.network.title}, {config.framework}")
     measure = summary.measure
     for seed, value in zip(summary.seeds, summary.test.values, strict=True):
         print(f"seed {seed:<4} test {measure} {score_text(measure, value)}")
@@ -166,6 +182,15 @@ def say_trained(folder: Path, config: Config, summary: RunSummary) -> None:
         f"{summary.seconds.median:.0f} s a seed (median), at most {summary.peak_memory_mb:,.0f} MB, "
         f"on {', '.join(summary.devices or [])}"
     )
+
+
+def say_swept(folder: Path, summaries: Mapping[str, RunSummary]) -> None:
+    """Print what came of a sweep: a line a point, and how they are compared further."""
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        scores = [mean_sd_text(summary.measure, scores) for scores in (summary.validation, summary.test)]
+        print(f"{name:{width}}  validation {scores[0]}  test {scores[1]}")
+    print(f"compare: hetsyn report {folder}; choose by validation, the test set is for what was chosen")
 
 
 def with_device(settings: Sequence[str], device: str | None) -> list[str]:
@@ -247,16 +272,30 @@ def run_claim(arguments: argparse.Namespace) -> int:
         for name, claim in CLAIMS.items():
             print(f"{name:18} {claim.title} ({len(claim.arms)} x {len(claim.seeds)} runs)")
         return 0
-    if arguments.name not in CLAIMS:
-        raise ValueError(f"CLAIM: expected one of {', '.join(CLAIMS)}, got {arguments.name!r}")
+    claim = CLAIMS[arguments.name] if arguments.name in CLAIMS else claim_of_own(arguments.name)
+    name = arguments.name.rpartition(":")[2]
     seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ("jobs", "quiet", "despite_cost")}
     options["settings"] = with_device(arguments.set, arguments.device)
     options["cluster"] = cluster_of(arguments.launcher, arguments.slurm)
-    result = check_claim(arguments.name, CLAIMS[arguments.name], arguments.out, seeds, **options)
+    result = check_claim(name, claim, arguments.out, seeds, **options)
     print(table(result))
-    print(f"\n{arguments.out / arguments.name}: claim.json{''.join(', ' + p.file for p in result.pictures)}")
+    print(f"\n{arguments.out / name}: claim.json{''.join(', ' + p.file for p in result.pictures)}")
     return 0
+
+
+def claim_of_own(path: str) -> Claim:
+    """A claim under an import path."""
+    from hetsyn_plugins.experiments.claims import CLAIMS
+    from hetsyn_plugins.experiments.claims.claim import Claim
+    from hetsyn_plugins.experiments.imported import FORM, imported, is_path
+
+    if not is_path(path):
+        raise ValueError(f"CLAIM: expected one of {', '.join(CLAIMS)} or {FORM}, got {path!r}")
+    claim = imported("CLAIM", path)
+    if not isinstance(claim, Claim):
+        raise ValueError(f"CLAIM: expected a {Claim.__module__}:Claim, got {path}, which is {claim!r}")
+    return claim
 
 
 def run_data_list(arguments: argparse.Namespace) -> int:

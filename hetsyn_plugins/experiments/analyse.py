@@ -34,7 +34,7 @@ def analyse(
     config = changed_config(load_run_config(folder), [f"training.device={device}"])
     make_folder(out, "--out")
     before, after = load_networks(seed_folder(folder, seeds[0]))
-    yield f"{folder}: {config.task.name}, {config.network.variant}, seeds {seeds_text(seeds)}"
+    yield f"{folder}: {config.task.name}, {config.network.title}, seeds {seeds_text(seeds)}"
     yield from _constants(before, after, bound, seeds[0])
     for path in pictures(before, after, out):
         yield f"picture: {path}"

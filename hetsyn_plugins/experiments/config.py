@@ -24,7 +24,8 @@ from hetsyn_plugins.core.file_format import FileFormatError, from_check, shown
 from hetsyn_plugins.exchange.frameworks import FRAMEWORKS
 from hetsyn_plugins.experiments.checks import check, check_among
 from hetsyn_plugins.experiments.data.own import SUFFIXES
-from hetsyn_plugins.experiments.tasks import TASKS
+from hetsyn_plugins.experiments.imported import FORM, is_path
+from hetsyn_plugins.experiments.tasks import TASKS, name_of, task_class
 from hetsyn_plugins.experiments.tasks.own import OwnData
 from hetsyn_plugins.experiments.tasks.task import Task
 from hetsyn_plugins.experiments.variants import NetworkConfig
@@ -50,6 +51,7 @@ class TrainingConfig:
     clip              largest norm of the gradient; 0: not clipped
     select            which network is kept: "last", "best_validation", or "best_test", the paper's way on some tasks,
                       which flatters the figure and is labelled so
+    patience          validations without a better one after which the training stops, with "best_validation"; 0: never
     validate_every    iterations; 0: every epoch, or every 100 where samples are drawn
     checkpoint_every  iterations; 0: as often as it is validated
     log_every         iterations
@@ -76,6 +78,7 @@ class TrainingConfig:
     warmup: float = 0.0
     clip: float = 0.0
     select: str = "last"
+    patience: int = 0
     validate_every: int = 0
     checkpoint_every: int = 0
     log_every: int = 10
@@ -91,13 +94,23 @@ class TrainingConfig:
         check_among("training.select", self.select, ("last", "best_validation", "best_test"))
         for name in ("batch", "schedule_every", "log_every", "threads"):
             check(f"training.{name}", getattr(self, name), "at least 1", getattr(self, name) >= 1)
-        for name in ("iterations", "epochs", "validate_every", "checkpoint_every", "workers", "schedule_span"):
+        for name in (
+            "iterations",
+            "epochs",
+            "patience",
+            "validate_every",
+            "checkpoint_every",
+            "workers",
+            "schedule_span",
+        ):
             check(f"training.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
         for name in (*RATES, "clip"):
             check(f"training.{name}", getattr(self, name), "at least 0", 0 <= getattr(self, name) < math.inf)
         check("training.lr", self.lr, "> 0", 0 < self.lr < math.inf)
         for name in ("lr", *RATES):
             check(f"training.{name}", getattr(self, name), f"at most {MOST_RATE:g}", getattr(self, name) <= MOST_RATE)
+        expected = "0 without training.select='best_validation'"
+        check("training.patience", self.patience, expected, not self.patience or self.select == "best_validation")
         check("training.explosion", self.explosion, "> 1", self.explosion > 1)
         check("training.warmup", self.warmup, "0 to below 1", 0 <= self.warmup < 1)
         check("training.iterations", 0, "iterations or epochs > 0", bool(self.iterations or self.epochs))
@@ -121,15 +134,16 @@ class Config:
 def load_config(
     source: str | Path, settings: Sequence[str] = (), framework: str | None = None, preset: str | None = None
 ) -> Config:
-    """The configuration of a task by its name (the paper's settings), of a file of own data (`data.own`), or of a TOML
-    file, with "key=value" changes.
+    """The configuration of a task by its name (the paper's settings) or import path, of a file of own data
+    (`data.own`), or of a TOML file, with "key=value" changes.
 
     preset   one of `Task.presets`, of a task by its name; "paper" is one of every task
 
     Raises ValueError for unknown names, tasks and keys (naming the nearest), wrong types and values out of range:
-    FileFormatError, naming the file, for what stands in a file; FileNotFoundError where the file is missing.
+    FileFormatError, naming the file, for what stands in a file; FileNotFoundError where the file is missing;
+    ImportError where a module of an import path cannot be imported.
     """
-    if str(source) in TASKS:
+    if str(source) in TASKS or (is_path(str(source)) and not Path(source).exists()):
         values: dict[str, Any] = {"task.name": str(source), **_preset(str(source), preset)}
     elif Path(source).suffix in SUFFIXES:
         path = Path(source).expanduser().absolute()
@@ -148,7 +162,7 @@ def load_config(
 
 def _preset(task: str, preset: str | None) -> Mapping[str, Any]:
     """The settings of a task's preset; of "paper" none, where the task has them anyway."""
-    presets = {"paper": {}, **TASKS[task].presets}
+    presets = {"paper": {}, **task_class(task).presets}
     if preset is not None and preset not in presets:
         raise ValueError(f"preset: expected one of {', '.join(presets)} for {task}, got {shown(repr(preset))}")
     return {} if preset is None else presets[preset]
@@ -156,19 +170,19 @@ def _preset(task: str, preset: str | None) -> Mapping[str, Any]:
 
 def changed_config(config: Config, settings: Sequence[str]) -> Config:
     """The same configuration but for "key=value" changes, of which a task's name is none."""
-    changes = dict(_setting(text) for text in settings)
-    if changes.get("task.name", config.task.name) != config.task.name:
-        raise ValueError(f"task.name: expected {config.task.name}, as configured, got {changes['task.name']!r}")
+    changes, name = dict(_setting(text) for text in settings), name_of(config.task)
+    if changes.get("task.name", name) != name:
+        raise ValueError(f"task.name: expected {name}, as configured, got {changes['task.name']!r}")
     return resolve_config(flattened(_tables(config)) | changes)
 
 
 def resolve_config(values: Mapping[str, Any]) -> Config:
     """The configuration of "table.key" -> value; what is not there is the task's paper setting, else the default."""
     name = values.get("task.name")
-    if not isinstance(name, str) or name not in TASKS:
+    if not isinstance(name, str) or (name not in TASKS and not is_path(name)):
         near = _nearest(shown(name), TASKS)
-        raise ValueError(f"task.name: expected one of {', '.join(TASKS)}, got {shown(repr(name))}{near}")
-    kind = TASKS[name]
+        raise ValueError(f"task.name: expected one of {', '.join(TASKS)} or {FORM}, got {shown(repr(name))}{near}")
+    kind = task_class(name)
     _check_keys(values, kind)
     task = _task(kind, _section("task", values, kind))
     full = {**task.paper, **values}
@@ -203,7 +217,7 @@ def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
 
 def _tables(config: Config) -> dict[str, Any]:
     """As nested tables; settings that are None are left out, TOML has no such value."""
-    tables: dict[str, Any] = {"framework": config.framework, "task": {"name": config.task.name}}
+    tables: dict[str, Any] = {"framework": config.framework, "task": {"name": name_of(config.task)}}
     for table in ("task", "network", "training"):
         part: Any = getattr(config, table)
         values = {field.name: getattr(part, field.name) for field in fields(part)}
@@ -222,7 +236,7 @@ def flattened(tables: Mapping[str, Any]) -> dict[str, Any]:
 def _settings_of(path: Path) -> dict[str, Any]:
     """What stands in a file, as "table.key" -> value, each a setting that there is, with a value that it can have."""
     if not path.is_file():
-        what = f"one of {', '.join(TASKS)}, a file of data ({', '.join(SUFFIXES)}) or a TOML file"
+        what = f"one of {', '.join(TASKS)}, {FORM}, a file of data ({', '.join(SUFFIXES)}) or a TOML file"
         near = _nearest(str(path), TASKS)
         lacks = "is no file" if path.exists() else "does not exist"
         raise FileNotFoundError(f"config: expected {what}, got {path}, which {lacks}{near}")

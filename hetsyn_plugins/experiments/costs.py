@@ -32,7 +32,11 @@ LONGEST is refused: some months in truth.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
+from typing import NamedTuple
 
+from hetsyn_plugins.core.network import HetSynLayer
+from hetsyn_plugins.experiments.builder import built
 from hetsyn_plugins.experiments.config import Config
 from hetsyn_plugins.experiments.tasks.task import AT_A_TIME, DRAWN_EPOCH, DrawnTask
 
@@ -49,8 +53,8 @@ LONGEST = 10 * DAY
 def memory_needed(config: Config, trains: bool = True) -> int:
     """Bytes at the worst moment of a run, or where it is not trained of its evaluation; in integers: none overflows."""
     task, settings = config.task, config.training
-    synapses = layer_synapses(config)
-    neurons = sum(config.network.hidden) + task.outputs
+    layers = layer_sizes(config)
+    neurons, synapses = sum(size.neurons for size in layers), [size.synapses for size in layers]
     line_bytes = task.lines * task.line_bytes
     samples = min(AT_A_TIME, task.test_samples) if isinstance(task, DrawnTask) else AT_A_TIME
 
@@ -63,13 +67,34 @@ def memory_needed(config: Config, trains: bool = True) -> int:
     return sum(synapses) * SYNAPSE + max(step, evaluation) + ahead
 
 
-def layer_synapses(config: Config) -> list[int]:
-    """How many synapses each layer has, the readout's last."""
-    lines, synapses = config.task.lines, []
-    for n in config.network.hidden:
-        synapses.append(n * lines + (n * n if config.network.recurrent else 0))
+class Size(NamedTuple):
+    """Of a layer."""
+
+    neurons: int
+    synapses: int
+
+
+def layer_sizes(config: Config) -> list[Size]:
+    """Of each layer, the readout last."""
+    task, lines, sizes = config.task, config.task.lines, []
+    if config.network.builder:
+        return _built_sizes(config.network.builder, task.lines, task.outputs, task.dt, task.spiking_output)
+    for layer in config.network.stack:
+        (n,) = layer.hidden
+        sizes.append(Size(n, n * lines + (n * n if layer.recurrent else 0)))
         lines = n
-    return [*synapses, lines * config.task.outputs]
+    return [*sizes, Size(task.outputs, lines * task.outputs)]
+
+
+@lru_cache(maxsize=8)
+def _built_sizes(path: str, lines: int, outputs: int, dt: float, spiking_output: bool) -> list[Size]:
+    """Of a network that its builder alone knows."""
+    network = built(path, lines, outputs, dt, 0, spiking_output=spiking_output)
+    weights = [layer.params.weight.shape for layer in network.layers if isinstance(layer, HetSynLayer)]
+    is_recurrent = [
+        layer.params.recurrent_weight is not None for layer in network.layers if isinstance(layer, HetSynLayer)
+    ]
+    return [Size(n, n * m + (n * n if recurs else 0)) for (n, m), recurs in zip(weights, is_recurrent, strict=True)]
 
 
 def training_time(config: Config) -> int:
@@ -93,7 +118,7 @@ def evaluation_time(config: Config) -> int:
 
 def passing_time(config: Config, samples: int) -> int:
     """Microseconds that so many samples take at least to pass through the network."""
-    work = samples * config.task.steps * (config.task.lines + sum(layer_synapses(config)))
+    work = samples * config.task.steps * (config.task.lines + sum(size.synapses for size in layer_sizes(config)))
     return work // (SPEED * min(config.training.threads, cores()))
 
 

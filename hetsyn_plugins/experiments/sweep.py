@@ -14,6 +14,7 @@ from hetsyn_plugins.experiments import training, variants
 from hetsyn_plugins.experiments.affordable import check_costs, spending
 from hetsyn_plugins.experiments.config import Config, differences, load_config, to_toml, toml_value
 from hetsyn_plugins.experiments.costs import PROCESS, cores, memory_needed
+from hetsyn_plugins.experiments.extension import LENGTH, check_extends, put_aside
 from hetsyn_plugins.experiments.launchers import Cluster, Job, launch, start_process
 from hetsyn_plugins.experiments.ranks import current
 from hetsyn_plugins.experiments.run_folder import (
@@ -30,6 +31,7 @@ from hetsyn_plugins.experiments.run_folder import (
     trained_seeds,
     write_content,
 )
+from hetsyn_plugins.experiments.tasks import name_of
 from hetsyn_plugins.ops import devices
 
 
@@ -80,7 +82,7 @@ def _train_here(
     despite_cost: bool,
 ) -> dict[Job, str]:
     """On this machine: a single seed in this process, several in processes of their own; what went wrong, by job."""
-    missing = missing_seeds(folder, seeds)
+    missing = seeds_to_train(folder, config, seeds)
     if missing:
         devices.usable("training.device", config.training.device)
     if missing and not despite_cost:
@@ -117,7 +119,7 @@ def train_on(
 
     Raises ValueError where a folder holds another configuration, or a configuration cannot be.
     """
-    missing = [Job(folder, seed) for folder in runs for seed in missing_seeds(folder, seeds)]
+    missing = [Job(folder, seed) for folder in runs for seed in seeds_to_train(folder, runs[folder], seeds)]
     for job in {job.run: job for job in missing}.values():
         _try(runs[job.run], job.seed)
     for folder, config in runs.items():
@@ -143,7 +145,7 @@ def _train_by_ranks(
     here = current()
     if jobs > 1:
         raise ValueError(f"--jobs: expected 1 seed at a time where {here.size} ranks train it, got {jobs}")
-    missing = here.from_first(lambda: missing_seeds(folder, seeds))
+    missing = here.from_first(lambda: seeds_to_train(folder, config, seeds))
     if missing and not despite_cost:
         check_costs(training.of_a_rank(config))
     if missing:
@@ -170,6 +172,34 @@ def missing_seeds(folder: Path, seeds: Sequence[int]) -> list[int]:
     return [seed for seed in seeds if not (seed_folder(folder, seed) / RESULT).exists()]
 
 
+def seeds_to_train(folder: Path, config: Config, seeds: Sequence[int]) -> list[int]:
+    """Those without a result, or all where the run is to be longer. Raises ValueError as `prepare`."""
+    return list(seeds) if is_extended(folder, config, seeds) else missing_seeds(folder, seeds)
+
+
+def is_extended(folder: Path, config: Config, seeds: Sequence[int] | None = None) -> bool:
+    """Is the run in a folder to be longer? Raises ValueError where it is another one, or cannot be longer.
+
+    seeds   which are to be trained; None: all of them
+    """
+    if not is_begun(folder):
+        return False
+    there = load_run_config(folder)
+    differing = differences(there, config)
+    differing.pop("training.device", None)
+    if not differing.keys() <= set(LENGTH):
+        pairs = ", ".join(f"{key} = {old!r} there, {new!r} asked for" for key, (old, new) in differing.items())
+        raise ValueError(f"--out: expected a new folder or a run of this configuration, got {folder}: {pairs}")
+    if differing:
+        check_extends(folder, there, config, trained_seeds(folder) if seeds is None else seeds)
+    return bool(differing)
+
+
+def is_begun(folder: Path) -> bool:
+    """Has a seed of a run left something?"""
+    return (folder / CONFIG).exists() and any(folder.glob("seed-*/*"))
+
+
 def default_jobs(config: Config) -> int:
     """As many seeds at a time as the cores hold, and memory; one on a card, which one fills or is shared on request."""
     if config.training.device != "cpu":
@@ -181,19 +211,15 @@ def default_jobs(config: Config) -> int:
 def prepare(folder: Path, config: Config) -> None:
     """Make the folder and write the configuration; ValueError where seeds of another one are in it.
 
-    Seeds of one run may be trained on different devices: the configuration keeps the first.
+    Seeds of one run may be trained on different devices: the configuration keeps the first. One that makes a run longer
+    takes the place of the one before.
     """
-    path = folder / CONFIG
-    begun = path.exists() and any(folder.glob("seed-*/*"))
-    if begun:
-        differing = differences(load_config(path), config)
-        differing.pop("training.device", None)
-        if differing:
-            pairs = ", ".join(f"{key} = {old!r} there, {new!r} asked for" for key, (old, new) in differing.items())
-            raise ValueError(f"--out: expected a new folder or a run of this configuration, got {folder}: {pairs}")
+    extended, begun = is_extended(folder, config), is_begun(folder)
     make_folder(folder, "--out")
-    if not begun:
-        write_bytes(path, to_toml(config).encode())
+    if extended:
+        put_aside(folder)  # first: who is stopped in between asks again, and the run is to be longer still
+    if extended or not begun:
+        write_bytes(folder / CONFIG, to_toml(config).encode())
         if drawn := config.task.drawn_once:
             write_json(folder / INPUTS, drawn)
 
@@ -204,7 +230,7 @@ def summarise(folder: Path) -> RunSummary:
     results = [load_result(seed_folder(folder, seed)) for seed in trained_seeds(folder)]
     summary = RunSummary(
         task=config.task.name,
-        variant=config.network.variant,
+        variant=config.network.title,
         measure=config.task.measure,
         select=config.training.select,
         seeds=[result.seed for result in results],
@@ -221,12 +247,13 @@ def summarise(folder: Path) -> RunSummary:
 
 def train_command(folder: Path, config: Config, seeds: Sequence[int]) -> str:
     """The command that trains this run again: the task's name and what differs from its settings."""
-    words = ["hetsyn", "train", config.task.name]
+    name = name_of(config.task)
+    words = ["hetsyn", "train", name]
     if config.framework != Config.framework:
         words += ["--framework", config.framework]
     settings: list[str] = []
     for table in ("task.", "network.", "training."):  # a task's settings first: what it brings with it hangs on them
-        plain = load_config(config.task.name, settings, config.framework)
+        plain = load_config(name, settings, config.framework)
         changes = differences(plain, config).items()
         settings += [f"{key}={toml_value(value)}" for key, (_, value) in changes if key.startswith(table)]
     for setting in settings:

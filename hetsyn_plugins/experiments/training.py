@@ -171,8 +171,9 @@ class Trainer:
         """Train to the end."""
         started, before = time.perf_counter(), self.seconds
         asked = (self.config.training, self.seed, self.iteration, self.total)
+        coming = self.on_card.training(*asked) if self.on_card else prepared(self.config.task, *asked)
         batches = tqdm(
-            self.on_card.training(*asked) if self.on_card else prepared(self.config.task, *asked),
+            () if self.has_settled() else coming,
             desc=f"seed {self.seed}", initial=self.iteration, total=self.total, disable=quiet, unit="it",
         )  # fmt: skip
         shown: dict[str, str] = {}
@@ -183,6 +184,7 @@ class Trainer:
                 self.iteration += 1
                 last = self.iteration == self.total
                 validation = self.validate() if last or self.iteration % self.validate_every == 0 else None
+                last = last or self.has_settled()
                 self.seconds = before + time.perf_counter() - started
                 if last or validation is not None or self.iteration % self.config.training.log_every == 0:
                     self._write(loss, score, validation, rate)
@@ -191,6 +193,8 @@ class Trainer:
                     batches.set_postfix(shown)
                 if last or self.iteration % self.checkpoint_every == 0:
                     self._save()
+                if last:
+                    break
         finally:
             batches.close()
             if self.log is not None:
@@ -246,6 +250,11 @@ class Trainer:
                 weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
                 self.best = Best(merit, self.iteration, weights)
         return validation
+
+    def has_settled(self) -> bool:
+        """Did validation not become better for as long as is waited?"""
+        waited = self.config.training.patience * self.validate_every
+        return self.best is not None and 0 < waited <= self.iteration - self.best.iteration
 
     def _tell(self, found: Mapping[str, set[str | None]]) -> None:
         """Say once of a layer that it was silent, or fired at every step, in all of the validation set."""
@@ -345,7 +354,7 @@ def frozen_decays(model: Model, share: float, seed: int) -> Frozen:
 def model_of(network: Network, config: Config, *, batch_norm: bool = False) -> Model:
     """A network in the framework of a configuration, on its device; as it was trained, or as it is stored."""
     device = devices.usable("training.device", config.training.device)
-    one = config.network.variant == "single_tau"
+    one = config.network.variant == "single_tau" and not config.network.builder
     quantised = config.network.quantised
     return Model(network, config.framework, quantised=quantised, one_decay=one, batch_norm=batch_norm).to(device)
 

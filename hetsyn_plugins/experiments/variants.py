@@ -15,7 +15,7 @@ variant's neurons do. Weights start N(0, 1 / fan_in), threshold 1, no bias; a se
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any, NamedTuple
 
@@ -26,11 +26,16 @@ from hetsyn_plugins.core.initialisers import ConstantTau, LogNormalTau, NormalTa
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.core.params import HetSynParams, tau_to_decay
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate, Triangular
+from hetsyn_plugins.experiments.builder import built
 from hetsyn_plugins.experiments.checks import check, check_among
+from hetsyn_plugins.experiments.imported import FORM, is_path
 from hetsyn_plugins.experiments.tasks.task import Task
 
 DISTRIBUTIONS: dict[str, Callable[..., Any]] = {"normal": NormalTau, "uniform": UniformTau, "log_normal": LogNormalTau}
 SURROGATES: dict[str, Surrogate] = {"triangular": Triangular(), "multi_gaussian": MultiGaussian()}
+
+
+KINDS = ("recurrent", "feedforward")
 
 
 class Variant(NamedTuple):
@@ -61,6 +66,11 @@ class NetworkConfig:
                       threshold adaptation
     recurrent         hidden layers have recurrent synapses ("R-"; False: "F-")
     hidden            neurons in each hidden layer
+    variants          of each hidden layer, in the place of `variant`, which the readout keeps; []: the same of all
+    kinds             of each hidden layer, in the place of `recurrent`: "recurrent" or "feedforward"; []: the same
+    builder           "package.module:function", called with lines, outputs, dt and seed: it returns the network, a
+                      core.network.Network or layers that `convert` takes. Of the other settings only `frozen`,
+                      `batch_norm` and `quantised` count then. "": none
     frozen            share of the taus of synapses that stay as they start, 0 to 1
     parametrization   what is trained: "decay" (r), "tau" or "log_tau"
     tau_distribution  "normal" (mean, s.d.), "uniform" (low, high) or "log_normal" (median, e-folds): the two numbers of
@@ -88,6 +98,9 @@ class NetworkConfig:
     dropout: float = 0.0
     batch_norm: bool = False
     quantised: bool = False
+    variants: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    builder: str = ""
 
     def __post_init__(self) -> None:
         check_among("network.variant", self.variant, VARIANTS)
@@ -109,8 +122,38 @@ class NetworkConfig:
             raise ValueError(f"network.quantised: expected network.dropout=0 with it, got {self.dropout}")
         if self.quantised and self.batch_norm:
             raise ValueError("network.quantised: expected network.batch_norm=false with it, got true")
-        if self.frozen and self.variant != "hetsyn":
-            raise ValueError(f"network.frozen: expected 0 with variant {self.variant!r}, got {self.frozen}")
+        if self.frozen and (self.variant != "hetsyn" or self.variants):
+            raise ValueError(f"network.frozen: expected 0 with variant {self.title!r}, got {self.frozen}")
+        self._check_stack()
+
+    def _check_stack(self) -> None:
+        """Raise ValueError for what is said layer by layer and is not of these layers."""
+        of_layers = [name for name in VARIANTS if name != "single_tau"]  # which is one of all layers
+        for name, known in (("variants", of_layers), ("kinds", KINDS)):
+            given, layers = getattr(self, name), len(self.hidden)
+            expected = f"none, or one for each of {layers} hidden layers"
+            check(f"network.{name}", given, expected, len(given) in (0, layers))
+            for one in given:
+                check_among(f"network.{name}", one, known)
+        if self.variants and self.variant == "single_tau":
+            raise ValueError(f"network.variants: expected none with variant 'single_tau', got {list(self.variants)}")
+        if self.builder and not is_path(self.builder):
+            raise ValueError(f"network.builder: expected {FORM}, got {self.builder!r}")
+
+    @property
+    def title(self) -> str:
+        """What it is in a word: who builds it, or its variants."""
+        return self.builder or "+".join(dict.fromkeys(self.variants)) or self.variant
+
+    @property
+    def stack(self) -> list[NetworkConfig]:
+        """The same for each hidden layer alone: its neurons, variant and kind."""
+        variants = self.variants or (self.variant,) * len(self.hidden)
+        recurrent = [kind == "recurrent" for kind in self.kinds] or [self.recurrent] * len(self.hidden)
+        return [
+            replace(self, hidden=(n,), variant=variant, recurrent=is_recurrent, variants=(), kinds=())
+            for n, variant, is_recurrent in zip(self.hidden, variants, recurrent, strict=True)
+        ]
 
 
 def build(
@@ -122,8 +165,9 @@ def build(
     """
     draws = _Draws(stream(seed, "weights"), stream(seed, "taus"))
     layers: list[Layer] = []
-    for index, n in enumerate(config.hidden, 1):
-        layers.append(_layer(f"hidden{index}", config, (n, lines), dt, draws, recurrent=config.recurrent))
+    for index, layer in enumerate(config.stack, 1):
+        (n,) = layer.hidden
+        layers.append(_layer(f"hidden{index}", layer, (n, lines), dt, draws, recurrent=layer.recurrent))
         if config.dropout:
             layers.append(Dropout(f"dropout{index}", config.dropout))
         lines = n
@@ -133,6 +177,8 @@ def build(
 
 def build_for(task: Task, config: NetworkConfig, seed: int) -> Network:
     """The network for a task, before training."""
+    if config.builder:
+        return built(config.builder, task.lines, task.outputs, task.dt, seed, spiking_output=task.spiking_output)
     return build(config, task.lines, task.outputs, task.dt, seed, spiking_output=task.spiking_output)
 
 

@@ -27,15 +27,15 @@ from hetsyn_plugins.core.file_format import unchecked_told_once
 from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.experiments import analysis, plots
 from hetsyn_plugins.experiments.report import picture_files
-from hetsyn_plugins.experiments.report.reading import ClaimFolder, RunFolder, is_claim, numbers
+from hetsyn_plugins.experiments.report.reading import ClaimFolder, RunFolder, is_claim, numbers, runs_in
 from hetsyn_plugins.experiments.training_log import Record
 
 
 def write_report(folders: Sequence[Path], out: Path) -> Path:
     """Write the page that compares these folders to `out`, atomically, and return `out`.
 
-    folders  each a run (config.toml and seed-*/, as `hetsyn train` leaves it, ended or not) or a claim (claim.json);
-             the runs that a claim names come with it
+    folders  each a run (config.toml and seed-*/, as `hetsyn train` leaves it, ended or not), a sweep, a folder of them,
+             or a claim (claim.json); the runs that a claim names come with it
 
     Raises FileNotFoundError or ValueError where a folder is neither or a file is missing, FileFormatError, naming the
     file, where one is damaged. Files of before, which cannot be checked, are told of in one UncheckedFileWarning.
@@ -50,7 +50,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
 
 def _page(folders: Sequence[Path], out: Path) -> str:
     claims = [ClaimFolder(folder) for folder in folders if is_claim(folder)]
-    paths = [folder for folder in folders if not is_claim(folder)]
+    paths = [path for folder in folders if not is_claim(folder) for path in runs_in(folder)]
     paths += [path for claim in claims for path in claim.runs]
     paths = list(dict.fromkeys(path.resolve() for path in paths))
     runs = [RunFolder(p, label, f"run-{i}") for i, (p, label) in enumerate(zip(paths, _labels(paths), strict=True), 1)]

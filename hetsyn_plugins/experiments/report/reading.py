@@ -39,6 +39,7 @@ from hetsyn_plugins.experiments.variants import VARIANTS
 
 # what a page shows of a configuration
 SETTINGS = {"framework": Word, "task.name": Word, "network.variant": Word, "network.hidden": list[Count]}
+MAYBE = {"network.builder": Word, "network.variants": list[Word]}
 MOST_NAMED = 200  # pictures, and runs, that a claim may name
 # of the files, in this order; what is not shown need not be there
 SHOWN: dict[type, tuple[str, ...]] = {
@@ -117,8 +118,11 @@ class RunFolder:
     @property
     def network(self) -> str:
         """The variant as the paper writes it: R-HetSynLIF."""
+        if self.config.get("network.builder"):
+            return str(self.config["network.builder"])
         variant = self.config["network.variant"]
-        title = VARIANTS[variant].title if variant in VARIANTS else variant
+        variants = dict.fromkeys(self.config.get("network.variants") or [variant])
+        title = "+".join(VARIANTS[name].title if name in VARIANTS else name for name in variants)
         return f"{'R' if self.config.get('network.recurrent') else 'F'}-{title}"
 
     @property
@@ -201,6 +205,12 @@ def is_claim(folder: Path) -> bool:
     return (folder / CLAIM).is_file()
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The runs of a sweep's folder; of any other folder itself."""
+    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
+    return inside if inside and not (folder / CONFIG).is_file() else [folder]
+
+
 def numbers(values: Iterable[float | None]) -> list[float]:
     """Those of the values that are numbers."""
     return [value for value in values if value is not None and math.isfinite(value)]
@@ -215,7 +225,8 @@ def _config(folder: Path) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"folders: expected a run (config.toml) or a claim (claim.json), got {folder} with neither")
     text = read_text(path, LONGEST_TOML, "a configuration")
     settings = flattened(parse_toml(text, path, "a configuration in TOML"))
-    for key, hint in SETTINGS.items():
+    hints = {key: hint for key, hint in {**SETTINGS, **MAYBE}.items() if key in SETTINGS or key in settings}
+    for key, hint in hints.items():
         checked(hint, settings.get(key), path, key)
     return text, settings
 

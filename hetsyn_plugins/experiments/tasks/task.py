@@ -55,6 +55,8 @@ def checked_batch(batch: AnyBatch) -> AnyBatch:
 
     Where B = T that cannot be seen.
     """
+    if not hasattr(batch, "lengths"):
+        raise ValueError(f"task: expected a Batch(inputs, target) of it, got {type(batch).__name__}")
     inputs, target = batch.inputs, batch.target
     if batch.lengths is not None:
         checked_lengths(batch.lengths, inputs)
