@@ -48,7 +48,15 @@ from hetsyn_plugins.experiments.run_folder import (
     load_result,
     write_content,
 )
-from hetsyn_plugins.experiments.tasks.task import AT_A_TIME, DRAWN_EPOCH, AnyBatch, Task, checked_batch, each_part
+from hetsyn_plugins.experiments.tasks.task import (
+    AT_A_TIME,
+    DRAWN_EPOCH,
+    AnyBatch,
+    Task,
+    checked_batch,
+    each_part,
+    within,
+)
 from hetsyn_plugins.experiments.training_log import Log
 from hetsyn_plugins.experiments.training_state import Best, Progress, Run
 from hetsyn_plugins.ops import devices
@@ -214,7 +222,7 @@ class Trainer:
         self.model.train()
         here = moved(each_part(batch, share.rows), self.device)
         target = here.target
-        activity = self.together(here.inputs, share)._replace(lengths=here.lengths)
+        activity = within(self.together(here.inputs, share), here)
         loss = task.loss(activity, target)
         self.optimiser.zero_grad()
         self.ranks.for_average(loss, share).backward()
@@ -411,7 +419,7 @@ def evaluate(
     batches = map(checked_batch, task.held_out(split, AT_A_TIME, seed))
     for batch in islice(batches, here.index, None, here.size):
         part = moved(batch, device)
-        activity = model(part.inputs)._replace(lengths=part.lengths)
+        activity = within(model(part.inputs), part)
         faults = [] if found is None else [fault(spikes, part.lengths) for spikes in activity.spikes]
         judged.append((task.score(activity, part.target).cpu(), faults))
     scores = []

@@ -85,6 +85,11 @@ class Activity(NamedTuple):
     lengths: Tensor | None = None
 
 
+def within(activity: Activity, batch: AnyBatch) -> Activity:
+    """What a network did on a batch, with the lengths of its samples."""
+    return activity if batch.lengths is None else activity._replace(lengths=batch.lengths)
+
+
 @dataclass(frozen=True)
 class Task:
     """The base of all tasks; the fields of a subclass are its settings (`hetsyn train NAME --set task.FIELD=VALUE`).
