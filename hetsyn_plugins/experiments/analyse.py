@@ -16,7 +16,7 @@ from hetsyn_plugins.experiments import analysis, plots, training
 from hetsyn_plugins.experiments.batches import moved
 from hetsyn_plugins.experiments.config import Config, changed_config
 from hetsyn_plugins.experiments.run_folder import load_networks, load_run_config, seed_folder, seeds_text
-from hetsyn_plugins.experiments.tasks.task import AnyBatch, within
+from hetsyn_plugins.experiments.tasks.task import AnyBatch, run_on
 from hetsyn_plugins.ops import devices
 
 
@@ -140,5 +140,5 @@ def _controlled(network: Network, config: Config, seed: int, control: str) -> fl
     scores = []
     for whole in config.task.held_out("test", training.AT_A_TIME, seed):
         changed = moved(whole._replace(inputs=_changed(whole, lambda inputs: change(inputs, rng))), device)
-        scores.append(config.task.score(within(model(changed.inputs), changed), changed.target))
+        scores.append(config.task.score(run_on(changed, model), changed.target))
     return training.numbers(torch.cat(scores).double().mean())[0]

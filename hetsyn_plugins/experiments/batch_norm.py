@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.core.network import HetSynLayer
-from hetsyn_plugins.experiments.ranks import whole_mean
+from hetsyn_plugins.experiments.tasks.task import mean_of_steps
 
 EPSILON = 1e-3  # a neuron that fires at one step of a thousand
 MOMENTUM = 0.1
@@ -31,9 +31,9 @@ class BatchNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(neurons))
         self.register_buffer("running", torch.ones(neurons))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         if self.training:
-            squares = whole_mean(x.square().mean((0, 1)), x.shape[1])
+            squares = mean_of_steps(x.square(), lengths)
             with torch.no_grad():
                 self.running.lerp_(squares, MOMENTUM)
         else:

@@ -51,9 +51,8 @@ def _layer(layer: Layer, dt: float) -> Layer:
         raise ValueError(f"layer {layer.name!r}: expected a HetSyn layer or Dropout, got {type(layer).__name__}")
     if layer.dt != dt:
         raise ValueError(f"layer {layer.name!r}: expected steps of {dt} s, as the task has, got {layer.dt}")
-    if layer.params.weight.dtype != np.float32:
-        raise ValueError(f"layer {layer.name!r}: expected float32, got {layer.params.weight.dtype}")
-    return replace(layer, batch_first=False)
+    stored = {name: value.astype(np.float32) for name, value in layer.stored.items()}
+    return replace(layer, params=layer.params.astype(np.float32), stored=stored, batch_first=False)
 
 
 def _check_ends(layers: tuple[Layer, ...], lines: int, outputs: int, spiking_output: bool) -> None:

@@ -54,16 +54,19 @@ class Model(nn.Module):
         widths = {layer.name: layer.widths[1] for layer in network.layers if isinstance(layer, HetSynLayer)}
         self.norms = nn.ModuleDict({name: BatchNorm(widths[name]) for name in self.spiking if batch_norm})
 
-    def forward(self, inputs: Tensor, share: Share | None = None) -> Activity:
-        """What the network does with these inputs, which may be a rank's share of a batch."""
+    def forward(self, inputs: Tensor, share: Share | None = None, lengths: Tensor | None = None) -> Activity:
+        """What the network does with these inputs (T, B, M), which may be a rank's share of a batch.
+
+        lengths   (B,) of the samples, where they have some of their own
+        """
         x, spikes = inputs, []
         for layer, module in zip(self.start.layers, self.net.children(), strict=True):
             x = self._output(module, x, share)
             if layer.name in self.spiking:
                 spikes.append(x)
             if layer.name in self.norms:
-                x = self.norms[layer.name](x)
-        return Activity(x, tuple(spikes))
+                x = self.norms[layer.name](x, lengths)
+        return Activity(x, tuple(spikes), lengths)
 
     def _output(self, module: Any, x: Tensor, share: Share | None) -> Tensor:
         """One layer over the sequence from fresh states, by the idiom of its framework."""

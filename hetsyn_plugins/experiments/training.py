@@ -55,7 +55,7 @@ from hetsyn_plugins.experiments.tasks.task import (
     Task,
     checked_batch,
     each_part,
-    within,
+    run_on,
 )
 from hetsyn_plugins.experiments.training_log import Log
 from hetsyn_plugins.experiments.training_state import Best, Progress, Run
@@ -222,7 +222,7 @@ class Trainer:
         self.model.train()
         here = moved(each_part(batch, share.rows), self.device)
         target = here.target
-        activity = within(self.together(here.inputs, share), here)
+        activity = run_on(here, self.together, share)
         loss = task.loss(activity, target)
         self.optimiser.zero_grad()
         self.ranks.for_average(loss, share).backward()
@@ -419,7 +419,7 @@ def evaluate(
     batches = map(checked_batch, task.held_out(split, AT_A_TIME, seed))
     for batch in islice(batches, here.index, None, here.size):
         part = moved(batch, device)
-        activity = within(model(part.inputs), part)
+        activity = run_on(part, model)
         faults = [] if found is None else [fault(spikes, part.lengths) for spikes in activity.spikes]
         judged.append((task.score(activity, part.target).cpu(), faults))
     scores = []

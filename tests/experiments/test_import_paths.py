@@ -100,6 +100,13 @@ def module(lines, outputs, dt, seed):
     return convert(build(lines, outputs, dt, seed), to="snntorch")
 
 
+def in_float64(lines, outputs, dt, seed):
+    from dataclasses import replace
+
+    layers = build(lines, outputs, dt, seed).layers
+    return Network(tuple(replace(layer, params=layer.params.astype(np.float64)) for layer in layers))
+
+
 def number(lines, outputs, dt, seed):
     return 5
 
@@ -196,7 +203,7 @@ def test_a_builder_that_returns_something_else_is_told(name: str, message: str, 
 
 def test_a_builder_may_return_layers_of_a_framework() -> None:
     by_name = {}
-    for name in ("build", "module"):
+    for name in ("build", "module", "in_float64"):
         config = load_config("mine:Sides", [f"network.builder=mine:{name}"])
         network = variants.build_for(config.task, config.network, 3)
         by_name[name] = checkpoint_of(network)
@@ -204,8 +211,10 @@ def test_a_builder_may_return_layers_of_a_framework() -> None:
         assert [size.synapses for size in layer_sizes(config)] == [2 * 3 + 9, 3 * 5 + 25, 10]
         x = next(config.task.held_out("test", 10, 0)).inputs
         assert training.model_of(network, config)(x).readout.shape == (8, 10, 2)
-    for one, other in zip(by_name["build"], by_name["module"], strict=True):
-        np.testing.assert_array_equal(one, other)
+    for plain, *others in zip(*by_name.values(), strict=True):
+        for other in others:
+            np.testing.assert_array_equal(plain, other)
+            assert other.dtype == np.float32
 
 
 def checkpoint_of(network: checkpoint.Network) -> list[np.ndarray]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from hetsyn_plugins import cli
 from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.experiments import run_folder, training, variants
+from hetsyn_plugins.experiments.batch_norm import BatchNorm
 from hetsyn_plugins.experiments.batches import OnCard
 from hetsyn_plugins.experiments.config import load_config
 from hetsyn_plugins.experiments.tasks import evidence, task
@@ -213,7 +214,7 @@ def test_a_file_is_trained_on_and_judged_and_changed_data_are_refused(
 def loss_of(config: Any, batch: AnyBatch) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """Loss, scores, spikes of the hidden layer row by row, and gradients, of a network in float64."""
     model = training.model_of(variants.build_for(config.task, config.network, 0), config).double()
-    activity = model(batch.inputs.double())._replace(lengths=batch.lengths)
+    activity = model(batch.inputs.double(), lengths=batch.lengths)
     loss = config.task.loss(activity, batch.target)
     loss.backward()
     lengths = [len(batch.inputs)] * len(batch.target) if batch.lengths is None else batch.lengths.tolist()
@@ -264,6 +265,14 @@ def test_rates_are_those_of_the_steps_that_count() -> None:
     always = (torch.arange(9)[:, None, None] < lengths[:, None]).double()
     assert rates.fault(always) is None and rates.fault(always, lengths) == "fired at every step"
     assert rates.fault(1 - always) is None and rates.fault(1 - always, lengths) == "did not fire once"
+
+
+def test_batch_norm_scales_by_the_steps_that_count() -> None:
+    x, lengths = torch.rand((9, 3, 4), generator=torch.Generator().manual_seed(0)), torch.tensor([9, 2, 5])
+    norm = BatchNorm(4)
+    valid = torch.cat([x[:n, i] for i, n in enumerate(lengths)])
+    scaled = norm(x, lengths)
+    torch.testing.assert_close(scaled, x / (valid.square().mean(0) + 1e-3).sqrt())
 
 
 PLANTED = [

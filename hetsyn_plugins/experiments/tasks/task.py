@@ -85,9 +85,11 @@ class Activity(NamedTuple):
     lengths: Tensor | None = None
 
 
-def within(activity: Activity, batch: AnyBatch) -> Activity:
-    """What a network did on a batch, with the lengths of its samples."""
-    return activity if batch.lengths is None else activity._replace(lengths=batch.lengths)
+def run_on(batch: AnyBatch, model: Any, *others: Any) -> Activity:
+    """What a network does on a batch, with the lengths of its samples where they have some."""
+    lengths = {} if batch.lengths is None else {"lengths": batch.lengths}
+    activity: Activity = model(batch.inputs, *others, **lengths)
+    return activity
 
 
 @dataclass(frozen=True)
@@ -299,20 +301,26 @@ def generator(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, SPLITS.index(split), index])
 
 
+def mean_of_steps(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """The mean over time and the whole batch, of all ranks, of x (T, B, N): (N,).
+
+    lengths   (B,) of the samples, where they have some of their own: the steps behind them do not count
+    """
+    samples = x.shape[1]
+    if lengths is None:
+        return whole_mean(x.mean((0, 1)), samples)
+    sums = x.masked_fill(past_end(x, lengths), 0.0).sum((0, 1))
+    means = whole_mean(torch.cat([sums, lengths.sum()[None].to(sums)]) / samples, samples)
+    return means[:-1] / means[-1]
+
+
 def rate_penalty(spikes: tuple[Tensor, ...], dt: float, rate: float = 10.0, lengths: Tensor | None = None) -> Tensor:
     """Mean over hidden neurons of ((rate_i - rate) / rate)^2, rates in spikes a second over time and batch: the term
     that the paper adds to the loss of pattern generation and DMS, there times 0.01.
 
     lengths   (B,) of the samples, where they have some of their own (`Activity.lengths`)
     """
-    samples = spikes[0].shape[1]
-    if lengths is None:
-        rates = whole_mean(torch.cat([z.mean((0, 1)) for z in spikes]), samples) / dt
-    else:
-        past = past_end(spikes[0], lengths)
-        counts = [z.masked_fill(past, 0.0).sum((0, 1)) for z in spikes]
-        means = whole_mean(torch.cat([*counts, lengths.sum()[None].to(counts[0])]) / samples, samples)
-        rates = means[:-1] / means[-1] / dt
+    rates = torch.cat([mean_of_steps(z, lengths) for z in spikes]) / dt
     return ((rates - rate) / rate).square().mean()
 
 
