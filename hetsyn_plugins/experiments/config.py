@@ -145,7 +145,7 @@ def load_config(
     """
     if str(source) in TASKS or (is_path(str(source)) and not Path(source).exists()):
         values: dict[str, Any] = {"task.name": str(source), **_preset(str(source), preset)}
-    elif Path(source).suffix in SUFFIXES:
+    elif Path(source).suffix.lower() in SUFFIXES:
         path = Path(source).expanduser().absolute()
         values = {"task.name": OwnData.name, "task.source": str(path), **_preset(OwnData.name, preset)}
     else:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hetsyn_plugins.core.files import make_folder
+from hetsyn_plugins.core.files import make_folder, write_bytes
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.experiments import analyse, plots, sweep, training
 from hetsyn_plugins.experiments.config import Config, flattened, load_config, resolve_config
@@ -24,6 +24,8 @@ from hetsyn_plugins.experiments.model import Model
 from hetsyn_plugins.experiments.run_folder import RunSummary, load_networks, seed_folder
 from hetsyn_plugins.experiments.tasks.own import OwnData
 from hetsyn_plugins.experiments.training_log import LOG, Record, read_log
+
+KINDS = {".npz": "frames", ".h5": "events"}
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,22 @@ def _with_data(config: Config, folder: Path, data: Any, test: Any, sensor_size: 
     task = config.task
     if not isinstance(task, OwnData) or task.source:
         raise ValueError(f"data: expected none with a task that has its own, got some with {task.name!r}")
-    sets = {"source": ("data", data)} | ({} if test is None else {"test_source": ("test", test)})
-    files: dict[str, Any] = {}
-    for setting, (name, dataset) in sets.items():
-        size = getattr(dataset, "sensor_size", None) if sensor_size is None else sensor_size
-        path, lines = items.write(folder.absolute(), name, dataset, size)
-        files = {"channels": task.channels or lines, **files, setting: str(path)}
-    return replace(config, task=replace(task, **files))
+    sets = {"data": data} if test is None else {"data": data, "test": test}
+    packed = {
+        name: items.packed(dataset, getattr(dataset, "sensor_size", None) if sensor_size is None else sensor_size)
+        for name, dataset in sets.items()
+    }
+    first, last = packed["data"], packed[[*packed][-1]]
+    if (first.suffix, first.width) != (last.suffix, last.width):
+        kinds = [f"{KINDS[each.suffix]} of {each.width} input lines" for each in (first, last)]
+        raise ValueError(f"test: expected {kinds[0]}, as data are, got {kinds[1]}")
+    files = {name: folder.absolute() / f"{name}{each.suffix}" for name, each in packed.items()}
+    for name, path in files.items():
+        if path.exists() and path.read_bytes() != packed[name].content:
+            raise ValueError(f"{name}: expected the samples that are in {path}, got others; train in another folder")
+    make_folder(folder, "out")
+    for name, path in files.items():
+        write_bytes(path, packed[name].content)
+    test_source = str(files["test"]) if test is not None else None
+    changes: dict[str, Any] = {"source": str(files["data"]), "test_source": test_source}
+    return replace(config, task=replace(task, channels=task.channels or first.width, **changes))

@@ -89,7 +89,9 @@ def _together(parts: Sequence[Tensor | None], dim: int, back: Tensor) -> Tensor 
 
 def at_end(column: Tensor, lengths: Tensor | None) -> Tensor:
     """The last valid step of every row of (T, B, ...): (B, ...)."""
-    return column[-1] if lengths is None else column[lengths - 1, torch.arange(len(lengths))]
+    if lengths is None:
+        return column[-1]
+    return column[lengths.to(column.device) - 1, torch.arange(len(lengths), device=column.device)]
 
 
 def past_end(x: Tensor, lengths: Tensor) -> Tensor:

@@ -150,6 +150,7 @@ def test_frames_and_a_test_set_are_trained_on(tmp_path: Path) -> None:
         (({"task.name": "dms"}, [GOOD]), ValueError, "data: expected none with a task that has its own, got .*'dms'"),
         (({"training.lrr": 1}, [GOOD]), ValueError, "setting: expected a known key .* got 'training.lrr'"),
         (({}, [GOOD, (1, 2, 3)]), TypeError, "item 1: expected"),
+        (({}, [GOOD], [(np.ones((3, 4)), 0)]), ValueError, "test: expected frames of 2 input lines, as data are, got"),
         (({}, []), ValueError, "data: expected at least one item"),
         (({}, 5), TypeError, "data: expected a Dataset of .* got int"),
         (({"task.name": "dms"}, None, [GOOD]), ValueError, "test: expected with data only"),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from planting import changed
 from pretended_card import CARD, pretended_card
+from test_own import arrays, written
 
 from hetsyn_plugins.cli import demo, main
 from hetsyn_plugins.experiments import training
@@ -104,6 +105,17 @@ def test_data_that_stay_on_the_card_change_nothing(card: None, tmp_path: Path) -
         trainer.go(quiet=True)
         trainer.finish()
     assert left(tmp_path / "cpu") == left(tmp_path / "cuda")
+
+
+def test_samples_of_unequal_length_are_the_same_on_a_card(card: None, tmp_path: Path) -> None:
+    source = str(written(tmp_path, **arrays(lengths=True)))
+    settings = ["network.hidden=[4]", "training.epochs=1", "training.batch=8", "task.rate_weight=0.1"]
+    for readout in ("last", "softmax"):
+        places = {device: tmp_path / f"{device}-{readout}" for device in ("cpu", "cuda")}
+        for device, place in places.items():
+            train(load_config(source, [*settings, f"task.readout={readout}", f"training.device={device}"]), 3, place,
+                  quiet=True)  # fmt: skip
+        assert left(places["cpu"]) == left(places["cuda"])
 
 
 def test_what_a_card_does_not_hold_is_refused_before_anything_is_made(

@@ -12,14 +12,12 @@ What does not fit is a ValueError or TypeError that names the item.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from hetsyn_plugins.core.file_format import shown
-from hetsyn_plugins.core.files import make_folder
 from hetsyn_plugins.core.validation import checked_dt, host_array
 from hetsyn_plugins.experiments.data import own
 from hetsyn_plugins.experiments.tasks.task import Padded
@@ -78,26 +76,24 @@ def counted(sample: Sample, dt: float) -> np.ndarray:
     return frames
 
 
-def write(folder: Path, name: str, dataset: Any, sensor_size: Sequence[int] | None = None) -> tuple[Path, int]:
-    """Write all items of a data set to `folder`, which is made, as a file that `own` reads; returns it, and its lines.
+class Packed(NamedTuple):
+    """A data set as the content of a file that `own` reads: the file's ending, its bytes, and how many input lines."""
 
-    A file of that name is left as it is where it holds the same. Raises as `collate`, and ValueError for a file that
-    holds other samples.
-    """
+    suffix: str
+    content: bytes
+    width: int
+
+
+def packed(dataset: Any, sensor_size: Sequence[int] | None = None) -> Packed:
+    """All items of a data set. Raises as `collate`."""
     samples = list(checked(items_of(dataset), sensor_size))
-    labels = np.array([sample.label for sample in samples])
+    labels, width = np.array([sample.label for sample in samples]), samples[0].width
     events = [sample.content for sample in samples if isinstance(sample.content, Happened)]
     if events:
-        path, content = (
-            folder / f"{name}.h5",
-            own.packed_events([e.times for e in events], [e.lines for e in events], labels),
-        )
-    else:
-        frames = [sample.content for sample in samples if not isinstance(sample.content, Happened)]
-        path, content = folder / f"{name}.npz", own.packed_frames(frames, labels)
-    make_folder(folder, "out")
-    own.write_once(path, content)
-    return path, samples[0].width
+        columns = [e.times for e in events], [e.lines for e in events]
+        return Packed(".h5", own.packed_events(*columns, labels), width)
+    frames = [sample.content for sample in samples if not isinstance(sample.content, Happened)]
+    return Packed(".npz", own.packed_frames(frames, labels), width)
 
 
 def items_of(dataset: Any) -> Iterator[Any]:

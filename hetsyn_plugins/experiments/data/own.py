@@ -31,7 +31,6 @@ import numpy as np
 
 from hetsyn_plugins.core import npz
 from hetsyn_plugins.core.file_format import FileFormatError
-from hetsyn_plugins.core.files import write_bytes
 from hetsyn_plugins.core.validation import layout_hint
 from hetsyn_plugins.experiments.data import shd
 from hetsyn_plugins.experiments.data.shd import Recordings
@@ -144,9 +143,9 @@ def read(source: Path, test_source: Path | None) -> Data:
 
 
 def _read(path: Path) -> Data:
-    if path.suffix in EVENTS:
+    if path.suffix.lower() in EVENTS:
         return Data(_events(path), None, None)
-    if path.suffix not in FRAMES:
+    if path.suffix.lower() not in FRAMES:
         raise FileFormatError(path, f"a file of data, which ends in {', '.join(SUFFIXES)}", path.suffix or "no ending")
     arrays = npz.read(path, [name + which for which in SETS for name in NAMES])
     sets = {which: {n: arrays[n + which] for n in NAMES if n + which in arrays} for which in SETS}
@@ -271,10 +270,3 @@ def packed_events(times: Sequence[np.ndarray], units: Sequence[np.ndarray], labe
                 rows[i] = column.astype(dtype)
         file["labels"] = labels
     return content.getvalue()
-
-
-def write_once(path: Path, content: bytes) -> None:
-    """Write a file, or leave the one that is there; ValueError where that holds something else."""
-    if path.exists() and path.read_bytes() != content:
-        raise ValueError(f"data: expected the samples that are in {path}, got others; train them in another folder")
-    write_bytes(path, content)

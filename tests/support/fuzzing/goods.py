@@ -217,7 +217,11 @@ def npz_files() -> list[Good]:
         ),
         "inputs only": npz(np.savez_compressed, inputs=np.asfortranarray(inputs.astype(float))),
     }
-    return [alone(name, "data.npz", data, "npz", kinds, None) for name, data in files.items()]
+    own = npz(
+        np.savez, inputs=inputs, labels=labels, lengths=np.array([4, 2, 1]), inputs_test=inputs, labels_test=labels
+    )
+    goods = [alone(name, "data.npz", data, "npz", kinds, None) for name, data in files.items()]
+    return [*goods, alone("own data", "data.npz", own, "own", kinds, None)]
 
 
 def npz(save: Callable[..., None], **arrays: Any) -> bytes:

@@ -13,6 +13,7 @@ from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import checkpoint, nir
 from hetsyn_plugins.exchange.conversion import convert
 from hetsyn_plugins.experiments.config import load_config, to_toml
+from hetsyn_plugins.experiments.data import own
 from hetsyn_plugins.experiments.data.idx import read_idx
 from hetsyn_plugins.experiments.data.shd import read_recordings
 from hetsyn_plugins.experiments.report.page import write_report
@@ -84,6 +85,11 @@ def npz(folder: Path, target: str) -> Any:
     return load_data(str(folder / target), None)
 
 
+def own_data(folder: Path, target: str) -> Any:
+    parts = [part for part in own.read(folder / target, None) if isinstance(part, own.Frames)]
+    return [(part.inputs, part.labels, part.lengths, part.groups) for part in parts]
+
+
 def toml(folder: Path, target: str) -> Any:
     """The configuration, which must be the same when it is written and read again."""
     config = load_config(folder / target)
@@ -130,6 +136,7 @@ LOADERS: dict[str, Callable[[Path, str], Any]] = {
     "idx": idx,
     "shd": shd,
     "npz": npz,
+    "own": own_data,
     "toml": toml,
     "state": state,
     "result": result,
