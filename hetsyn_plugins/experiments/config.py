@@ -15,12 +15,13 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from hetsyn_plugins.core.bounded import parse_toml, read_toml
-from hetsyn_plugins.core.file_format import FileFormatError, from_check, shown
+from hetsyn_plugins.core.file_format import FileFormatError, from_check, mended_by, shown
 from hetsyn_plugins.exchange.frameworks import FRAMEWORKS
 from hetsyn_plugins.experiments.checks import check, check_among
 from hetsyn_plugins.experiments.data.own import SUFFIXES
@@ -146,8 +147,7 @@ def load_config(
     if str(source) in TASKS or (is_path(str(source)) and not Path(source).exists()):
         values: dict[str, Any] = {"task.name": str(source), **_preset(str(source), preset)}
     elif Path(source).suffix.lower() in SUFFIXES:
-        path = Path(source).expanduser().absolute()
-        values = {"task.name": OwnData.name, "task.source": str(path), **_preset(OwnData.name, preset)}
+        values = {"task.name": OwnData.name, "task.source": str(source), **_preset(OwnData.name, preset)}
     else:
         if preset is not None:
             raise ValueError(f"preset: expected none with a file, which has every setting, got {preset!r}")
@@ -240,7 +240,9 @@ def _settings_of(path: Path) -> dict[str, Any]:
         near = _nearest(str(path), TASKS)
         lacks = "is no file" if path.exists() else "does not exist"
         raise FileNotFoundError(f"config: expected {what}, got {path}, which {lacks}{near}")
-    values = flattened(read_toml(path, "a configuration in TOML"))
+    hint = "" if path.suffix == ".toml" else f"data of your own are taken from {', '.join(SUFFIXES)}"
+    with mended_by(hint) if hint else nullcontext():
+        values = flattened(read_toml(path, "a configuration in TOML"))
     values = {**_of_before(values), **values}
     try:
         resolve_config(values)

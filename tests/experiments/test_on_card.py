@@ -109,7 +109,7 @@ def test_data_that_stay_on_the_card_change_nothing(card: None, tmp_path: Path) -
 
 def test_samples_of_unequal_length_are_the_same_on_a_card(card: None, tmp_path: Path) -> None:
     source = str(written(tmp_path, **arrays(lengths=True)))
-    settings = ["network.hidden=[4]", "training.epochs=1", "training.batch=8", "task.rate_weight=0.1"]
+    settings = ["network.hidden=[4]", "training.iterations=2", "training.batch=4", "task.rate_weight=0.1"]
     for readout in ("last", "softmax"):
         places = {device: tmp_path / f"{device}-{readout}" for device in ("cpu", "cuda")}
         for device, place in places.items():

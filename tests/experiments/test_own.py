@@ -80,7 +80,7 @@ def test_a_file_is_split_by_the_seed_into_three_that_do_not_meet(tmp_path: Path)
     assert sorted(other.split[0]) != sorted(OwnData(source=source).split[0])
 
 
-def test_sets_that_are_given_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_sets_that_are_given_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = {f"{key}{which}": value for seed, which in ((1, "_validation"), (2, "_test"))
             for key, value in arrays(seed, 6).items()}  # fmt: skip
     own = OwnData(source=str(written(tmp_path, **more)))
@@ -88,7 +88,10 @@ def test_sets_that_are_given_are_taken_as_they_are(tmp_path: Path) -> None:
     for seed, split in ((1, "validation"), (2, "test")):
         (batch,) = own.held_out(split, 9, 0)
         assert (batch.inputs.numpy() == arrays(seed, 6)["inputs"]).all()
-    apart = OwnData(source=str(written(tmp_path)), test_source=str(written(tmp_path, "other.npz", **arrays(3, 9))))
+    written(tmp_path, "other.npz", **arrays(3, 9))
+    monkeypatch.chdir(tmp_path)
+    apart = OwnData(source=str(written(tmp_path)), test_source="other.npz")
+    monkeypatch.chdir("/")
     (batch,) = apart.held_out("test", 9, 0)
     assert (batch.inputs.numpy() == arrays(3, 9)["inputs"]).all() and len(apart.split[0]) == 36
 
@@ -176,6 +179,9 @@ def test_a_file_that_is_missing_or_of_another_kind_is_told(tmp_path: Path, capsy
         load_config(str(tmp_path / "none.npz"))
     with pytest.raises(ValueError, match="source: expected a file"):
         _ = OwnData().lines
+    (tmp_path / "mine.csv").write_text("1,2")
+    with pytest.raises(FileFormatError, match=r"mine\.csv: .* TOML.*; data of your own are taken from \.npz, \.h5"):
+        load_config(tmp_path / "mine.csv")
     (tmp_path / "mine.h5").write_bytes(b"no HDF5")
     assert cli.main(["train", str(tmp_path / "mine.h5"), "--out", str(tmp_path / "run")]) == 2
     assert "mine.h5: expected a whole HDF5 file" in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -98,11 +98,18 @@ class OwnData(DataTask):
             raise ValueError(f"test: expected a share above 0 and below 1, got {self.test}")
         self.check_split_settings()
         if self.source and self.checksum is None:
-            object.__setattr__(self, "checksum", checksum(self._paths, stamps(self._paths)))
+            self._find_files()
+
+    def _find_files(self) -> None:
+        """Note where the files are, whatever folder is the current one later, and what they hold now."""
+        for name in ("source", "test_source"):
+            if getattr(self, name):
+                object.__setattr__(self, name, str(Path(getattr(self, name)).expanduser().absolute()))
+        object.__setattr__(self, "checksum", checksum(self._paths, stamps(self._paths)))
 
     @property
     def _paths(self) -> tuple[Path, ...]:
-        return tuple(Path(name).expanduser() for name in (self.source, self.test_source) if name)
+        return tuple(Path(name) for name in (self.source, self.test_source) if name)
 
     @property
     def lines(self) -> int:
