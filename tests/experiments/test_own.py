@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hetsyn_plugins import cli
 from hetsyn_plugins.core.file_format import FileFormatError
-from hetsyn_plugins.experiments import run_folder, training, variants
+from hetsyn_plugins.experiments import analyse, run_folder, training, variants
 from hetsyn_plugins.experiments.batch_norm import BatchNorm
 from hetsyn_plugins.experiments.batches import OnCard
 from hetsyn_plugins.experiments.config import load_config
@@ -296,6 +296,16 @@ def test_steps_that_leak_in_are_noticed(old: str, new: str, readout: str) -> Non
     right = torch.stack([evidence.READOUTS[readout](v[:n, i : i + 1])[0] for i, n in enumerate(lengths)])
     torch.testing.assert_close(evidence.evidence(readout, v, lengths), right)
     assert not torch.allclose(bad.evidence(readout, v, lengths), right)
+
+
+def test_controls_leave_spikes_within_the_length(tmp_path: Path) -> None:
+    """Steps in another order, or backwards here, are a sample's own."""
+    own = OwnData(source=str(written(tmp_path, **arrays(lengths=True))))
+    batch = own.samples_of(np.arange(B))
+    assert batch.lengths is not None
+    backwards = analyse._changed(batch, lambda inputs: inputs[::-1].copy())
+    for i, n in enumerate(batch.lengths.tolist()):
+        assert torch.equal(backwards[:n, i], batch.inputs[:n, i].flip(0)) and not backwards[n:, i].any()
 
 
 def test_padded_samples_stay_on_a_card_with_their_lengths(tmp_path: Path) -> None:
