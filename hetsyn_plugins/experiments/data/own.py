@@ -23,6 +23,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ class Events:
         """(n,), or None where the file does not tell."""
         return self.recordings.speakers
 
-    @property
+    @cached_property
     def lines(self) -> int:
         """One a unit, up to the largest that occurs."""
         return int(self.recordings.units.max()) + 1

@@ -134,7 +134,8 @@ class OwnData(DataTask):
     def chance(self) -> float:
         """The accuracy on the test set of the class that is most frequent in training."""
         part, rows = self._held_out("test")
-        return float(np.mean(part.labels[rows] == np.bincount(self.data.train.labels[self.split[0]]).argmax()))
+        labels, counts = np.unique(self.data.train.labels[self.split[0]], return_counts=True)
+        return float(np.mean(part.labels[rows] == labels[counts.argmax()]))
 
     @cached_property
     def steps(self) -> int:
