@@ -306,7 +306,7 @@ def test_memory_that_runs_out_is_told_in_a_line(setting: str, what: str, advice:
 @pytest.mark.parametrize(
     ("module", "old", "new", "says"),
     [
-        ("costs", "(n * n if config.network.recurrent else 0)", "0", "recurrent"),
+        ("costs", "(n * n if layer.recurrent else 0)", "0", "recurrent"),
         ("costs", "* task.longest * line_bytes", "* 0", "test_samples"),
         ("costs", "settings.batch * (task.steps", "1 * (task.steps", "batch"),
         ("affordable", "return min(usual, now), halved", "return halved, usual", "named"),
