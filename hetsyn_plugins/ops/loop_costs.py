@@ -15,10 +15,12 @@ _kept = 0  # bytes, of all loops that live
 _told = False
 
 
-def keep(current: Tensor) -> int:
+def keep(current: Tensor | None) -> int:
     """Count a first current that a loop keeps; returns its bytes, for `let_go`. Zeros not written out have none."""
     global _kept
-    size = current.nbytes if any(current.stride()) else 0
+    if current is None or not any(current.stride()):
+        return 0
+    size = current.nbytes
     _kept += size
     if _kept > MAX_BYTES:
         _tell(current, f"holds {_kept / 2**30:.1f} GiB of first currents for the backward pass")

@@ -2,13 +2,13 @@
 
     hetsyn_plugins::sequence   inputs (T, B, M) -> spikes, v, and the last current, recurrent, reset, adaptation
     hetsyn_plugins::step       inputs (B, M), the same after one step
-    hetsyn_plugins::sequence_backward   the gradients of both that are asked for
+    hetsyn_plugins::sequence_backward, ::step_backward   the gradients that are asked for
 
 They run the kernels that eager calls run, so spikes are the same to the bit. A graph can hold tensors and numbers only:
 what a layer lacks comes out as a tensor without elements, a surrogate goes in by its name and its parameters, and a
-state of zeros as no state. A step keeps the state before it for its backward pass; only eager steps, which know what
-came before, are one loop (`steps.py`) and so faster where layers are large. To currents that leave a graph autograd
-gives a gradient of their size, of zeros if there is none; where the graph holds the loss too, they do not leave it.
+state of zeros as no state. On the CPU steps that follow each other are a loop (`graph_loops.py`); elsewhere a step
+keeps the state before it for its backward pass. To currents that leave a graph autograd gives a gradient of their size,
+of zeros if there is none; where the graph holds the loss too, they do not leave it.
 
 From torch 2.4 on, which has `torch.library.custom_op`; before, AVAILABLE is False, and the graph breaks at a layer.
 """
@@ -28,6 +28,7 @@ from hetsyn_plugins.core.surrogate import OURS, Surrogate
 from hetsyn_plugins.kernels.cpu.lanes import written_as
 from hetsyn_plugins.kernels.cpu.threads import check_fork
 from hetsyn_plugins.kernels.interface import Kernel, LayerTensors, NeedsGrad, OutputGradients
+from hetsyn_plugins.ops import graph_loops
 from hetsyn_plugins.ops.arguments import (
     OP,
     ArgumentNames,
@@ -37,6 +38,7 @@ from hetsyn_plugins.ops.arguments import (
     checked_state,
 )
 from hetsyn_plugins.ops.dispatch import Way, kernel_for, why_no_cpu_kernel
+from hetsyn_plugins.ops.steps import Record
 
 AVAILABLE = hasattr(torch.library, "custom_op")
 NO_FOREIGN = (
@@ -45,6 +47,10 @@ NO_FOREIGN = (
     + ") in a compiled graph, got {}, of which "
     "a graph cannot hold the code: take one of those, or torch.compile without fullgraph=True, which leaves the layer "
     "out of its graph"
+)
+GONE = (
+    "HetSyn steps: what a compiled step keeps for its backward pass is gone: hooks on saved tensors "
+    "(torch.autograd.graph.save_on_cpu) put copies in their place; compile without them"
 )
 FIELDS, PARTS = LayerTensors._fields, HetSynState._fields
 CURRENTS = PARTS[:4]  # what a state has beside spikes and v
@@ -87,7 +93,9 @@ def sequence(
 def step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, checked: str) -> HetSynState:
     """As `lif.run_step`, with `checked` as in `sequence`."""
     operator = torch.ops.hetsyn_plugins.step
-    outputs = operator(x.contiguous(), *layer, *_read(state, layer), *_options(way, x), checked)
+    tensors = (x.contiguous(), *layer, *_read(state, layer))
+    records = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    *outputs, _ = operator(*tensors, *_options(way, x), records, x.requires_grad, checked)
     spikes, v, final = _without_empty(outputs, layer)
     return final._replace(spikes=spikes, v=v)
 
@@ -175,52 +183,107 @@ def _run_sequence(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _run_step(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     check_fork()
+    *_, records, carries, checked = arguments
     with _off(x):
         call = _call((x[None], *arguments))
-        _check(call, arguments[-1])
+        _check(call, checked)
         _, final = call.kernel.forward(call.inputs, call.layer, call.state)
-    return _own((final.spikes, final.v, *final[:4]), x)
+    outputs = _own((final.spikes, final.v, *final[:4]), x)
+    if not records or x.device.type != "cpu" or x.numel() == 0:
+        return *outputs, x.new_zeros((), dtype=torch.int64)
+    given = HetSynState(*arguments[len(FIELDS) : len(TENSORS) - 1])
+    return graph_loops.linked(outputs, call.kernel, call.layer, call.way, given, carries)
+
+
+def _run_step_backward(*arguments: Any) -> list[Tensor]:
+    """As `_run_backward`; x and the gradients without a time, and behind v the step's link."""
+    tensors, options, (v, itself, *gradients, needs) = _split(arguments)
+    x, link = tensors[0], graph_loops.link_of(itself)
+    of_spikes, of_v, *others = map(graph_loops.given, gradients)
+    if link is None and x.device.type == "cpu" and x.numel() > 0:
+        raise RuntimeError(GONE)
+    if link is not None and link.step == 0:
+        tensors = _with_currents(tensors, link.loop)
+    if link is None or (link.step == 0 and not link.loop.in_this_pass().records):  # by itself
+        in_time = (None if g is None else g[None] for g in (of_spikes, of_v))
+        grads = _run_backward(x[None], *tensors[1:], *options, v[None], *in_time, *others, needs)
+        return [grads[0][0], *grads[1:]] if needs[0] else grads
+    with _off(x):
+        grad_x, gathered = graph_loops.leave(link, Record(x, v, of_spikes, of_v, HetSynState(*others)))
+        if link.step > 0:
+            return _nothing_but(grad_x, tensors, needs)
+        call, needs_grad = _call((x[None], *tensors[1:], *options)), NeedsGrad(False, *needs[1:])
+        asked = needs_grad._replace(spikes=needs_grad.spikes or (call.fired and needs_grad.v))
+        fields, state = graph_loops.gradients(link.loop, gathered, call.state, asked)
+        fields, state = _through_firing(call, needs_grad, fields, state)
+    return _wanted(tensors, (grad_x, *map(fields.get, FIELDS), *state), needs, v)
+
+
+def _nothing_but(grad_x: Tensor | None, tensors: Sequence[Any], needs: Sequence[bool]) -> list[Tensor]:
+    """The gradients that a step which goes on returns: its own of x, and zeros."""
+    gradients, x = [], tensors[0]
+    for name, shape, needed in zip(TENSORS, _shapes_of(tensors), needs, strict=True):
+        if needed and grad_x is not None and name == "inputs":
+            gradients.append(grad_x)
+        elif needed:  # currents are large
+            is_current = name in CURRENTS[:2]
+            gradients.append(graph_loops.untouched_zeros(shape, x.dtype) if is_current else x.new_zeros(shape))
+    return gradients
 
 
 def _run_backward(*arguments: Any) -> list[Tensor]:
     """The gradients that are asked for, in the order of TENSORS."""
-    v, *gradients, needs = arguments[len(TENSORS) + OPTION_COUNT :]
-    # of an output without elements, too, there may be a gradient
-    gradients = [None if gradient is None or gradient.numel() == 0 else gradient for gradient in gradients]
-    grad_spikes, grad_v, grad_current, *grad_others = gradients
-    with _off(arguments[0]):
-        kernel, inputs, layer, state, way, fired = _call(arguments)
+    tensors, options, (v, *gradients, needs) = _split(arguments)
+    grad_spikes, grad_v, grad_current, *grad_others = map(graph_loops.given, gradients)
+    with _off(tensors[0]):
+        call = kernel, inputs, layer, state, way, fired = _call(arguments)
         needs_grad = NeedsGrad(*needs)
-        fired = fired and needs_grad.v
-        asked = needs_grad._replace(spikes=needs_grad.spikes or fired)
+        asked = needs_grad._replace(spikes=needs_grad.spikes or (fired and needs_grad.v))
         if grad_current is not None:
-            grad_current = _of_current(grad_current, inputs, layer.weight, arguments[len(TENSORS) + OPTION_COUNT - 1])
+            grad_current = _memory(inputs, layer.weight, options[-1]).view(
+                grad_current, inputs.shape[1], len(layer.weight)
+            )
         output_gradients = OutputGradients(grad_spikes, grad_v, HetSynState(grad_current, *grad_others))
         g = kernel.backward(inputs, layer, state, v, output_gradients, way.surrogate, way.detach_reset, asked)
-        if fired:
-            d = state.v - layer.threshold
-            grad_d = g.state.spikes * way.surrogate.derivative(d, layer.threshold)
-            g = g._replace(state=g.state._replace(v=grad_d))
-            if needs_grad.threshold:
-                g.layer["threshold"] = g.layer["threshold"] - grad_d.sum(0)
-    gradients = [g.inputs, *(g.layer.get(name) for name in FIELDS), *g.state]
-    given = arguments[: len(TENSORS)]
+        fields, state = _through_firing(call, needs_grad, g.layer, g.state)
+    return _wanted(tensors, (g.inputs, *map(fields.get, FIELDS), *state), needs, v)
+
+
+def _split(arguments: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
+    """Tensors, options, and what else a backward operator was given."""
+    end = len(TENSORS) + OPTION_COUNT
+    return arguments[: len(TENSORS)], arguments[len(TENSORS) : end], arguments[end:]
+
+
+def _through_firing(
+    call: Call, needs_grad: NeedsGrad, fields: dict[str, Tensor | None], state: HetSynState
+) -> tuple[dict[str, Tensor | None], HetSynState]:
+    """Where the first spikes were fired from the first v, their gradient is that of v, and of the threshold."""
+    if not (call.fired and needs_grad.v):
+        return fields, state
+    grad_d = state.spikes * call.way.surrogate.derivative(call.state.v - call.layer.threshold, call.layer.threshold)
+    if needs_grad.threshold:
+        fields["threshold"] = fields["threshold"] - grad_d.sum(0)
+    return fields, state._replace(v=grad_d)
+
+
+def _wanted(
+    given: Sequence[Tensor | None], gradients: Sequence[Tensor | None], needs: Sequence[bool], like: Tensor
+) -> list[Tensor]:
+    """Of the gradients those that are needed, zeros where there is none."""
     wanted = [
-        torch.zeros_like(t) if gradient is None else gradient
+        torch.zeros_like(t) if gradient is None else gradient  # type: ignore[arg-type]  # what needs one is there
         for t, gradient, needed in zip(given, gradients, needs, strict=True)
         if needed
     ]
-    return list(_own(wanted, v))
+    return list(_own(wanted, like))
 
 
-def _of_current(gradient: Tensor, inputs: Tensor, weight: Tensor, lanes: int) -> Tensor | None:
-    """The gradient of the last currents; None for zeros, which autograd makes where a graph ends without one.
-
-    On the CPU a look at them costs less than a gradient through currents; a GPU is not waited for.
-    """
-    if gradient.device.type == "cpu" and not gradient.numpy().any():
-        return None
-    return _memory(inputs, weight, lanes).view(gradient, inputs.shape[1], len(weight))
+def _with_currents(tensors: Sequence[Any], loop: graph_loops.GraphLoop) -> Sequence[Any]:
+    """With the first currents of a loop, which its steps do not keep in the graph."""
+    loop.check_currents()
+    start = len(TENSORS) - len(PARTS)
+    return *tensors[:start], *loop.currents, *tensors[start + 2 :]
 
 
 def _check(call: Call, checked: str) -> None:
@@ -299,9 +362,22 @@ def _shapes(inputs: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, ...]:
     )
 
 
+def _step_shapes(*arguments: Any) -> tuple[Tensor, ...]:
+    return *_shapes(*arguments), arguments[0].new_empty((), dtype=torch.int64)
+
+
 def _gradient_shapes(*arguments: Any) -> list[Tensor]:
-    given = zip(arguments[: len(TENSORS)], arguments[-1], strict=True)
-    return [t.new_empty(t.shape) for t, needed in given if needed]
+    tensors = arguments[: len(TENSORS)]
+    given = zip(_shapes_of(tensors), arguments[-1], strict=True)
+    return [tensors[0].new_empty(shape) for shape, needed in given if needed]
+
+
+def _shapes_of(tensors: Sequence[Any]) -> list[Any]:
+    """Of the tensors of an operator, currents among them that a step's backward pass is not given."""
+    inputs, weight = tensors[:2]
+    batch, (n, m) = inputs.shape[-2], weight.shape
+    currents = {"current": (batch, n, m), "recurrent_current": (batch, n, n)}
+    return [currents.get(name, None if t is None else t.shape) for name, t in zip(TENSORS, tensors, strict=True)]
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
@@ -311,24 +387,29 @@ def _keep(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(output[1], *inputs[: len(TENSORS)])
 
 
+def _keep_step(ctx: Any, inputs: Any, output: Any) -> None:
+    """The same of a step, which on the CPU keeps no currents: its loop has the first ones."""
+    ctx.set_materialize_grads(False)
+    ctx.options = inputs[len(TENSORS) :][:OPTION_COUNT]
+    tensors, start = list(inputs[: len(TENSORS)]), len(TENSORS) - len(PARTS)
+    if inputs[0].device.type == "cpu":
+        tensors[start : start + 2] = None, None
+    ctx.save_for_backward(output[1], output[-1], *tensors)
+
+
 def _sequence_gradients(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     v, *tensors = ctx.saved_tensors
-    return _gradients(ctx, v, tensors, gradients)
+    return _gradients(ctx, torch.ops.hetsyn_plugins.sequence_backward, tensors, (v, *gradients))
 
 
 def _step_gradients(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-    """Those of a sequence of one step."""
-    v, x, *tensors = ctx.saved_tensors
-    of_spikes, of_v, *others = gradients
-    in_time = (None if g is None else g[None] for g in (of_spikes, of_v))
-    grad_x, *grads = _gradients(ctx, v[None], (x[None], *tensors), (*in_time, *others))
-    return None if grad_x is None else grad_x[0], *grads
+    v, itself, *tensors = ctx.saved_tensors
+    return _gradients(ctx, torch.ops.hetsyn_plugins.step_backward, tensors, (v, itself, *gradients[:-1]))
 
 
-def _gradients(ctx: Any, v: Tensor, tensors: Sequence[Tensor | None], gradients: Sequence[Tensor | None]) -> Any:
+def _gradients(ctx: Any, operator: Any, tensors: Sequence[Tensor | None], rest: Sequence[Tensor | None]) -> Any:
     needs = list(ctx.needs_input_grad[: len(TENSORS)])
-    computed = torch.ops.hetsyn_plugins.sequence_backward(*tensors, *ctx.options, v, *gradients, needs)
-    in_turn = iter(computed)
+    in_turn = iter(operator(*tensors, *ctx.options, *rest, needs))
     grads = [next(in_turn) if needed else None for needed in needs]
     return *grads, *(None for _ in ctx.needs_input_grad[len(TENSORS) :])
 
@@ -340,12 +421,12 @@ class _OneByOne:
         self.apply = operator
 
 
-def _register(name: str, schema: str, run: Any, fake: Any, gradients: Any = None) -> None:
+def _register(name: str, schema: str, run: Any, fake: Any, gradients: Any = None, keep: Any = None) -> None:
     custom_op: Any = torch.library.custom_op  # type: ignore[attr-defined]  # torch 2.4
     operator = custom_op(f"hetsyn_plugins::{name}", run, mutates_args=(), schema=schema)
     operator.register_fake(fake)
     if gradients is not None:
-        operator.register_autograd(gradients, setup_context=_keep)
+        operator.register_autograd(gradients, setup_context=keep)
     if hasattr(operator, "register_vmap"):  # torch 2.5
         operator.register_vmap(lambda info, in_dims, *args: one_by_one(_OneByOne(operator), info, in_dims, args))
 
@@ -355,11 +436,27 @@ def _register_all() -> None:
     tensors = ", ".join(f"Tensor{'' if name in required else '?'} {name}" for name in TENSORS)
     gradients = ", ".join(f"Tensor? grad_{name}" for name in ("spikes", "v", *CURRENTS))
     outputs = ", ".join(["Tensor"] * (2 + len(CURRENTS)))
-    forward = f"({tensors}, {OPTIONS}, str checked) -> ({outputs})"
-    backward = f"({tensors.replace(' v', ' initial_v')}, {OPTIONS}, Tensor v, {gradients}, bool[] needs) -> Tensor[]"
-    _register("sequence", forward, _run_sequence, _sequence_shapes, _sequence_gradients)
-    _register("step", forward, _run_step, _shapes, _step_gradients)
+    saved, needs = tensors.replace(" v", " initial_v"), "bool[] needs"
+    _register(
+        "sequence",
+        f"({tensors}, {OPTIONS}, str checked) -> ({outputs})",
+        _run_sequence,
+        _sequence_shapes,
+        _sequence_gradients,
+        _keep,
+    )
+    _register(
+        "step",
+        f"({tensors}, {OPTIONS}, bool records, bool carries, str checked) -> ({outputs}, Tensor)",
+        _run_step,
+        _step_shapes,
+        _step_gradients,
+        _keep_step,
+    )
+    backward = f"({saved}, {OPTIONS}, Tensor v, {gradients}, {needs}) -> Tensor[]"
     _register("sequence_backward", backward, _run_backward, _gradient_shapes)
+    backward = f"({saved}, {OPTIONS}, Tensor v, Tensor itself, {gradients}, {needs}) -> Tensor[]"
+    _register("step_backward", backward, _run_step_backward, _gradient_shapes)
 
 
 if AVAILABLE:

@@ -91,8 +91,13 @@ class Loop:
         now = backward_pass()
         if now not in self.passes:
             self.passes[now] = BackwardPass()
-            torch.autograd.Variable._execution_engine.queue_callback(lambda: self.forget(now))
+            if now >= 0:  # in the engine, not in a graph of it
+                torch.autograd.Variable._execution_engine.queue_callback(lambda: self.forget(now))
         return self.passes[now]
+
+    def forget_this_pass(self) -> None:
+        """Drop what was gathered in the backward pass that runs now."""
+        self.forget(backward_pass())
 
     def forget(self, which: int) -> None:
         """Drop what was gathered in a backward pass."""
@@ -134,7 +139,7 @@ class Mark(NamedTuple):
 
     def goes_on(self, state: HetSynState, layer: LayerTensors, way: Way) -> bool:
         """Is this state the one that was returned, the last of its loop, and the layer the loop's?"""
-        if any(a is not b for a, b in zip(state[1:], self.state[1:], strict=True)) or any(map(_is_watched, state)):
+        if any(a is not b for a, b in zip(state[1:], self.state[1:], strict=True)) or any(map(is_watched, state)):
             return False
         if self.versions != _versions(state):
             return False
@@ -190,7 +195,7 @@ def _values(kernel: Kernel, x: Tensor, layer: LayerTensors, state: HetSynState) 
     return HetSynState(*(t.clone() if t is not None and t._is_view() else t for t in after))
 
 
-def _is_watched(t: Tensor | None) -> bool:
+def is_watched(t: Tensor | None) -> bool:
     """Does somebody want the whole gradient of a state, which the edges of a loop do not carry?"""
     return t is not None and (t.retains_grad or bool(t._backward_hooks))
 
@@ -231,11 +236,11 @@ class Start(torch.autograd.Function):
         records = loop.in_this_pass().records[::-1]
         needs_grad = NeedsGrad(False, *ctx.needs_input_grad[1:])
         grads: list[Tensor | None] = [None] * (len(needs_grad) - 1)
-        sequences = list(_sequences(records))  # views of the first, which is whole
-        loop.watch(sequences[0])
-        for sequence in sequences:
+        whole, *others = sequences(records)  # views of the first
+        loop.watch(whole)
+        for sequence in (whole, *others):
             g = loop.backward(sequence.x, state, sequence, needs_grad)
-            grads = list(map(_sum, grads, (*map(g.layer.get, LayerTensors._fields), *g.state)))
+            grads = list(map(sum_of, grads, (*map(g.layer.get, LayerTensors._fields), *g.state)))
         return None, *(g if needed else None for g, needed in zip(grads, needs_grad[1:], strict=True))
 
 
@@ -261,25 +266,25 @@ class Step(torch.autograd.Function):
         grad_x = None
         if ctx.carries:
             ctx.loop.check_unchanged()
-            grad_x, gathered.adjoint = _step_back(ctx.loop, record, gathered.adjoint)
+            grad_x, gathered.adjoint = step_back(ctx.loop, record, gathered.adjoint)
         return None, None, None, grad_x, v.new_zeros(())
 
 
 ADJOINT = NeedsGrad(inputs=True, **dict.fromkeys(HetSynState._fields, True))
 
 
-def _step_back(loop: Loop, record: Record, adjoint: HetSynState) -> tuple[Tensor, HetSynState]:
+def step_back(loop: Loop, record: Record, adjoint: HetSynState) -> tuple[Tensor, HetSynState]:
     """dLoss/dx (B, M) of a step and dLoss/d(state before it), from dLoss/d(state) of later steps."""
     x, v, grad_spikes, grad_v, grad_state = record
-    later = HetSynState(*map(_sum, grad_state, adjoint))
-    spikes, of_v = (None if g is None else g[None] for g in (_sum(grad_spikes, adjoint.spikes), grad_v))
+    later = HetSynState(*map(sum_of, grad_state, adjoint))
+    spikes, of_v = (None if g is None else g[None] for g in (sum_of(grad_spikes, adjoint.spikes), grad_v))
     zeros = checked_state(None, loop.layer, len(x), OP.names)  # the adjoint does not depend on the state
     g = loop.backward(x[None], zeros, Record(x, v[None], spikes, of_v, later), ADJOINT)
     assert g.inputs is not None  # asked for
     return g.inputs[0], g.state
 
 
-def _sequences(records: list[Record]) -> Iterator[Record]:
+def sequences(records: list[Record]) -> Iterator[Record]:
     """The steps as one sequence, then, for each step before the last whose state was read, the sequence up to it."""
     x, v = (torch.stack(column) for column in zip(*(record[:2] for record in records), strict=True))
     grad_spikes = _stacked([record.grad_spikes for record in records], v)
@@ -298,7 +303,8 @@ def _stacked(grads: Sequence[Tensor | None], like: Tensor) -> Tensor | None:
     return torch.stack([zero if g is None else g for g in grads])
 
 
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def sum_of(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """The sum of two gradients, None for zero."""
     if a is None or b is None:
         return b if a is None else a
     return a + b
