@@ -569,7 +569,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         """One step: z (or v) (B, N) and the state after it."""
         weight = self.input_weights
         x = checked_inputs(input_tensor, weight, bool(self.check), CELL)
-        layer, origin = self.step_layer(getattr(state, "i", None))
+        layer, origin = self.step_layer(getattr(state, "i", None), ARGUMENT_NAMES)
         if self.check:
             self.check_changed(layer, ARGUMENT_NAMES)
         before = self._returned(state, layer, x.shape[0]) or self.initial(state, layer, x.shape[0])

@@ -479,7 +479,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         return spk
 
     def _one_step(self, x: Tensor, states: tuple[Tensor | None, ...]) -> Run:
-        layer, origin = self.step_layer(states[self.recurrent] if len(states) > self.recurrent else None)
+        current = states[self.recurrent] if len(states) > self.recurrent else None
+        layer, origin = self.step_layer(current, self._caller.names)
         if self.check:
             self.check_changed(layer, self._caller.names)
         start = self._returned(states, layer, x.shape[0]) or self._initial_state(states, layer, x.shape[0])

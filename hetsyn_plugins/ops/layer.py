@@ -20,7 +20,7 @@ from hetsyn_plugins.ops import operators
 from hetsyn_plugins.ops.arguments import ArgumentNames, Caller, check_finite, check_ranges, in_full
 from hetsyn_plugins.ops.copies import Copied
 from hetsyn_plugins.ops.dispatch import Way
-from hetsyn_plugins.ops.foreign_inputs import NO_SCRIPT, refuse_export, refuse_in_graph
+from hetsyn_plugins.ops.foreign_inputs import NO_SCRIPT
 from hetsyn_plugins.ops.lengths import Run, run_rows
 from hetsyn_plugins.ops.steps import mark_of
 from hetsyn_plugins.ops.trainable import check_tied, recompute, share_of, to_hetsyn_params
@@ -88,14 +88,18 @@ class HetSynModule(Copied):
         except RuntimeError:  # tensors made in inference mode have no such count
             return None
 
-    def step_layer(self, current: Any) -> tuple[LayerTensors, Origin | None]:
-        """The layer for a step from this current: while nothing of it has changed, that of the loop it comes from."""
+    def step_layer(self, current: Any, names: ArgumentNames) -> tuple[LayerTensors, Origin | None]:
+        """The layer for a step from this current: while nothing of it has changed, that of the loop it comes from.
+
+        Raises ValueError for a part on another device than the weight.
+        """
         if torch.compiler.is_compiling():
             return self.layer_tensors(), None
         origin, mark = self.origin(), mark_of(current)
         if mark is not None and origin is not None and origin.is_same(mark.loop.owner):
             return mark.loop.layer, origin
         layer = self.layer_tensors()
+        check_one_device(layer, names)
         if origin is not None and origin.set_by_hooks:  # which have just set them anew
             origin = self.origin()
         return layer, origin
@@ -134,14 +138,7 @@ class HetSynModule(Copied):
 
         Under torch.compile with fullgraph=True raises RuntimeError where a graph cannot hold the surrogate.
         """
-        if not operators.AVAILABLE:
-            refuse_export()
-            return True
-        if not operators.takes(self.surrogate):
-            shown = getattr(self.surrogate, "shown", type(self.surrogate).__name__)
-            refuse_in_graph(operators.NO_FOREIGN.format(shown))
-            return True
-        return lengths is not None
+        return operators.keeps_out_of_graph(self.surrogate) or lengths is not None
 
     def checked(self, names: ArgumentNames) -> str:
         """What a compiled graph has to look at, as in `operators.sequence`."""

@@ -84,15 +84,21 @@ def test_a_card_of_no_use_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("framework", "kind", "name"), [("snntorch", "HetSynLeaky", "threshold"), ("norse", "HetSynLIF", "v_th")]
+    ("framework", "kind", "name", "is_step"),
+    [
+        ("snntorch", "HetSynLeaky", "threshold", False),
+        ("norse", "HetSynLIF", "v_th", False),
+        ("snntorch", "HetSynLeaky", "threshold", True),
+        ("norse", "HetSynLIFCell", "v_th", True),
+    ],
 )
 def test_a_part_of_a_layer_left_on_another_device_is_named(
-    framework: str, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+    framework: str, kind: str, name: str, is_step: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(framework)
     with pretended_card(monkeypatch):
         layer = getattr(frameworks.adapter(framework), kind)(3, 2).to(CARD)
-        x = torch.rand(4, 2, 3).to(CARD)
+        x = torch.rand((2, 3) if is_step else (4, 2, 3)).to(CARD)
         layer(x)
         holder = layer if framework == "snntorch" else layer.p
         holder._buffers[name] = holder._buffers[name].cpu()
