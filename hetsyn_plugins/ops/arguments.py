@@ -112,8 +112,11 @@ def in_full(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
 
 
 def check_ranges(tensors: Mapping[str, Tensor | None], names: ArgumentNames) -> None:
-    """Raise ValueError where a field's values are out of range, NaN among them; not inside a transformation."""
-    if transforming():
+    """Raise ValueError where a field's values are out of range, NaN among them; not inside a transformation.
+
+    What compiles has its operator look, as in `check_finite`.
+    """
+    if torch.compiler.is_compiling() or transforming():
         return
     check_values({name: None if t is None else _plain(t) for name, t in tensors.items()}, names)
 

@@ -10,16 +10,17 @@ adapters, whose layers hold tensors that fit each other, go through the door the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from hetsyn_plugins.core.autograd import differentiable_once, one_by_one, transforming
 from hetsyn_plugins.core.fields import ARRAYS, HetSynState
-from hetsyn_plugins.core.surrogate import resolve
+from hetsyn_plugins.core.surrogate import Surrogate, resolve
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu.threads import check_fork
 from hetsyn_plugins.kernels.interface import Kernel, LayerTensors, NeedsGrad, OutputGradients
@@ -36,9 +37,31 @@ from hetsyn_plugins.ops.arguments import (
     written_out,
 )
 from hetsyn_plugins.ops.dispatch import Way, kernel_for
+from hetsyn_plugins.ops.foreign_inputs import outside_of_graph
+
+Result = TypeVar("Result")
 
 
-@torch.compiler.disable  # a clean graph break: the loop over time is the kernel's, not the compiler's
+def in_graph(function: Callable[..., Result]) -> Callable[..., Result]:
+    """A function of a layer's tensors that torch.compile traces to its operator; outside, where a graph cannot hold it.
+
+    Before torch 2.4, and for another library's surrogate, the graph breaks at it, once.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Result:
+        if torch.compiler.is_compiling():
+            surrogate = named.get("surrogate")
+            known = surrogate is None or isinstance(surrogate, (str, Surrogate))
+            if operators.keeps_out_of_graph(resolve(surrogate) if known else surrogate):
+                result: Result = outside_of_graph(function, *arguments, **named)
+                return result
+        return function(*arguments, **named)
+
+    return call
+
+
+@in_graph
 def hetsyn_lif(
     inputs: Tensor,
     weight: Tensor,
@@ -78,13 +101,14 @@ def hetsyn_lif(
     layer = checked_layer(fields, True, check, names)
     x = checked_inputs(inputs, weight, check, OP._replace(names=names))
     initial = checked_state(state, layer, x.shape[1], names)
-    spikes, v, final = run_sequence(x, layer, initial, Way(resolve(surrogate), detach_reset, backend))
+    checked = operators.names_to_check(check, names)
+    spikes, v, final = run_sequence(x, layer, initial, Way(resolve(surrogate), detach_reset, backend), checked)
     out = output_dtype(inputs, weight)
     assert spikes is not None  # only the readout has none
     return spikes.to(out), v.to(out), final
 
 
-@torch.compiler.disable
+@in_graph
 def hetsyn_li(
     inputs: Tensor,
     weight: Tensor,
@@ -105,10 +129,12 @@ def hetsyn_li(
     layer = checked_layer(fields, False, check, names)
     x = checked_inputs(inputs, weight, check, OP._replace(names=names))
     initial = checked_state(state, layer, x.shape[1], names)
-    _, v, final = run_sequence(x, layer, initial, Way(resolve(None), False, backend))
+    checked = operators.names_to_check(check, names)
+    _, v, final = run_sequence(x, layer, initial, Way(resolve(None), False, backend), checked)
     return v.to(output_dtype(inputs, weight)), final
 
 
+@in_graph
 def hetsyn_lif_step(
     inputs: Tensor,
     weight: Tensor,
@@ -145,7 +171,8 @@ def hetsyn_lif_step(
     layer = checked_layer(fields, spiking, bool(check), names)
     x = checked_inputs(inputs, weight, bool(check), OP_STEP._replace(names=names))
     initial = checked_state(state, layer, len(x), names)
-    return run_step(x, layer, initial, Way(resolve(surrogate), detach_reset, backend), quantise)
+    checked = operators.names_to_check(check, names)
+    return run_step(x, layer, initial, Way(resolve(surrogate), detach_reset, backend), quantise, checked=checked)
 
 
 def fields_of(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hetsyn_plugins.core.autograd import one_by_one
 from hetsyn_plugins.core.fields import HetSynState
-from hetsyn_plugins.core.surrogate import OURS, Surrogate
+from hetsyn_plugins.core.surrogate import OURS
 from hetsyn_plugins.kernels.cpu.lanes import written_as
 from hetsyn_plugins.kernels.cpu.threads import check_fork
 from hetsyn_plugins.kernels.interface import Kernel, LayerTensors, NeedsGrad, OutputGradients
@@ -38,6 +38,7 @@ from hetsyn_plugins.ops.arguments import (
     checked_state,
 )
 from hetsyn_plugins.ops.dispatch import Way, kernel_for, why_no_cpu_kernel
+from hetsyn_plugins.ops.foreign_inputs import refuse_export, refuse_in_graph
 from hetsyn_plugins.ops.steps import Record
 
 AVAILABLE = hasattr(torch.library, "custom_op")
@@ -100,9 +101,24 @@ def step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, checked: 
     return final._replace(spikes=spikes, v=v)
 
 
-def takes(surrogate: Surrogate) -> bool:
+def takes(surrogate: Any) -> bool:
     """Can a graph hold this surrogate? Not another library's, or one of a user's own."""
     return OURS.get(type(surrogate).__name__) is type(surrogate)
+
+
+def keeps_out_of_graph(surrogate: Any) -> bool:
+    """Must a call with this surrogate, or function, be left out of the graph that is being compiled?
+
+    Under torch.compile with fullgraph=True raises RuntimeError where a graph cannot hold the surrogate.
+    """
+    if not AVAILABLE:
+        refuse_export()
+        return True
+    if not takes(surrogate):
+        name = getattr(surrogate, "__name__", type(surrogate).__name__)
+        refuse_in_graph(NO_FOREIGN.format(getattr(surrogate, "shown", name)))
+        return True
+    return False
 
 
 def names_to_check(check: bool | None, names: ArgumentNames) -> str:

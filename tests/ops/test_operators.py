@@ -164,3 +164,52 @@ def test_vmap_runs_one_call_a_sample() -> None:
     spikes = torch.vmap(lambda x: torch.ops.hetsyn_plugins.sequence(x, *given)[0])(xs)
     want = torch.stack([torch.ops.hetsyn_plugins.sequence(x, *given)[0] for x in xs])
     assert torch.equal(spikes, want)
+
+
+# ---- the functions of tensors, under torch.compile ----
+
+
+def lif_twice(x: Tensor, weight: Tensor, decay: Tensor, **options: Any) -> Tensor:
+    """The second call goes on from the first one's state."""
+    spikes, v, state = lif.hetsyn_lif(x, weight, decay, reset_decay=0.9, threshold=0.5, **options)
+    again, _, _ = lif.hetsyn_lif(x * 2, weight, decay, reset_decay=0.9, state=state, **options)
+    return spikes.sum() + v.sum() + 2 * again.sum()
+
+
+def li(x: Tensor, weight: Tensor, decay: Tensor) -> Tensor:
+    return lif.hetsyn_li(x, weight, decay, bias=weight[:, 0])[0].square().sum()
+
+
+def lif_steps(x: Tensor, weight: Tensor, decay: Tensor) -> Tensor:
+    state, total = None, x.new_zeros(())
+    for x_t in x:
+        state = lif.hetsyn_lif_step(x_t, weight, decay, reset_decay=0.9, surrogate="triangular", state=state)
+        total = total + state.v.square().sum()
+    return total
+
+
+@pytest.mark.parametrize("function", [lif_twice, li, lif_steps])
+def test_functions_of_tensors_are_one_graph(function: Any) -> None:
+    torch._dynamo.reset()
+    leaves = torch.rand(T, B, M).requires_grad_(), torch.rand(N, M).requires_grad_(), torch.rand(N, 1).requires_grad_()
+    want, got = function(*leaves), torch.compile(function, fullgraph=True, backend="aot_eager")(*leaves)
+    assert torch.equal(got, want)
+    for one, other in zip(torch.autograd.grad(got, leaves), torch.autograd.grad(want, leaves), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_functions_look_at_values_in_a_graph_with_check() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lif_twice, fullgraph=True, backend="eager")
+    with pytest.raises(ValueError, match=f"x: expected finite values, got {T} NaN"):
+        compiled(torch.full((T, 1, 1), torch.inf), *torch.rand(2, N, 1), check=True, argument_names={"inputs": "x"})
+
+
+def test_a_foreign_surrogate_is_refused_by_name_by_functions_too() -> None:
+    def boxcar(d: Tensor) -> Tensor:
+        return (d > 0).to(d.dtype)
+
+    torch._dynamo.reset()
+    given = torch.rand(T, B, M), torch.rand(N, M), torch.rand(N, M)
+    with pytest.raises(RuntimeError, match=r"^surrogate: expected one of hetsyn_plugins.surrogate .*got .*boxcar"):
+        torch.compile(lif_twice, fullgraph=True, backend="eager")(*given, surrogate=boxcar)
