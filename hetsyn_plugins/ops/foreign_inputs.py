@@ -30,6 +30,11 @@ NO_SCRIPT = (
     "HetSyn layers cannot be scripted (torch.jit.script): their loop over time is a compiled kernel; call the layer as "
     "it is, keep it with hetsyn_plugins.checkpoint.save"
 )
+NO_TRANSFORMATION = (
+    "HetSyn layers: expected no gradient of torch.func (grad, vjp, jacrev) in what torch.compile compiles, and vmap "
+    "only where parameters need none (torch.no_grad), got {}: torch cannot trace the gradients of operators there; "
+    "call it without torch.compile"
+)
 PACKED = (
     "; pad it: x, lengths = torch.nn.utils.rnn.pad_packed_sequence(packed) gives (T, B, M), and layer(x, "
     "lengths=lengths) takes it; zeros after a sequence's end change nothing before it"
@@ -104,6 +109,22 @@ def refuse_in_graph(message: str) -> None:
     """
     if TracingContext.try_get() is not None:
         raise torch._dynamo.exc.Unsupported(message)
+
+
+@torch.compiler.assume_constant_result
+def refuse_transformations(needs_grad: bool) -> None:
+    """Refuse a call in a graph whose gradients torch.func has to have: an error with and without fullgraph=True.
+
+    needs_grad  does what is called have gradients of its own? No vmap goes around that in a graph
+
+    Dynamo calls it as in `refuse_export`, while it traces; a break of the graph would be inside the transformation.
+    """
+    if torch.compiler.is_dynamo_compiling():  # it does trace it, by itself, behind a break
+        return
+    stack: Any = torch._C._functorch.get_interpreter_stack()
+    around = [name for one in stack or () if (name := one.key().name) in ("Vmap", "Grad", "Jvp")]
+    if "Grad" in around or (needs_grad and around):
+        raise torch._dynamo.exc.TorchRuntimeError(NO_TRANSFORMATION.format(", ".join(around)))
 
 
 @torch.compiler.disable

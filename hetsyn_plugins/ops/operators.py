@@ -38,7 +38,7 @@ from hetsyn_plugins.ops.arguments import (
     checked_state,
 )
 from hetsyn_plugins.ops.dispatch import Way, kernel_for, why_no_cpu_kernel
-from hetsyn_plugins.ops.foreign_inputs import refuse_export, refuse_in_graph
+from hetsyn_plugins.ops.foreign_inputs import refuse_export, refuse_in_graph, refuse_transformations
 from hetsyn_plugins.ops.steps import Record
 
 AVAILABLE = hasattr(torch.library, "custom_op")
@@ -114,6 +114,7 @@ def keeps_out_of_graph(surrogate: Any) -> bool:
     if not AVAILABLE:
         refuse_export()
         return True
+    refuse_transformations(needs_grad=False)
     if not takes(surrogate):
         name = getattr(surrogate, "__name__", type(surrogate).__name__)
         refuse_in_graph(NO_FOREIGN.format(getattr(surrogate, "shown", name)))

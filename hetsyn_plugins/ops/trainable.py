@@ -49,6 +49,7 @@ from hetsyn_plugins.core.validation import (
 )
 from hetsyn_plugins.ops.arguments import HALF, OP, ArgumentNames
 from hetsyn_plugins.ops.copies import Copied
+from hetsyn_plugins.ops.foreign_inputs import refuse_transformations
 
 POSITIVES = tuple(name for name, field in FIELDS.items() if field.range is POSITIVE)
 # what torch.nn.utils.prune, weight_norm and spectral_norm append to a tensor's name
@@ -91,6 +92,8 @@ def bounded(p: Tensor, low: float, high: float) -> Tensor:
         least, most = torch.aminmax(p.detach())
         if least.item() >= low and most.item() <= high:
             return p
+    if torch.compiler.is_compiling():
+        refuse_transformations(needs_grad=True)
     result: Tensor = Bounded.apply(p, low, high)
     return result
 
@@ -135,6 +138,8 @@ def decay_from_stored(stored: Tensor, parametrization: str, dt: float | None) ->
     """The decay r in [0, 1] that a stored tensor stands for, differentiable, in the stored dtype."""
     if parametrization == "decay":
         return bounded(stored, DECAY.least, DECAY.most)
+    if torch.compiler.is_compiling():
+        refuse_transformations(needs_grad=True)
     decay, _ = DecayFromTau.apply(stored, checked_dt(dt), parametrization == "log_tau")
     return decay
 

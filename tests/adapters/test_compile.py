@@ -244,6 +244,26 @@ def test_where_a_graph_breaks_it_breaks_once_a_layer(name: str) -> None:
 
 
 @in_graph
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_gradients_of_transformations_are_refused_by_name_in_a_graph(fullgraph: bool) -> None:
+    layer = HetSynLIF(M, N)
+
+    def slopes(x: Tensor) -> Tensor:
+        return torch.func.grad(lambda given: layer(given)[0].sum())(x)
+
+    def samples(xs: Tensor) -> Tensor:
+        return torch.vmap(lambda x: layer(x)[0])(xs)
+
+    xs = torch.stack([trains(), trains()])
+    for function, given, got in ((slopes, xs[0], "Grad"), (samples, xs, "Vmap")):
+        with pytest.raises(RuntimeError, match=f"^HetSyn layers: expected no gradient of torch.func .*got {got}:"):
+            torch.compile(function, fullgraph=fullgraph, backend="eager")(given)
+    with torch.no_grad():
+        got = torch.compile(samples, fullgraph=fullgraph, backend="eager")(xs)
+        assert torch.equal(got, samples(xs))
+
+
+@in_graph
 def test_rows_with_lengths_are_left_out_of_the_graph() -> None:
     layer, x, lengths = HetSynLIF(M, N), trains(), torch.tensor([T, 4, 2])
     compiled = torch.compile(layer, backend="aot_eager")
