@@ -15,7 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
-    "_version core fixed_point kernels ops exchange deployment adapters conformance experiments benchmark __init__ cli"
+    "_version _markers core fixed_point kernels ops exchange deployment adapters conformance testing experiments "
+    "benchmark __init__ cli"
 ).split()
 OPENINGS = {
     "ops/dispatch.py": "hetsyn_plugins.kernels.",

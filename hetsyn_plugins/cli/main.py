@@ -15,6 +15,8 @@ from typing import Any, TextIO
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.cli import exchange, experiments, signals
+from hetsyn_plugins.cli.options import check_known
+from hetsyn_plugins.cli.verify import add_verify
 from hetsyn_plugins.core.allocations import OutOfMemory, told
 from hetsyn_plugins.core.processes import is_rank
 
@@ -120,11 +122,7 @@ def parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(handler=run_demo, less="--samples")
 
-    verify = commands.add_parser("verify", help="run every check of the contract over every backend")
-    verify.add_argument("--backend", action="append", help="only this backend (may be repeated)")
-    verify.add_argument("--check", action="append", help="only this check (may be repeated)")
-    verify.set_defaults(handler=run_verify, less="--check")
-
+    add_verify(commands)
     bench = commands.add_parser("bench", help="time and memory of a training step against plain autograd and others")
     bench.add_argument("--shape", action="append", help="only this shape of the table (may be repeated)")
     bench.add_argument("--runs", type=int, default=9)
@@ -193,42 +191,13 @@ def run_demo(arguments: argparse.Namespace) -> int:
     return demo(arguments.out, arguments.epochs, arguments.seed, arguments.samples, device=arguments.device)
 
 
-def run_verify(arguments: argparse.Namespace) -> int:
-    """One line a backend and check with the distances measured, then who is absent and why; floats, then integers."""
-    from hetsyn_plugins.conformance import backends, checks, comparison, integers
-
-    start = time.perf_counter()
-    only_backends, only_checks = arguments.backend, arguments.check
-    suites: list[Any] = [(checks, backends.available()), (integers, integers.available())]
-    absent = {**suites[0][1][1], **suites[1][1][1]}
-    for name in only_backends or ():
-        if name in absent:
-            raise ValueError(f"--backend: expected one that runs here, got {name!r}: {absent[name]}")
-    _check_known("--backend", only_backends, [b.name for _, (present, _) in suites for b in present])
-    _check_known("--check", only_checks, [name for suite, _ in suites for name in suite.CHECKS])
-    failures = lines = 0
-    for suite, (present, _) in suites:
-        chosen = [b for b in present if only_backends is None or b.name in only_backends]
-        names = [name for name in suite.CHECKS if only_checks is None or name in only_checks]
-        for backend, check, result in suite.verify(chosen, names):
-            failed = isinstance(result, comparison.Mismatch)
-            failures, lines = failures + failed, lines + 1
-            print(f"{backend:14} {check:18} {'FAILED' if failed else 'ok':7} {result}", flush=True)
-    if lines == 0:
-        raise ValueError("--check: expected one that applies to the --backend, got none: floats and integers are apart")
-    for name, reason in absent.items():
-        print(f"{name:14} absent: {reason}")
-    print(f"{lines - failures} of {lines} passed in {time.perf_counter() - start:.0f} s")
-    return 1 if failures else 0
-
-
 def run_bench(arguments: argparse.Namespace) -> int:
     """Check the request, then measure."""
     from hetsyn_plugins.benchmark import bench, calls, compiled, loops
     from hetsyn_plugins.experiments.affordable import check_rounds
 
     shapes = list(bench.shapes_on(arguments.device))
-    _check_known("--shape", arguments.shape, shapes)
+    check_known("--shape", arguments.shape, shapes)
     if arguments.runs < 1:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
     check_rounds("--runs", arguments.runs)
@@ -305,7 +274,7 @@ def run_nir_check(arguments: argparse.Namespace) -> int:
     """A line for each node that the reader cannot hold; 1 where there is one, else how it reads the file."""
     from hetsyn_plugins.exchange.nir import LARGEST, file, readers
 
-    _check_known("--for", [arguments.reader], list(readers.READERS))
+    check_known("--for", [arguments.reader], list(readers.READERS))
     node = file.read_node(arguments.file, LARGEST)
     found = readers.findings(node, arguments.reader, arguments.file)
     for name, kind, why in found:
@@ -381,9 +350,3 @@ def _samples_of(path: Path) -> tuple[Any, Any]:
     if labels is not None and (labels.dtype.kind == "b" or not np.array_equal(labels, np.round(labels))):
         raise FileFormatError(path, "whole numbers", "others", field="labels")
     return inputs, labels
-
-
-def _check_known(option: str, names: list[str] | None, known: list[str]) -> None:
-    for name in names or []:
-        if name not in known:
-            raise ValueError(f"{option}: expected one of {', '.join(known)}, got {name!r}")

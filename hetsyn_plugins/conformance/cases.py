@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,11 +43,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out: spikes (None for a readout) and v (T, B, N), the last state, gradients where they were asked."""
+    """What came out: spikes (None for a readout) and v (T, B, N), the last state, gradients where they were asked.
+
+    state  None: of a backend that shows none (`Backend.states`)
+    """
 
     spikes: Array | None
     v: Array
-    state: HetSynState
+    state: HetSynState | None
     gradients: reference.Gradients | None = None
 
 
@@ -164,7 +167,7 @@ def _draw(
         case = Case(f"{kind}, {inputs}, seed {seed}", params, x, state)
         outputs = spikes, v, _ = reference.run(params, x, state)
         alive = spikes is None or inputs == "silent" or steps < 20 or 0.02 < spikes.mean() < 0.9
-        if alive and _clear_of_threshold(case, spikes, v):
+        if alive and clear_of_threshold(case, spikes, v):
             return case, outputs, rng
     raise Mismatch(f"{kind}, {inputs}: none of 50 draws spikes and stays clear of the threshold")
 
@@ -216,7 +219,7 @@ def _rounded(state: HetSynState, dtype: Any) -> HetSynState:
     return HetSynState(*(None if s is None else s.astype(dtype) for s in state))
 
 
-def _clear_of_threshold(case: Case, spikes: Array | None, v: Array) -> bool:
+def clear_of_threshold(case: Case, spikes: Array | None, v: Array) -> bool:
     """Is every neuron-step, and the v of the first state, further from the threshold than rounding can move it?"""
     if spikes is None:
         return True
@@ -269,22 +272,53 @@ def rounding_bound(case: Case, spikes: Array) -> Array:
 
 
 class Mismatch(AssertionError):
-    """A backend broke the contract; the message says what was compared and what came."""
+    """A backend broke the contract; the message says what was compared and what came.
+
+    failure  what the smallest failing case shows (`failures.Failure`), where somebody looked for it
+    """
+
+    failure: Any = None
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One way to run the neuron.
+    """One way to run the neuron, and what it can and cannot do: a case that it cannot run is left out, and counted.
 
-    z_from_v  the state of a layer without recurrence has no spikes of its own: the last z is fired from v, so
-              gradients of z[-1] reach v and the threshold
+    name       what it is called in reports
+    run        gives the Outcome of a Case, NumPy in and out
+    dtypes     that it computes in, the widest first
+    z_from_v   the state of a layer without recurrence has no spikes of its own: the last z is fired from v, so
+               gradients of z[-1] reach v and the threshold
+    gradients  False: it has a forward pass only
+    states     False: it starts from zeros and shows spikes and v only; `Outcome.state` is not looked at
+    takes      of which cases it can hold the parameters; None: of all
+    known      check -> why it is known not to hold; one that holds all the same is reported
+    origin     where `loading.load` finds it, for what reproduces a failure
     """
 
     name: str
     run: Callable[[Case], Outcome]
     dtypes: tuple[type, ...] = (np.float64, np.float32)
     z_from_v: bool = False
+    gradients: bool = True
+    states: bool = True
+    takes: Callable[[Case], bool] | None = None
+    known: Mapping[str, str] = field(default_factory=dict)
+    origin: str = ""
 
     def draw(self, *arguments: Any, **options: Any) -> Case:
         """A case as `draw` draws it, in the widest dtype that this backend has."""
         return draw(*arguments, **{"dtype": self.dtypes[0], **options})
+
+    def why_not(self, case: Case) -> str | None:
+        """None where it takes this case, else what it lacks."""
+        if case.params.weight.dtype not in [np.dtype(dtype) for dtype in self.dtypes]:
+            return f"no {case.params.weight.dtype}"
+        wanted = case.output_gradients
+        if wanted is not None and not self.gradients:
+            return "no gradients"
+        if not self.states and (case.state is not None or (wanted is not None and wanted.state is not None)):
+            return "no states"
+        if self.takes is not None and not self.takes(case):
+            return "no such layers"
+        return None

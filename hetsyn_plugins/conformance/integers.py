@@ -9,8 +9,8 @@ are several rows of the batch; in Lava they follow each other in one run.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,14 +71,17 @@ def expected_in_float(case: Case) -> Outputs:
 class Backend:
     """One way to run integer networks.
 
-    judge  says what must come
-    takes  which cases it can run
+    judge          says what must come
+    takes          which cases it can run
+    known, origin  as of the backends of floats (`cases.Backend`)
     """
 
     name: str
     run: Callable[[list[Case]], list[Outputs]]
     judge: Callable[[Case], Outputs] = expected
     takes: Callable[[Case], bool] = lambda case: True
+    known: Mapping[str, str] = field(default_factory=dict)
+    origin: str = ""
 
 
 # ---- cases --------------------------------------------------------------------------------------------------------
@@ -354,12 +357,11 @@ def verify(backends: list[Backend], only: list[str] | None = None) -> Iterator[t
             continue
         for name, listed in taken.items():
             pairs = [(case, next(results)) for case in listed]
-            if listed:
-                yield backend.name, name, _tallied(backend, pairs)
+            yield backend.name, name, _tallied(backend, pairs, left_out=len(cases[name]) - len(listed))
 
 
-def _tallied(backend: Backend, pairs: list[tuple[Case, Outputs]]) -> Tally | Mismatch:
-    tally = Tally()
+def _tallied(backend: Backend, pairs: list[tuple[Case, Outputs]], left_out: int) -> Tally | Mismatch:
+    tally = Tally(left_out={"no such numbers": left_out} if left_out else {})
     try:
         for case, got in pairs:
             compare(case, got, backend.judge(case), tally)

@@ -12,7 +12,7 @@ import pytest
 COMMAND = """
 import hashlib, signal, sys, time
 import hetsyn_plugins.cli
-command = sys.modules["hetsyn_plugins.cli.main"]
+command, verify = sys.modules["hetsyn_plugins.cli.main"], sys.modules["hetsyn_plugins.cli.verify"]
 
 class Slow:
     def __del__(self):
@@ -29,7 +29,7 @@ def work(arguments):
         {end}
         print("cleaned", flush=True)
 
-command.run_verify = work
+verify.run_verify = work
 sys.argv = ["hetsyn", "verify"]
 sys.exit(command.main())
 """

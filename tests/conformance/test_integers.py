@@ -36,11 +36,11 @@ def verdicts(backend: str) -> dict[str, Tally | Mismatch]:
 def test_backend_keeps_the_contract(backend: str, check: str) -> None:
     if backend in ABSENT:
         pytest.skip(ABSENT[backend])
-    if check not in verdicts(backend):
+    result = verdicts(backend)[check]
+    assert isinstance(result, Tally), result
+    if result.cases == 0:
         assert not any(map(BACKENDS[backend].takes, integers.CHECKS[check]()))
         pytest.skip(f"{backend} has no such numbers")
-    result = verdicts(backend)[check]
-    assert isinstance(result, Tally) and result.cases > 0, result
 
 
 def test_the_checks_hold_what_they_say() -> None:

@@ -1,0 +1,109 @@
+"""`hetsyn verify`: the contract over backends of ours, of installed distributions, and of the user's own."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hetsyn_plugins.cli.options import check_file_to_write, check_known
+
+if TYPE_CHECKING:
+    from hetsyn_plugins.conformance.loading import AnyBackend, Known
+    from hetsyn_plugins.conformance.results import Result
+
+
+def add_verify(commands: Any) -> None:
+    """Add `verify`."""
+    verify = commands.add_parser("verify", help="run every check of the contract over every backend, or over your own")
+    verify.add_argument(
+        "--backend", action="append", help="only this one, or package.module:attribute (may be repeated)"
+    )
+    verify.add_argument("--check", action="append", help="only this check (may be repeated)")
+    verify.add_argument(
+        "--require", action="append", default=[], metavar="NAME", help="fail where this backend or check is left out"
+    )
+    verify.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    verify.add_argument("--junit", type=Path, metavar="FILE", help="the same in JUnit's XML")
+    verify.set_defaults(handler=run_verify, less="--check")
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """One line a backend and check with the distances measured, then who is absent and why; floats, then integers."""
+    from hetsyn_plugins.conformance import checks, integers, loading, results
+
+    start = time.perf_counter()
+    check_file_to_write("--json", arguments.json)
+    check_file_to_write("--junit", arguments.junit)
+    check_known("--check", arguments.check, [*checks.CHECKS, *integers.CHECKS])
+    named = arguments.backend is None or any(":" not in name for name in arguments.backend)
+    known = loading.known() if named else loading.Known({}, {})  # which loads torch, and numba
+    chosen: dict[str, AnyBackend] = dict(known.present)
+    refused: dict[str, str] = {}
+    if arguments.backend is not None:
+        chosen, refused = picked(arguments.backend, known, arguments.require)
+    found = []
+    for result in results.run(list(chosen.values()), arguments.check):
+        print(line_of(result), flush=True)
+        found.append(result)
+    required = {name: chosen[name].name if name in chosen else name for name in arguments.require}
+    why = results.unmet(list(required.values()), found, known)
+    unmet = {name: refused.get(name, why.get(called)) for name, called in required.items()}
+    return concluded(arguments, found, known.absent, {n: reason for n, reason in unmet.items() if reason}, start)
+
+
+def picked(names: Sequence[str], known: Known, required: Sequence[str]) -> tuple[dict[str, AnyBackend], dict[str, str]]:
+    """The backends asked for, and why not those that are not to be had but are required."""
+    from hetsyn_plugins.conformance import loading
+
+    backends: dict[str, AnyBackend] = {}
+    refused = {}
+    for name in names:
+        try:
+            backends[name] = loading.load(name, "--backend", known)
+        except ValueError as error:
+            if name not in required:
+                raise
+            refused[name] = f"{error}"
+    called = [backend.name for backend in backends.values()]
+    for name in called:
+        if called.count(name) > 1:
+            raise ValueError(
+                f"--backend: expected backends of different names, got {called.count(name)} called {name!r}"
+            )
+    return backends, refused
+
+
+def concluded(
+    arguments: argparse.Namespace, found: list[Result], absent: dict[str, str], unmet: dict[str, str], start: float
+) -> int:
+    """Write the files asked for, say who is absent, what is missing and how many passed; the exit status."""
+    from hetsyn_plugins.conformance import reports, results
+    from hetsyn_plugins.core import files
+
+    if not found and not unmet:
+        raise ValueError("--check: expected one that applies to the --backend, got none: floats and integers are apart")
+    for name, reason in absent.items():
+        print(f"{name:14} absent: {reason}")
+    for name, reason in unmet.items():
+        print(f"{name:14} {'required':18} {results.FAILED:8} {reason}")
+    counts = {status: sum(result.status == status for result in found) for status in results.STATUSES}
+    others = "".join(f", {counts[status]} {status}" for status in (results.LEFT_OUT, results.KNOWN) if counts[status])
+    print(f"{counts[results.OK]} of {len(found)} passed{others} in {time.perf_counter() - start:.0f} s")
+    for path, write in ((arguments.json, reports.as_json), (arguments.junit, reports.as_junit)):
+        if path is not None:
+            files.write_bytes(path, write(found, absent, unmet))
+    return 1 if counts[results.FAILED] or unmet else 0
+
+
+def line_of(result: Result) -> str:
+    """What came of a check, and what its failure shows."""
+    from hetsyn_plugins.conformance import results
+
+    line = f"{result.backend:14} {result.check:18} {result.status:8} {result.says}"
+    if result.failure is None or result.status != results.FAILED:
+        return line
+    return f"{line}\n{textwrap.indent(str(result.failure), '    ')}"
