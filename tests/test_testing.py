@@ -34,9 +34,9 @@ def a_factory() -> Backend:
     return replace(RIGHT, name="made")
 
 
-@parametrize_with_checks([RIGHT, WRONG, a_factory], checks=["hand-table", "threshold", "gradients"])
+@parametrize_with_checks([RIGHT, a_factory, f"{__name__}:RIGHT"], checks=["hand-table", "threshold"])
 def test_items_run_as_of_any_suite(backend: Backend, check: testing.NamedCheck) -> None:
-    """Expected failures among them: they are strict."""
+    """What is left out and what is known to fail stand in docs/CONFORMANCE.md: tests/conformance/test_page.py."""
     check(backend)
 
 
@@ -113,6 +113,21 @@ def test_one_case_is_compared() -> None:
     testing.check_case(RIGHT, case)
     with planting.caught("v is off by", Mismatch):
         testing.check_case(WRONG, case)
+
+
+def test_a_backend_of_ones_own_needs_no_torch() -> None:
+    """Nor numba: the whole way, from the path to the line of a check."""
+    code = """
+import sys
+from hetsyn_plugins.cli.main import main
+assert main(["verify", "--backend", "own_backend:mine", "--check", "hand-table"]) == 0
+import hetsyn_plugins.testing
+print("torch" in sys.modules, "numba" in sys.modules)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT / "examples", env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["False False"], done.stderr
 
 
 # ---- the plugin ---------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import dataclasses
 import difflib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
@@ -152,6 +152,8 @@ def checked(backend: AnyBackend, what: str) -> None:
     if not callable(backend.run):
         raise ValueError(f"{what}: run: expected a function of a case, got {backend.run!r}")
     names = checks.CHECKS if isinstance(backend, Backend) else integers.CHECKS
+    if not isinstance(backend.known, Mapping):
+        raise ValueError(f"{what}: known: expected a dict, check -> why it does not hold, got {backend.known!r}")
     for name in backend.known:
         if name not in names:
             raise ValueError(f"{what}: known: expected checks ({', '.join(names)}), got {name!r}")

@@ -130,7 +130,15 @@ def test_what_leads_to_no_backend_is_said(module: str, path: str, says: str) -> 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("name", ""), ("run", 7), ("gradients", 1), ("takes", "all"), ("dtypes", ()), ("z_from_v", None)],
+    [
+        ("name", ""),
+        ("run", 7),
+        ("gradients", 1),
+        ("takes", "all"),
+        ("dtypes", ()),
+        ("z_from_v", None),
+        ("known", ["random"]),
+    ],
 )
 def test_a_field_that_cannot_be_meant_is_named(field: str, value: Any) -> None:
     backend = replace(Backend("one", expected), **{field: value})
