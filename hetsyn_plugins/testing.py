@@ -96,7 +96,7 @@ def parametrize_with_checks(
                             One of ours whose framework is not installed is one item that is skipped, and says why.
     checks                  names, as `hetsyn verify` prints them
     expected_failed_checks  of a backend, check -> why it is known not to hold, beside what the backend says itself
-                            (`Backend.known`): such an item must fail, for this reason is shown
+                            (`Backend.known`): such an item must fail, and shows the reason
 
     An item's id is `backend-check`, and its marker `hetsyn`. Raises ValueError for a backend or check that is none.
     """

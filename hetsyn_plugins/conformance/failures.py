@@ -105,8 +105,13 @@ def _is(value: Any, backend: Backend) -> bool:
 def _checked(outcome: Any) -> Outcome:
     if not isinstance(outcome, Outcome):
         raise TypeError(f"run: expected an Outcome, got {type(outcome).__name__}")
-    for name in ("spikes", "v"):
-        value = getattr(outcome, name)
+    parts = {"spikes": outcome.spikes, "v": outcome.v}
+    if outcome.state is not None:
+        parts |= {f"state.{name}": part for name, part in outcome.state._asdict().items()}
+    if outcome.gradients is not None:
+        parts |= {f"gradients.params[{name!r}]": part for name, part in outcome.gradients.params.items()}
+        parts["gradients.inputs"] = outcome.gradients.inputs
+    for name, value in parts.items():
         if not isinstance(value, np.ndarray) and (name == "v" or value is not None):
             raise TypeError(f"Outcome.{name}: expected a NumPy array, got {type(value).__name__}")
     return outcome
@@ -169,8 +174,8 @@ def place_of(backend: Backend, case: Case) -> Place | None:
 # ---- code ---------------------------------------------------------------------------------------------------------
 
 
-def check_again(backend: Backend, check: str) -> str:
-    """Code that runs a check over the backend."""
+def check_again(backend: Any, check: str) -> str:
+    """Code that runs a check over the backend, which may be one of integers."""
     head = "from hetsyn_plugins.testing import load_backend, run_check\n\n"
     return f'{head}{_loaded(backend)}\nrun_check(backend, "{check}")\n'
 
@@ -199,7 +204,7 @@ def case_again(backend: Backend, case: Case) -> str:
     return "\n".join([*head, f"case = Case(\n    {body},\n)", _loaded(backend), "check_case(backend, case)", ""])
 
 
-def _loaded(backend: Backend) -> str:
+def _loaded(backend: Any) -> str:
     """The line that makes the backend."""
     hint = "" if backend.origin else "  # or where it is, package.module:attribute"
     return f'backend = load_backend("{backend.origin or backend.name}"){hint}'

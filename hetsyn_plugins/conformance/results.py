@@ -10,7 +10,7 @@ from typing import Any
 from hetsyn_plugins.conformance import checks, integers
 from hetsyn_plugins.conformance.cases import Backend, Mismatch
 from hetsyn_plugins.conformance.comparison import Tally
-from hetsyn_plugins.conformance.failures import Failure
+from hetsyn_plugins.conformance.failures import Failure, check_again
 from hetsyn_plugins.conformance.loading import AnyBackend, Known
 
 STATUSES = OK, FAILED, LEFT_OUT, KNOWN = "ok", "FAILED", "left out", "known"
@@ -59,7 +59,8 @@ def result_of(backend: AnyBackend, check: str, came: Tally | Mismatch, seconds: 
     if isinstance(came, Mismatch):
         status = FAILED if reason is None else KNOWN
         says = f"{came}" if reason is None else f"known not to hold: {reason}"
-        return Result(name, check, status, says, seconds, None, came.failure)
+        failure = came.failure or Failure(f"{came}", None, None, check_again(backend, check))
+        return Result(name, check, status, says, seconds, None, failure)
     if came.cases == 0:
         return Result(name, check, LEFT_OUT, f"{came}", seconds, came)
     if reason is not None:

@@ -14,6 +14,7 @@ import pytest
 from hetsyn_plugins.conformance import integers, reports, results
 from hetsyn_plugins.conformance.cases import Backend, Case, Outcome
 from hetsyn_plugins.conformance.comparison import expected
+from hetsyn_plugins.conformance.integers import Output
 from hetsyn_plugins.conformance.loading import Known
 from hetsyn_plugins.conformance.results import FAILED, KNOWN, LEFT_OUT, OK, Result
 
@@ -52,6 +53,15 @@ def test_backends_of_integers_have_checks_of_their_own() -> None:
         ("core", "overflow", LEFT_OUT),
     ]
     assert found[-1].says == "1 left out: no such numbers"
+
+
+def test_a_failure_in_integers_is_shown_with_what_runs_its_check_again() -> None:
+    def run(cases: list[integers.Case]) -> list[integers.Outputs]:
+        return [{name: Output(None, v + 1) for name, (_, v) in got.items()} for got in integers.run_core(cases)]
+
+    (result,) = results.run([integers.Backend("one too many", run)], ["delays"])
+    assert result.status == FAILED and "spikes expected some, got the opposite" in result.says
+    assert 'run_check(backend, "delays")' in str(result.failure)
 
 
 @pytest.mark.parametrize(
