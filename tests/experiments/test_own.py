@@ -123,6 +123,8 @@ def test_chance_is_the_most_frequent_class(tmp_path: Path) -> None:
     own = OwnData(source=str(written(tmp_path, labels=labels)))
     (batch,) = own.held_out("test", 99, 0)
     assert own.chance == (batch.target == 0).double().mean().item()
+    own = OwnData(source=str(written(tmp_path, labels=np.arange(B) % 4)))
+    assert own.chance >= 0.25, "what guessing gives"
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------

@@ -132,10 +132,10 @@ class OwnData(DataTask):
 
     @property
     def chance(self) -> float:
-        """The accuracy on the test set of the class that is most frequent in training."""
+        """The accuracy on the test set of the class that is most frequent in training, at least that of guessing."""
         part, rows = self._held_out("test")
         labels, counts = np.unique(self.data.train.labels[self.split[0]], return_counts=True)
-        return float(np.mean(part.labels[rows] == labels[counts.argmax()]))
+        return max(float(np.mean(part.labels[rows] == labels[counts.argmax()])), 1 / self.outputs)
 
     @cached_property
     def steps(self) -> int:
