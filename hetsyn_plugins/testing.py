@@ -102,6 +102,8 @@ def parametrize_with_checks(
     """
     import pytest
 
+    if isinstance(backends, str | AnyBackend):
+        raise ValueError(f"backends: expected a list of backends, got {backends!r}")
     every = [*results.checks.CHECKS, *results.integers.CHECKS]
     for name in checks or ():
         if name not in every:

@@ -84,6 +84,9 @@ def test_what_cannot_be_meant_is_refused() -> None:
         items([RIGHT], checks=["randon"])
     with planting.caught("backends[1]: expected a Backend, or an object with a method run(case), got int", ValueError):
         items([RIGHT, 7])
+    for alone in (RIGHT, "eager"):
+        with planting.caught("backends: expected a list of backends, got ", ValueError):
+            items(alone)
     with planting.caught("check: expected one of hand-table, threshold, ", ValueError):
         testing.run_check(RIGHT, "delays")
 

@@ -174,5 +174,5 @@ def close(label: str, got: Array, want: Array, tally: Tally, allowed: Any) -> No
         return
     distance = np.abs(got.astype(np.float64) - want) / np.maximum(1.0, np.abs(want))
     if not (distance <= allowed).all():
-        raise Mismatch(f"{label} is off by {np.nanmax(distance):.2e}, allowed {np.max(allowed):.1e}")
+        raise Mismatch(f"{label} is off by {np.max(distance):.2e}, allowed {np.max(allowed):.1e}")
     tally.distance = max(tally.distance, float(distance.max()))

@@ -125,7 +125,7 @@ def result_of(check: Check, name: str, backend: Backend) -> Tally | Mismatch:
         return check(backend)
     except Mismatch as error:
         mismatch = error
-    except Exception as error:  # a crash of one backend must not hide the others
+    except (Exception, SystemExit) as error:  # a crash of one backend must not hide the others, nor end them
         mismatch = Mismatch(f"{type(error).__name__}: {error}")
         mismatch.__cause__ = error
     mismatch.failure = explained(backend, name, seen)
@@ -150,7 +150,7 @@ def place_of(backend: Backend, case: Case) -> Place | None:
     want = expected(replace(copy.deepcopy(case), output_gradients=None))
     try:
         got = backend.run(copy.deepcopy(case))
-    except Exception:  # it is what goes wrong: nothing came
+    except (Exception, SystemExit):  # it is what goes wrong: nothing came
         return None
     shapes = [None if outcome.spikes is None else outcome.spikes.shape for outcome in (got, want)]
     if got.v.shape != want.v.shape or shapes[0] != shapes[1]:

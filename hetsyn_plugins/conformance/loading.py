@@ -130,14 +130,18 @@ def _runs(found: Any) -> bool:
 def _made(factory: Callable[[], Any], what: str) -> Any:
     """What a factory gives."""
     try:
-        inspect.signature(factory).bind()
+        signature = inspect.signature(factory)
+    except ValueError:  # of something written in C
+        signature = inspect.Signature()
+    try:
+        signature.bind()
     except TypeError as error:
-        signature = f"{getattr(factory, '__name__', type(factory).__name__)}{inspect.signature(factory)}"
+        got = f"{getattr(factory, '__name__', type(factory).__name__)}{signature}"
         hint = "one that runs cases becomes one with Backend(name, run)"
-        raise ValueError(f"{what}: expected a factory without arguments, got {signature}; {hint}") from error
+        raise ValueError(f"{what}: expected a factory without arguments, got {got}; {hint}") from error
     try:
         return factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{what}: expected a backend from it, got {type(error).__name__}: {error}") from error
 
 

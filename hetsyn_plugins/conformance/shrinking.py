@@ -24,16 +24,16 @@ AXES = "TBNM"
 Fails = Callable[[Case], bool]
 
 
-def error_of(backend: Backend, case: Case) -> Exception | None:
+def error_of(backend: Backend, case: Case) -> BaseException | None:
     """What goes wrong with this case alone, compared with the reference; None: nothing."""
     try:
         compare(backend, copy.deepcopy(case), Tally())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return error
     return None
 
 
-def smallest(backend: Backend, case: Case) -> tuple[Case, Exception] | None:
+def smallest(backend: Backend, case: Case) -> tuple[Case, BaseException] | None:
     """The smallest case found that fails as this one does, and its error; None where this one does not fail alone."""
     first = error_of(backend, case)
     if first is None:

@@ -202,6 +202,15 @@ def test_a_crash_is_shown_in_its_smallest_case_too() -> None:
     assert params.recurrent_weight is None and params.reset_decay is None and params.bias is None
 
 
+def test_who_leaves_does_not_end_the_others_in_peace() -> None:
+    """sys.exit(0) in a backend would else be the exit status of the command."""
+
+    def leaves(case: Case) -> Outcome:
+        sys.exit(0)
+
+    assert failure(Backend("leaves", leaves), "random").says == "SystemExit: 0"
+
+
 @pytest.mark.parametrize(
     ("gives", "says"),
     [
@@ -216,6 +225,7 @@ def test_a_crash_is_shown_in_its_smallest_case_too() -> None:
             "expected a state, got None; a Backend with states=False shows none",
         ),
         (lambda right: replace(right, v=right.v[:, :1]), "v has shape"),
+        (lambda right: replace(right, v=right.v * np.nan), "v is off by nan"),
     ],
 )
 def test_what_is_no_outcome_is_said(gives: Callable[[Outcome], Any], says: str) -> None:

@@ -114,6 +114,8 @@ def test_an_objects_attributes_are_the_backends_fields(module: str) -> None:
         ),
         ("kits.neurons:gives_nothing", "object with a method run(case), got None from gives_nothing()"),
         ("kits.neurons:Lacks", "object with a method run(case), got Lacks from Lacks(), which has no run"),
+        ("builtins:dict", "object with a method run(case), got dict from dict(), which has no run"),
+        ("builtins:max", "expected a backend from it, got TypeError: max expected at least 1 argument, got 0"),
         ("kits.neurons:breaks", "expected a backend from it, got OSError: no licence"),
         ("kits.neurons:half", "dtypes: expected of numpy.float64 and numpy.float32, got (<class 'numpy.float16'>,)"),
         ("kits.neurons:mistyped", "known: expected checks (hand-table, threshold, "),
