@@ -8,11 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import planting
 import pytest
 from bugs import BUGS, CHAINS, SURROGATE, Bug
 
-from hetsyn_plugins.conformance import backends, checks, integers
+from hetsyn_plugins.conformance import backends, checks, comparison, integers
 from hetsyn_plugins.conformance.cases import Backend, Case, Mismatch, Outcome
 
 AVAILABLE, ABSENT = backends.available()
@@ -23,6 +24,28 @@ AVAILABLE, ABSENT = backends.available()
 def test_backend_keeps_the_contract(backend: Backend, check: str, poisoned_empty: None) -> None:
     tally = checks.CHECKS[check](backend)
     assert tally.cases > 0
+
+
+PLAIN = {"threshold", "special-cases", "random", "thousand-steps", "rows", "arguments-kept"}
+
+
+@pytest.mark.parametrize("check", checks.CHECKS)
+@pytest.mark.parametrize("plain", [True, False], ids=["plain neurons", "all neurons"])
+def test_a_backend_is_asked_for_nothing_that_it_lacks(plain: bool, check: str) -> None:
+    """One with a forward pass in float64 from zeros, of plain neurons or of all; what it is not asked for is told."""
+
+    def run(case: Case) -> Outcome:
+        assert little.why_not(case) is None
+        return dataclasses.replace(comparison.expected(case), state=None)
+
+    def is_plain(case: Case) -> bool:
+        return case.params.is_neuron_heterogeneous()
+
+    options: dict[str, Any] = {"gradients": False, "states": False, "takes": is_plain if plain else None}
+    little = Backend("little", run, dtypes=(np.float64,), **options)
+    tally = checks.CHECKS[check](little)
+    runs = PLAIN if plain else PLAIN | {"hand-table", "closed-forms", "sizes"}
+    assert (tally.cases > 0) is (check in runs) and (tally.cases > 0 or len(tally.left_out) > 0)
 
 
 # ---- planted bugs -------------------------------------------------------------------------------------------------
