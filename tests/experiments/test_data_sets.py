@@ -24,7 +24,7 @@ from hetsyn_plugins import cli
 from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.files import read_json, write_json
 from hetsyn_plugins.experiments.data import get, publishers
-from hetsyn_plugins.experiments.data.publishers import DATA_SETS, DataSet, Published
+from hetsyn_plugins.experiments.data.publishers import DATA_SETS, RECORDINGS, DataSet, Published
 
 DATA = {"one.gz": gzip.compress(Random(0).randbytes(20_000), mtime=0), "two.gz": gzip.compress(b"two", mtime=0)}
 
@@ -335,6 +335,10 @@ def test_wrong_names_and_folders_are_told(tmp_path: Path, capsys: pytest.Capture
     assert "NAME: expected one of mnist, fashion_mnist, fsdd, shd, ssc, got 'minst'" in capsys.readouterr().err
     assert cli.main(["data", "check", str(tmp_path)]) == 2
     assert f"got {tmp_path}, which has none" in capsys.readouterr().err
+    (tmp_path / "recordings").mkdir()  # as FSDD's repository has them
+    (tmp_path / "recordings" / RECORDINGS[0]).write_bytes(b"no recording")
+    assert cli.main(["data", "check", str(tmp_path)]) == 1
+    assert "2,999 are missing, 0_george_1.wav the first" in capsys.readouterr().out
 
 
 def test_without_pooch_the_extra_is_named(

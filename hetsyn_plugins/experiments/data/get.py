@@ -76,6 +76,9 @@ def get(name: str, folder: Path | None = None, *, quiet: bool = False) -> Path:
     return folder
 
 
+RECORDINGS_IN = "recordings"  # where the repository of FSDD has them
+
+
 def check(folder: Path, name: str | None = None) -> list[Finding]:
     """What is right and wrong with the files of a data set in a folder, of all of its files.
 
@@ -86,6 +89,8 @@ def check(folder: Path, name: str | None = None) -> list[Finding]:
     if name is None:
         have = {known: sum((folder / file).is_file() for file in _names(data)) for known, data in DATA_SETS.items()}
         most = [known for known in have if have[known] == max(have.values())]  # some call their files alike
+        if len(most) == len(have) and (folder / RECORDINGS_IN).is_dir():
+            return check(folder / RECORDINGS_IN)
         if len(most) == len(have):
             raise ValueError(f"FOLDER: expected files of one of {', '.join(DATA_SETS)}, got {folder}, which has none")
         return max((check(folder, known) for known in most), key=lambda found: sum(map(bool, (f.right for f in found))))
