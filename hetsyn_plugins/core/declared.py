@@ -3,7 +3,7 @@
     checked(list[Finite], [1.0, "x"], path, "values")     FileFormatError: FILE: values[1]: expected a number, got x
 
 A hint is bool, int, float, str, a dataclass, list, dict (of words to values), one of these or None, or `Annotated`
-with a `Rule`.
+with a `Rule`. Inside another one, a dataclass need not have the entries whose default is None: files of before do not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import typing
 from collections.abc import Callable, Iterable
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -82,7 +82,8 @@ def checked(hint: Any, value: Any, path: Path, field: str) -> Any:
     if origin in (UnionType, typing.Union):  # of a type and None
         return None if value is None else checked(_other_than_none(parts), value, path, field)
     if is_dataclass(hint):
-        return parse(typing.cast(type, hint), value, path, field=field)
+        needed = [entry.name for entry in fields(hint) if entry.default is not None]
+        return parse(typing.cast(type, hint), value, path, needed=needed, field=field)
     value = _of_kind(origin or hint, value, path, field)
     if origin is list:
         return [checked(parts[0], entry, path, f"{field}[{index}]") for index, entry in enumerate(value)]

@@ -16,7 +16,7 @@ from hetsyn_plugins.experiments import analysis, plots, training
 from hetsyn_plugins.experiments.batches import moved
 from hetsyn_plugins.experiments.config import Config, changed_config
 from hetsyn_plugins.experiments.run_folder import load_networks, load_run_config, seed_folder, seeds_text
-from hetsyn_plugins.experiments.tasks.task import AnyBatch, run_on
+from hetsyn_plugins.experiments.tasks.task import AnyBatch, Task, run_on
 from hetsyn_plugins.ops import devices
 
 
@@ -104,7 +104,8 @@ def _resetting(folder: Path, config: Config, seeds: Sequence[int], bound: float,
     back = f"taus above {bound * 1e3:.0f} ms back at their start"
     yield f"{measure} {np.mean(unmodified):.4f}; {back}: {np.mean(reset):.4f}"
     name = config.task.name
-    ax = plots.reset_effect({name: np.array(unmodified)}, {name: np.array(reset)}, ylabel=measure)
+    values = {name: np.array(unmodified)}, {name: np.array(reset)}
+    ax = plots.reset_effect(*values, ylabel=measure, lines=chance(config.task))
     yield f"picture: {plots.save(ax.figure, out / 'reset.png')}"
 
 
@@ -117,7 +118,8 @@ def _controls(folder: Path, config: Config, seeds: Sequence[int], out: Path) -> 
             values.append(_controlled(network, config, seed, name))
     for name, values in by_control.items():
         yield f"inputs {name}: {config.task.measure} {np.mean(values):.4f}"
-    ax = plots.controls({name: np.array(values) for name, values in by_control.items()}, ylabel=config.task.measure)
+    drawn = {name: np.array(values) for name, values in by_control.items()}
+    ax = plots.controls(drawn, ylabel=config.task.measure, lines=chance(config.task))
     yield f"picture: {plots.save(ax.figure, out / 'controls.png')}"
 
 
@@ -130,6 +132,11 @@ def _changed(batch: AnyBatch, change: Callable[[np.ndarray], np.ndarray]) -> Ten
         rows = batch.lengths == length
         inputs[:length, rows] = torch.from_numpy(change(inputs[:length, rows].numpy()))
     return inputs
+
+
+def chance(task: Task) -> dict[str, float]:
+    """The line of chance for a picture, where there is one."""
+    return {} if task.chance is None else {"chance": task.chance}
 
 
 @torch.no_grad()

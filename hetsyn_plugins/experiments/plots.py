@@ -292,11 +292,13 @@ def against_condition(
     ylabel: str,
     log: bool = False,
     title: str = "",
+    lines: Mapping[str, float] | None = None,
 ) -> Any:
     """Results against a condition (noise, delay, size): mean and s.d. (n - 1) over seeds, all names in the same axes.
 
     curves   name -> for each value of the condition the results by seed
     log      a log axis for the condition, which must be > 0
+    lines    what is drawn across: {"chance": 0.1}
 
     Names stand side by side, a hundredth of the axis apart, so that no error bar hides another.
     """
@@ -314,6 +316,7 @@ def against_condition(
         at = place + step * (index - (len(curves) - 1) / 2)
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         ax.errorbar(np.exp(at) if log else at, mean, sd, capsize=3, markersize=5, linewidth=1.3, label=name, **look)
+    _draw_lines(ax, lines or {})
     ax.set(xscale="log" if log else "linear", xlabel=xlabel, ylabel=ylabel, title=title)
     _set_ticks(ax, "x", x.tolist())
     _shares(ax, ylabel)
@@ -321,14 +324,31 @@ def against_condition(
     return ax
 
 
-def variants(values: Mapping[str, ArrayLike], ax: Any = None, *, ylabel: str = "accuracy", title: str = "") -> Any:
-    """A bar a name: the mean over seeds, which is written above it, with the s.d. (n - 1), and a dot for every seed."""
-    return _bars({"": values}, ax, ylabel, title)
+def variants(
+    values: Mapping[str, ArrayLike],
+    ax: Any = None,
+    *,
+    ylabel: str = "accuracy",
+    title: str = "",
+    lines: Mapping[str, float] | None = None,
+) -> Any:
+    """A bar a name: the mean over seeds, which is written above it, with the s.d. (n - 1), and a dot for every seed.
+
+    lines   what is drawn across: {"chance": 0.1}
+    """
+    return _bars({"": values}, ax, ylabel, title, lines or {})
 
 
-def controls(values: Mapping[str, ArrayLike], ax: Any = None, *, ylabel: str = "accuracy", title: str = "") -> Any:
+def controls(
+    values: Mapping[str, ArrayLike],
+    ax: Any = None,
+    *,
+    ylabel: str = "accuracy",
+    title: str = "",
+    lines: Mapping[str, float] | None = None,
+) -> Any:
     """Results by seed on inputs "as they are" and under `analysis.CONTROLS`, drawn as `variants` does."""
-    ax = _bars({"": values}, ax, ylabel, title)
+    ax = _bars({"": values}, ax, ylabel, title, lines or {})
     ax.set_xlabel("inputs")
     return ax
 
@@ -340,10 +360,11 @@ def reset_effect(
     *,
     ylabel: str = "accuracy",
     title: str = "",
+    lines: Mapping[str, float] | None = None,
 ) -> Any:
     """Results by seed of networks as trained and after `analysis.reset_long_taus`, side by side for every name."""
     _check_alike("reset", reset, unmodified)
-    return _bars({"as trained": unmodified, "long time constants reset": reset}, ax, ylabel, title)
+    return _bars({"as trained": unmodified, "long time constants reset": reset}, ax, ylabel, title, lines or {})
 
 
 def scaling(rows: list[Any]) -> Any:
@@ -511,8 +532,10 @@ def _mean_sd(values: Array) -> tuple[Array, Array]:
         return values.mean(0), values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
 
 
-def _bars(series: Mapping[str, Mapping[str, ArrayLike]], ax: Any, ylabel: str, title: str) -> Any:
-    """Series beside each other for every name; a legend where there is more than one series."""
+def _bars(
+    series: Mapping[str, Mapping[str, ArrayLike]], ax: Any, ylabel: str, title: str, lines: Mapping[str, float]
+) -> Any:
+    """Series beside each other for every name, lines across; a legend where there is something to tell apart."""
     _check_some("values", next(iter(series.values())))
     ax = _axes(ax, figsize=(6, 3.6))
     names, width = list(next(iter(series.values()))), 0.7 / len(series)
@@ -529,12 +552,19 @@ def _bars(series: Mapping[str, Mapping[str, ArrayLike]], ax: Any, ylabel: str, t
             written = f"{mean:.1%}" if _is_share(ylabel) else f"{mean:.3g}"
             ax.annotate(written, (x, high), (0, 4), textcoords="offset points", ha="center", fontsize=SMALL)
             top = max(top, high)
+    _draw_lines(ax, lines)
     _name_bars(ax, names)
-    ax.set(ylabel=ylabel, title=title, ylim=(0, top * 1.12))
+    ax.set(ylabel=ylabel, title=title, ylim=(0, max(top, *lines.values(), 0) * 1.12))
     _per_cent(ax, ylabel)
-    if len(series) > 1:
+    if len(series) > 1 or lines:
         _legend_below(ax, columns=2)
     return ax
+
+
+def _draw_lines(ax: Any, lines: Mapping[str, float]) -> None:
+    """Figures that results are to be seen against, across all of the axes."""
+    for (name, height), style in zip(lines.items(), cycle((":", "--", "-.")), strict=False):
+        ax.axhline(height, color=BLACK, linestyle=style, linewidth=1, label=f"{name}: {height:.3g}", zorder=0)
 
 
 def _name_bars(ax: Any, names: Sequence[str]) -> None:

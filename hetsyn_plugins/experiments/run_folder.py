@@ -105,8 +105,9 @@ class RunSummary:
 class ClaimRow:
     """A line of a claim's table: the paper's number (None: it gives a figure only, or nothing) and ours.
 
-    ours, sd   in `unit` ("%", "ms", ""); the mean over n seeds and its s.d. (None of one seed)
-    holds      whether ours says what the paper says; None where there is nothing to compare
+    ours, sd   in `unit` ("%", "ms", ""); the mean over n seeds (or folds) and its s.d. (None of one)
+    holds      whether ours says what the paper says (`claims.verdicts`); None where there is nothing to compare, or
+    undecided  where n is too small, or the spread too large, to tell; None: not so
     """
 
     label: str
@@ -117,6 +118,7 @@ class ClaimRow:
     unit: Word = ""
     holds: bool | None = None
     note: str = ""
+    undecided: bool | None = None
 
 
 @dataclass(frozen=True)

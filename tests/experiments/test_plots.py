@@ -70,7 +70,7 @@ PICTURES: Mapping[str, Callable[[Any], Any]] = {
         (5, 20, 50, 100), SIZES, ax, xlabel="hidden neurons", ylabel="accuracy", log=True, title="size"
     ),
     "variants": lambda ax: plots.variants(BY_SEED | {"HetSynLIF, 80 % of its taus frozen": [0.9]}, ax, title="a"),
-    "controls": lambda ax: plots.controls(CONTROLS, ax),
+    "controls": lambda ax: plots.controls(CONTROLS, ax, lines={"chance": 0.1}),
     "reset_effect": lambda ax: plots.reset_effect({n: x + 0.2 for n, x in STARTS.items()}, STARTS, ax, title="reset"),
 }
 FIGURES: Mapping[str, Callable[[], Any]] = {
@@ -337,6 +337,13 @@ def test_bars_of_one_series_have_no_legend_and_other_units() -> None:
     ax = plots.variants({"a": [0.0525, 0.0527]}, ylabel="MSE")
     assert ax.get_legend() is None and ax.texts[0].get_text() == "0.0526" and ax.get_ylabel() == "MSE"
     assert plots.controls({"as they are": [1.0]}).get_xlabel() == "inputs"
+
+
+@pytest.mark.parametrize("draw", [plots.variants, plots.controls, lambda v, **lines: plots.reset_effect(v, v, **lines)])
+def test_chance_is_drawn_across_the_bars(draw: Any) -> None:
+    ax = draw({"a": [0.3], "b": [0.2]}, lines={"chance": 0.5})
+    (line,) = [line for line in ax.lines if line.get_label() == "chance: 0.5"]
+    assert set(line.get_ydata()) == {0.5} and ax.get_ylim()[1] > 0.5 and "chance: 0.5" in legend(ax)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import browser
@@ -26,6 +27,7 @@ from hetsyn_plugins.experiments import sweep, variants
 from hetsyn_plugins.experiments.config import Config, load_config, to_toml
 from hetsyn_plugins.experiments.report import page as page_module
 from hetsyn_plugins.experiments.report.page import write_report
+from hetsyn_plugins.experiments.report.reading import ClaimFolder
 from hetsyn_plugins.experiments.run_folder import (
     ClaimResult,
     ClaimRow,
@@ -721,3 +723,21 @@ def test_the_browser_notices_a_page_that_is_not_for_telephones(chromium: browser
         "<!doctype html><html lang='en'><head><title>x</title></head><body><p>no viewport</p></body></html>"
     )
     assert any("laid out for" in line for line in chromium.inspect(page, 360).overflow)
+
+
+@pytest.mark.parametrize(
+    ("judged", "says"),
+    [
+        ([(True, None), (True, None)], "holds"),
+        ([(True, None), (None, None)], "holds"),  # of which nothing was to be judged
+        ([(True, None), (None, True)], "undecided in 1 of 2 rows"),
+        ([(None, True)], "undecided"),
+        ([(False, None), (None, True)], "differs from the paper in 1 of 2 rows"),
+        ([(None, None)], "not judged"),
+    ],
+)
+def test_the_outcome_of_a_claim_knows_the_undecided(judged: list[Any], says: str) -> None:
+    rows = [ClaimRow("a", None, 1.0, None, 1, "%", holds, "", undecided) for holds, undecided in judged]
+    claim = object.__new__(ClaimFolder)
+    claim.content = SimpleNamespace(rows=rows)  # type: ignore[assignment]
+    assert claim.outcome[0] == says

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from planting import caught, changed
 
-from hetsyn_plugins.core.declared import parse
+from hetsyn_plugins.core.declared import checked, parse
 from hetsyn_plugins.core.file_format import FileFormatError, UncheckedFileWarning, unchecked_told_once
 from hetsyn_plugins.core.files import write_json
 from hetsyn_plugins.experiments import run_folder
@@ -163,6 +163,13 @@ def test_what_a_reader_does_not_need_may_be_missing_but_not_wrong() -> None:
     assert parse(SeedResult, content, Path("FILE"), needed=["test"]) == SeedResult(3, *[None] * 2, 0.5, *[None] * 9)
     with caught("FILE: seed: expected a whole number", FileFormatError):
         parse(SeedResult, content | {"seed": "3"}, Path("FILE"), needed=["test"])
+
+
+def test_a_claim_of_before_judgements_could_be_undecided_is_read() -> None:
+    line = {"label": "a", "paper": None, "ours": 1.0, "sd": None, "n": 1, "unit": "%", "holds": True, "note": ""}
+    assert checked(list[ClaimRow], [line], Path("FILE"), "rows") == [ClaimRow("a", None, 1.0, None, 1, "%", True)]
+    with caught("FILE: rows[0].n: expected a whole number", FileFormatError):
+        checked(list[ClaimRow], [{key: v for key, v in line.items() if key != "n"}], Path("FILE"), "rows")
 
 
 def test_seeds_are_in_the_order_of_numbers(tmp_path: Path, module: Any) -> None:

@@ -21,6 +21,8 @@ from hetsyn_plugins.core.files import make_folder
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.experiments import plots, sweep, training
 from hetsyn_plugins.experiments.affordable import check_costs
+from hetsyn_plugins.experiments.analyse import chance
+from hetsyn_plugins.experiments.claims.verdicts import NOT_JUDGED, Judgement
 from hetsyn_plugins.experiments.config import Config, load_config
 from hetsyn_plugins.experiments.launchers import Cluster
 from hetsyn_plugins.experiments.model import Model
@@ -91,9 +93,17 @@ class Evidence:
         """The configuration of every arm."""
         return {name: load_config(arm.task, [*arm.settings, *self.settings]) for name, arm in self.arms.items()}
 
+    def chance(self, arm: str) -> dict[str, float]:
+        """The line of chance for a picture of an arm, where there is one."""
+        return chance(self.configs[arm].task)
+
     def values(self, arm: str) -> Array:
         """The measure on the test set, by seed."""
         return self.each(arm, "test", lambda seed: self.result(arm, seed).test)
+
+    def parameters(self, arm: str) -> int:
+        """How many numbers are trained, the same for all seeds."""
+        return round(float(self.each(arm, "parameters", lambda seed: float(self.result(arm, seed).parameters))[0]))
 
     def result(self, arm: str, seed: int) -> SeedResult:
         """What came of a seed."""
@@ -129,16 +139,27 @@ class Evidence:
         return self._cache[key]
 
 
-def row(label: str, values: Array, paper: float | None = None, *, scale: float = 1.0, **options: Any) -> ClaimRow:
-    """A line of numbers by seed: mean and s.d., times `scale`."""
-    by_seed = mean_sd([float(value) * scale for value in values])
+def row(
+    label: str,
+    values: Array,
+    paper: float | None = None,
+    judged: Judgement = NOT_JUDGED,
+    *,
+    unit: str = "",
+    note: str = "",
+) -> ClaimRow:
+    """A line of numbers by seed, in the row's unit: mean, s.d., and what was judged of them."""
+    by_seed = mean_sd([float(value) for value in values])
     assert by_seed.mean is not None  # a claim has seeds
-    return ClaimRow(label, paper, by_seed.mean, by_seed.sd, len(values), **options)
+    notes = "; ".join(text for text in (judged.note, note) if text)
+    return ClaimRow(
+        label, paper, by_seed.mean, by_seed.sd, len(values), unit, judged.holds, notes, judged.undecided or None
+    )
 
 
-def per_cent(label: str, values: Array, paper: float | None = None, **options: Any) -> ClaimRow:
+def per_cent(label: str, values: Array, *rest: Any, **options: Any) -> ClaimRow:
     """A line of shares by seed, in per cent."""
-    return row(label, values, paper, scale=100.0, unit="%", **options)
+    return row(label, 100 * values, *rest, unit="%", **options)
 
 
 def check_claim(
@@ -213,13 +234,17 @@ def _train_on(cluster: Cluster, evidence: Evidence, jobs: int, quiet: bool, desp
 
 def verdict(rows: Sequence[ClaimRow]) -> str:
     """In plain words: what is as in the paper and what is not."""
-    judged = [line for line in rows if line.holds is not None]
-    differing = [line.label for line in judged if not line.holds]
-    if not judged:
-        return "Not judged: the paper has no numbers for this, or ours do not tell."
-    if not differing:
-        return f"As in the paper in {len(judged)} of {len(judged)} comparisons."
-    return f"Differs from the paper in {len(differing)} of {len(judged)} comparisons: {'; '.join(differing)}."
+    named = {True: [], False: [], None: []}  # type: dict[bool | None, list[str]]
+    for line in rows:
+        if line.holds is not None or line.undecided:
+            named[line.holds].append(line.label)
+    total = sum(map(len, named.values()))
+    if not total:
+        return "Not judged: the paper has no numbers for this."
+    said = [f"as in the paper in {len(named[True])}"] if named[True] else []
+    said += [f"differs in {len(named[False])} ({'; '.join(named[False])})"] if named[False] else []
+    said += [f"undecided in {len(named[None])} ({'; '.join(named[None])})"] if named[None] else []
+    return f"Of {total} comparisons: {', '.join(said)}."
 
 
 def table(result: ClaimResult) -> str:
@@ -228,7 +253,7 @@ def table(result: ClaimResult) -> str:
     lines = [result.title, f"The paper: {result.statement}", ""]
     lines.append(f"{'':{width}}  {'paper':>10}  {'ours':>10}  {'s.d.':>8}  {'n':>3}")
     for line in result.rows:
-        holds = {True: "as in the paper", False: "DIFFERS", None: ""}[line.holds]
+        holds = {True: "as in the paper", False: "DIFFERS", None: "undecided" if line.undecided else ""}[line.holds]
         numbers = f"{number(line.paper, line.unit):>10}  {number(line.ours, line.unit):>10}"
         notes = "  ".join(word for word in (holds, line.note) if word)
         lines.append(f"{line.label:{width}}  {numbers}  {number(line.sd, line.unit):>8}  {line.n:>3}  {notes}".rstrip())

@@ -7,6 +7,7 @@ from typing import Any
 from hetsyn_plugins.experiments import plots
 from hetsyn_plugins.experiments.claims import paper
 from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, per_cent
+from hetsyn_plugins.experiments.claims.verdicts import NOT_JUDGED, best
 from hetsyn_plugins.experiments.run_folder import ClaimRow
 from hetsyn_plugins.experiments.variants import VARIANTS
 
@@ -42,22 +43,27 @@ def hidden_rows(evidence: Evidence) -> list[ClaimRow]:
     for n in HIDDEN:
         for name in COMPARED:
             values = evidence.values(name_of(name, n))
-            count = evidence.result(name_of(name, n), evidence.seeds[0]).parameters
-            above = bool(values.mean() > evidence.values(name_of("homneu", n)).mean()) if name == "hetsyn" else None
+            count = evidence.parameters(name_of(name, n))
+            others = {VARIANTS[other].title: evidence.values(name_of(other, n)) for other in COMPARED[1:]}
+            judged = best(values, others) if name == "hetsyn" else NOT_JUDGED
             label = f"[{n}, {n}], {VARIANTS[name].title}: accuracy"
-            rows.append(per_cent(label, values, holds=above, note=f"{count:,} trained parameters"))
+            rows.append(per_cent(label, values, None, judged, note=f"{count:,} trained parameters"))
     return rows
 
 
 def draw_hidden(evidence: Evidence) -> Any:
     """Accuracy against the size of the layers."""
     curves = {VARIANTS[name].title: [evidence.values(name_of(name, n)) for n in HIDDEN] for name in COMPARED}
-    return plots.against_condition(HIDDEN, curves, xlabel="neurons in each hidden layer", ylabel="accuracy", log=True)
+    lines = evidence.chance(name_of("hetsyn"))
+    return plots.against_condition(
+        HIDDEN, curves, xlabel="neurons in each hidden layer", ylabel="accuracy", log=True, lines=lines
+    )
 
 
 def draw_variants(evidence: Evidence) -> Any:
     """Accuracy of every variant, a dot a seed."""
-    return plots.variants({v.title: evidence.values(name_of(name)) for name, v in VARIANTS.items()}, ylabel="accuracy")
+    values = {v.title: evidence.values(name_of(name)) for name, v in VARIANTS.items()}
+    return plots.variants(values, lines=evidence.chance(name_of("hetsyn")))
 
 
 CLAIMS = {
@@ -65,7 +71,7 @@ CLAIMS = {
         "Sequential images: accuracy of the variants on Fashion-MNIST, row by row",
         f"R-HetSynLIF with two layers of 64 reads images that come in piece by piece (S-MNIST: {REPORTED})",
         {name_of(name): arm(name) for name in VARIANTS},
-        range(3),
+        range(6),
         accuracy_rows,
         [Picture("variants.png", "Accuracy on the test set: mean, and each seed", draw_variants)],
     ),
@@ -73,7 +79,7 @@ CLAIMS = {
         "Sequential images: how few neurons it takes",
         "HetSynLIF gets there with few neurons",
         {name_of(name, n): arm(name, n) for n in HIDDEN for name in COMPARED},
-        range(3),
+        range(6),
         hidden_rows,
         [Picture("hidden.png", "Accuracy on the test set, mean and s.d. over the seeds", draw_hidden)],
     ),

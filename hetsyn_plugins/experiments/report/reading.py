@@ -191,13 +191,14 @@ class ClaimFolder:
     @property
     def outcome(self) -> tuple[str, str]:
         """Whether it holds, in words, and as a class of the style sheet."""
-        judged = [row.holds for row in self.content.rows if row.holds is not None]
+        judged = [row.holds for row in self.content.rows if row.holds is not None or row.undecided]
         if not judged:
             return "not judged", "open"
         if all(judged):
             return "holds", "good"
-        where = "" if not any(judged) else f" in {judged.count(False)} of {len(judged)} rows"
-        return f"differs from the paper{where}", "bad"
+        which, how = (False, "differs from the paper") if False in judged else (None, "undecided")
+        where = f" in {judged.count(which)} of {len(judged)} rows" if judged.count(which) < len(judged) else ""
+        return f"{how}{where}", "open" if which is None else "bad"
 
 
 def is_claim(folder: Path) -> bool:
