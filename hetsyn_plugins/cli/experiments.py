@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ def add_commands(commands: Any) -> None:
         "claim", help="the paper's number beside ours, with the s.d. over seeds, and the picture"
     )
     claim.add_argument("name", nargs="?", metavar="CLAIM", help="which, or package.module:CLAIM (none: list them)")
+    claim.add_argument("--short", action="store_true", help="its short form, of at most an hour on two cores")
     claim.add_argument("--seeds", metavar="0-9", help="other seeds than the claim's own")
     claim.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of all its runs"
@@ -270,17 +272,18 @@ def run_claim(arguments: argparse.Namespace) -> int:
 
     if arguments.name is None:
         for name, claim in CLAIMS.items():
-            print(f"{name:18} {claim.title} ({len(claim.arms)} x {len(claim.seeds)} runs)")
+            print(f"{name:18} {claim.title} ({len(claim.arms)} x {len(claim.seeds)} runs; --short: {claim.short.what})")
         return 0
     claim = CLAIMS[arguments.name] if arguments.name in CLAIMS else claim_of_own(arguments.name)
     name = arguments.name.rpartition(":")[2]
     seeds = None if arguments.seeds is None else parse_seeds(arguments.seeds)
-    options: dict[str, Any] = {name: getattr(arguments, name) for name in ("jobs", "quiet", "despite_cost")}
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in ("short", "jobs", "quiet", "despite_cost")}
+    options["say"] = lambda text: print(text, file=sys.stderr, flush=True)
     options["settings"] = with_device(arguments.set, arguments.device)
     options["cluster"] = cluster_of(arguments.launcher, arguments.slurm)
     result = check_claim(name, claim, arguments.out, seeds, **options)
     print(table(result))
-    print(f"\n{arguments.out / name}: claim.json{''.join(', ' + p.file for p in result.pictures)}")
+    print(f"\n{arguments.out / result.name}: claim.json, results.json{''.join(', ' + p.file for p in result.pictures)}")
     return 0
 
 

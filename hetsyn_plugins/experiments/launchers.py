@@ -17,13 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
-from tqdm import tqdm
-
 from hetsyn_plugins.core.bounded import parse_toml
 from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.processes import deaf_to_ctrl_c, killed_with_parent
 from hetsyn_plugins.experiments import training
 from hetsyn_plugins.experiments.config import Config, load_config
+from hetsyn_plugins.experiments.progress import Expected, Progress
 from hetsyn_plugins.experiments.run_folder import CONFIG, FAILURE, RESULT, Failure, read_content, seed_folder
 
 LAUNCHERS = ("local", "submitit")
@@ -60,11 +59,23 @@ class Started(Protocol):
 
 
 def launch(
-    jobs: Sequence[Job], start: Callable[[Job], Started], at_a_time: int, *, name: str, quiet: bool
+    jobs: Sequence[Job],
+    start: Callable[[Job], Started],
+    at_a_time: int,
+    *,
+    name: str,
+    quiet: bool,
+    expected: Mapping[Path, Expected] | None = None,
+    done: int = 0,
 ) -> dict[Job, str]:
-    """Start the jobs, so many at a time, and wait for all; what went wrong, by job."""
+    """Start the jobs, so many at a time, and wait for all; what went wrong, by job.
+
+    expected   what each takes, by its folder (`progress.Progress`); None: all the same
+    done       jobs that are done already
+    """
     waiting, running, failed = list(jobs), dict[Job, Started](), dict[Job, str]()
-    with tqdm(total=len(jobs), desc=name, unit="seed", disable=quiet) as bar:
+    expected = expected or {job.folder: Expected(1.0, 0) for job in jobs}
+    with Progress(name, expected, done=done, quiet=quiet) as progress:
         try:
             while waiting or running:
                 while waiting and len(running) < at_a_time:
@@ -75,7 +86,8 @@ def launch(
                     why = started.why()
                     failed |= {} if why is None else {job: why}
                     started.stop()
-                    bar.update()
+                    progress.ended(job.folder)
+                progress.look([job.folder for job in running])
                 time.sleep(0.05)
         finally:  # of an interrupted launch: they go on from their checkpoints when asked again
             for started in running.values():

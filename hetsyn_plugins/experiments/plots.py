@@ -98,8 +98,12 @@ def membrane(v: Array, spikes: Array, threshold: float, ax: Any = None, title: s
 # ---- time constants ----------------------------------------------------------------------------------------------
 
 
-def tau_histogram(taus: Mapping[str, Array], ax: Any = None, title: str = "") -> Any:
+def tau_histogram(
+    taus: Mapping[str, Array], ax: Any = None, title: str = "", marks: Mapping[str, float] | None = None
+) -> Any:
     """Histograms of time constants in seconds on a log axis, one a name, each with its log-normal fit (dashed).
+
+    marks   time constants in seconds that are marked by a dotted line, by what the legend calls them
 
     The masses at r = 0 and r = 1 stand at the ends as lines with a dot, in the histogram's colour, and in the legend.
     The outermost bins also hold what lies beyond them: decays just below 1 would stretch the axis by decades.
@@ -123,6 +127,8 @@ def tau_histogram(taus: Mapping[str, Array], ax: Any = None, title: str = "") ->
         ax.plot(
             [], [], color=BLACK, linestyle="--", label=r"log-normal fit by quartiles: its median, $\sigma$ of log tau"
         )
+    for name, at in (marks or {}).items():
+        ax.axvline(scale.place(np.array(at)), color=BLACK, linestyle=":", label=name)
     scale.apply(ax, "x")
     ax.set(xlabel="time constant (ms)", ylabel="synapses", title=title)
     ax.set_ylim(bottom=0)

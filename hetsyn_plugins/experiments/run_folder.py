@@ -5,6 +5,7 @@ RUN/inputs.json     what was drawn once for the inputs of all seeds (the permuta
 RUN/seed-3/         what `training.train` writes for a seed: result.json or failure.json, networks, log, checkpoint
 RUN/summary.json    mean and s.d. over the seeds
 CLAIM/claim.json    what came of a claim; its pictures lie beside it
+CLAIM/results.json  what was measured of its runs, without which they would be run again
 
 The shape of a JSON file stands here once, as a dataclass: who writes it makes one, who reads it gets one.
 """
@@ -26,6 +27,7 @@ from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments.config import Config, load_config
 
 CONFIG, INPUTS, SUMMARY, CLAIM = "config.toml", "inputs.json", "summary.json", "claim.json"
+NUMBERS = "results.json"
 START, NETWORK = "start.safetensors", "network.safetensors"
 STATE, PREVIOUS_STATE = "state.safetensors", "state.previous.safetensors"
 RESULT, FAILURE = "result.json", "failure.json"
@@ -34,6 +36,7 @@ TO_DO = {  # what mends a damaged one
     FAILURE: "delete it to train the seed on",
     SUMMARY: "delete it, and the same command makes it anew",
     CLAIM: "delete it, and the same command makes it anew",
+    NUMBERS: "delete it, and the same command runs anew what is not here",
 }
 
 Content = TypeVar("Content")
@@ -142,6 +145,29 @@ class ClaimResult:
     tried: str
     pictures: list[PictureFile]
     runs: list[Word]
+
+
+@dataclass(frozen=True)
+class RunNumbers:
+    """What was measured of a seed of a run, by what is said of it (`claims.evidence.Evidence.each`).
+
+    fingerprint   of its settings and its seed (`claims.evidence.fingerprint`)
+    seconds       that its training took, on `device`
+    """
+
+    fingerprint: Word
+    arm: Word
+    seed: Count
+    seconds: Finite
+    device: Word
+    numbers: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ClaimNumbers:
+    """results.json: the runs of a claim in numbers, which are small enough to be kept where the runs are not."""
+
+    runs: list[RunNumbers]
 
 
 def write_content(path: Path, content: Any) -> None:

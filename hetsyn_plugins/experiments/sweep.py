@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from hetsyn_plugins.core.files import make_folder, write_bytes, write_json
@@ -13,9 +12,10 @@ from hetsyn_plugins.core.processes import lifeline
 from hetsyn_plugins.experiments import training, variants
 from hetsyn_plugins.experiments.affordable import check_costs, spending
 from hetsyn_plugins.experiments.config import Config, differences, load_config, to_toml, toml_value
-from hetsyn_plugins.experiments.costs import PROCESS, cores, memory_needed
+from hetsyn_plugins.experiments.costs import PROCESS, cores, iterations_of, likely_time, memory_needed
 from hetsyn_plugins.experiments.extension import LENGTH, check_extends, put_aside
-from hetsyn_plugins.experiments.launchers import Cluster, Job, launch, start_process
+from hetsyn_plugins.experiments.launchers import Cluster, Job, Process, launch, start_process
+from hetsyn_plugins.experiments.progress import Expected, Progress
 from hetsyn_plugins.experiments.ranks import current
 from hetsyn_plugins.experiments.run_folder import (
     CONFIG,
@@ -62,7 +62,8 @@ def train_seeds(
     if current().size > 1:
         return _train_by_ranks(config, seeds, folder, jobs, quiet, tensorboard, despite_cost)
     if cluster is not None:
-        failed = train_on(cluster, {folder: config}, seeds, jobs, quiet, tensorboard, despite_cost)
+        work = [Job(folder, seed) for seed in seeds_to_train(folder, config, seeds)]
+        failed = train_on(cluster, {folder: config}, work, jobs, quiet, tensorboard, despite_cost)
     else:
         failed = _train_here(config, seeds, folder, jobs, quiet, tensorboard, despite_cost)
     summary = summarise(folder)
@@ -92,26 +93,95 @@ def _train_here(
     prepare(folder, config)
     jobs = jobs or default_jobs(config)
     if len(missing) > 1:
-        with lifeline() as line:
-            start = partial(start_process, device=config.training.device, tensorboard=tensorboard, line=line)
-            work = [Job(folder, seed) for seed in missing]
-            return launch(work, start, jobs, name=folder.name, quiet=quiet)
+        work = [Job(folder, seed) for seed in missing]
+        done = len(set(seeds)) - len(missing)
+        return _in_processes(folder.name, {folder: config}, work, jobs, quiet, tensorboard, done)
     for seed in missing:
         options = {"quiet": quiet, "tensorboard": tensorboard, "despite_cost": True}  # checked above, with the others
         training.train(config, seed, seed_folder(folder, seed), **options)
     return {}
 
 
+def _in_processes(
+    name: str,
+    runs: Mapping[Path, Config],
+    work: Sequence[Job],
+    at_a_time: int,
+    quiet: bool,
+    tensorboard: bool = False,
+    done: int = 0,
+) -> dict[Job, str]:
+    """Train seeds of runs whose folders are prepared, each in a process of its own; what went wrong, by job."""
+    by_run = {run: expected(config) for run, config in runs.items()}
+
+    with lifeline() as line:
+
+        def start(job: Job) -> Process:
+            device = runs[job.run].training.device
+            return start_process(job, device=device, tensorboard=tensorboard, line=line)
+
+        each = {job.folder: by_run[job.run] for job in work}
+        return launch(work, start, at_a_time, name=name, quiet=quiet, expected=each, done=done)
+
+
+def train_runs(
+    name: str, runs: Mapping[Path, Config], work: Sequence[Job], *, jobs: int = 0, quiet: bool = False, done: int = 0
+) -> dict[Job, str]:
+    """Train these seeds of several runs on this machine, all of them as one queue; what went wrong, by job.
+
+    jobs   seeds at a time, each in a process of its own; 0: as many as the cores hold; 1: in this process
+    done   seeds that are done already, for the bar
+
+    What they need is not checked here. Raises FileNotFoundError where data are missing.
+    """
+    failed: dict[Job, str] = {}
+    for folder in dict.fromkeys(job.run for job in work):
+        mine = [job for job in work if job.run == folder]
+        try:
+            _try(runs[folder], mine[0].seed)
+            prepare(folder, runs[folder])
+        except ValueError as error:
+            failed |= dict.fromkeys(mine, str(error))
+    ready = [job for job in work if job not in failed]
+    at_a_time = jobs or min((default_jobs(runs[job.run]) for job in ready), default=1)
+    if at_a_time > 1 and len(ready) > 1:
+        failed |= _in_processes(name, runs, ready, at_a_time, quiet, done=done)
+    else:
+        failed |= _one_by_one(name, runs, ready, quiet, done)
+    for folder in dict.fromkeys(job.run for job in ready):
+        summarise(folder)
+    return failed
+
+
+def _one_by_one(name: str, runs: Mapping[Path, Config], work: Sequence[Job], quiet: bool, done: int) -> dict[Job, str]:
+    """The same in this process, each with a bar of its own below the one over all."""
+    failed: dict[Job, str] = {}
+    each = {job.folder: expected(runs[job.run]) for job in work}
+    with Progress(name, each, done=done, quiet=quiet) as progress:
+        for job in work:
+            try:
+                training.train(runs[job.run], job.seed, job.folder, quiet=quiet, despite_cost=True)
+            except (ValueError, training.TrainingStopped) as error:
+                failed[job] = str(error)
+            progress.ended(job.folder)
+    return failed
+
+
+def expected(config: Config) -> Expected:
+    """What the training of a seed likely takes."""
+    return Expected(likely_time(config) / 1e6, iterations_of(config))
+
+
 def train_on(
     cluster: Cluster,
     runs: Mapping[Path, Config],
-    seeds: Sequence[int],
+    missing: Sequence[Job],
     jobs: int,
     quiet: bool,
     tensorboard: bool,
     despite_cost: bool,
 ) -> dict[Job, str]:
-    """Train what is missing of several runs as jobs of a cluster, all of them at once; what went wrong, by job.
+    """Train these seeds of several runs as jobs of a cluster, all of them at once; what went wrong, by job.
 
     What a job needs it is refused for on its own machine (`affordable.check_costs`).
 
@@ -119,12 +189,11 @@ def train_on(
 
     Raises ValueError where a folder holds another configuration, or a configuration cannot be.
     """
-    missing = [Job(folder, seed) for folder in runs for seed in seeds_to_train(folder, runs[folder], seeds)]
     for job in {job.run: job for job in missing}.values():
         _try(runs[job.run], job.seed)
     for folder, config in runs.items():
         prepare(folder, config)
-    here = len(missing) if cluster.is_remote else min(map(default_jobs, runs.values()))
+    here = len(missing) if cluster.is_remote else min(map(default_jobs, runs.values()), default=1)
     start = cluster.starter(runs, tensorboard, despite_cost)
     failed = launch(missing, start, jobs or here, name="jobs", quiet=quiet)
     for folder in runs:

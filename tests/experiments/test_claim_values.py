@@ -15,8 +15,8 @@ from planting import caught, changed
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.core.params import HetSynParams
-from hetsyn_plugins.experiments.claims import CLAIMS, claim, patterns
-from hetsyn_plugins.experiments.claims.claim import Evidence
+from hetsyn_plugins.experiments.claims import CLAIMS, evidence, patterns
+from hetsyn_plugins.experiments.claims.evidence import Evidence
 from hetsyn_plugins.experiments.run_folder import SeedResult
 from hetsyn_plugins.experiments.tasks.task import Activity
 from hetsyn_plugins.experiments.variants import VARIANTS
@@ -81,7 +81,9 @@ def evaluate(evidence: Evidence, arm: str, seed: int, network: Any = None, task:
     """The measure of another network or under other settings: told by the network's longest tau, and the settings."""
     if network is not None:
         return value(arm, seed, f"longest {network.layers[0].params.tau(5e-3).decay.max():.9f}")
-    return value(arm, seed, f"deleted {task.test_deletion}, warped {task.test_warp}")
+    if task.name == "dms":
+        return value(arm, seed, f"delay {task.delay}")
+    return value(arm, seed, f"deleted {task.test_deletion}, warped {task.test_warp}, stretched {task.test_stretch}")
 
 
 class Ramp:
@@ -100,6 +102,7 @@ def evidence_of(name: str, monkeypatch: pytest.MonkeyPatch) -> Evidence:
     for method in (result, log, networks, evaluate):
         monkeypatch.setattr(Evidence, method.__name__, method)
     monkeypatch.setattr(Evidence, "model", lambda evidence, arm, seed: Ramp(value(arm, seed, "slope")))
+    monkeypatch.setattr(Evidence, "chance", lambda evidence, arm: {"chance": 0.125})  # which asks the data
     arms = CLAIMS[name].arms
     few = ("task.test_samples=2",) if name.startswith(("patterns", "dms")) else ()
     return Evidence(Path("none"), arms, SEEDS, few)
@@ -204,7 +207,81 @@ def of_noise() -> dict[str, Array]:
 
 
 def under(name: str, deleted: float = 0.0, warped: float = 0.0) -> Array:
-    return values(f"speech-{name}", f"deleted {deleted}, warped {warped}")
+    return values(f"speech-{name}", f"deleted {deleted}, warped {warped}, stretched 1.0")
+
+
+def folds(variant: str, what: str = "") -> Array:
+    """The mean over the seeds of each fold."""
+    return np.array([values(f"fsdd-{fold}-{variant}", what).mean() for fold in range(6)])
+
+
+def of_folds() -> dict[str, Array]:
+    rows = {f"{v.title}: accuracy over the folds": 100 * folds(name) for name, v in VARIANTS.items()}
+    for name, v in VARIANTS.items():
+        spread = [100 * values(f"fsdd-{fold}-{name}").std(ddof=1) for fold in range(6)]
+        rows[f"{v.title}: s.d. over the seeds of a fold"] = np.array(spread)
+    return rows
+
+
+def of_folds_under() -> dict[str, Array]:
+    rows = {}
+    for name, v in VARIANTS.items():
+        for chance in (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64):
+            changed = folds(name, f"deleted {chance}, warped 0.0, stretched 1.0")
+            rows[f"{v.title}: {chance:.0%} of the spikes deleted"] = 100 * changed
+        rows[f"{v.title}: time warped by 2^U(-0.5, 0.5)"] = 100 * folds(name, "deleted 0.0, warped 0.5, stretched 1.0")
+    return rows
+
+
+def stretched(name: str, times: float) -> Array:
+    return folds(name) if times == 1 else folds(name, f"deleted 0.0, warped 0.0, stretched {times}")
+
+
+def of_delays() -> dict[str, Array]:
+    return {
+        f"{v.title}: {1e3 * delay:g} ms": 100 * values(f"dms-{name}-50", f"delay {delay}")
+        for name, v in VARIANTS.items()
+        for delay in DELAYS
+    }
+
+
+DELAYS = (0.2, 0.4, 0.8, 1.6, 2.5, 5.0)
+SPEEDS = (0.5, 0.71, 1.0, 1.41, 2.0)
+LEARNED = {
+    "pattern generation": "patterns-R-hetsyn-2hz",
+    "delayed match-to-sample": "dms-hetsyn-50",
+    "spoken digits": "fsdd-0-hetsyn",
+    "MNIST by rows": "smnist-row-hetsyn",
+}
+
+
+def of_biology() -> dict[str, Array]:
+    """Judged by scipy's distance, and by a one-way analysis of variance of equal groups."""
+    stats, rows = pytest.importorskip("scipy.stats"), {}
+    for task, arm in LEARNED.items():
+        after = [np.log(tau(arm, seed, "after")) for seed in SEEDS]
+        sigmas = np.array([np.subtract(*np.quantile(logs, (0.75, 0.25))) / (2 * 0.6744897501960817) for logs in after])
+        fits = [(np.median(logs), sigma) for logs, sigma in zip(after, sigmas, strict=True)]
+        rows[f"{task}: median tau"] = np.array([1e3 * np.exp(middle) for middle, _ in fits])
+        rows[f"{task}: sigma of log tau"] = sigmas
+        distances = [
+            stats.kstest(logs.ravel(), stats.norm(middle, max(sigma, 1e-13)).cdf).statistic
+            for logs, (middle, sigma) in zip(after, fits, strict=True)
+        ]
+        rows[f"{task}: largest distance from the log-normal fit"] = np.array(distances)
+        rows[f"{task}: taus above 500 ms"] = np.array([100 * (np.exp(logs) > 0.5).mean() for logs in after])
+        before = [np.log(tau(arm, seed, "before")) for seed in SEEDS]
+        rows[f"{task}: spread between neurons"] = np.array([100 * between(logs) for logs in after])
+        rows[f"{task}: spread between neurons before training"] = np.array([100 * between(logs) for logs in before])
+    return rows
+
+
+def between(logs: Array) -> float:
+    """The intra-class correlation of rows of one length, from the mean squares."""
+    m = logs.shape[1]
+    within = logs.var(1, ddof=1).mean()
+    spread = max(0.0, logs.mean(1).var(ddof=1) - within / m)
+    return float(spread / (spread + within))
 
 
 def of_robustness() -> dict[str, Array]:
@@ -227,6 +304,22 @@ ROWS: dict[str, Callable[[], dict[str, Array]]] = {
     "patterns-noise": of_noise,
     "speech": lambda: accuracies({f"{v.title}: accuracy": f"speech-{name}" for name, v in VARIANTS.items()}),
     "speech-robustness": of_robustness,
+    "fsdd": of_folds,
+    "fsdd-robustness": of_folds_under,
+    "fsdd-speed": lambda: {
+        f"{v.title}: {times:g} times as long": 100 * stretched(name, times)
+        for name, v in VARIANTS.items()
+        for times in SPEEDS
+        if times != 1
+    },
+    **{
+        f"smnist-{order}": lambda order=order: accuracies(  # type: ignore[misc]
+            {f"{v.title}: accuracy": f"smnist-{order}-{name}" for name, v in VARIANTS.items()}
+        )
+        for order in ("pixel", "permuted", "row")
+    },
+    "dms-timescales": of_delays,
+    "biology": of_biology,
     "visual": lambda: accuracies({f"{v.title}: accuracy": f"images-{name}-64" for name, v in VARIANTS.items()}),
     "visual-small": lambda: accuracies(
         {
@@ -259,11 +352,11 @@ def test_the_parameters_are_the_arms_own(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_networks_are_kept_by_arm_and_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "load_networks", lambda folder: (folder, folder))
-    evidence = Evidence(Path("all"), {}, SEEDS)
+    monkeypatch.setattr(evidence, "load_networks", lambda folder: (folder, folder))
+    runs = Evidence(Path("all"), {}, SEEDS)
     for arm in ("a", "b", "a"):
         for seed in (1, 2, 1):
-            assert evidence.networks(arm, seed)[1] == Path("all/runs", arm, f"seed-{seed}")
+            assert runs.networks(arm, seed)[1] == Path("all/runs", arm, f"seed-{seed}")
 
 
 # ---- what the pictures must show -----------------------------------------------------------------------------------
@@ -326,6 +419,24 @@ def pictures_of(name: str) -> dict[str, dict[str, list[float]] | list[float]]:
         "speech-robustness": {
             "deletion.png": {t: [under(v, deleted=c).mean() for c in conditions] for t, v in variants.items()}
         },
+        "fsdd": {"variants.png": [folds(v).mean() for v in VARIANTS]},
+        "fsdd-robustness": {
+            "deletion.png": {
+                t: [folds(v, f"deleted {c}, warped 0.0, stretched 1.0").mean() for c in conditions]
+                for t, v in variants.items()
+            }
+        },
+        "fsdd-speed": {"speeds.png": {t: [stretched(v, s).mean() for s in SPEEDS] for t, v in variants.items()}},
+        **{
+            f"smnist-{order}": {
+                "variants.png": [values(f"smnist-{order}-{v}").mean() for v in VARIANTS],
+            }
+            for order in ("pixel", "permuted", "row")
+        },
+        "dms-timescales": {
+            "delays.png": {t: [values(f"dms-{v}-50", f"delay {d}").mean() for d in DELAYS] for t, v in variants.items()}
+        },
+        "biology": {},
         "visual": {"variants.png": [values(f"images-{v}-64").mean() for v in VARIANTS]},
         "visual-small": {
             "hidden.png": curves(lambda v, n: f"images-{v}-{n}", ("hetsyn", "hetneu", "homneu"), (8, 16, 32, 64))
@@ -379,16 +490,31 @@ class Bug(NamedTuple):
 
 
 BUGS = [
-    Bug("one arm for all", "claim", "_once((arm, what), lambda", "_once(what, lambda", "dms", "HetNeuLIF: accuracy"),
+    Bug(
+        "one arm for all",
+        "evidence",
+        "        if (arm, seed) not in self._cache:",
+        '        arm = "dms-hetsyn-50"\n        if (arm, seed) not in self._cache:',
+        "dms",
+        "HetNeuLIF: accuracy",
+    ),
     Bug(
         "one seed for all",
-        "claim",
-        "of_seed(seed) for seed in",
-        "of_seed(self.seeds[0]) for seed in",
+        "evidence",
+        "float(of_seed(seed))",
+        "float(of_seed(self.seeds[0]))",
         "dms",
         "HetSynLIF: accuracy",
     ),
-    Bug("one deletion for all", "speech", "tuple(changes.items())", "tuple(changes)", "speech-robustness", "2% of the"),
+    Bug("one deletion for all", "evidence", "tuple(changes.items())", "tuple(changes)", "speech-robustness", "2% of"),
+    Bug(
+        "one fold for all",
+        "voices",
+        "variant, fold) for fold in FOLDS]",
+        "variant, 0) for fold in FOLDS]",
+        "fsdd",
+        "folds",
+    ),
     Bug(
         "one noise for all",
         "patterns",
@@ -427,9 +553,11 @@ BUGS = [
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_planted_bugs_are_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
-    around = [f"{PACKAGE}.{name}" for name in ("claim", "dms", "patterns", "speech")]
+    around = [
+        f"{PACKAGE}.{name}" for name in ("evidence", "claim", "by_variant", "dms", "patterns", "speech", "voices")
+    ]
     fresh = changed(f"{PACKAGE}.{bug.module}", bug.old, bug.new, around=around)
-    claims = {name: claim for module in around[1:] for name, claim in fresh[module].CLAIMS.items()}
+    claims = {name: claim for module in around[3:] for name, claim in fresh[module].CLAIMS.items()}
     monkeypatch.setitem(CLAIMS, bug.claim, claims[bug.claim])
     monkeypatch.setitem(globals(), "Evidence", fresh[around[0]].Evidence)
     with caught(bug.says):

@@ -56,7 +56,7 @@ def test_jobs_of_which_three_are_stopped_at_random(tmp_path: Path) -> None:
     ]
     for thread in threads:
         thread.start()
-    failed = sweep.train_on(launchers.Cluster(), runs, SEEDS, jobs=3, quiet=True, tensorboard=False, despite_cost=False)
+    failed = sweep.train_on(launchers.Cluster(), runs, jobs, jobs=3, quiet=True, tensorboard=False, despite_cost=False)
     for thread in threads:
         thread.join()
     rank_worker.together(1, rank_worker.all_resumed, unbroken, SEEDS)

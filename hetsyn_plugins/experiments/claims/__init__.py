@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from hetsyn_plugins.experiments.claims import dms, images, patterns, speech
+from hetsyn_plugins.experiments.claims import dms, images, patterns, speech, timescales, voices
 from hetsyn_plugins.experiments.claims.claim import Claim
 
-CLAIMS: dict[str, Claim] = {**patterns.CLAIMS, **dms.CLAIMS, **speech.CLAIMS, **images.CLAIMS}
+CLAIMS: dict[str, Claim] = {
+    **patterns.CLAIMS,
+    **dms.CLAIMS,
+    **speech.CLAIMS,
+    **voices.CLAIMS,
+    **images.CLAIMS,
+    **timescales.CLAIMS,
+}

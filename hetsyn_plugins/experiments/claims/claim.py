@@ -1,54 +1,39 @@
 """What a claim of the paper is here: the runs it needs, the numbers that come of them beside the paper's, pictures.
 
 FOLDER/runs/ARM/      the runs (`run_folder`), shared by all claims; what is there already is not run again
-FOLDER/NAME/          claim.json and the pictures of one claim
+FOLDER/NAME/          claim.json, results.json and the pictures of one claim
 """
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.files import make_folder
-from hetsyn_plugins.core.network import Network
-from hetsyn_plugins.experiments import plots, sweep, training
+from hetsyn_plugins.experiments import plots, sweep
 from hetsyn_plugins.experiments.affordable import check_costs
-from hetsyn_plugins.experiments.analyse import chance
+from hetsyn_plugins.experiments.claims.evidence import Arm, Evidence, Unmeasured, read_recorded
 from hetsyn_plugins.experiments.claims.verdicts import NOT_JUDGED, Judgement
-from hetsyn_plugins.experiments.config import Config, load_config
-from hetsyn_plugins.experiments.launchers import Cluster
-from hetsyn_plugins.experiments.model import Model
+from hetsyn_plugins.experiments.config import Config
+from hetsyn_plugins.experiments.launchers import Cluster, Job
 from hetsyn_plugins.experiments.run_folder import (
     CLAIM,
+    NUMBERS,
     ClaimResult,
     ClaimRow,
     PictureFile,
-    SeedResult,
-    load_networks,
-    load_result,
     mean_sd,
-    seed_folder,
     seeds_text,
     write_content,
 )
-from hetsyn_plugins.experiments.tasks.task import Task
-from hetsyn_plugins.experiments.training_log import LOG, Record, read_log
 from hetsyn_plugins.ops import devices
 
-
-class Arm(NamedTuple):
-    """A configuration that a claim compares: a task by name and what is changed in it."""
-
-    task: str
-    settings: tuple[str, ...] = ()
+LONG = 600  # seconds: a claim that takes more says so
 
 
 class Picture(NamedTuple):
@@ -59,9 +44,20 @@ class Picture(NamedTuple):
     draw: Callable[[Evidence], Any]
 
 
+class Short(NamedTuple):
+    """The short form of a claim: fewer seeds, other settings, and in words how long it takes on two cores."""
+
+    seeds: Sequence[int]
+    settings: tuple[str, ...] = ()
+    what: str = ""
+
+
 @dataclass(frozen=True)
 class Claim:
-    """title and statement in the paper's sense; rows and pictures are made of the evidence; tried: for what differs."""
+    """title and statement in the paper's sense; rows and pictures are made of the evidence; tried: for what differs.
+
+    short   the form that takes at most an hour on two cores
+    """
 
     title: str
     statement: str
@@ -70,73 +66,7 @@ class Claim:
     rows: Callable[[Evidence], list[ClaimRow]]
     pictures: Sequence[Picture] = ()
     tried: str = ""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """The finished runs of a claim, by the names of its arms."""
-
-    folder: Path
-    arms: Mapping[str, Arm]
-    seeds: Sequence[int]
-    settings: Sequence[str] = ()
-    _cache: dict[Any, Any] = field(default_factory=dict)
-
-    def folder_of(self, arm: str) -> Path:
-        """The folder of an arm's run: another one under other settings, but for the device."""
-        settings = [text for text in self.settings if text.partition("=")[0].strip() != "training.device"]
-        mark = hashlib.sha256("\n".join(settings).encode()).hexdigest()[:8] if settings else ""
-        return self.folder / "runs" / (f"{arm}+{mark}" if mark else arm)
-
-    @cached_property
-    def configs(self) -> dict[str, Config]:
-        """The configuration of every arm."""
-        return {name: load_config(arm.task, [*arm.settings, *self.settings]) for name, arm in self.arms.items()}
-
-    def chance(self, arm: str) -> dict[str, float]:
-        """The line of chance for a picture of an arm, where there is one."""
-        return chance(self.configs[arm].task)
-
-    def values(self, arm: str) -> Array:
-        """The measure on the test set, by seed."""
-        return self.each(arm, "test", lambda seed: self.result(arm, seed).test)
-
-    def parameters(self, arm: str) -> int:
-        """How many numbers are trained, the same for all seeds."""
-        return round(float(self.each(arm, "parameters", lambda seed: float(self.result(arm, seed).parameters))[0]))
-
-    def result(self, arm: str, seed: int) -> SeedResult:
-        """What came of a seed."""
-        return load_result(seed_folder(self.folder_of(arm), seed))
-
-    def log(self, arm: str, seed: int) -> list[Record]:
-        """The log's records of a seed."""
-        return read_log(seed_folder(self.folder_of(arm), seed) / LOG)
-
-    def networks(self, arm: str, seed: int) -> tuple[Network, Network]:
-        """Before and after training."""
-        place = seed_folder(self.folder_of(arm), seed)
-        networks: tuple[Network, Network] = self._once(("networks", arm, seed), lambda: load_networks(place))
-        return networks
-
-    def model(self, arm: str, seed: int) -> Model:
-        """The trained network of a seed, ready to run on the CPU."""
-        return training.model_of(self.networks(arm, seed)[1], self.configs[arm]).eval().cpu()
-
-    def evaluate(self, arm: str, seed: int, network: Network | None = None, task: Task | None = None) -> float:
-        """The measure on the test set of another network in its place, or of another task."""
-        trained = self.networks(arm, seed)[1] if network is None else network
-        return training.evaluate_network(trained, self.configs[arm], seed, task)
-
-    def each(self, arm: str, what: Any, of_seed: Callable[[int], float]) -> Array:
-        """A number of every seed of an arm, computed once: `what` is its key."""
-        numbers: Array = self._once((arm, what), lambda: np.array([of_seed(seed) for seed in self.seeds]))
-        return numbers
-
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]
+    short: Short = field(kw_only=True)
 
 
 def row(
@@ -169,67 +99,150 @@ def check_claim(
     seeds: Sequence[int] | None = None,
     *,
     settings: Sequence[str] = (),
-    jobs: int = 0,
-    quiet: bool = False,
-    despite_cost: bool = False,
-    cluster: Cluster | None = None,
+    short: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    **options: Any,
 ) -> ClaimResult:
     """Train what is missing, and write and return the claim's table; its pictures lie beside claim.json.
 
+    short     in its short form, whose folder is NAME-short
+    say       is told before it begins how long it will take, where that is more than LONG
+    options   `Options`
+
+    What was measured of runs is kept in results.json; of runs whose settings are in one of the folder's it is taken
+    from there, and they are not run again. Pictures that need runs which are not here are left as they are.
+
     Raises ValueError where a run failed, or before the first one for one that cannot be (`sweep.train_seeds`).
     """
-    evidence = Evidence(folder, claim.arms, claim.seeds if seeds is None else seeds, settings)
-    for arm, config in evidence.configs.items():
-        devices.usable("training.device", config.training.device)
-        missing = sweep.missing_seeds(evidence.folder_of(arm), evidence.seeds)
-        if missing and not despite_cost and cluster is None:
-            check_costs(config, min(jobs, len(missing)))
-    if cluster is None:
-        _train_arms(evidence, jobs, quiet)
-    else:
-        _train_on(cluster, evidence, jobs, quiet, despite_cost)
-    rows = claim.rows(evidence)
+    if short:
+        seeds = claim.short.seeds if seeds is None else seeds
+        settings, name = [*claim.short.settings, *settings], f"{name}-short"
+    chosen = claim.seeds if seeds is None else seeds
+    evidence = Evidence(folder, claim.arms, chosen, settings, read_recorded(folder))
+    how = Options(**options)
+    train = partial(_train, name, evidence, how, folder / name / NUMBERS)
+    _check(evidence, how)
+    say_how_long(name, claim, evidence, how.jobs, say)
     make_folder(folder / name, "--out")
-    for picture in claim.pictures:
-        plots.save(picture.draw(evidence).figure, folder / name / picture.file)
-    words = ["hetsyn", "claim", name, *(word for text in settings for word in ("--set", text))]
-    words += ["--seeds", seeds_text(evidence.seeds)] if seeds is not None else []
+    train()
+    rows = _rows(claim, evidence, train)
+    write_content(folder / name / NUMBERS, evidence.in_numbers())
+    pictures = [picture for picture in claim.pictures if _drawn(picture, evidence, folder / name)]
+    of = ", ".join([*(["the short form"] if short else []), *settings])
     result = ClaimResult(
         name=name,
         title=claim.title,
         statement=claim.statement,
-        command=shlex.join(words),
+        command=_command(name.removesuffix("-short"), short, claim, evidence),
         rows=rows,
-        verdict=verdict(rows) + (f" But with {', '.join(settings)}." if settings else ""),
+        verdict=verdict(rows) + (f" But with {of}." if of else ""),
         tried=claim.tried,
-        pictures=[PictureFile(picture.file, picture.caption) for picture in claim.pictures],
-        runs=[f"../runs/{evidence.folder_of(arm).name}" for arm in claim.arms],
+        pictures=[PictureFile(picture.file, picture.caption) for picture in pictures],
+        runs=[f"../runs/{evidence.folder_of(arm).name}" for arm in claim.arms if evidence.folder_of(arm).exists()],
     )
     write_content(folder / name / CLAIM, result)
     return result
 
 
-def _train_arms(evidence: Evidence, jobs: int, quiet: bool) -> None:
-    """Train what is missing of every arm; ValueError where one failed, after the others were trained all the same."""
-    failed = []
-    for arm, config in evidence.configs.items():
-        try:
-            sweep.train_seeds(
-                config, evidence.seeds, evidence.folder_of(arm), jobs=jobs, quiet=quiet, despite_cost=True
-            )
-        except (ValueError, training.TrainingStopped) as error:
-            failed.append(f"{arm}: {error}")
-    if failed:
-        raise ValueError(f"{len(failed)} of {len(evidence.arms)} runs failed\n" + "\n".join(failed))
+@dataclass(frozen=True)
+class Options:
+    """How a claim's runs are trained, as `sweep.train_seeds` has it."""
+
+    jobs: int = 0
+    quiet: bool = False
+    despite_cost: bool = False
+    cluster: Cluster | None = None
 
 
-def _train_on(cluster: Cluster, evidence: Evidence, jobs: int, quiet: bool, despite_cost: bool) -> None:
-    """The same as jobs of a cluster, those of all arms at once."""
-    runs = {evidence.folder_of(arm): config for arm, config in evidence.configs.items()}
-    failed = sweep.train_on(cluster, runs, evidence.seeds, jobs, quiet, False, despite_cost)
+def say_how_long(name: str, claim: Claim, evidence: Evidence, jobs: int, say: Callable[[str], None]) -> None:
+    """Say what lies ahead, where it is more than LONG."""
+    missing = evidence.missing()
+    seconds = time_needed(evidence, missing, jobs)
+    if seconds > LONG:
+        runs = len(evidence.arms) * len(evidence.seeds)
+        text = f"{name}: {runs} runs, {runs - len(missing)} of them done; the others take about {duration(seconds)}"
+        again = "stopped, it goes on with the same command"
+        is_short = name.endswith("-short")
+        say(f"{text} here; {again}" + ("" if is_short else f"; --short: {claim.short.what}"))
+
+
+def time_needed(evidence: Evidence, missing: Sequence[Job], jobs: int = 0) -> float:
+    """Seconds that runs which are missing take on this machine, so many at a time, as estimated."""
+    configs = _configs(evidence, missing)
+    by_run = {run: sweep.expected(config).seconds for run, config in configs.items()}
+    at_a_time = jobs or min(map(sweep.default_jobs, configs.values()), default=1)
+    return sum(by_run[job.run] for job in missing) / at_a_time
+
+
+def duration(seconds: float) -> str:
+    """Minutes or hours for a reader."""
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"
+
+
+def _configs(evidence: Evidence, jobs: Sequence[Job]) -> dict[Path, Config]:
+    """The configurations of these jobs, by the folders of their runs."""
+    runs = {job.run for job in jobs}
+    configs = {evidence.folder_of(arm): config for arm, config in evidence.configs.items()}
+    return {run: config for run, config in configs.items() if run in runs}
+
+
+def _check(evidence: Evidence, options: Options) -> None:
+    """Raise ValueError for a run that cannot be, before the first one."""
+    missing = evidence.missing()
+    for config in _configs(evidence, missing).values():
+        devices.usable("training.device", config.training.device)
+        if not options.despite_cost and options.cluster is None:
+            check_costs(config, min(options.jobs, len(missing)))
+
+
+def _train(name: str, evidence: Evidence, options: Options, numbers: Path) -> None:
+    """Train what is missing; ValueError where one failed, after the others were trained all the same.
+
+    What has ended is recorded in any case, so that it need not be run again where the runs are lost.
+    """
+    missing = evidence.missing()
+    configs = _configs(evidence, missing)
+    done = len(evidence.arms) * len(evidence.seeds) - len(missing)
+    try:
+        if options.cluster is None:
+            failed = sweep.train_runs(name, configs, missing, jobs=options.jobs, quiet=options.quiet, done=done)
+        else:
+            on = (options.jobs, options.quiet, False, options.despite_cost)
+            failed = sweep.train_on(options.cluster, configs, missing, *on)
+    finally:
+        write_content(numbers, evidence.in_numbers())
     if failed:
         lines = [f"{job.run.name}: seed {job.seed}: {why}" for job, why in failed.items()]
-        raise ValueError(f"{len(failed)} of {len(runs) * len(evidence.seeds)} seeds failed\n" + "\n".join(lines))
+        raise ValueError(f"{len(failed)} of {len(missing)} runs failed\n" + "\n".join(lines))
+
+
+def _rows(claim: Claim, evidence: Evidence, train: Callable[[], None]) -> list[ClaimRow]:
+    """The claim's rows; runs whose recorded numbers are not enough for them are run again."""
+    while True:
+        try:
+            return claim.rows(evidence)
+        except Unmeasured as lack:
+            evidence.forget(lack.arm)
+            train()
+
+
+def _drawn(picture: Picture, evidence: Evidence, folder: Path) -> bool:
+    """Draw a picture, if the runs that it needs are here; is there one, be it of before?"""
+    try:
+        plots.save(picture.draw(evidence).figure, folder / picture.file)
+    except (FileNotFoundError, Unmeasured):
+        return (folder / picture.file).exists()
+    return True
+
+
+def _command(name: str, short: bool, claim: Claim, evidence: Evidence) -> str:
+    """The command that makes this again."""
+    form = claim.short if short else Short(claim.seeds)
+    settings = list(evidence.settings)[len(form.settings) :]
+    words = ["hetsyn", "claim", name, *(["--short"] if short else [])]
+    words += [word for text in settings for word in ("--set", text)]
+    words += ["--seeds", seeds_text(evidence.seeds)] if list(evidence.seeds) != list(form.seeds) else []
+    return shlex.join(words)
 
 
 def verdict(rows: Sequence[ClaimRow]) -> str:

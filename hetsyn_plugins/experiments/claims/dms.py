@@ -11,7 +11,8 @@ from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import HetSynLayer, Network
 from hetsyn_plugins.experiments import analysis, plots
 from hetsyn_plugins.experiments.claims import paper, verdicts
-from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, per_cent, row
+from hetsyn_plugins.experiments.claims.claim import Claim, Picture, Short, per_cent, row
+from hetsyn_plugins.experiments.claims.evidence import Arm, Evidence
 from hetsyn_plugins.experiments.claims.paper import TABLE4
 from hetsyn_plugins.experiments.claims.verdicts import NOT_JUDGED, Judgement
 from hetsyn_plugins.experiments.run_folder import ClaimRow
@@ -262,6 +263,7 @@ CLAIMS = {
         range(10),
         accuracy_rows,
         [Picture("learning.png", "Accuracy of the training batches, mean and s.d. over the seeds", draw_learning)],
+        short=Short(range(6), (), "six seeds: 5 min"),
     ),
     "dms-hidden": Claim(
         "Delayed match-to-sample: how often a run succeeds, by size",
@@ -270,6 +272,7 @@ CLAIMS = {
         range(6),
         hidden_rows,
         [Picture("hidden.png", "Accuracy on the test set, mean and s.d. over the seeds", draw_hidden)],
+        short=Short(range(6), ("training.iterations=500",), "500 iterations: 15 min"),
     ),
     "dms-frozen": Claim(
         "Delayed match-to-sample: 80 % of the taus frozen",
@@ -278,6 +281,7 @@ CLAIMS = {
         range(5),
         condition_rows("dms-frozen", paper.FROZEN.percent, "80 % frozen"),
         [Picture("learning.png", "Accuracy of the training batches, mean and s.d. over the seeds", draw_learning)],
+        short=Short(range(3), (), "three seeds: 2 min"),
     ),
     "dms-delay": Claim(
         "Delayed match-to-sample: a delay of 2500 ms",
@@ -286,6 +290,7 @@ CLAIMS = {
         range(5),
         condition_rows("dms-delay", paper.DELAY.percent, "2500 ms"),
         [Picture("learning.png", "Accuracy of the training batches, mean and s.d. over the seeds", draw_learning)],
+        short=Short(range(3), (), "three seeds: 2 min"),
     ),
     "dms-noise": Claim(
         "Delayed match-to-sample: noise at 20 Hz",
@@ -294,6 +299,7 @@ CLAIMS = {
         range(5),
         condition_rows("dms-noise", paper.NOISE.percent, "20 Hz"),
         [Picture("learning.png", "Accuracy of the training batches, mean and s.d. over the seeds", draw_learning)],
+        short=Short(range(3), (), "three seeds: 2 min"),
     ),
     "dms-table4": Claim(
         "Delayed match-to-sample: Table 4, where the long taus are and what they are for",
@@ -307,5 +313,6 @@ CLAIMS = {
         ],
         tried="training r as the paper's code does (the last rows) puts some of the cue synapses at r = 1, whose tau "
         "has no mean; the paper's means come out where tau itself is trained, in seconds, with Adam at 1e-2",
+        short=Short(range(3), (), "three seeds: 5 min"),
     ),
 }  # fmt: skip

@@ -30,6 +30,12 @@ NOISE = Reported(80.0, "delayed match-to-sample, R-HetSynLIF with the noise grou
 SHD = Reported(92.36, "Spiking Heidelberg Digits, R-HetSynLIF: one seed, the best epoch on the test set")
 S_MNIST = Reported(98.93, "S-MNIST, R-HetSynLIF: read from the output neurons' spike counts")
 
+CORTEX = (  # what it compares learned time constants with; it gives no figures of the fit
+    "decay constants of cortical synapses are log-normal with a tail past 500 ms (Allen Institute for Brain Science, "
+    "Synaptic Physiology, 194 human and 1,213 mouse pairs: portal.brain-map.org/connectivity/synaptic-physiology)"
+)
+CORTEX_TAIL = 0.5  # seconds
+
 SUCCESS = 90.0  # accuracy of what the paper calls a successful run of delayed match-to-sample
 SMALLEST = 5  # hidden neurons with which HetSynLIF still succeeds most often of the four variants
 ORDER = ("hetsyn", "hetneu", "alif", "homneu")  # of accuracy on the Spiking Heidelberg Digits, best first

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.experiments import plots
-from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, row
+from hetsyn_plugins.experiments.claims.claim import Claim, Picture, Short, row
+from hetsyn_plugins.experiments.claims.evidence import Arm, Evidence
 from hetsyn_plugins.experiments.claims.verdicts import NOT_JUDGED, best, better
 from hetsyn_plugins.experiments.run_folder import ClaimRow
 from hetsyn_plugins.experiments.tasks.patterns import PatternGeneration, gap_output, repeat_distance
@@ -141,6 +142,7 @@ CLAIMS = {
             Picture("learning-R.png", "Validation error, R-: mean and s.d. over the seeds", draw_learning("R")),
             Picture("output.png", "Target and outputs for one test sample, the silences shaded", draw_output),
         ],
+        short=Short(range(6), (), "six seeds: 10 min"),
     ),
     "patterns-noise": Claim(
         "Pattern generation: error under noise of 1 to 4 Hz",
@@ -149,5 +151,6 @@ CLAIMS = {
         range(6),
         noise_rows,
         [Picture(f"noise-{k}.png", f"Test error, {k}-: mean and s.d. over the seeds", draw_noise(k)) for k in KINDS],
+        short=Short(range(6), ("training.iterations=400",), "400 iterations: 15 min"),
     ),
 }  # fmt: skip

@@ -8,14 +8,14 @@ training, which did best on speakers held out of the training file. On SHD's fil
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.experiments import analysis, plots
 from hetsyn_plugins.experiments.claims import paper, verdicts
-from hetsyn_plugins.experiments.claims.claim import Arm, Claim, Evidence, Picture, per_cent
+from hetsyn_plugins.experiments.claims.claim import Claim, Picture, Short, per_cent
+from hetsyn_plugins.experiments.claims.evidence import Arm, Evidence
 from hetsyn_plugins.experiments.claims.paper import DELETION, ORDER, WARP
 from hetsyn_plugins.experiments.claims.verdicts import NOT_JUDGED
 from hetsyn_plugins.experiments.run_folder import ClaimRow
@@ -68,9 +68,7 @@ def robust_rows(evidence: Evidence) -> list[ClaimRow]:
 
 def under(evidence: Evidence, variant: str, **changes: Any) -> Array:
     """Accuracy on the test set under other settings of the task, by seed."""
-    arm = name_of(variant)
-    task = replace(evidence.configs[arm].task, **changes)
-    return evidence.each(arm, tuple(changes.items()), lambda seed: evidence.evaluate(arm, seed, task=task))
+    return evidence.under(name_of(variant), **changes)
 
 
 def draw_variants(evidence: Evidence) -> Any:
@@ -97,6 +95,7 @@ def draw_deletion(evidence: Evidence) -> Any:
     )
 
 
+SHORT = Short(range(6), ("training.epochs=5",), "six seeds, 5 epochs: 15 min")
 CLAIMS = {
     "speech": Claim(
         "Spoken digits: accuracy of the variants",
@@ -108,6 +107,7 @@ CLAIMS = {
             Picture("variants.png", "Accuracy on the test set: mean and s.d., and each seed", draw_variants),
             Picture("taus.png", "Time constants of HetSynLIF before and after training, one seed", draw_taus),
         ],
+        short=SHORT,
     ),
     "speech-robustness": Claim(
         "Spoken digits: deleted spikes and warped time, at test time only",
@@ -116,5 +116,6 @@ CLAIMS = {
         range(6),
         robust_rows,
         [Picture("deletion.png", "Accuracy on the test set, mean and s.d. over the seeds", draw_deletion)],
+        short=SHORT,
     ),
 }

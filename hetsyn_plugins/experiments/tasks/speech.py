@@ -104,6 +104,7 @@ class Speech(DataTask):
     shift                  in training every recording is moved by -shift to shift channels, anew in every batch
     blend                  chance of a recording to be blended, in training, with another of its class (`augmentation`)
     test_deletion          the same of the test set
+    test_stretch           how many times as long the test set's recordings are, all of them: 0.5 is twice as fast
     test_warp              a: the test set's spike times are scaled by 2^U(-a, a), a factor a recording, after it was
                            cut or padded, and the number of steps with them (paper: 0.5)
     skip                   steps at the start that the decision leaves out (the paper's code: 11)
@@ -118,7 +119,7 @@ class Speech(DataTask):
 
     name: ClassVar[str] = "speech"
     noun: ClassVar[str] = "recordings"
-    before: ClassVar[Mapping[str, Any]] = {"validate_on": "recordings"}
+    before: ClassVar[Mapping[str, Any]] = {"validate_on": "recordings", "test_stretch": 1.0}
 
     source: str = "norm"
     dt: float = 4e-3
@@ -132,6 +133,7 @@ class Speech(DataTask):
     shift: int = 0
     blend: float = 0.0
     test_deletion: float = 0.0
+    test_stretch: float = 1.0
     test_warp: float = 0.0
     skip: int = 0
 
@@ -150,7 +152,10 @@ class Speech(DataTask):
                 raise ValueError(f"{name}: expected a chance from 0 to 1, got {getattr(self, name)}")
         if not 0 <= self.test_warp <= OCTAVES:
             raise ValueError(f"test_warp: expected 0 to {OCTAVES:g} octaves, got {self.test_warp}")
-        shortest = round(2**-self.test_warp * (self.duration / self.dt))
+        if not 2**-OCTAVES <= self.test_stretch <= 2**OCTAVES:
+            expected = f"{2**-OCTAVES:g} to {2**OCTAVES:g} times as long"
+            raise ValueError(f"test_stretch: expected {expected}, got {self.test_stretch}")
+        shortest = round(2**-self.test_warp * min(self.test_stretch, 1.0) * (self.duration / self.dt))
         if not 0 <= self.skip < shortest:
             raise ValueError(f"skip: expected 0 to {shortest - 1} of {shortest} steps, got {self.skip}")
 
@@ -198,10 +203,10 @@ class Speech(DataTask):
         """All recordings of "validation" or "test", the shortest first and otherwise in their own order."""
         check_held_out(split)
         if split == "test":
-            recordings, deletion, warp = self.data.test, self.test_deletion, self.test_warp
+            recordings, deletion, warp, stretch = self.data.test, self.test_deletion, self.test_warp, self.test_stretch
         else:
-            recordings, deletion, warp = self._validation, 0.0, 0.0
-        factors = 2.0 ** generator(seed, split, 0).uniform(-warp, warp, len(recordings))
+            recordings, deletion, warp, stretch = self._validation, 0.0, 0.0, 1.0
+        factors = stretch * 2.0 ** generator(seed, split, 0).uniform(-warp, warp, len(recordings))
         kept = generator(seed, split, 1).random(len(recordings.times), np.float32) >= deletion
         recordings, steps = recordings.keep(kept), self._steps(factors)
         groups = ((n, np.flatnonzero(steps == n)) for n in np.unique(steps))
@@ -224,7 +229,7 @@ class Speech(DataTask):
     @property
     def longest(self) -> int:
         """T of a recording that is warped as far as it may be."""
-        return round(2**self.test_warp * (self.duration / self.dt))
+        return round(2**self.test_warp * max(self.test_stretch, 1.0) * (self.duration / self.dt))
 
     @property
     def dropped(self) -> dict[str, int]:

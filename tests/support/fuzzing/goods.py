@@ -27,10 +27,12 @@ from hetsyn_plugins.experiments import state_of_before, variants
 from hetsyn_plugins.experiments.config import load_config, to_toml
 from hetsyn_plugins.experiments.run_folder import (
     STATE,
+    ClaimNumbers,
     ClaimResult,
     ClaimRow,
     Failure,
     PictureFile,
+    RunNumbers,
     RunSummary,
     SeedResult,
     mean_sd,
@@ -344,6 +346,12 @@ def claims() -> list[Good]:
     ]
 
 
+def numbers() -> list[Good]:
+    """What was measured of a claim's runs."""
+    runs = [RunNumbers(f"{seed:016x}", "dms", seed, 5.5, "cpu", {"test": 0.5, "delay 0.2": 1.0}) for seed in (0, 1)]
+    return [alone("runs in numbers", "claim/results.json", content(ClaimNumbers(runs)), "numbers", JSON, True)]
+
+
 def sealed_claims() -> tuple[Kind, Kind]:
     """Kinds of claims with a digest of their own."""
     cannot_be = sealed.kind(lambda: sealed.claims(claim_result()))
@@ -415,5 +423,6 @@ GOODS: dict[str, Callable[[], list[Good]]] = {
     "state": states,
     "result": results,
     "claim": claims,
+    "numbers": numbers,
     "page": pages,
 }

@@ -12,6 +12,7 @@ from hetsyn_plugins.cli.main import load_data
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import checkpoint, nir
 from hetsyn_plugins.exchange.conversion import convert
+from hetsyn_plugins.experiments.claims.evidence import read_recorded
 from hetsyn_plugins.experiments.config import load_config, to_toml
 from hetsyn_plugins.experiments.data import own
 from hetsyn_plugins.experiments.data.idx import read_idx
@@ -121,6 +122,10 @@ def claim(folder: Path, target: str) -> Any:
     return found.content, found.pictures, [str(path) for path in found.runs], found.outcome
 
 
+def numbers(folder: Path, target: str) -> Any:
+    return read_recorded(folder)
+
+
 def page(folder: Path, target: str) -> Any:
     out = write_report([folder / "claim", folder / "run"], folder / "page.html")
     return Page(WRITTEN.sub("", out.read_text(encoding="utf-8")))
@@ -141,5 +146,6 @@ LOADERS: dict[str, Callable[[Path, str], Any]] = {
     "state": state,
     "result": result,
     "claim": claim,
+    "numbers": numbers,
     "page": page,
 }
