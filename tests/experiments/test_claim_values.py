@@ -392,6 +392,7 @@ def learned(arms: Mapping[str, str], key: str, log_mean: bool = False) -> dict[s
     return shown
 
 
+# long: a picture of every claim
 def pictures_of(name: str) -> dict[str, dict[str, list[float]] | list[float]]:
     """File -> what is to be seen in it."""
     variants = {v.title: name for name, v in VARIANTS.items()}

@@ -329,6 +329,12 @@ def test_what_ended_is_recorded_where_another_run_failed(tmp_path: Path) -> None
     assert runs == [("one", 0), ("one", 1), ("other", 0)]
 
 
+def test_what_is_recorded_of_other_seeds_and_settings_stays(tmp_path: Path) -> None:
+    for seeds, settings in (([0], []), ([1], []), ([0], ["task.delay=0.2"])):
+        check_claim("claim", of_two_arms(), tmp_path, seeds, settings=settings, quiet=True, jobs=1)
+    assert len(read_recorded(tmp_path)) == 6
+
+
 @pytest.mark.parametrize(
     ("settings", "is_same"),
     [

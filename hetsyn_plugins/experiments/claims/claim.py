@@ -17,7 +17,7 @@ from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.files import make_folder
 from hetsyn_plugins.experiments import plots, sweep
 from hetsyn_plugins.experiments.affordable import check_costs
-from hetsyn_plugins.experiments.claims.evidence import Arm, Evidence, Unmeasured, read_recorded
+from hetsyn_plugins.experiments.claims.evidence import Arm, Evidence, Unmeasured, read_recorded, record
 from hetsyn_plugins.experiments.claims.verdicts import NOT_JUDGED, Judgement
 from hetsyn_plugins.experiments.config import Config
 from hetsyn_plugins.experiments.launchers import Cluster, Job
@@ -126,10 +126,17 @@ def check_claim(
     make_folder(folder / name, "--out")
     train()
     rows = _rows(claim, evidence, train)
-    write_content(folder / name / NUMBERS, evidence.in_numbers())
-    pictures = [picture for picture in claim.pictures if _drawn(picture, evidence, folder / name)]
-    of = ", ".join([*(["the short form"] if short else []), *settings])
-    result = ClaimResult(
+    record(evidence, folder / name / NUMBERS)
+    result = _result(name, claim, evidence, rows, folder / name, short)
+    write_content(folder / name / CLAIM, result)
+    return result
+
+
+def _result(name: str, claim: Claim, evidence: Evidence, rows: list[ClaimRow], place: Path, short: bool) -> ClaimResult:
+    """What claim.json holds; its pictures are drawn."""
+    pictures = [picture for picture in claim.pictures if _drawn(picture, evidence, place)]
+    of = ", ".join([*(["the short form"] if short else []), *evidence.settings])
+    return ClaimResult(
         name=name,
         title=claim.title,
         statement=claim.statement,
@@ -140,8 +147,6 @@ def check_claim(
         pictures=[PictureFile(picture.file, picture.caption) for picture in pictures],
         runs=[f"../runs/{evidence.folder_of(arm).name}" for arm in claim.arms if evidence.folder_of(arm).exists()],
     )
-    write_content(folder / name / CLAIM, result)
-    return result
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,7 @@ def _train(name: str, evidence: Evidence, options: Options, numbers: Path) -> No
             on = (options.jobs, options.quiet, False, options.despite_cost)
             failed = sweep.train_on(options.cluster, configs, missing, *on)
     finally:
-        write_content(numbers, evidence.in_numbers())
+        record(evidence, numbers)
     if failed:
         lines = [f"{job.run.name}: seed {job.seed}: {why}" for job, why in failed.items()]
         raise ValueError(f"{len(failed)} of {len(missing)} runs failed\n" + "\n".join(lines))

@@ -29,6 +29,7 @@ from hetsyn_plugins.experiments.run_folder import (
     load_result,
     read_content,
     seed_folder,
+    write_content,
 )
 from hetsyn_plugins.experiments.tasks.task import Task
 from hetsyn_plugins.experiments.training_log import LOG, Record, read_log
@@ -104,10 +105,10 @@ class Evidence:
         for seed in self.seeds:
             self.recorded.pop(fingerprint(self.configs[arm], seed), None)
 
-    def in_numbers(self) -> ClaimNumbers:
+    def in_numbers(self) -> list[RunNumbers]:
         """All runs that are known, with all that was measured of them so far."""
         known = [(arm, seed) for arm in self.arms for seed in self.seeds if self._is_known(arm, seed)]
-        return ClaimNumbers([self._run_in_numbers(arm, seed) for arm, seed in known])
+        return [self._run_in_numbers(arm, seed) for arm, seed in known]
 
     def _run_in_numbers(self, arm: str, seed: int) -> RunNumbers:
         mark = fingerprint(self.configs[arm], seed)
@@ -213,6 +214,13 @@ def read_recorded(folder: Path) -> dict[str, RunNumbers]:
             if before.get("test") == run.numbers.get("test"):  # else another training of the same settings
                 recorded[run.fingerprint] = replace(run, numbers={**before, **run.numbers})
     return recorded
+
+
+def record(evidence: Evidence, path: Path) -> None:
+    """Add the runs that are known to those in a results.json, whatever their seeds and settings."""
+    before = read_content(ClaimNumbers, path).runs if path.exists() else []
+    runs = {run.fingerprint: run for run in [*before, *evidence.in_numbers()]}
+    write_content(path, ClaimNumbers(sorted(runs.values(), key=lambda run: (run.arm, run.seed, run.fingerprint))))
 
 
 def _words(what: Any) -> str:
