@@ -83,6 +83,10 @@ class OnCard:
         if kept is not None:
             self.held[key] = kept
 
+    def loss(self, activity: Activity, target: Tensor) -> Tensor:
+        """As `Task.loss`."""
+        return self.task.loss(activity, target)
+
     def score(self, activity: Activity, target: Tensor) -> Tensor:
         """As `Task.score`."""
         return self.task.score(activity, target)

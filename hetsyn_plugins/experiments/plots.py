@@ -239,25 +239,29 @@ def learning_curves(
     """An entry of the log over the iterations, mean and s.d. (n - 1) over the seeds, all names in the same axes.
 
     logs   name -> for each seed its records (`training_log.read_log`)
-    key    "loss", "score" or "validation"; drawn at those iterations where every seed of a name logged it
+    key    "loss", "score", "validation" or "validation_loss"; drawn where every seed of a name logged it, those of a
+           training batch at the updates that were made before it: the first one at 0
     log    a log axis for the values, which must be > 0; mean and s.d. are then those of the logarithms
     """
     _check_some("logs", logs)
     ax = _axes(ax, figsize=(6, 3.8))
     for (name, seeds), colour, style in zip(logs.items(), cycle(COLOURS), cycle(STYLES), strict=False):
-        curves = [{r["iteration"]: r[key] for r in records if r[key] is not None} for records in seeds]
-        at = sorted(set.intersection(*map(set, curves))) if curves else []
-        if not at:
-            ax.plot([], [], color=colour, linestyle=style, label=f"{name} (nothing logged)")
-            continue
-        low, mean, high = _band(np.array([[values[i] for i in at] for values in curves]), log)
-        dot = "o" if len(at) == 1 else ""  # a line of one point is not seen
-        ax.plot(at, mean, color=colour, linestyle=style, marker=dot, label=f"{name} (n = {len(curves)})")
-        ax.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
-    ax.set(xlabel="iteration", ylabel=ylabel, title=title, yscale="log" if log else "linear")
-    _shares(ax, ylabel)
-    _legend_below(ax, columns=2)
-    return ax
+        _draw_curve(ax, name, seeds, key, {"color": colour, "linestyle": style}, log)
+    return _finished_curves(ax, ylabel, title, log)
+
+
+def loss_curves(
+    logs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], ax: Any = None, *, title: str = "", log: bool = False
+) -> Any:
+    """The loss in training and on the validation set (dashed) over the iterations, drawn as `learning_curves` does."""
+    _check_some("logs", logs)
+    ax = _axes(ax, figsize=(6, 3.8))
+    for (name, seeds), colour in zip(logs.items(), cycle(COLOURS), strict=False):
+        _draw_curve(ax, name, seeds, "loss", {"color": colour, "linewidth": 1}, log)
+        if any(record.get("validation_loss") is not None for records in seeds for record in records):
+            _draw_curve(ax, "", seeds, "validation_loss", {"color": colour, "linestyle": "--"}, log)
+    ax.plot([], [], color=BLACK, linestyle="--", label="on the validation set")
+    return _finished_curves(ax, "loss", title, log)
 
 
 def pattern(
@@ -571,6 +575,29 @@ def _draw_lines(ax: Any, lines: Mapping[str, float]) -> None:
     """Figures that results are to be seen against, across all of the axes."""
     for (name, height), style in zip(lines.items(), cycle((":", "--", "-.")), strict=False):
         ax.axhline(height, color=BLACK, linestyle=style, linewidth=1, label=f"{name}: {height:.3g}", zorder=0)
+
+
+def _draw_curve(
+    ax: Any, name: str, seeds: Sequence[Sequence[Mapping[str, Any]]], key: str, look: Mapping[str, Any], log: bool
+) -> None:
+    """Mean and s.d. over the seeds of an entry of their logs."""
+    before = 1 if key in ("loss", "score") else 0  # of a batch before its update
+    curves = [{r["iteration"] - before: r[key] for r in records if r.get(key) is not None} for records in seeds]
+    at = sorted(set.intersection(*map(set, curves))) if curves else []
+    if not at:
+        ax.plot([], [], **look, label=f"{name} (nothing logged)" if name else None)
+        return
+    low, mean, high = _band(np.array([[values[i] for i in at] for values in curves]), log)
+    dot = "o" if len(at) == 1 else ""  # a line of one point is not seen
+    ax.plot(at, mean, **look, marker=dot, label=f"{name} (n = {len(curves)})" if name else None)
+    ax.fill_between(at, low, high, color=look["color"], alpha=0.2, linewidth=0)
+
+
+def _finished_curves(ax: Any, ylabel: str, title: str, log: bool) -> Any:
+    ax.set(xlabel="iteration", ylabel=ylabel, title=title, yscale="log" if log else "linear")
+    _shares(ax, ylabel)
+    _legend_below(ax, columns=2)
+    return ax
 
 
 def _name_bars(ax: Any, names: Sequence[str]) -> None:

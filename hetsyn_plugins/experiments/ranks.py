@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
@@ -146,7 +147,20 @@ def whole_mean(mean: Tensor, samples: int) -> Tensor:
 
     What each rank makes of them it makes of all ranks' samples: gradients of the means are summed over ranks.
     """
-    return mean if current().size == 1 else _WholeMean.apply(mean, samples)
+    return mean if _APART.get() or current().size == 1 else _WholeMean.apply(mean, samples)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside, a rank's means are those of its own samples: where ranks compute different things, none waits."""
+    before = _APART.set(True)
+    try:
+        yield
+    finally:
+        _APART.reset(before)
+
+
+_APART = ContextVar("apart", default=False)
 
 
 class _WholeMean(torch.autograd.Function):

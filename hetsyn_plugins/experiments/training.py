@@ -164,6 +164,7 @@ class Trainer:
         self.iteration, self.seconds = 0, 0.0
         self.saved: int | None = None  # the iteration of the last checkpoint
         self.first_loss: float | None = None
+        self.validation_loss: float | None = None  # of the last validation
         self.told: set[str] = set()  # layers of which was said that they do not fire, or always
         self.best: Best | None = None  # the network that `select` would keep
         self.run = Run(seed, self.total, settings.select != "last", self.model, self.optimiser)
@@ -177,6 +178,8 @@ class Trainer:
 
     def go(self, quiet: bool) -> None:
         """Train to the end."""
+        if self.iteration == 0:
+            self._write_start()
         started, before = time.perf_counter(), self.seconds
         asked = (self.config.training, self.seed, self.iteration, self.total)
         coming = self.on_card.training(*asked) if self.on_card else prepared(self.config.task, *asked)
@@ -194,7 +197,8 @@ class Trainer:
                 validation = self.validate() if last or self.iteration % self.validate_every == 0 else None
                 last = last or self.has_settled()
                 self.seconds = before + time.perf_counter() - started
-                if last or validation is not None or self.iteration % self.config.training.log_every == 0:
+                logged = self.iteration == 1 or self.iteration % self.config.training.log_every == 0
+                if last or validation is not None or logged:
                     self._write(loss, score, validation, rate)
                     shown |= {"loss": f"{loss:.3g}", self.config.task.measure: f"{score:.3g}"}
                     shown |= {} if validation is None else {"validation": f"{validation:.3g}"}
@@ -246,8 +250,10 @@ class Trainer:
         """The measure on the validation split; the best network so far is kept, where one is to be selected."""
         select, task = self.config.training.select, self.config.task
         found: dict[str, set[str | None]] = {}
+        losses: list[float] = []
         with spending(self.config, "validation"):
-            validation = evaluate(self.model, self.judged_by, "validation", self.seed, found)
+            validation = evaluate(self.model, self.judged_by, "validation", self.seed, found, losses)
+        self.validation_loss = math.fsum(losses) / len(losses) if losses else None
         if self.ranks.is_first:
             self._tell(found)
         if select != "last":
@@ -303,10 +309,20 @@ class Trainer:
             write_content(self.folder / RESULT, result)
         return result
 
-    def _write(self, loss: float, score: float, validation: float | None, rate: float) -> None:
+    def _write_start(self) -> None:
+        """Log the network as it is before it is trained."""
+        losses: list[float] = []
+        with spending(self.config, "validation"):
+            validation = evaluate(self.model, self.judged_by, "validation", self.seed, None, losses)
+        self.validation_loss = math.fsum(losses) / len(losses) if losses else None
+        rate = schedule(self.config.training, 0, self.per_epoch, self.total) * self.config.training.lr
+        self._write(None, None, validation, rate)
+
+    def _write(self, loss: float | None, score: float | None, validation: float | None, rate: float) -> None:
         if self.log is not None:
             epoch = self.iteration / self.per_epoch
-            self.log.write(self.iteration, epoch, loss, score, validation, rate, self.seconds)
+            of_validation = None if validation is None else self.validation_loss
+            self.log.write(self.iteration, epoch, loss, score, validation, of_validation, rate, self.seconds)
 
     def _save(self) -> None:
         assert self.first_loss is not None  # a step was made
@@ -405,11 +421,17 @@ def _power(factor: float, times: int) -> float:
 
 @torch.no_grad()
 def evaluate(
-    model: Model, task: Task | OnCard, split: str, seed: int, found: dict[str, set[str | None]] | None = None
+    model: Model,
+    task: Task | OnCard,
+    split: str,
+    seed: int,
+    found: dict[str, set[str | None]] | None = None,
+    losses: list[float] | None = None,
 ) -> float | None:
     """The mean score over all samples of "validation" or "test"; None where there are none.
 
-    found  gets what is wrong with the spikes of each hidden layer (`ops.rates.fault`), of every batch
+    found   gets what is wrong with the spikes of each hidden layer (`ops.rates.fault`), of every batch
+    losses  gets the loss of every sample's batch
 
     Ranks take the batches in turn, and all return the same.
     """
@@ -421,10 +443,15 @@ def evaluate(
         part = moved(batch, device)
         activity = run_on(part, model)
         faults = [] if found is None else [fault(spikes, part.lengths) for spikes in activity.spikes]
-        judged.append((task.score(activity, part.target).cpu(), faults))
+        score = task.score(activity, part.target).cpu()
+        with ranks.apart():
+            loss = [] if losses is None else numbers(task.loss(activity, part.target)) * len(score)
+        judged.append((score, faults, loss))
     scores = []
-    for score, faults in here.in_turn(judged):
+    for score, faults, loss in here.in_turn(judged):
         scores.append(score)
+        if losses is not None:
+            losses += loss
         if found is not None:
             for name, what in zip(model.spiking, faults, strict=True):
                 found.setdefault(name, set()).add(what)

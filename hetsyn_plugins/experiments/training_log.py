@@ -25,17 +25,23 @@ TO_DO = "delete the file: training goes on without what was logged"
 
 
 class Record(TypedDict):
-    """A line of the log: loss and score of the batch, the measure on the validation set (None: not measured here)."""
+    """A line of the log, of so many updates: 0 is the network as it starts, of which nothing was trained.
+
+    loss, score                   of the batch of the last update, before it; None at 0
+    validation, validation_loss   the measure and the loss on the validation set; None: not measured here
+    """
 
     iteration: Count
     epoch: Finite
-    loss: float
-    score: float
+    loss: float | None
+    score: float | None
     validation: float | None
+    validation_loss: float | None
     lr: Finite
     seconds: Finite
 
 
+LATER = {"validation_loss": None}  # what a log of before does not have
 HINTS = get_type_hints(Record, include_extras=True)
 FIELDS = tuple(HINTS)
 
@@ -44,7 +50,8 @@ class Log:
     """One record a logged iteration, as JSON lines and as CSV; what is later than the checkpoint is dropped first."""
 
     def __init__(self, folder: Path, iteration: int, tensorboard: bool) -> None:
-        kept = [record for record in read_log(folder / LOG) if record["iteration"] <= iteration]
+        before = read_log(folder / LOG) if iteration else []  # a training that begins anew writes all of it
+        kept = [record for record in before if record["iteration"] <= iteration]
         self.folder = folder
         rows = [FIELDS, *(record.values() for record in kept)]
         write_bytes(folder / LOG, "".join(line_of(record) + "\n" for record in kept).encode())
@@ -61,7 +68,7 @@ class Log:
         self._show(record)
 
     def _show(self, record: Record) -> None:
-        drawn = {name: record[name] for name in ("loss", "score", "validation", "lr")}
+        drawn = {name: record[name] for name in ("loss", "score", "validation", "validation_loss", "lr")}
         for name, value in drawn.items():
             if self.board is not None and value is not None:
                 self.board.add(name, value, record["iteration"])
@@ -169,9 +176,10 @@ def _parsed(line: bytes, path: Path, field: str) -> tuple[Record, bool]:
     except UnicodeDecodeError as error:
         raise FileFormatError(path, "a record in UTF-8", f"other bytes: {error}", field=field) from error
     stated = content.pop(DIGEST, None) if isinstance(content, dict) else None
-    if not isinstance(content, dict) or set(content) != set(FIELDS):
+    if not isinstance(content, dict) or set(content | LATER) != set(FIELDS):
         raise FileFormatError(path, f"an object of {', '.join(FIELDS)}", line.decode(), field=field)
     if stated is not None and stated != digest(content)[:DIGITS]:
         raise FileFormatError(path, "the record that it was written with", "another", field=field)
+    content = LATER | content
     record: Any = {key: checked(HINTS[key], content[key], path, f"{field}: {key}") for key in FIELDS}
     return record, stated is not None

@@ -65,7 +65,7 @@ def test_jobs_of_which_three_are_stopped_at_random(tmp_path: Path) -> None:
         expected = tmp_path / f"unbroken-{job.run.name}" / job.folder.name
         assert (job.folder / NETWORK).read_bytes() == (expected / NETWORK).read_bytes(), job
         assert load_result(job.folder).test == load_result(expected).test
-        assert [record["iteration"] for record in read_log(job.folder / LOG)] == list(range(1, 101))
+        assert [record["iteration"] for record in read_log(job.folder / LOG)] == list(range(101))
     submitted = {folder: len(list((folder / "jobs").glob("*_submitted.pkl"))) for folder in runs}
     assert sum(submitted.values()) == len(jobs) + 2, "once more for each that was killed"
     for folder in runs:

@@ -264,13 +264,24 @@ def test_learning_curves_are_mean_and_sd_over_the_seeds_where_all_logged() -> No
     logs["c"] = [[], records(0, "score", [1])]
     ax = plots.learning_curves(logs, "score", ylabel="MSE")
     first, second = ax.lines[:2]
-    assert first.get_xdata().tolist() == [1, 4] and second.get_xdata().tolist() == [1, 2]
+    assert first.get_xdata().tolist() == [0, 3] and second.get_xdata().tolist() == [0, 1]  # before their updates
     np.testing.assert_allclose(first.get_ydata(), [1.05, 1.05 / 4])
     sd = 0.1 / 2 * sqrt(2)  # of 1 and 1.1, n - 1
     np.testing.assert_allclose(band(ax, 0), [[1.05 - sd, (1.05 - sd) / 4], [1.05 + sd, (1.05 + sd) / 4]])
     np.testing.assert_allclose(band(ax, 1), [[1, 0.5], [1, 0.5]])
     assert legend(ax) == ["a (n = 2)", "b (n = 1)", "c (nothing logged)"]
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("iteration", "MSE", "linear")
+
+
+def test_losses_are_of_training_and_of_validation_from_the_start() -> None:
+    logs = [{"iteration": i, "loss": loss, "validation_loss": of} for i, loss, of in
+            ((0, None, 5.0), (1, 4.0, None), (10, 2.0, 3.0))]  # fmt: skip
+    ax = plots.loss_curves({"a": [logs], "of before": [[{"iteration": 10, "loss": 1.0}]]})
+    drawn = [(line.get_xdata().tolist(), line.get_ydata().tolist(), line.get_linestyle()) for line in ax.lines]
+    assert drawn[:3] == [([0, 9], [4, 2], "-"), ([0, 10], [5, 3], "--"), ([9], [1], "-")]
+    assert legend(ax) == ["a (n = 1)", "of before (n = 1)", "on the validation set"]
+    at = plots.learning_curves({"a": [logs]}, "validation_loss", ylabel="loss").lines[0].get_xdata()
+    assert at.tolist() == [0, 10]
 
 
 def test_learning_curves_on_a_log_axis_are_means_of_logarithms() -> None:

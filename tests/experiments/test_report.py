@@ -482,7 +482,7 @@ def test_a_run_as_it_is_really_written(tmp_path: Path) -> None:
     assert page.invalid == []
     assert page.row("real")[1] == f"{100 * summary.test.mean:.2f} %"
     assert summary.command in page.words and "torch" in page.words
-    assert len(page.of("img")) == 2, "learning curve and time constants"
+    assert len(page.of("img")) == 3, "two learning curves and time constants"
 
 
 def test_errors_have_their_own_digits(tmp_path: Path) -> None:
@@ -509,7 +509,8 @@ def test_many_runs_in_one_picture(tmp_path: Path) -> None:
     for run in runs:
         (run / "seed-0/log.jsonl").write_text(line_of(record(100, 0.9, np.random.default_rng(0))) + "\n")
     page = Page(write_report(runs, tmp_path / "page.html").read_text(encoding="utf-8"))
-    (picture,) = page.of("img")
+    picture, losses = page.of("img")
+    assert "loss" in losses["alt"]
     pixels = read_png(base64.b64decode((picture["src"] or "").partition(",")[2]))
     spines = (pixels[..., :3] < 0.6).all(-1).mean(0).max()
     assert spines * pixels.shape[0] / 160 > 2, "inches of the axes, whose left edge is the longest dark line"

@@ -25,10 +25,10 @@ from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments import training, training_state, variants
 from hetsyn_plugins.experiments.config import Config, TrainingConfig, load_config, to_toml
-from hetsyn_plugins.experiments.run_folder import FAILURE, NETWORK, RESULT, STATE
+from hetsyn_plugins.experiments.run_folder import FAILURE, NETWORK, RESULT, STATE, load_networks
 from hetsyn_plugins.experiments.tasks.task import Activity, Batch
 from hetsyn_plugins.experiments.training import Trainer, TrainingStopped, schedule, train
-from hetsyn_plugins.experiments.training_log import LOG, TABLE, Log, read_log
+from hetsyn_plugins.experiments.training_log import LOG, TABLE, Log, line_of, read_log
 
 SMALL = [
     "network.hidden=[6]", "network.dropout=0.2", "training.iterations=12", "training.batch=4", "training.log_every=1",
@@ -86,7 +86,9 @@ def test_a_killed_run_ends_as_if_it_had_not_been(framework: str, optimiser: str,
     for iteration in (2, 3, 7, 11):
         killed_at(config, iteration, tmp_path / "killed")
         before = len(read_log(tmp_path / "killed" / LOG))
-        assert before == iteration  # more than the checkpoint has: they are dropped and written again
+        assert (
+            before == iteration + 1
+        )  # that of the start too; more than the checkpoint has: they are dropped and written again
     train(config, 3, tmp_path / "killed", quiet=True)
     unbroken, killed = files(tmp_path / "unbroken"), files(tmp_path / "killed")
     assert (
@@ -175,7 +177,7 @@ def test_the_result_says_what_the_network_does(tmp_path: Path) -> None:
 def test_the_best_network_is_kept(tmp_path: Path) -> None:
     config = small("training.select=best_validation", "training.validate_every=1", "training.lr=0.05")
     result = train(config, 3, tmp_path, quiet=True)
-    validations = [record["validation"] for record in read_log(tmp_path / LOG)]
+    validations = [record["validation"] for record in read_log(tmp_path / LOG)][1:]  # without that of the start
     first_best = validations.index(max(validations)) + 1
     assert result.selected_iteration == first_best != 12
     assert result.validation == max(validations)
@@ -193,7 +195,7 @@ def test_the_papers_way_takes_the_best_on_the_test_set(tmp_path: Path, monkeypat
     monkeypatch.setattr(training, "evaluate", kept)
     config = small("training.select=best_test", "training.validate_every=1", "training.lr=0.05")
     result = train(config, 3, tmp_path, quiet=True)
-    tests, validations = measures["test"][:12], measures["validation"][:12]
+    tests, validations = measures["test"][:12], measures["validation"][1:13]  # without that of the start
     assert result.selected_iteration == tests.index(max(tests)) + 1 != validations.index(max(validations)) + 1
     assert result.test == max(tests) and result.select == "best_test"
 
@@ -217,7 +219,7 @@ def test_without_validation_samples_there_is_none(tmp_path: Path) -> None:
     settings += ["training.epochs=3", "training.batch=64", "training.log_every=1"]
     result = train(load_config("images", [*settings, "training.select=last"]), 0, tmp_path / "last", quiet=True)
     assert result.validation is None and 0 <= result.test <= 1
-    assert [r["validation"] for r in read_log(tmp_path / "last" / LOG)] == [None] * 3  # an epoch is one batch
+    assert [r["validation"] for r in read_log(tmp_path / "last" / LOG)] == [None] * 4  # an epoch is one batch
     with pytest.raises(ValueError, match=r"training\.select: expected 'last' without validation samples"):
         train(load_config("images", [*settings, "training.select=best_validation"]), 0, tmp_path / "best", quiet=True)
 
@@ -349,7 +351,7 @@ class Breaking:
         self.calls, self.at, self.breaks, self.loss = 0, iteration, breaks, type(config.task).loss
 
     def __call__(self, task: Any, activity: Activity, target: Tensor) -> Tensor:
-        self.calls += 1
+        self.calls += torch.is_grad_enabled()  # not where it is validated
         loss: Tensor = self.loss(task, activity, target)
         return self.breaks(loss, activity) if self.calls == self.at else loss
 
@@ -446,6 +448,28 @@ def test_a_log_that_was_cut_off_is_mended(tmp_path: Path) -> None:
     assert files(tmp_path / "run")["table"] == files(tmp_path / "unbroken")["table"]
 
 
+def test_the_log_begins_with_the_network_as_it_starts(tmp_path: Path) -> None:
+    """Losses by an independent sum: of the first batch, and of the validation set."""
+    config = small("training.log_every=5", "network.dropout=0.0")
+    train(config, 3, tmp_path, quiet=True)
+    records = {record["iteration"]: record for record in read_log(tmp_path / LOG)}
+    assert sorted(records) == [0, 1, 4, 5, 8, 10, 12] and records[0]["loss"] is None
+    model = training.model_of(load_networks(tmp_path)[0], config).eval()
+    with torch.no_grad():
+        x, target = config.task.training_batch(0, config.training.batch, 3)
+        assert records[1]["loss"] == pytest.approx(float(config.task.loss(model(x), target)), rel=1e-5)
+        ((x, target),) = config.task.held_out("validation", 100, 3)
+        assert records[0]["validation_loss"] == pytest.approx(float(config.task.loss(model(x), target)), rel=1e-5)
+        assert records[0]["validation"] == pytest.approx(float(config.task.score(model(x), target).mean()))
+    assert [i for i, record in records.items() if record["validation_loss"] is not None] == [0, 4, 8, 12]
+
+
+def test_a_log_of_before_has_no_validation_loss(tmp_path: Path) -> None:
+    before = {"iteration": 10, "epoch": 1.0, "loss": 0.7, "score": 0.5, "validation": 0.5, "lr": 0.005, "seconds": 0.1}
+    (tmp_path / LOG).write_text(line_of(before) + "\n")  # type: ignore[arg-type]
+    assert read_log(tmp_path / LOG) == [{**before, "validation_loss": None}]
+
+
 # ---- rates, groups, logs -----------------------------------------------------------------------------------------
 
 
@@ -530,9 +554,10 @@ def test_tensorboard_gets_the_log(tmp_path: Path) -> None:
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     written = {event.step: event.value for event in events.Scalars("loss")}
-    want = {record["iteration"]: np.float32(record["loss"]) for record in read_log(tmp_path / LOG)}
-    assert written == want
-    assert [event.step for event in events.Scalars("validation")] == [4, 8, 12]
+    records = [record for record in read_log(tmp_path / LOG) if record["loss"] is not None]
+    assert written == {record["iteration"]: np.float32(record["loss"]) for record in records}
+    assert [event.step for event in events.Scalars("validation")] == [0, 4, 8, 12]
+    assert [event.step for event in events.Scalars("validation_loss")] == [0, 4, 8, 12]
 
 
 def test_tensorboard_asked_for_late_gets_the_whole_log(tmp_path: Path) -> None:
@@ -546,8 +571,9 @@ def test_tensorboard_asked_for_late_gets_the_whole_log(tmp_path: Path) -> None:
 
 def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
     log = Log(tmp_path, 0, tensorboard=False)
-    log.write(1, 0.5, 0.25, 1.0, None, 1e-3, 2.0)
-    log.write(2, 1.0, 0.125, 0.5, 0.75, 1e-3, 3.0)
+    log.write(0, 0.0, None, None, 0.5, 2.5, 1e-3, 0.0)
+    log.write(1, 0.5, 0.25, 1.0, None, None, 1e-3, 2.0)
+    log.write(2, 1.0, 0.125, 0.5, 0.75, 0.5, 1e-3, 3.0)
     log.close()
     with open(tmp_path / TABLE) as table:
         rows = list(csv.DictReader(table))

@@ -109,7 +109,7 @@ def iterations_to(evidence: Evidence, name: str, accuracy: float = 0.95) -> Arra
     """When the last five logged training batches of each seed were right so often; inf: never."""
 
     def of_seed(seed: int) -> float:
-        log = evidence.log(name, seed)
+        log = [record for record in evidence.log(name, seed) if record["score"] is not None]
         means = np.convolve([record["score"] for record in log], np.full(WINDOW, 1 / WINDOW), "valid")
         reached = np.flatnonzero(means >= accuracy - 1e-12)  # a mean of five has rounding errors
         return float(log[reached[0] + WINDOW - 1]["iteration"]) if reached.size else np.inf

@@ -61,7 +61,7 @@ def _page(folders: Sequence[Path], out: Path) -> str:
         runs=runs,
         differences=_differences(runs),
         versions=_shared_versions(runs),
-        curves=[_learning_curves(group, command) for group in _comparable(runs)],
+        curves=[draw(group, command) for group in _comparable(runs) for draw in (_learning_curves, _loss_curves)],
         histograms=[picture for run in runs for picture in _tau_histograms(run, command)],
         command=command,
         written=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
@@ -147,15 +147,36 @@ def _learning_curves(runs: Sequence[RunFolder], command: str) -> Figure:
     validated = any(r["validation"] is not None for run in runs for seed in run.seeds for r in seed.log)
     key, where = ("validation", "validation samples") if validated else ("score", "training batches")
     logs = {run.label: [seed.log for seed in run.shown] for run in runs}
-    names = [_in_legend(label) for label in logs]
     ylabel = f"{_plain(runs[0].measure)} ({where})"
-    ax = plots.learning_curves(dict(zip(names, logs.values(), strict=True)), key, ylabel=ylabel)
-    ax.figure.set_figheight(3.2 + 0.09 * sum(1 + name.count("\n") for name in names))  # two columns of names
+    ax = plots.learning_curves(_named(logs), key, ylabel=ylabel)
+    ax.figure.set_figheight(3.2 + 0.09 * _legend_lines(ax))
     caption = f"{runs[0].config['task.name']}: {runs[0].measure} on {where}, mean and s.d. over seeds"
     ends = [f"{label} {_mean_sd(_last(by_seed, key), runs[0].measure)}" for label, by_seed in logs.items()]
     return Figure(
         _drawn(ax), f"{caption}. At the end: {'; '.join(ends)}", caption, [*(run.command for run in runs), command]
     )
+
+
+def _loss_curves(runs: Sequence[RunFolder], command: str) -> Figure:
+    """The loss of all runs in the same axes, in training and on validation."""
+    logs = {run.label: [seed.log for seed in run.shown] for run in runs}
+    ax = plots.loss_curves(_named(logs))
+    ax.figure.set_figheight(3.2 + 0.09 * _legend_lines(ax))
+    caption = f"{runs[0].config['task.name']}: loss of training batches and of validation, mean and s.d. over seeds"
+    ends = [f"{label} {_mean_sd(_last(by_seed, 'loss'), 'loss')}" for label, by_seed in logs.items()]
+    return Figure(
+        _drawn(ax), f"{caption}. At the end: {'; '.join(ends)}", caption, [*(run.command for run in runs), command]
+    )
+
+
+def _named(logs: Mapping[str, list[list[Record]]]) -> dict[str, list[list[Record]]]:
+    """The same by what a legend has room for."""
+    return {_in_legend(label): by_seed for label, by_seed in logs.items()}
+
+
+def _legend_lines(ax: Any) -> int:
+    """Lines of a legend of two columns, twice."""
+    return sum(1 + text.get_text().count("\n") for text in ax.get_legend().get_texts())
 
 
 def _in_legend(label: str) -> str:

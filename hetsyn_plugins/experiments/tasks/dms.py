@@ -47,6 +47,7 @@ class DelayedMatchToSample(DrawnTask):
     dt, onset, cue, delay   seconds: a step, from the start to cue 1, the length of a cue, from cue 1's end to cue 2
     group                   lines on the left, on the right, and of noise
     cue_rate, noise_rate    spikes a second, at most one a step
+    cue_noise               spikes a second of noise on the cues' lines too, throughout, beside the cue's (paper: none)
     test_samples            in the validation set and in the test set; the s.d. of an accuracy of 0.95 is then 0.007
 
     The defaults are the paper's, where it has one. Raises ValueError for settings that give no such task.
@@ -80,6 +81,7 @@ class DelayedMatchToSample(DrawnTask):
     delay: float = 800e-3
     cue_rate: float = 40.0
     noise_rate: float = 10.0
+    cue_noise: float = 0.0
     test_samples: int = 1000
 
     def __post_init__(self) -> None:
@@ -88,8 +90,9 @@ class DelayedMatchToSample(DrawnTask):
             checked_size(name, getattr(self, name))
         for name, least in (("onset", 0), ("cue", 1), ("delay", 0)):
             check_steps(name, getattr(self, name), self.dt, least)
-        for name in ("cue_rate", "noise_rate"):
+        for name in ("cue_rate", "noise_rate", "cue_noise"):
             check_rate(name, getattr(self, name), self.dt)
+        check_rate("cue_noise", self.cue_noise + self.cue_rate, self.dt)
 
     @property
     def lines(self) -> int:
@@ -138,9 +141,10 @@ class DelayedMatchToSample(DrawnTask):
         before, shown, pause = self._parts
         sides = rng.integers(0, 2, (2, samples))  # of the two cues: 0 left, 1 right
         chance = np.zeros((self.steps, samples, 3, self.group))
+        chance[:, :, :2] = self.cue_noise * self.dt
         chance[:, :, 2] = self.noise_rate * self.dt
         for start, side in zip((before, before + shown + pause), sides, strict=True):
-            chance[start : start + shown, np.arange(samples), side] = self.cue_rate * self.dt
+            chance[start : start + shown, np.arange(samples), side] += self.cue_rate * self.dt
         spikes = rng.random(chance.shape) < chance
         labels = (sides[0] == sides[1]).astype(np.int64)
         return DMS(spikes.reshape(len(spikes), samples, -1).astype(np.float32), labels)
