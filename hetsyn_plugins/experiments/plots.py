@@ -36,6 +36,8 @@ GREY, BLACK = "#888888", "#000000"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY)
 STYLES, MARKERS = ("-", "--", "-.", ":"), ("o", "s", "^", "D", "v", "P")
 SMALL = 8  # points; the smallest print
+WIDTH = 4.8  # inches: so narrow that it can be read on a telephone
+LETTER, HANDLE = 0.58 * SMALL, 36  # points that a legend takes a letter, and beside that a column
 
 
 def _axes(ax: Any, **size: Any) -> Any:
@@ -50,7 +52,7 @@ def _figure(**size: Any) -> Any:
     return Figure(layout="constrained", **size)
 
 
-def png(figure: Any, dpi: int = 110) -> bytes:
+def png(figure: Any, dpi: int = 160) -> bytes:
     """A figure as the bytes of a PNG."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=dpi)
@@ -65,7 +67,7 @@ def save(figure: Any, path: Path) -> Path:
 
 def raster(spikes: Array, ax: Any = None, title: str = "") -> Any:
     """Spikes (T, N) of 0 and 1: one dot a spike, steps to the right, neurons upwards."""
-    ax = _axes(ax, figsize=(6, 3))
+    ax = _axes(ax, figsize=(WIDTH, 3))
     steps, neurons = np.nonzero(spikes)
     ax.scatter(steps, neurons, s=8, marker="|", color=BLUE, linewidths=1.2)
     ax.set(xlim=(-0.5, len(spikes) - 0.5), ylim=(-0.7, spikes.shape[1] - 0.3), ylabel="neuron", title=title)
@@ -74,7 +76,7 @@ def raster(spikes: Array, ax: Any = None, title: str = "") -> Any:
 
 def traces(values: Array, ax: Any = None, labels: list[str] | None = None, title: str = "", ylabel: str = "v") -> Any:
     """Curves (T, K) over the steps."""
-    ax = _axes(ax, figsize=(6, 3))
+    ax = _axes(ax, figsize=(WIDTH, 3))
     for k, curve in enumerate(values.T):
         ax.plot(curve, linewidth=1.2, label=labels[k] if labels else None)
     ax.set(xlim=(-0.5, len(values) - 0.5), ylabel=ylabel, title=title)
@@ -85,7 +87,7 @@ def traces(values: Array, ax: Any = None, labels: list[str] | None = None, title
 
 def membrane(v: Array, spikes: Array, threshold: float, ax: Any = None, title: str = "") -> Any:
     """Membrane (T,) of one neuron, its threshold, and its spikes as marks on top."""
-    ax = _axes(ax, figsize=(6, 2.5))
+    ax = _axes(ax, figsize=(WIDTH, 2.5))
     ax.plot(v, color=BLUE, linewidth=1.2, label="membrane v")
     ax.axhline(threshold, color=GREY, linestyle="--", linewidth=1, label="threshold")
     (at,) = np.nonzero(spikes)
@@ -109,7 +111,7 @@ def tau_histogram(
     The outermost bins also hold what lies beyond them: decays just below 1 would stretch the axis by decades.
     """
     _check_some("taus", taus)
-    ax = _axes(ax, figsize=(6, 3.6))
+    ax = _axes(ax, figsize=(WIDTH, 3.6))
     scale = TauAxis(list(taus.values()))
     bins = np.geomspace(scale.low, scale.high, 41)
     for index, ((name, tau), colour) in enumerate(zip(taus.items(), cycle((GREY, *COLOURS[1:], BLUE)), strict=False)):
@@ -147,7 +149,7 @@ def tau_scatter(synapses: Synapses, ax: Any = None, title: str = "") -> Any:
 
     r = 0 and r = 1 have places of their own at the ends; dots beyond the axis are drawn at its edge.
     """
-    ax = _axes(ax, figsize=(6, 3.4))
+    ax = _axes(ax, figsize=(WIDTH, 3.4))
     tau, weight = np.ravel(synapses.tau), np.abs(np.ravel(synapses.weight))
     scale, at_end = TauAxis([tau]), (tau == 0) | (tau == inf)
     for chosen, colour in ((~at_end, BLUE), (at_end, VERMILION)):
@@ -178,7 +180,7 @@ def tau_channels(before: Mapping[str, Array], after: Mapping[str, Array], ax: An
     for name, tau in [*before.items(), *after.items()]:
         if not np.size(tau):
             raise ValueError(f"before, after: expected synapses of {name!r}, got none")
-    ax = _axes(ax, figsize=(6, 3.6))
+    ax = _axes(ax, figsize=(WIDTH, 3.6))
     scale = TauAxis([*before.values(), *after.values()])
     sides = (("before training", before, GREY, -0.2), ("after training", after, ORANGE, 0.2))
     for label, groups, colour, offset in sides:
@@ -210,7 +212,7 @@ def tau_variance(parts: Mapping[str, VarianceComponents], ax: Any = None, title:
     The share between neurons is above the bar: 0 % where heterogeneity is the synapses', 100 % where the neurons'.
     """
     _check_some("parts", parts)
-    ax = _axes(ax, figsize=(6, 3.2))
+    ax = _axes(ax, figsize=(WIDTH, 3.2))
     within, between = np.nan_to_num([(part.within, part.between) for part in parts.values()]).T
     at = np.arange(len(parts))
     ax.bar(at, within, 0.6, color=BLUE, label="within a neuron")
@@ -244,7 +246,7 @@ def learning_curves(
     log    a log axis for the values, which must be > 0; mean and s.d. are then those of the logarithms
     """
     _check_some("logs", logs)
-    ax = _axes(ax, figsize=(6, 3.8))
+    ax = _axes(ax, figsize=(WIDTH, 3.8))
     for (name, seeds), colour, style in zip(logs.items(), cycle(COLOURS), cycle(STYLES), strict=False):
         _draw_curve(ax, name, seeds, key, {"color": colour, "linestyle": style}, log)
     return _finished_curves(ax, ylabel, title, log)
@@ -255,12 +257,15 @@ def loss_curves(
 ) -> Any:
     """The loss in training and on the validation set (dashed) over the iterations, drawn as `learning_curves` does."""
     _check_some("logs", logs)
-    ax = _axes(ax, figsize=(6, 3.8))
+    ax = _axes(ax, figsize=(WIDTH, 3.8))
+    validated = False
     for (name, seeds), colour in zip(logs.items(), cycle(COLOURS), strict=False):
         _draw_curve(ax, name, seeds, "loss", {"color": colour, "linewidth": 1}, log)
         if any(record.get("validation_loss") is not None for records in seeds for record in records):
             _draw_curve(ax, "", seeds, "validation_loss", {"color": colour, "linestyle": "--"}, log)
-    ax.plot([], [], color=BLACK, linestyle="--", label="on the validation set")
+            validated = True
+    if validated:
+        ax.plot([], [], color=BLACK, linestyle="--", label="on the validation set")
     return _finished_curves(ax, "loss", title, log)
 
 
@@ -276,7 +281,7 @@ def pattern(
 
     dt   seconds
     """
-    ax = _axes(ax, figsize=(7, 3.6))
+    ax = _axes(ax, figsize=(WIDTH, 3.6))
     time = np.arange(len(target)) * dt * 1e3
     for index, silence in enumerate(silences):
         label = None if index else "silence"
@@ -313,7 +318,7 @@ def against_condition(
     Names stand side by side, a hundredth of the axis apart, so that no error bar hides another.
     """
     _check_some("curves", curves)
-    ax = _axes(ax, figsize=(6, 3.8))
+    ax = _axes(ax, figsize=(WIDTH, 3.8))
     x = np.asarray(condition, np.float64)
     if log and not (x > 0).all():
         raise ValueError(f"condition: expected values > 0 for a log axis, got {list(condition)}")
@@ -425,7 +430,7 @@ def _by_seed(name: str, values: ArrayLike) -> Array:
 
 def _panels(names: Mapping[str, Any], draw: Callable[[str, Any], Any]) -> Any:
     """A figure with a panel for each name, one below the other; returns the first axes."""
-    axes = _figure(figsize=(6, 2.9 * len(names))).subplots(len(names), 1, squeeze=False)[:, 0]
+    axes = _figure(figsize=(WIDTH, 2.9 * len(names))).subplots(len(names), 1, squeeze=False)[:, 0]
     for name, ax in zip(names, axes, strict=True):
         draw(name, ax)
     return axes[0]
@@ -472,6 +477,9 @@ class TauAxis:
         return kept[1:]
 
 
+LONG_NAME = 15  # letters: with a longer one what a legend says of a histogram takes two lines
+
+
 def _histogram_label(name: str, summary: TauSummary) -> str:
     """A histogram's entry in the legend."""
     if not summary.n:
@@ -479,7 +487,8 @@ def _histogram_label(name: str, summary: TauSummary) -> str:
     fit = (
         "none between" if isnan(summary.mu) else rf"fit {np.exp(summary.mu) * 1e3:.3g} ms, $\sigma$ {summary.sigma:.2f}"
     )
-    return f"{name} ({summary.at_zero:.1%} at r = 0, {summary.at_one:.1%} at r = 1; {fit})"
+    apart = "\n" if len(name) > LONG_NAME else " "
+    return f"{name}{apart}({summary.at_zero:.1%} at r = 0, {summary.at_one:.1%} at r = 1; {fit})"
 
 
 def _log_normal(bins: Array, mu: float, sigma: float) -> Array:
@@ -547,8 +556,8 @@ def _bars(
 ) -> Any:
     """Series beside each other for every name, lines across; a legend where there is something to tell apart."""
     _check_some("values", next(iter(series.values())))
-    ax = _axes(ax, figsize=(6, 3.6))
     names, width = list(next(iter(series.values()))), 0.7 / len(series)
+    ax = _axes(ax, figsize=(max(WIDTH, 0.85 * len(names)), 3.6))  # for names of ten letters side by side
     top = 0.0
     for index, ((label, groups), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
         at = np.arange(len(names)) + width * (index - (len(series) - 1) / 2)
@@ -602,7 +611,7 @@ def _finished_curves(ax: Any, ylabel: str, title: str, log: bool) -> Any:
 
 def _name_bars(ax: Any, names: Sequence[str]) -> None:
     """Names under bars at 0, 1, ..., broken to fit."""
-    wide = max(8, 70 // max(len(names), 1))
+    wide = max(8, 56 // max(len(names), 1))
     ax.set_xticks(range(len(names)), [fill(name, wide) for name in names], fontsize=SMALL)
     ax.set_xlim(-0.6, len(names) - 0.4)
 
@@ -630,6 +639,10 @@ def _legend_below(ax: Any, columns: int = 1) -> None:
     """The legend under the axis label, where nothing is drawn; in points, so that no height of the axes moves it."""
     from matplotlib.transforms import ScaledTranslation
 
+    labels = ax.get_legend_handles_labels()[1]
+    longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
+    fit = int(72 * ax.figure.get_figwidth() / (LETTER * longest + HANDLE))
+    columns = max(1, min(columns, fit))
     under = ax.transAxes + ScaledTranslation(0, -38 / 72, ax.figure.dpi_scale_trans)
     place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": under, "borderaxespad": 0}
     ax.legend(fontsize=SMALL, frameon=False, ncols=columns, handlelength=1.5, handletextpad=0.5, borderpad=0, **place)

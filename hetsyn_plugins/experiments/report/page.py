@@ -217,9 +217,8 @@ def _differ(parts: Mapping[str, Array]) -> bool:
 
 
 def _drawn(ax: Any) -> bytes:
-    """The figure of an axes as a PNG, so narrow that its print can be read on a telephone."""
-    ax.figure.set_size_inches(4.8, ax.figure.get_figheight())
-    return plots.png(ax.figure, dpi=160)
+    """The figure of an axes as a PNG."""
+    return plots.png(ax.figure)
 
 
 def _template() -> Template:
