@@ -134,6 +134,15 @@ def test_every_number_is_an_argument(module: Any) -> None:
     np.testing.assert_allclose(small.spikes[:, :, :6].mean(), 0.25, atol=0.02)
 
 
+def test_noise_on_the_cues_lines_is_throughout_and_beside_the_cues(module: Any) -> None:
+    noisy, usual = module.draw(200, cue_noise=20.0), module.draw(200)
+    pause = noisy.spikes[30:190]
+    np.testing.assert_allclose(pause[:, :, :20].mean(), 0.1, atol=0.003)
+    np.testing.assert_allclose(shares(noisy.spikes, CUES[0]).max(0).mean(), 0.3, atol=0.01)
+    np.testing.assert_array_equal(noisy.spikes[:, :, NOISE], usual.spikes[:, :, NOISE])
+    np.testing.assert_array_equal(noisy.labels, usual.labels)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -148,6 +157,7 @@ def test_every_number_is_an_argument(module: Any) -> None:
         ({"cue_rate": 201.0}, "cue_rate: expected 0 to 200 spikes a second"),
         ({"noise_rate": -1.0}, "noise_rate: expected 0 to 200 spikes a second"),
         ({"noise_rate": float("nan")}, "noise_rate: expected 0 to 200 spikes a second"),
+        ({"cue_noise": 161.0}, r"cue_noise \+ cue_rate: expected 0 to 200 spikes a second"),
         ({"test_samples": 0}, "test_samples: expected a whole number > 0, got 0"),
     ],
 )

@@ -410,6 +410,17 @@ def test_warp_against_a_loop_over_the_spikes(module: Any, folder: Path) -> None:
             np.testing.assert_array_equal(inputs, binned(folder / "shd_test.h5", row, factor=factors[row]))
 
 
+def test_a_test_set_twice_as_long_is_that_of_bins_half_as_long(folder: Path) -> None:
+    slow = Speech(source=str(folder), dt=4e-3, test_stretch=2.0)
+    fine = Speech(source=str(folder), dt=2e-3)
+    assert slow.longest == fine.longest == 500 and slow.steps == 250
+    for one, other in zip(slow.held_out("test", 8, 0), fine.held_out("test", 8, 0), strict=True):
+        assert torch.equal(one.inputs, other.inputs) and torch.equal(one.target, other.target)
+    usual = Speech(source=str(folder), dt=4e-3)
+    for one, other in zip(slow.held_out("validation", 8, 0), usual.held_out("validation", 8, 0), strict=True):
+        assert torch.equal(one.inputs, other.inputs), "of the test set alone"
+
+
 def test_warps_are_even_on_a_log_scale(tmp_path: Path) -> None:
     """u is even on (-a, a): each quarter of it holds B(n, 1/4), and the steps are at most half a step off."""
     n = 400
@@ -530,6 +541,8 @@ def test_the_papers_settings(folder: Path) -> None:
         ({"test_deletion": float("nan")}, "test_deletion: expected a chance from 0 to 1, got nan"),
         ({"test_warp": -0.5}, "test_warp: expected 0 to 4 octaves, got -0.5"),
         ({"test_warp": float("nan")}, "test_warp: expected 0 to 4 octaves, got nan"),
+        ({"test_stretch": 0.0}, "test_stretch: expected 0.0625 to 16 times as long, got 0.0"),
+        ({"skip": 125, "test_stretch": 0.5}, "skip: expected 0 to 124 of 125 steps, got 125"),
         ({"skip": 250}, "skip: expected 0 to 249 of 250 steps, got 250"),
         ({"skip": 125, "test_warp": 1.0}, "skip: expected 0 to 124 of 125 steps, got 125"),
         ({"duration": 8e-3, "test_warp": 3.0}, "skip: expected"),

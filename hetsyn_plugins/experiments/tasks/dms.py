@@ -92,7 +92,7 @@ class DelayedMatchToSample(DrawnTask):
             check_steps(name, getattr(self, name), self.dt, least)
         for name in ("cue_rate", "noise_rate", "cue_noise"):
             check_rate(name, getattr(self, name), self.dt)
-        check_rate("cue_noise", self.cue_noise + self.cue_rate, self.dt)
+        check_rate("cue_noise + cue_rate", self.cue_noise + self.cue_rate, self.dt)
 
     @property
     def lines(self) -> int:
