@@ -14,7 +14,7 @@ from tqdm import tqdm
 from hetsyn_plugins.experiments.training_log import LOG, LONGEST_LINE
 
 EVERY = 2.0  # seconds between looks at the logs
-FORM = "{desc}: {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]"
+FORM = "{desc}{percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]"  # the description ends in ": "
 
 
 class Expected(NamedTuple):
@@ -32,11 +32,9 @@ class Progress:
 
     def __init__(self, name: str, expected: Mapping[Path, Expected], *, done: int = 0, quiet: bool = False) -> None:
         self.expected, self.done, self.all = expected, done, done + len(expected)
-        self.shares = dict.fromkeys(expected, 0.0)
+        self.name, self.shares = name, dict.fromkeys(expected, 0.0)
         self.looked = time.monotonic()
-        self.bar = tqdm(
-            total=sum(each.seconds for each in expected.values()), desc=name, bar_format=FORM, disable=quiet
-        )
+        self.bar = tqdm(total=sum(each.seconds for each in expected.values()), bar_format=FORM, disable=quiet)
         self._show()
 
     def __enter__(self) -> Progress:
@@ -62,7 +60,7 @@ class Progress:
             self._show()
 
     def _show(self) -> None:
-        self.bar.set_postfix_str(f"{self.done} of {self.all} runs", refresh=False)
+        self.bar.set_description(f"{self.name}, {self.done} of {self.all} runs", refresh=False)
         now = sum(self.shares[folder] * each.seconds for folder, each in self.expected.items())
         self.bar.update(now - self.bar.n)
         self.bar.refresh()

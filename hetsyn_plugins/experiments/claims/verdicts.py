@@ -154,14 +154,14 @@ def _within(values: Array, low: float, high: float, wanted: str) -> Judgement:
     if values.size == 1:
         return _one_run(bool(low <= values[0] <= high), wanted)
     if not np.isfinite(values).all():
-        return Judgement(None, "undecided: not all runs have a number", True)
+        return Judgement(None, "not all runs have a number", True)
     first, last = interval(values)
     found = f"95 % of the mean {first:.4g} to {last:.4g}, expected {wanted}"
     if low <= first and last <= high:
         return Judgement(True, found)
     if last < low or first > high:
         return Judgement(False, found)
-    return Judgement(None, f"undecided: {found}", True)
+    return Judgement(None, found, True)
 
 
 def _by_test(differences: Array, what: str) -> Judgement:
@@ -169,7 +169,7 @@ def _by_test(differences: Array, what: str) -> Judgement:
     if differences.size == 1:
         return _one_run(bool(differences[0] > 0), what)
     if not np.isfinite(differences).all():
-        return Judgement(None, "undecided: not all runs have a number", True)
+        return Judgement(None, "not all runs have a number", True)
     p = sign_flip(differences)
     if p > LEVEL:
         return Judgement(None, f"not told apart: {what}, p = {p:.2g}{_reach(differences.size)}", True)
