@@ -143,7 +143,9 @@ def train_runs(
         except ValueError as error:
             failed |= dict.fromkeys(mine, str(error))
     ready = [job for job in work if job not in failed]
-    at_a_time = jobs or min((default_jobs(runs[job.run]) for job in ready), default=1)
+    if not ready:
+        return failed
+    at_a_time = jobs or min(default_jobs(runs[job.run]) for job in ready)
     if at_a_time > 1 and len(ready) > 1:
         failed |= _in_processes(name, runs, ready, at_a_time, quiet, done=done)
     else:
