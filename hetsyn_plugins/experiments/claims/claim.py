@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +52,9 @@ class Short(NamedTuple):
     what: str = ""
 
 
+FIRST_SEEDS = Short(range(3), (), "three seeds")
+
+
 @dataclass(frozen=True)
 class Claim:
     """title and statement in the paper's sense; rows and pictures are made of the evidence; tried: for what differs.
@@ -66,7 +69,7 @@ class Claim:
     rows: Callable[[Evidence], list[ClaimRow]]
     pictures: Sequence[Picture] = ()
     tried: str = ""
-    short: Short = field(kw_only=True)
+    short: Short = FIRST_SEEDS
 
 
 def row(

@@ -199,7 +199,7 @@ def fingerprint(config: Config, seed: int) -> str:
             usual = entry.default is not MISSING and value == entry.default
             if not usual and key not in WITHOUT_EFFECT:
                 changes[key] = value
-    return hashlib.sha256(json.dumps(changes, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(changes, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def read_recorded(folder: Path) -> dict[str, RunNumbers]:
