@@ -178,8 +178,6 @@ class Trainer:
 
     def go(self, quiet: bool) -> None:
         """Train to the end."""
-        if self.iteration == 0:
-            self._write_start()
         started, before = time.perf_counter(), self.seconds
         asked = (self.config.training, self.seed, self.iteration, self.total)
         coming = self.on_card.training(*asked) if self.on_card else prepared(self.config.task, *asked)
@@ -190,6 +188,9 @@ class Trainer:
         shown: dict[str, str] = {}
         try:
             for batch in batches:
+                if self.iteration == 0:
+                    checked_batch(batch)  # what is wrong with a task is told of its training batches first
+                    self._write_start()
                 with spending(self.config, "training step"):
                     loss, score, rate = self.step(batch)
                 self.iteration += 1
