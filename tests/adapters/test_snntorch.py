@@ -732,7 +732,11 @@ def test_what_a_stock_leaky_learns_is_learned() -> None:
     leaky.threshold.requires_grad_(False)
     again = adapter.merge_stock(linear, leaky)
     assert again is not None and again[1] == {"decay", "reset_decay"}
-    assert adapter.merge_stock(linear, snn.Synaptic(0.9, 0.8)) is None
+    assert adapter.merge_stock(linear, snn.Lapicque(0.9)) is None
+    with pytest.raises(
+        ValueError, match=r"a snn\.Synaptic's alpha of 0\.9, a synaptic current that is filtered once more"
+    ):
+        adapter.merge_stock(linear, snn.Synaptic(0.9, 0.8))
 
 
 @pytest.mark.parametrize(

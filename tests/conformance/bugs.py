@@ -831,7 +831,7 @@ BUGS = [
         "gradients",
         "gradient of inputs is off",
         STEPS,
-        "later = HetSynState(*map(_sum, grad_state, adjoint))",
+        "later = HetSynState(*map(sum_of, grad_state, adjoint))",
         "later = grad_state",
     ),
     Bug(

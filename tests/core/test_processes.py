@@ -114,7 +114,7 @@ def test_without_a_parent_that_asks_for_it_nobody_ends() -> None:
 
 @pytest.mark.parametrize("deaf", [True, False])
 def test_deaf_children_do_not_hear_ctrl_c(deaf: bool) -> None:
-    code = "import time; print(flush=True); time.sleep(0.5)"
+    code = f"import time; print(flush=True); time.sleep({0.5 if deaf else 60})"
     command = [sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     if deaf:

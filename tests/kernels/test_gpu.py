@@ -49,7 +49,9 @@ conftest.poison_empty(pytest.MonkeyPatch())
 # rows are programs of their own: many of them show no more than some
 checks.EDGES = [sizes for sizes in checks.EDGES if math.prod(sizes) < 15_000 and sizes[0] < 10 and sizes[1] < 40]
 checks.EDGES += [(2, 2, 129, 3), (2, 2, 3, 129), (100, 1, 2, 3)]
-for kind in set(cases.KINDS) - {"feed-forward", "adaptation", "everything", "no reset", "readout", "tau 0 to infinity"}:
+for kind in set(cases.KINDS) - {
+    "feed-forward", "adaptation", "everything", "no reset", "readout", "tau 0 to infinity", "HetNeuLIF"
+}:
     del cases.KINDS[kind]
 gpu = [b for b in backends.available()[0] if b.name == "gpu"]
 names = ["hand-table", "threshold", "threshold-gradients", "closed-forms"]
@@ -103,7 +105,9 @@ def mm(*factors, out):
 
 recurrent.MAX_NEURONS, lags.STEPS, torch.mm = 0, 3, mm
 torch.set_float32_matmul_precision("medium")
-for kind in set(cases.KINDS) - {"everything", "no reset", "adaptation", "tau 0 to infinity", "feed-forward", "readout"}:
+for kind in set(cases.KINDS) - {
+    "everything", "no reset", "adaptation", "tau 0 to infinity", "feed-forward", "readout", "HetNeuLIF"
+}:
     del cases.KINDS[kind]
 names = ["threshold-gradients", "states", "arguments-kept", "state-gradients", "detached-reset"]
 results += checks.verify([gpu], names)
