@@ -28,7 +28,7 @@ def add_commands(commands: Any) -> None:
 
     card = commands.add_parser("card", help="write a model card: what a checkpoint is and was measured to do")
     card.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="in a run's folder it tells of the run too")
-    card.add_argument("--name", help="of the model (that of the checkpoint's folder)")
+    card.add_argument("--name", help="of the model (that of its run and seed, or of the file)")
     card.add_argument("-o", "--out", type=Path, default=Path("README.md"), metavar="FILE")
     card.set_defaults(handler=run_card, less="CHECKPOINT")
 

@@ -40,8 +40,11 @@ class Measured(NamedTuple):
     command: str
 
 
-def card(network: Network, name: str, measured: Measured | None = None) -> str:
-    """The text of README.md for a network; without `measured` it says that nothing is known of what it does."""
+def card(network: Network, name: str, measured: Measured | None = None, file: str = FILE) -> str:
+    """The text of README.md for a network; without `measured` it says that nothing is known of what it does.
+
+    file   the checkpoint beside it; FILE is where `from_pretrained` looks
+    """
     lines = ["---", *_front_matter(name, measured), "---", "", f"# {name}", ""]
     lines += [
         "A spiking network whose synapses have time constants of their own (HetSynLIF), "
@@ -54,9 +57,7 @@ def card(network: Network, name: str, measured: Measured | None = None) -> str:
         "## How it is loaded",
         "",
         "```python",
-        f"from {LIBRARY}.exchange.pretrained import from_pretrained",
-        "",
-        'net = from_pretrained(".", to="snntorch")  # or "norse", "lava_dl", "reference"; this folder, or its hub name',
+        *_loading(file),
         "```",
         "",
         "## What it does",
@@ -64,6 +65,15 @@ def card(network: Network, name: str, measured: Measured | None = None) -> str:
         *_results(measured),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _loading(file: str) -> list[str]:
+    frameworks = 'or "norse", "lava_dl", "reference"'
+    if file != FILE:
+        load = f'net = checkpoint.load("{file}", to="snntorch")  # {frameworks}'
+        return [f"from {LIBRARY} import checkpoint", "", load]
+    load = f'net = from_pretrained(".", to="snntorch")  # {frameworks}; this folder, or its name on the hub'
+    return [f"from {LIBRARY}.exchange.pretrained import from_pretrained", "", load]
 
 
 def _front_matter(name: str, measured: Measured | None) -> list[str]:

@@ -19,7 +19,9 @@ SELECTED = {
 def card_of(path: Path, name: str | None = None) -> str:
     """The card of a checkpoint; of one in a run's folder (RUN/seed-0/network.safetensors) with what came of it."""
     network: Network = checkpoint.load(path)
-    return card(network, name or path.resolve().parent.name, measured(path))
+    known, place = measured(path), path.resolve().parent
+    usual = path.stem if known is None else f"{place.parent.name}-{place.name}"
+    return card(network, name or usual, known, path.name)
 
 
 def measured(path: Path) -> Measured | None:

@@ -109,6 +109,7 @@ def test_the_card_of_a_run_tells_what_came_of_it(tmp_path: Path, capsys: pytest.
     assert known is not None and (known.task, known.test) == ("dms", result.test) and "of seed 3" in known.how
     assert main(["card", str(checkpoint), "--name", "mine", "-o", str(out)]) == 0
     text = out.read_text()
+    assert 'checkpoint.load("network.safetensors", to="snntorch")' in text
     assert "# mine" in text and f"**{result.test:.2%}**" in text and str(tmp_path) not in text
     assert main(["card", str(checkpoint), "-o", str(out)]) == 2
     assert "--out: expected a file that is not there yet" in capsys.readouterr().err and out.read_text() == text
