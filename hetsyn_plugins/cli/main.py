@@ -18,7 +18,7 @@ from hetsyn_plugins.cli import exchange, experiments, signals
 from hetsyn_plugins.cli.options import check_known
 from hetsyn_plugins.cli.verify import add_verify
 from hetsyn_plugins.core.allocations import OutOfMemory, told
-from hetsyn_plugins.core.processes import is_rank
+from hetsyn_plugins.core.processes import is_first, is_rank
 
 DESCRIPTION = """HetSynLIF, the spiking neuron whose every synapse has its own time constant, for snnTorch, Norse and
 Lava-DL."""
@@ -77,6 +77,8 @@ def said(error: BaseException, command: str) -> int:
     if signals.asked() or isinstance(error, KeyboardInterrupt):  # asked: an import, say, that broke off says otherwise
         goes_on = "goes on from there" if command in RESUMED else "starts anew"
         status, how = signals.status(), f"stopped; the same command {goes_on}"
+        if not is_first():  # as torchrun stops it when another one has ended, and that one says why
+            return status
     elif isinstance(error, ArithmeticError) and not isinstance(error, OverflowError):  # training out of bounds
         status, how = 1, f"stopped: {error}"
     elif isinstance(error, OSError) and error.errno in FULL:

@@ -69,6 +69,11 @@ def is_rank() -> bool:
     return all(name in os.environ for name in RANKED) and os.environ["WORLD_SIZE"] != "1"
 
 
+def is_first() -> bool:
+    """Is this process no rank, or the first one, which speaks for all?"""
+    return not is_rank() or os.environ["RANK"] == "0"
+
+
 @contextmanager
 def deaf_to_ctrl_c() -> Iterator[None]:
     """Processes that are started within never hear Ctrl-C, which a terminal sends to all; this one does afterwards."""

@@ -114,7 +114,9 @@ def test_without_a_parent_that_asks_for_it_nobody_ends() -> None:
 
 @pytest.mark.parametrize("deaf", [True, False])
 def test_deaf_children_do_not_hear_ctrl_c(deaf: bool) -> None:
-    code = f"import time; print(flush=True); time.sleep({0.5 if deaf else 60})"
+    # a shell that puts the suite into the background has it ignore Ctrl-C, and its children with it
+    hears = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{hears}; print(flush=True); time.sleep({0.5 if deaf else 60})"
     command = [sys.executable, "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     if deaf:

@@ -119,7 +119,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     )
     assert load_result(tmp_path) == one
     for mine, theirs in zip(read_log(tmp_path / LOG), read_log(tmp_path / "alone" / LOG), strict=True):
-        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4) and mine["validation"] == theirs["validation"]
+        close = theirs["loss"] and pytest.approx(theirs["loss"], rel=1e-4)  # at iteration 0 there was no step
+        assert mine["loss"] == close and mine["validation"] == theirs["validation"]
     (tmp_path / RESULT).unlink()
     (alone,) = rank_worker.together(1, rank_worker.resumed, "dms", RUN, tmp_path)
     assert alone.test == one.test
