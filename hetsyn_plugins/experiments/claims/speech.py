@@ -8,15 +8,16 @@ training, which did best on speakers held out of the training file. On SHD's fil
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.experiments import analysis, plots
-from hetsyn_plugins.experiments.claims import paper, verdicts
+from hetsyn_plugins.experiments.claims import by_variant, paper, verdicts
 from hetsyn_plugins.experiments.claims.claim import Claim, Picture, Short, per_cent
 from hetsyn_plugins.experiments.claims.evidence import Arm, Evidence
-from hetsyn_plugins.experiments.claims.paper import DELETION, ORDER, WARP
+from hetsyn_plugins.experiments.claims.paper import DELETION, ORDER
 from hetsyn_plugins.experiments.claims.verdicts import NOT_JUDGED
 from hetsyn_plugins.experiments.run_folder import ClaimRow
 from hetsyn_plugins.experiments.variants import VARIANTS
@@ -50,25 +51,13 @@ def accuracy_rows(evidence: Evidence) -> list[ClaimRow]:
 
 def robust_rows(evidence: Evidence) -> list[ClaimRow]:
     """Accuracy as spikes are deleted and time is warped, at test time only; HetSynLIF is to lose the least."""
-    conditions: dict[str, dict[str, float]] = {
-        f"{chance:.0%} of the spikes deleted": {"test_deletion": chance} for chance in DELETION
-    }
-    conditions[f"time warped by 2^U(-{WARP}, {WARP})"] = {"test_warp": WARP}
-    rows = []
-    for what, changes in conditions.items():
-        values = {name: under(evidence, name, **changes) for name in VARIANTS}
-        loss = {name: evidence.values(name_of(name)) - under_it for name, under_it in values.items()}
-        others = {VARIANTS[name].title: loss[name] for name in ORDER[1:]}
-        for name, variant in VARIANTS.items():
-            least = verdicts.best(loss[name], others, more=False) if name == "hetsyn" else NOT_JUDGED
-            note = f"{loss[name].mean() * 100:.1f} points lost"
-            rows.append(per_cent(f"{variant.title}: {what}", values[name], None, least, note=note))
-    return rows
+    return by_variant.noise_rows(partial(under, evidence))
 
 
 def under(evidence: Evidence, variant: str, **changes: Any) -> Array:
-    """Accuracy on the test set under other settings of the task, by seed."""
-    return evidence.under(name_of(variant), **changes)
+    """Accuracy on the test set, maybe under other settings of the task, by seed."""
+    arm = name_of(variant)
+    return evidence.under(arm, **changes) if changes else evidence.values(arm)
 
 
 def draw_variants(evidence: Evidence) -> Any:

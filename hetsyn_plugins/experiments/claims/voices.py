@@ -6,6 +6,7 @@ deleted in training. What is compared, pair by pair, are folds: each is the mean
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -15,8 +16,7 @@ from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.experiments.claims import by_variant, verdicts
 from hetsyn_plugins.experiments.claims.claim import Claim, Picture, Short, per_cent
 from hetsyn_plugins.experiments.claims.evidence import Arm, Evidence
-from hetsyn_plugins.experiments.claims.paper import DELETION, ORDER, WARP
-from hetsyn_plugins.experiments.claims.verdicts import NOT_JUDGED
+from hetsyn_plugins.experiments.claims.paper import DELETION
 from hetsyn_plugins.experiments.run_folder import ClaimRow
 from hetsyn_plugins.experiments.variants import VARIANTS
 
@@ -66,29 +66,15 @@ def accuracy_rows(evidence: Evidence) -> list[ClaimRow]:
     return rows
 
 
-def loss_rows(evidence: Evidence, conditions: dict[str, dict[str, float]]) -> list[ClaimRow]:
-    """Accuracy under other settings at test time, words -> settings; HetSynLIF is to lose the least of the paper's."""
-    usual, rows = {name: by_fold(evidence, name) for name in VARIANTS}, []
-    for what, changes in conditions.items():
-        values = {name: by_fold(evidence, name, **changes) for name in VARIANTS}
-        loss = {name: usual[name] - values[name] for name in VARIANTS}
-        others = {VARIANTS[name].title: loss[name] for name in ORDER[1:]}
-        for name, variant in VARIANTS.items():
-            least = verdicts.best(loss[name], others, more=False) if name == "hetsyn" else NOT_JUDGED
-            note = f"{loss[name].mean() * 100:.1f} points lost"
-            rows.append(per_cent(f"{variant.title}: {what}", values[name], None, least, note=note))
-    return rows
-
-
 def robust_rows(evidence: Evidence) -> list[ClaimRow]:
     """With spikes deleted and time warped."""
-    conditions = {f"{chance:.0%} of the spikes deleted": {"test_deletion": chance} for chance in DELETION}
-    return loss_rows(evidence, {**conditions, f"time warped by 2^U(-{WARP}, {WARP})": {"test_warp": WARP}})
+    return by_variant.noise_rows(partial(by_fold, evidence))
 
 
 def speed_rows(evidence: Evidence) -> list[ClaimRow]:
     """At other speeds than that of training."""
-    return loss_rows(evidence, {f"{times:g} times as long": {"test_stretch": times} for times in SPEEDS if times != 1})
+    conditions = {f"{times:g} times as long": {"test_stretch": times} for times in SPEEDS if times != 1}
+    return by_variant.loss_rows(partial(by_fold, evidence), conditions)
 
 
 def lines(evidence: Evidence) -> dict[str, float]:
