@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hetsyn_plugins.core import processes
 from hetsyn_plugins.core.processes import LIFELINE, deaf_to_ctrl_c, lifeline
 
 CHILD = r"""
@@ -129,3 +130,17 @@ def test_deaf_children_do_not_hear_ctrl_c(deaf: bool) -> None:
         child.send_signal(signal.SIGINT)
         assert (child.wait(10) == 0) == deaf
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.parametrize(
+    "environment, first",
+    [({}, True), ({"RANK": "0", "WORLD_SIZE": "2"}, True), ({"RANK": "1", "WORLD_SIZE": "2"}, False)],
+)
+def test_the_first_of_several_ranks_speaks(
+    environment: dict[str, str], first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in processes.RANKED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert processes.is_first() == first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hetsyn_plugins.cli.main import main
 from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Network
 from hetsyn_plugins.exchange.card import Measured, card
 from hetsyn_plugins.exchange.pretrained import from_pretrained, save_pretrained
-from hetsyn_plugins.experiments import training
+from hetsyn_plugins.experiments import cards, training
 from hetsyn_plugins.experiments.cards import measured
 from hetsyn_plugins.experiments.config import load_config, to_toml
 
@@ -97,6 +98,15 @@ def test_what_is_no_source_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ImportError, match=r"source: expected huggingface_hub, to get owner/mine.*hetsyn_plugins\[hub\]"
     ):
         from_pretrained("owner/mine")
+
+
+def test_a_card_has_the_test_set_and_not_the_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.toml").write_text(to_toml(load_config("dms", ["network.hidden=[5]", "training.iterations=1"])))
+    settings = load_config("dms", ["network.hidden=[5]", "training.iterations=1", "task.test_samples=2"])
+    result = training.train(settings, 0, tmp_path / "seed-0", quiet=True)
+    monkeypatch.setattr(cards, "load_result", lambda folder: replace(result, test=0.75, validation=0.25))
+    known = measured(tmp_path / "seed-0" / "network.safetensors")
+    assert known is not None and known.test == 0.75
 
 
 def test_the_card_of_a_run_tells_what_came_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -195,6 +195,14 @@ def test_wrappers_are_opened(wrap: Any, inside: bool) -> None:
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("start", [1, 2])
+def test_flatten_in_front_is_of_a_step_or_of_a_sequence(start: int) -> None:
+    """As it was written: nn.Flatten(1) for (B, ...), nn.Flatten(2) for (T, B, ...)."""
+    layer, x = HetSynLeaky(M, N, init_hidden=True).double(), sequence(1, M)
+    converted = hetsyn_plugins.convert(nn.Sequential(nn.Flatten(start), layer), to="snntorch")
+    assert torch.equal(spikes_of(converted, x), spikes_of(layer, x.flatten(2)))
+
+
 def test_the_net_itself_is_left_as_it_was() -> None:
     net = Loop().train()
     net(torch.zeros(1, 2, M))

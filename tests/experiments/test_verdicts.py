@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from planting import caught, changed
 
-from hetsyn_plugins.experiments.claims import verdicts
+from hetsyn_plugins.experiments.claims import by_variant, verdicts
 from hetsyn_plugins.experiments.claims.verdicts import Judgement, best, better, mostly, near, no_more, sign_flip
 
 A = np.array([0.9, 0.8, 0.85, 0.92, 0.81, 0.88])
@@ -111,3 +111,16 @@ def test_planted_bugs_are_caught(old: str, new: str, monkeypatch: pytest.MonkeyP
         test_a_figure_far_above_differs_as_one_far_below_does()
         test_a_spread_mean_is_undecided()
         test_one_run_decides_nothing(near(A[:1], 0.9, 0.05), agrees=True)
+
+
+def test_points_lost_are_those_that_are_missing_then() -> None:
+    """Of six folds HetSynLIF loses 1 point each, the others 2 to 7."""
+    folds = np.arange(6) / 100
+
+    def values(variant: str, **changes: float) -> np.ndarray:
+        lost = 0.01 if variant == "hetsyn" else 0.02 + folds
+        return 0.8 + folds - (lost if changes else 0.0)
+
+    first, second, *_ = by_variant.loss_rows(values, {"noise": {"test_deletion": 0.5}})
+    assert first.label == "HetSynLIF: noise" and first.holds is True and "1.0 points lost" in first.note
+    assert "4.5 points lost" in second.note and second.ours == pytest.approx(78.0)
