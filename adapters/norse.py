@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.adapters import containers
 from hetsyn_plugins.core.autograd import transforming
-from hetsyn_plugins.core.fields import DECAYS, HetSynState
+from hetsyn_plugins.core.fields import DECAYS, DELAYS, HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams, is_unlikely
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, Surrogate, resolve
@@ -36,6 +36,7 @@ from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops import lif
 from hetsyn_plugins.ops.arguments import (
     HALF,
+    PRECISE,
     ArgumentNames,
     Caller,
     checked_inputs,
@@ -55,6 +56,7 @@ from hetsyn_plugins.ops.trainable import (
     all_finite,
     decay_from_stored,
     recompute,
+    start_max_delay,
     start_values,
     start_weight,
     values_to_look_at,
@@ -71,6 +73,8 @@ FIELD_NAMES = {
     "adaptation_strength": "adapt_strength",
     "threshold": "v_th",
     "bias": "bias",
+    "delay": "delay",
+    "recurrent_delay": "rec_delay",
 }
 DEFAULT_TAU_INV = 1 / 20e-3  # 1/s: the paper's 20 ms
 
@@ -103,6 +107,47 @@ class HetSynLIState(NamedTuple):
     i: Tensor
 
 
+class HetSynLIFDelayState(NamedTuple):
+    """As HetSynLIFState, and the inputs of the last max_delay steps, past_input (max_delay, B, M), the latest last."""
+
+    z: Tensor
+    v: Tensor
+    i: Tensor
+    i_reset: Tensor
+    i_adapt: Tensor
+    past_input: Tensor
+
+
+class HetSynLIFRecurrentDelayState(NamedTuple):
+    """As HetSynLIFRecurrentState, and past_input (max_delay, B, M), past_z (max_delay, B, N), the spikes before z.
+
+    Without delays of its own, a kind of synapses has no steps there.
+    """
+
+    z: Tensor
+    v: Tensor
+    i: Tensor
+    i_rec: Tensor
+    i_reset: Tensor
+    i_adapt: Tensor
+    past_input: Tensor
+    past_z: Tensor
+
+
+class HetSynLIDelayState(NamedTuple):
+    """As HetSynLIState, and past_input (max_delay, B, M)."""
+
+    v: Tensor
+    i: Tensor
+    past_input: Tensor
+
+
+WITH_DELAYS: dict[Any, Any] = {
+    HetSynLIFState: HetSynLIFDelayState,
+    HetSynLIFRecurrentState: HetSynLIFRecurrentDelayState,
+    HetSynLIState: HetSynLIDelayState,
+}
+
 # the states' fields -> the core's
 STATE_FIELDS = {
     "z": "spikes",
@@ -111,6 +156,8 @@ STATE_FIELDS = {
     "i_rec": "recurrent_current",
     "i_reset": "reset",
     "i_adapt": "adaptation",
+    "past_input": "past_inputs",
+    "past_z": "past_spikes",
 }
 STATE_NAMES = {f"state.{core}": f"state.{name}" for name, core in STATE_FIELDS.items()}
 ARGUMENT_NAMES = ArgumentNames({**FIELD_NAMES, **STATE_NAMES, "inputs": "input_tensor"})
@@ -161,6 +208,9 @@ class HetSynLIFParameters(TrainableFields):
     tau_syn_inv, tau_rec_inv   1/s; number, tensor () or (N,) or (N, M), or an initialiser; 0 is r = 1, inf is r = 0
     tau_reset_inv, tau_adapt_inv   1/s, () or (N,); None: no reset, no adaptation
     adapt_strength, bias, v_th     () or (N,); bias (N,); v_th > 0
+    delay, rec_delay   steps from an input (a spike) to the synapse, >= 0, whole or not, in the shapes of tau_syn_inv,
+                       or a function (shape, generator) -> array; None: none
+    max_delay          no delay becomes longer, so many steps are kept in the state; None: as the longest asks for
     method, alpha   a surrogate (`hetsyn_plugins.core.surrogate`), its name, or a method of Norse's with its alpha
     dtype   None: torch's default for numbers; a float64 layer from numbers wants float64 here too
     learn_...       what is trained beside the synaptic decays and the bias
@@ -177,6 +227,8 @@ class HetSynLIFParameters(TrainableFields):
         "adaptation_strength": "adapt_strength",
         "threshold": "v_th",
         "bias": "bias",
+        "delay": "delay",
+        "recurrent_delay": "rec_delay",
     }
 
     @torch.inference_mode(False)  # or what is made in inference mode could never be trained
@@ -195,20 +247,26 @@ class HetSynLIFParameters(TrainableFields):
         learn_reset: bool = False,
         learn_threshold: bool = False,
         learn_adaptation: bool = False,
+        delay: Any = None,
+        rec_delay: Any = None,
+        max_delay: int | None = None,
+        learn_delay: bool = True,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.set_options(share="synapse", parametrization="tau", tie_reset=False, dt=0.001)
-        self._describe(method, alpha, learn_reset, learn_threshold, learn_adaptation)
+        self._describe(method, alpha, learn_reset, learn_threshold, learn_adaptation, learn_delay)
         inverse = {
             "decay": tau_syn_inv,
             "recurrent_decay": tau_rec_inv,
             "reset_decay": tau_reset_inv,
             "adaptation_decay": tau_adapt_inv,
         }
-        others = {"adapt_strength": adapt_strength, "bias": bias, "v_th": v_th}
+        others = {"adapt_strength": adapt_strength, "bias": bias, "v_th": v_th, "delay": delay, "rec_delay": rec_delay}
         _warn_of_copies({**{FIELD_NAMES[field]: value for field, value in inverse.items()}, **others})
-        self.initialisers = {f: v for f, v in inverse.items() if callable(v) and not isinstance(v, Tensor)}
+        delays = {"delay": delay, "recurrent_delay": rec_delay}
+        drawn = {**inverse, **delays}
+        self.initialisers = {f: v for f, v in drawn.items() if callable(v) and not isinstance(v, Tensor)}
         for field, value in inverse.items():
             tau = None
             if value is not None and field not in self.initialisers:
@@ -219,11 +277,18 @@ class HetSynLIFParameters(TrainableFields):
             self._register(field, tau)
         for field, value in (("adaptation_strength", adapt_strength), ("bias", bias), ("threshold", v_th)):
             self._register(field, None if value is None else _tensor(value, dtype))
+        for field, value in delays.items():
+            self._register(field, None if value is None or field in self.initialisers else _steps(value, dtype))
+        self.given_max_delay = max_delay  # which layers have, where it is None, depends on what they draw
+        start = {field: self.stored(field) for field in delays}
+        known = not any(field in self.initialisers for field in delays)
+        self.max_delay = start_max_delay(max_delay, start, ARGUMENT_NAMES) if known else max_delay or 0
 
-    def _describe(self, method: Any, alpha: float, reset: bool, threshold: bool, adaptation: bool) -> None:
+    def _describe(self, method: Any, alpha: float, reset: bool, threshold: bool, adaptation: bool, delay: bool) -> None:
         self.method, self.alpha, self.surrogate = method, alpha, surrogate_of(method, alpha)
         self.learn = {"reset_decay": reset, "threshold": threshold}
         self.learn |= dict.fromkeys(("adaptation_decay", "adaptation_strength"), adaptation)
+        self.learn |= dict.fromkeys(DELAYS, delay)
 
     def _register(self, field: str, value: Tensor | None) -> None:
         if value is not None and self.learn.get(field, True):
@@ -254,7 +319,10 @@ class HetSynLIFParameters(TrainableFields):
         copy.initialisers = {}
         copy.set_options(**options)
         learn = self.learn
-        copy._describe(self.method, self.alpha, learn["reset_decay"], learn["threshold"], learn["adaptation_decay"])
+        flags = (learn[field] for field in ("reset_decay", "threshold", "adaptation_decay", "delay"))
+        copy._describe(self.method, self.alpha, *flags)
+        copy.given_max_delay = self.given_max_delay
+        copy.max_delay = start_max_delay(self.given_max_delay, values, ARGUMENT_NAMES)
         copy.add_fields({field: values.get(field) for field in self.names}, learn)
         return copy
 
@@ -299,7 +367,9 @@ class HetSynLIFParameters(TrainableFields):
                 shown[name] = repr(self.initialisers[field])
             elif tau_inv is not None:
                 shown[name] = span(1e3 / tau_inv.detach().abs(), " ms")  # no time constant of -0
-        for field in ("adaptation_strength", "bias", "threshold"):
+        for field in (field for field in DELAYS if field in self.initialisers):
+            shown[FIELD_NAMES[field]] = repr(self.initialisers[field])
+        for field in ("adaptation_strength", "bias", *DELAYS, "threshold"):
             value = self.tensor(field)
             if value is not None:
                 shown[FIELD_NAMES[field]] = span(value.detach())
@@ -333,6 +403,12 @@ def _warn_of_units(p: HetSynLIFParameters, fields: Iterable[str], dt: float, sta
             )
 
 
+def _steps(value: Any, dtype: torch.dtype | None) -> Tensor:
+    """Delays, whole numbers among them, as floats."""
+    t = _tensor(value, dtype)
+    return t if t.is_floating_point() else t.to(dtype or torch.get_default_dtype())
+
+
 def _tensor(value: Any, dtype: torch.dtype | None) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().clone() if dtype is None else value.detach().clone().to(dtype)
@@ -351,17 +427,24 @@ def hetsyn_lif_step(
 
     input_weights (N, M); recurrent_weights (N, N) or None; state None: zeros. dt in seconds.
     """
-    kind = HetSynLIFState if recurrent_weights is None else HetSynLIFRecurrentState
+    kind: Any = HetSynLIFState if recurrent_weights is None else HetSynLIFRecurrentState
     p = _checked_p(p, compute_dtype(input_weights) if isinstance(input_weights, Tensor) else None)
     if p.initialisers:
         names = ", ".join(FIELD_NAMES[field] for field in p.initialisers)
         raise ValueError(f"p: expected values, got an initialiser for {names}, which only a layer can draw from")
     fields = {**p.tensors(), **p.decays(dt), "weight": input_weights, "recurrent_weight": recurrent_weights}
     if recurrent_weights is None:
-        fields["recurrent_decay"] = None
+        fields |= dict.fromkeys(("recurrent_decay", "recurrent_delay"))
+    has_delays = any(fields[field] is not None for field in DELAYS)
+    kind = WITH_DELAYS[kind] if has_delays else kind
     start = None if state is None else _to_core(state, kind, fields)
     after = lif.hetsyn_lif_step(
-        input_tensor, **fields, state=start, surrogate=p.surrogate, argument_names=ARGUMENT_NAMES
+        input_tensor,
+        **fields,
+        max_delay=p.max_delay if has_delays else None,
+        state=start,
+        surrogate=p.surrogate,
+        argument_names=ARGUMENT_NAMES,
     )
     result = _from_core(after, kind)
     return result.z.to(input_weights.dtype), result
@@ -377,7 +460,12 @@ def _checked_p(p: Any, dtype: torch.dtype | None) -> HetSynLIFParameters:
 
 
 # currents that every state has, also of a layer that lacks them -> the field that the layer then lacks
-UNUSED = {"i_reset": "reset_decay", "i_adapt": "adaptation_decay"}
+UNUSED = {
+    "i_reset": "reset_decay",
+    "i_adapt": "adaptation_decay",
+    "past_input": "delay",
+    "past_z": "recurrent_delay",
+}
 
 
 def _to_core(state: Any, kind: Any, fields: Mapping[str, Any]) -> HetSynState:
@@ -405,9 +493,12 @@ def _check_unused(name: str, current: Any) -> None:
 
 
 def _from_core(state: HetSynState, kind: Any) -> Any:
-    """The core's state as this kind has it; currents that the layer lacks are zero."""
-    parts = [getattr(state, STATE_FIELDS[name]) for name in kind._fields]
-    return kind(*(torch.zeros_like(state.v) if part is None else part for part in parts))
+    """The core's state as this kind has it; currents that the layer lacks are zero, a past that it lacks is no step."""
+    parts = {name: getattr(state, STATE_FIELDS[name]) for name in kind._fields}
+    for name, part in parts.items():
+        if part is None:
+            parts[name] = state.v.new_zeros((0, *state.v.shape) if name.startswith("past_") else state.v.shape)
+    return kind(**parts)
 
 
 class _HetSynModule(HetSynModule, nn.Module):
@@ -448,13 +539,13 @@ class _HetSynModule(HetSynModule, nn.Module):
         self.hidden_size = checked_size("hidden_size", hidden_size)
         self.dt, self.detach_reset, self.backend, self.check = float(dt), detach_reset, backend, check
         fields: dict[str, Any] = {
-            **{f: p.stored(f) for f in p.names if f not in DECAYS},
+            **{f: p.initialisers.get(f, p.stored(f)) for f in p.names if f not in DECAYS},
             **p.decays(dt),
             "weight": start_weight(input_weights, input_rate, "input_weights"),
             "recurrent_weight": True if recurrent_weights is None else recurrent_weights,
         }
         if not self.recurrent:
-            fields |= dict.fromkeys(("recurrent_weight", "recurrent_decay"))
+            fields |= dict.fromkeys(("recurrent_weight", "recurrent_decay", "recurrent_delay"))
         if not self.spiking:
             fields |= dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"))
         _warn_of_units(p, [field for field in DECAYS if fields[field] is not None], self.dt, 4 + self.sequential)
@@ -479,7 +570,7 @@ class _HetSynModule(HetSynModule, nn.Module):
             if isinstance(value, Tensor) and field not in ("weight", "recurrent_weight"):
                 if value.dtype == torch.float64 != wide:
                     raise ValueError(f"{FIELD_NAMES[field]}: expected {kept} like the layer, got {value.dtype} in p")
-                fields[field] = value.detach().to(kept if field in DECAYS else wide)
+                fields[field] = value.detach().to(kept if field in PRECISE else wide)
         values: dict[str, Any] = start_values(
             fields,
             sizes=(self.hidden_size, self.input_size),
@@ -496,6 +587,9 @@ class _HetSynModule(HetSynModule, nn.Module):
         self.recurrent_weights = None if recurrent_weight is None else nn.Parameter(recurrent_weight)
         options = {"share": share, "parametrization": parametrization, "tie_reset": tie, "dt": self.dt}
         self.p = p.copy_for(values, **options)
+        self.max_delay = self.p.max_delay
+        if any(values[field] is not None for field in DELAYS):
+            self.state_class = WITH_DELAYS[type(self).state_class]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -546,12 +640,16 @@ class _HetSynModule(HetSynModule, nn.Module):
         zero = self.input_weights.new_zeros((), dtype=dtype)
         zeros |= {"i": zero.expand(batch, n, m)}  # currents of synapses are not written out: a reset costs nothing
         zeros |= {"i_rec": zero.expand(batch, n, n)} if self.recurrent else {}
+        for name, width in (("past_input", m), ("past_z", n)):
+            if name in zeros:
+                steps = 0 if self.p.stored(UNUSED[name]) is None else self.max_delay
+                zeros[name] = zero.expand(steps, batch, width)
         return self.state_class(**zeros)
 
     def initial(self, state: Any, layer: LayerTensors, batch: int) -> HetSynState:
         """The state before the first step as the core has it; None: zeros."""
         core = None if state is None else _to_core(state, self.state_class, layer._asdict())
-        return checked_state(core, layer, batch, ARGUMENT_NAMES)
+        return checked_state(core, layer, batch, ARGUMENT_NAMES, self.max_delay)
 
     def _returned(self, state: Any, layer: LayerTensors, batch: int) -> HetSynState | None:
         """The state as the core has it where it is what the last step returned, which needs no more checks."""
@@ -615,6 +713,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         learn_reset: bool = False,
         learn_threshold: bool = False,
         learn_adaptation: bool = False,
+        learn_delay: bool = True,
         **options: Any,
     ) -> Any:
         """A module with these parameters and their dtype; share None keeps the shapes."""
@@ -624,16 +723,20 @@ class _HetSynModule(HetSynModule, nn.Module):
         n, m = params.weight.shape
         layout = options_from_params(params, share, tie_reset)
         p = HetSynLIFParameters(
-            **dict.fromkeys(("tau_syn_inv", "tau_rec_inv", "tau_reset_inv"), 0.0),  # none: `_build` puts decays there
+            tau_syn_inv=0.0,  # none, as the others: `_build` puts decays there
+            tau_rec_inv=0.0,
+            tau_reset_inv=0.0,
             method=method,
             alpha=alpha,
             learn_reset=learn_reset,
             learn_threshold=learn_threshold,
             learn_adaptation=learn_adaptation,
+            learn_delay=learn_delay,
             dtype=layout["dtype"],
         )
         module = cls(m, n, p, dt, parametrization=parametrization, **layout, **options)
         fields: dict[str, Any] = {f: getattr(params, f) for f in (*p.names, "weight", "recurrent_weight")}
+        p.given_max_delay = params.max_delay or None
         module._build(p, fields, layout["share"], parametrization, tie_reset, options.get("device"), layout["dtype"])
         return module
 
@@ -676,7 +779,7 @@ class _Sequence(_HetSynModule):
         """The whole sequence: input (T, B, M) -> z (T, B, N) (a readout: v) and the state after the last step.
 
         With record_states the state's fields have a leading T, step by step with the memory of the cells; the currents
-        of synapses, i and i_rec, only with record_current (else they are the last ones).
+        of synapses, i and i_rec, only with record_current (else they are the last ones, as past_input and past_z are).
 
         batch_first  (an option of the class) sequences are (B, T, M) in, (B, T, N) out, and states with a leading T
                      have a leading (B, T); without it a layer cannot see that (B, T, M) came: labels (B,) beside it
@@ -699,7 +802,8 @@ class _Sequence(_HetSynModule):
 
     def _recorded(self, x: Tensor, state: Any, lengths: Tensor | None) -> tuple[Tensor, Any]:
         fields = self.state_class._fields
-        recorded = [name for name in fields if self.record_current or name not in ("i", "i_rec")]
+        currents = () if self.record_current else ("i", "i_rec")
+        recorded = [name for name in fields if name not in (*currents, "past_input", "past_z")]
         if lengths is not None:
             self.initial(state, self.layer_tensors(), x.shape[1])  # that it is of this batch
 
@@ -878,6 +982,7 @@ _ours: dict[str, Any] = {
         HetSynLIFState,
         HetSynLIFRecurrentState,
         HetSynLIState,
+        *WITH_DELAYS.values(),
         hetsyn_lif_step,
     )
 }

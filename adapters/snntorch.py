@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import snntorch
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hetsyn_plugins.adapters import snntorch_host
 from hetsyn_plugins.adapters.snntorch_host import reset as reset
 from hetsyn_plugins.core.autograd import backward_pass, transforming
-from hetsyn_plugins.core.fields import HetSynState
+from hetsyn_plugins.core.fields import DECAYS, HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Arctan, Foreign, NoGradient, Surrogate, resolve
@@ -35,7 +35,7 @@ from hetsyn_plugins.ops.lengths import at_end, checked_lengths
 from hetsyn_plugins.ops.lif import Way, run_sequence, run_step
 from hetsyn_plugins.ops.rates import watch_rates
 from hetsyn_plugins.ops.steps import mark_of
-from hetsyn_plugins.ops.trainable import TrainableFields, start_values, start_weight
+from hetsyn_plugins.ops.trainable import TrainableFields, start_max_delay, start_values, start_weight
 
 FIELD_NAMES = {
     "weight": "weight",
@@ -47,6 +47,8 @@ FIELD_NAMES = {
     "recurrent_decay": "rec_alpha",
     "adaptation_decay": "adaptation_decay",
     "adaptation_strength": "adaptation_strength",
+    "delay": "delay",
+    "recurrent_delay": "rec_delay",
 }
 STATES = {
     "state.current": "syn",
@@ -54,6 +56,8 @@ STATES = {
     "state.reset": "rst",
     "state.adaptation": "ada",
     "state.v": "mem",
+    "state.past_inputs": "past",
+    "state.past_spikes": "past_spk",
 }
 
 
@@ -62,6 +66,16 @@ def caller_of(spikes: str) -> Caller:
     names = ArgumentNames({**FIELD_NAMES, **STATES, "inputs": "input_", "state.spikes": spikes})
     hint = "; inside a Sequential every layer but the last needs init_hidden=True"
     return Caller(names, {2: "(B, {m})", 3: "({first}, {m})"}, "{} like the layer,", "layer", hint)
+
+
+class RecurrentOptions(NamedTuple):
+    """What RHetSynLeaky has beside HetSynLeaky's arguments."""
+
+    weight: Any = None
+    alpha: Any = None
+    learn_alpha: bool = False
+    delay: Any = None
+    learn_delay: bool = False
 
 
 Run = tuple[Tensor, Tensor, HetSynState]  # spk, ungraded, and mem of every step, and the state after the last
@@ -93,6 +107,10 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     surrogate_disable      no gradient through spikes
     state_quant            applied to every current and to mem; a stock Leaky, whose one state it is applied to, has the
                            same values where there is one input and no reset
+    delay        steps from an input to the synapse, >= 0, whole or not, in the shapes of alpha: a number, an array, or
+                 a function (shape, generator) -> array; None: none. Trained where learn_delay
+    max_delay    no delay becomes longer; as many inputs are kept from step to step, as the state **past**; None: as
+                 the longest delay asks for
     share, parametrization, tie_reset, dt   see `hetsyn_plugins.ops.trainable`
     detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
     batch_first            sequences are (B, T, M) in and (B, T, N) out, as in torch.nn.RNN; single steps and all other
@@ -106,7 +124,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
           layer; anything under torch.compile; a layer that came by Sequential.insert, or into an inner Sequential
           after that was put into the outer one. Nor can a layer see (B, T, M) that came without batch_first=True:
           labels (B,) beside it show it, unless B = T
-        - **syn** (B, out_features, in_features), **rst**, **ada**, **mem** (B, out_features); left out: zeros
+        - **syn** (B, out_features, in_features), **rst**, **ada**, **mem** (B, out_features), with delays
+          **past** (max_delay, B, in_features) in front of mem; left out: zeros
     Outputs: spk, syn, rst, (ada,) mem
         - for one step (B, out_features); for a sequence spk and mem are (T, B, out_features), the other states those
           after the last step: continue with mem[-1]
@@ -149,6 +168,9 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         learn_adaptation: bool = False,
         weight: Any = None,
         input_rate: float | None = None,
+        delay: Any = None,
+        max_delay: int | None = None,
+        learn_delay: bool = True,
         share: str = "synapse",
         parametrization: str = "decay",
         tie_reset: bool = False,
@@ -159,11 +181,11 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         batch_first: bool = False,
         device: Any = None,
         dtype: torch.dtype | None = None,
-        _recurrent: tuple[Any, Any, bool] | None = None,  # RHetSynLeaky's: rec_weight, rec_alpha, learn_rec_alpha
+        _recurrent: RecurrentOptions | None = None,  # RHetSynLeaky's
     ) -> None:
         _check_reset(reset_mechanism, reset_delay)
         check_backend(backend)
-        rec_weight, rec_alpha, learn_rec_alpha = _recurrent or (None, None, False)
+        of_recurrence = _recurrent or RecurrentOptions()
         n, m = checked_size("out_features", out_features), checked_size("in_features", in_features)
         fields = {
             "weight": start_weight(weight, input_rate, "weight"),
@@ -171,10 +193,12 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             "reset_decay": beta if spiking and reset_mechanism == "subtract" else None,
             "threshold": threshold,
             "bias": [0.0] * n if bias is True else bias,
-            "recurrent_weight": rec_weight,
-            "recurrent_decay": rec_alpha,
+            "recurrent_weight": of_recurrence.weight,
+            "recurrent_decay": of_recurrence.alpha,
             "adaptation_decay": adaptation_decay,
             "adaptation_strength": adaptation_strength,
+            "delay": delay,
+            "recurrent_delay": of_recurrence.delay,
         }
         if bias is False:
             fields["bias"] = None
@@ -207,6 +231,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         del self.threshold  # a field of ours
         self.set_options(share=share, parametrization=parametrization, tie_reset=tie_reset, dt=dt)
         self.in_features, self.out_features, self.spiking = m, n, spiking
+        self.max_delay = start_max_delay(max_delay, start, self._caller.names)
         self.surrogate, self.surrogate_disable = self.spike_grad, surrogate_disable
         self.detach_reset, self.backend, self.check, self.batch_first = detach_reset, backend, check, batch_first
         if isinstance(self.surrogate, Foreign) and fields["reset_decay"] is not None and not detach_reset:
@@ -215,20 +240,24 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             "decay": learn_alpha,
             "reset_decay": learn_beta,
             "threshold": learn_threshold,
-            "recurrent_decay": learn_rec_alpha,
+            "recurrent_decay": of_recurrence.learn_alpha,
             "adaptation_decay": learn_adaptation,
             "adaptation_strength": learn_adaptation,
+            "delay": learn_delay,
+            "recurrent_delay": of_recurrence.learn_delay,
         }
         self.add_fields(start, learn)
         spk, rec = (("spk",), ("rec",)) if self.recurrent else ((), ())
         ada = () if start["adaptation_decay"] is None else ("ada",)
-        self._states: tuple[str, ...] = (*spk, "syn", *rec, "rst", *ada, "mem")
+        past = () if start["delay"] is None else ("past",)
+        past_spk = () if start["recurrent_delay"] is None else ("past_spk",)
+        self._states: tuple[str, ...] = (*spk, "syn", *rec, "rst", *ada, *past, *past_spk, "mem")
         self._clear()
 
     # ---- states: plain attributes, since buffers would be broadcast by DistributedDataParallel ----
 
     def _clear(self) -> None:
-        for name in ("spk", "syn", "rec", "rst", "ada", "mem"):
+        for name in ("spk", "syn", "rec", "rst", "ada", "past", "past_spk", "mem"):
             self.__dict__[name] = torch.zeros(0)
         self._is_zero = True  # known without a look at the states
         self._left_in = -1  # the backward pass in which they were computed: a checkpoint's recomputation
@@ -370,7 +399,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             watch_rates(self, x, spk)
         spk = self._graded(spk.to(input_.dtype if input_.dtype.is_floating_point else weight.dtype))
         rst = torch.zeros_like(final.v) if final.reset is None else final.reset
-        after = [s for s in (final.current, final.recurrent_current, rst, final.adaptation) if s is not None]
+        others = (final.current, final.recurrent_current, rst, final.adaptation, final.past_inputs, final.past_spikes)
+        after = [s for s in others if s is not None]
         if self.init_hidden and self.recurrent and not (torch.compiler.is_compiling() and is_exporting()):
             self.__dict__["spk"] = self._last_output(spk, final, is_sequence, lengths)
         if is_sequence:
@@ -417,7 +447,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         given: Any = zip(names, states, strict=False)
         values: dict[str, Any] = {n: usable(s) for n, s in given if _is_state(n, s)}
         if not values:
-            return checked_state(None, layer, batch, self._caller.names)
+            return checked_state(None, layer, batch, self._caller.names, self.max_delay)
         if len(values) != len(names) or len(states) != len(names):
             count = max(len(values), len(states) if len(states) > len(names) else 0)
             hint = "; spk is no state of this layer" if len(states) > len(names) and not self.recurrent else ""
@@ -435,7 +465,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             rst = None
         z = spk if self.spiking else None
         state = HetSynState(values["syn"], values.get("rec"), rst, values.get("ada"), z, mem)
-        state = checked_state(state, layer, batch, self._caller.names)
+        state = state._replace(past_inputs=values.get("past"), past_spikes=values.get("past_spk"))
+        state = checked_state(state, layer, batch, self._caller.names, self.max_delay)
         return state._replace(spikes=self._last_spikes(spk, mem, layer)) if self.spiking else state
 
     def _last_spikes(self, spk: Tensor, mem: Tensor, layer: LayerTensors) -> Tensor | None:
@@ -573,11 +604,13 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         n, m = params.weight.shape
         fields = {name: getattr(params, field) for field, name in FIELD_NAMES.items()}
         if not recurrent:
-            del fields["rec_weight"], fields["rec_alpha"]
+            del fields["rec_weight"], fields["rec_alpha"], fields["rec_delay"]
         if params.reset_decay is None:
             fields["beta"] = 0.9
         if params.bias is None:
             fields["bias"] = False
+        if params.max_delay:
+            fields["max_delay"] = params.max_delay
         return cls(
             m,
             n,
@@ -607,11 +640,11 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     def _ranges(self) -> list[str]:
         """What synapses and thresholds are, from least to most; a trained tau in seconds."""
         ranges = []
-        for field in ("decay", "recurrent_decay", "threshold"):
+        for field in ("decay", "recurrent_decay", "delay", "recurrent_delay", "threshold"):
             values, name = self.stored(field), FIELD_NAMES[field]
             if values is None:
                 continue
-            if field != "threshold" and self.parametrization != "decay":
+            if field in DECAYS and self.parametrization != "decay":
                 name = name.replace("alpha", "tau")
                 values = values.exp() if self.parametrization == "log_tau" else values
             ranges.append(f"{name}={_range(values.detach())}")
@@ -670,17 +703,27 @@ class RHetSynLeaky(HetSynLeaky):
     """`HetSynLeaky` with recurrent synapses, each with its own decay: spk, syn, rec, rst, (ada,) mem = lif(x, ...).
 
     Further arguments: rec_alpha=0.9 (as alpha), learn_rec_alpha=True, rec_weight=None (as weight: N(0, 1 / N), or with
-    input_rate fluctuation-driven); in and out also
-    **spk** (B, N), what recurrence and reset see next, and **rec** (B, N, N), the recurrent currents.
+    input_rate fluctuation-driven), rec_delay=None (as delay, steps beyond the one that recurrence takes),
+    learn_rec_delay=True; in and out also
+    **spk** (B, N), what recurrence and reset see next, **rec** (B, N, N), the recurrent currents, and with rec_delay
+    **past_spk** (max_delay, B, N), just in front of mem.
     """
 
     recurrent = True
     _caller = caller_of("spk")
 
     def __init__(
-        self, *args: Any, rec_alpha: Any = 0.9, learn_rec_alpha: bool = True, rec_weight: Any = None, **options: Any
+        self,
+        *args: Any,
+        rec_alpha: Any = 0.9,
+        learn_rec_alpha: bool = True,
+        rec_weight: Any = None,
+        rec_delay: Any = None,
+        learn_rec_delay: bool = True,
+        **options: Any,
     ) -> None:
-        recurrent = (True if rec_weight is None else rec_weight, rec_alpha, learn_rec_alpha)
+        weight = True if rec_weight is None else rec_weight
+        recurrent = RecurrentOptions(weight, rec_alpha, learn_rec_alpha, rec_delay, learn_rec_delay)
         super().__init__(*args, _recurrent=recurrent, **options)
 
     def init_rhetsynleaky(self) -> Any:
@@ -720,10 +763,15 @@ def uninstall() -> None:
 
 def build_layer(layer: HetSynLayer) -> HetSynLeaky:
     """The init_hidden layer for a layer of plain data."""
-    flags = {"learn_alpha": "decay", "learn_beta": "reset_decay", "learn_threshold": "threshold"}
+    flags = {
+        "learn_alpha": "decay",
+        "learn_beta": "reset_decay",
+        "learn_threshold": "threshold",
+        "learn_delay": "delay",
+    }
     cls = HetSynLeaky
     if layer.params.recurrent_weight is not None:
-        cls, flags = RHetSynLeaky, {**flags, "learn_rec_alpha": "recurrent_decay"}
+        cls, flags = RHetSynLeaky, {**flags, "learn_rec_alpha": "recurrent_decay", "learn_rec_delay": "recurrent_delay"}
     built: HetSynLeaky = cls.from_params(
         layer.params,
         spike_grad=layer.surrogate,

@@ -1,7 +1,7 @@
 """An implementation of your own in the conformance suite: a NumPy loop passes, the same with one mistake does not.
 
 A backend takes a Case and gives an Outcome, both NumPy. This one gives no gradients and says so, so that the checks
-that ask for them are left out. In a shell, in this folder:
+that ask for them are left out, and neither has it synapses with delays. In a shell, in this folder:
 
     hetsyn verify --backend own_backend:mine --backend own_backend:mistaken
 """
@@ -21,7 +21,7 @@ CHECKS = ["hand-table", "threshold", "closed-forms", "special-cases", "random", 
 def loop(case: Case, fires: Any) -> Outcome:
     """The neuron, step by step; a part that the layer lacks has the state None."""
     p: Any = case.params.expanded()
-    current, recurrent, reset, adaptation, z, v = case.state or zero_state(p, case.inputs.shape[1])
+    current, recurrent, reset, adaptation, z, v, *_ = case.state or zero_state(p, case.inputs.shape[1])
     voltages = np.empty((*case.inputs.shape[:2], len(p.weight)))
     spikes = np.empty_like(voltages)
     for t, x in enumerate(case.inputs):

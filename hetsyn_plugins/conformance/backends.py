@@ -23,10 +23,10 @@ from hetsyn_plugins.exchange import frameworks
 def available() -> tuple[list[Backend], dict[str, str]]:
     """The backends that can run here, and name -> reason for those that cannot."""
     backends = [
-        Backend("reference", lambda case: run_reference(case)),
-        Backend("eager", lambda case: run_op(case)),
-        Backend("eager-step", lambda case: run_op_stepwise(case, backend="eager")),
-        Backend("native-step", lambda case: run_op_stepwise(case, quantise=lambda state: state)),
+        Backend("reference", lambda case: run_reference(case), delays=True),
+        Backend("eager", lambda case: run_op(case), delays=True),
+        Backend("eager-step", lambda case: run_op_stepwise(case, backend="eager"), delays=True),
+        Backend("native-step", lambda case: run_op_stepwise(case, quantise=lambda state: state), delays=True),
     ]
     absent = {}
     from hetsyn_plugins.ops import dispatch
@@ -34,9 +34,9 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     why = dispatch.why_no_cpu_kernel()
     if why is None:
         backends += [
-            Backend("cpu-batch", lambda case: run_cpu(case, "BatchLanes")),
-            Backend("cpu-neuron", lambda case: run_cpu(case, "NeuronLanes")),
-            Backend("cpu-step", lambda case: run_op_stepwise(case, backend="cpu")),
+            Backend("cpu-batch", lambda case: run_cpu(case, "BatchLanes"), delays=True),
+            Backend("cpu-neuron", lambda case: run_cpu(case, "NeuronLanes"), delays=True),
+            Backend("cpu-step", lambda case: run_op_stepwise(case, backend="cpu"), delays=True),
         ]
     else:
         absent["cpu"] = why
@@ -49,13 +49,13 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     absent |= {name: why for name in frameworks.CONVERTIBLE if (why := frameworks.why_not_installed(name))}
     if "snntorch" not in absent:
         backends += [
-            Backend("snntorch", lambda case: run_snntorch(case, sequence=True), z_from_v=True),
-            Backend("snntorch-step", lambda case: run_snntorch(case, sequence=False), z_from_v=True),
+            Backend("snntorch", lambda case: run_snntorch(case, sequence=True), z_from_v=True, delays=True),
+            Backend("snntorch-step", lambda case: run_snntorch(case, sequence=False), z_from_v=True, delays=True),
         ]
     if "norse" not in absent:
         backends += [
-            Backend("norse", lambda case: run_norse(case, sequence=True)),
-            Backend("norse-cell", lambda case: run_norse(case, sequence=False)),
+            Backend("norse", lambda case: run_norse(case, sequence=True), delays=True),
+            Backend("norse-cell", lambda case: run_norse(case, sequence=False), delays=True),
         ]
     return backends, absent
 
@@ -77,10 +77,14 @@ def run_op(case: Case, backend: str = "eager", device: str = "cpu") -> Outcome:
     x, fields, state = _leaves(case, device)
     if case.params.spiking:
         options = {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "backend": backend}
+        options["max_delay"] = case.params.max_delay
         spikes, v, end = lif.hetsyn_lif(x, state=state, **fields, **options)
     else:
-        readout = {name: fields[name] for name in ("weight", "decay", "bias")}
-        spikes, (v, end) = None, lif.hetsyn_li(x, state=state, **readout, backend=backend)
+        readout = {name: fields[name] for name in ("weight", "decay", "bias", "delay")}
+        spikes, (v, end) = (
+            None,
+            lif.hetsyn_li(x, state=state, max_delay=case.params.max_delay, **readout, backend=backend),
+        )
     return _outcome(case, x, fields, state, spikes, v, end)
 
 
@@ -128,6 +132,7 @@ def run_op_stepwise(case: Case, device: str = "cpu", **options: Any) -> Outcome:
 
     x, fields, state = _leaves(case, device)
     options |= {"surrogate": case.surrogate, "detach_reset": case.detach_reset, "spiking": case.params.spiking}
+    options["max_delay"] = case.params.max_delay
     end = state if state is not None else _tensors(reference.zero_state(case.params, x.shape[1]), x, False)
     steps = []
     for x_t in x.unbind(0):
@@ -156,7 +161,8 @@ def run_snntorch(case: Case, sequence: bool) -> Outcome:
     )
     x, _, state = _leaves(case)
     order = ["spikes"] * recurrent + ["current"] + ["recurrent_current"] * recurrent + ["reset"]
-    order += ["adaptation"] * (p.adaptation_decay is not None) + ["v"]
+    order += ["adaptation"] * (p.adaptation_decay is not None)
+    order += ["past_inputs"] * (p.delay is not None) + ["past_spikes"] * (p.recurrent_delay is not None) + ["v"]
     # a layer without reset still has its place in the tuple: zeros
     placeholder = x.new_zeros((x.shape[1], len(p.weight)))
     parts = [] if state is None else [getattr(state, name) for name in order]
@@ -200,13 +206,16 @@ def run_norse(case: Case, sequence: bool) -> Outcome:
     x, _, first = _leaves(case)
     # by the names that users read, not by the adapter's own way from state to state
     names = {"z": "spikes", "v": "v", "i": "current", "i_rec": "recurrent_current"}
-    names |= {"i_reset": "reset", "i_adapt": "adaptation"}
+    names |= {"i_reset": "reset", "i_adapt": "adaptation", "past_input": "past_inputs", "past_z": "past_spikes"}
     parts = {n: names[n] for n in layer.state_class._fields}
     lacks = {"reset": p.reset_decay is None, "adaptation": p.adaptation_decay is None}
+    lacks |= {"past_inputs": p.delay is None, "past_spikes": p.recurrent_delay is None}
     state = None
     if first is not None:
         values = {n: getattr(first, part) for n, part in parts.items()}
-        state = layer.state_class(**{n: torch.zeros_like(first.v) if a is None else a for n, a in values.items()})
+        of_no_step = first.v.new_zeros((0, *first.v.shape))
+        lacking = {n: of_no_step if n.startswith("past_") else torch.zeros_like(first.v) for n in values}
+        state = layer.state_class(**{n: lacking[n] if a is None else a for n, a in values.items()})
     if sequence:
         out, out_v, end = layer.sequence(x, state)
         out = out_v if out is None else out
@@ -286,7 +295,7 @@ def backpropagate(case: Case, spikes: Any, v: Any, end: HetSynState) -> None:
 
     gradients = case.output_gradients
     assert gradients is not None
-    pairs = [(spikes, gradients.spikes), (v, gradients.v), *zip(end, gradients.state or [None] * 6, strict=True)]
+    pairs = [(spikes, gradients.spikes), (v, gradients.v), *zip(end, gradients.state or HetSynState(None), strict=True)]
     pairs = [(out, g) for out, g in pairs if out is not None and g is not None and out.requires_grad]
     if pairs:
         torch.autograd.backward([out for out, _ in pairs], [_shared(g).to(out) for out, g in pairs])

@@ -80,6 +80,16 @@ def _weights(rng: np.random.Generator, n: int, m: int) -> Array:
     return np.asarray(rng.normal(0.1, 1, (n, m)) / np.sqrt(m))
 
 
+def _delays(rng: np.random.Generator, n: int, m: int) -> dict[str, Any]:
+    """Delays of 0 to 5 steps, some of them whole, the shortest and the longest among these; 6 steps are kept."""
+
+    def draw(columns: int) -> Array:
+        delay = rng.uniform(0, 5, (n, columns))
+        return np.where(rng.random(delay.shape) < 0.4, np.round(delay), delay).astype(np.float32).astype(np.float64)
+
+    return {"delay": draw(m), "recurrent_delay": draw(n), "max_delay": 6}
+
+
 Draw = Callable[[np.random.Generator, int, int], HetSynParams]
 
 
@@ -113,6 +123,10 @@ KINDS: dict[str, Draw] = {
     "ALIF": lambda rng, n, m: HetSynParams.alif(
         _weights(rng, n, m), 0.9, adaptation_decay=0.97, adaptation_strength=0.1
     ),
+    "delays": lambda rng, n, m: _full(
+        rng, n, m, **_recurrence(rng, n), **_adaptation(rng, n), bias=rng.normal(0, 0.05, n), **_delays(rng, n, m)
+    ),
+    "whole delays": lambda rng, n, m: _full(rng, n, m, delay=rng.choice([0.0, 1.0, 2.0, 7.0], (n, m))),
     "HetNeuLIF": lambda rng, n, m: HetSynParams.neuron_heterogeneous(_weights(rng, n, m), rng.uniform(0.5, 0.98, n)),
 }
 
@@ -235,8 +249,9 @@ def rounding_bound(case: Case, spikes: Array) -> Array:
     """How far rounding can move v, (T, B, N), in arithmetic of the case's dtype, with these spikes imposed.
 
     With u = eps / 2, a current C[t] = r C[t-1] + c[t] takes three roundings a step (two products, one sum), so its
-    error obeys E[t] <= r E[t-1] + 3 u |C|[t], |C| the recursion of the absolute values. A sum of K terms in any order
-    adds at most K u times the sum of their absolute values.
+    error obeys E[t] <= r E[t-1] + 3 u |C|[t], |C| the recursion of the absolute values; what a delay takes of two steps
+    takes up to four more (1 - f, two products, one sum). A sum of K terms in any order adds at most K u times the sum
+    of their absolute values.
     """
     eps = float(np.finfo(case.params.weight.dtype).eps)
     p = case.params.astype(np.float64).expanded()
@@ -251,7 +266,7 @@ def rounding_bound(case: Case, spikes: Array) -> Array:
         state = HetSynState(*(None if s is None else np.abs(s.astype(np.float64)) for s in case.state))
     # twice N: a kernel may add the part of a recurrent current that it knew a step earlier, and the new spike, apart
     terms = p.weight.shape[1] + (0 if p.recurrent_weight is None else 2 * len(p.weight)) + 3
-    errors = [0.0, 0.0, 0.0, 0.0]
+    errors, roundings = [0.0, 0.0, 0.0, 0.0], 7 if p.has_delays() else 3
     bounds = np.zeros(spikes.shape)
     for t, x in enumerate(np.abs(case.inputs.astype(np.float64))):
         state = reference.step(absolute, x, state)
@@ -263,7 +278,7 @@ def rounding_bound(case: Case, spikes: Array) -> Array:
         for k, (current, decay) in enumerate(zip(currents, decays, strict=True)):
             if current is None:
                 continue
-            errors[k] = decay * errors[k] + 1.5 * eps * current
+            errors[k] = decay * errors[k] + 0.5 * roundings * eps * current
             axis = tuple(range(2, current.ndim))
             magnitude, error = magnitude + current.sum(axis), error + np.sum(errors[k], axis)
         magnitude = magnitude + (0 if p.bias is None else np.abs(p.bias))
@@ -291,6 +306,7 @@ class Backend:
                gradients of z[-1] reach v and the threshold
     gradients  False: it has a forward pass only
     states     False: it starts from zeros and shows spikes and v only; `Outcome.state` is not looked at
+    delays     False: it has no synapses with delays
     takes      of which cases it can hold the parameters; None: of all
     known      check -> why it is known not to hold; one that holds all the same is reported
     origin     where `loading.load` finds it, for what reproduces a failure
@@ -302,6 +318,7 @@ class Backend:
     z_from_v: bool = False
     gradients: bool = True
     states: bool = True
+    delays: bool = False
     takes: Callable[[Case], bool] | None = None
     known: Mapping[str, str] = field(default_factory=dict)
     origin: str = ""
@@ -319,6 +336,8 @@ class Backend:
             return "no gradients"
         if not self.states and (case.state is not None or (wanted is not None and wanted.state is not None)):
             return "no states"
+        if case.params.has_delays() and not self.delays:
+            return "no delays"
         if self.takes is not None and not self.takes(case):
             return "no such layers"
         return None

@@ -232,7 +232,7 @@ def check_sizes(backend: Backend) -> Tally:
     tally = Tally()
     for seed, sizes in enumerate(EDGES):
         for dtype in backend.dtypes:
-            for kind in ("everything", "readout"):
+            for kind in ("everything", "readout", *(["delays"] if seed % 3 == 1 else [])):
                 through_state = backend.states and seed % 4 == 0
                 options = {"with_gradients": backend.gradients, "through_state": through_state, "dtype": dtype}
                 compare(backend, backend.draw(seed, kind, sizes=sizes, **options), tally)
@@ -243,7 +243,7 @@ def check_sizes(backend: Backend) -> Tally:
 def check_states(backend: Backend) -> Tally:
     """All of a first state is used, and the state returned is the last one."""
     tally = Tally()
-    for seed, kind in enumerate(("feed-forward", "everything", "no reset", "readout")):
+    for seed, kind in enumerate(("feed-forward", "everything", "no reset", "readout", "delays")):
         for steps in (0, 1, 25):
             compare(backend, backend.draw(seed, kind, "sparse", sizes=(steps, 2, 5, 6), with_state=True), tally)
     return tally
@@ -253,7 +253,7 @@ def check_states(backend: Backend) -> Tally:
 def check_chunks(backend: Backend) -> Tally:
     """Running T1 then T2 steps with the state carried equals running T1 + T2 steps at once."""
     tally = Tally()
-    for seed, kind in enumerate(("everything", "no reset", "readout")):
+    for seed, kind in enumerate(("everything", "no reset", "readout", "delays")):
         case = backend.draw(seed, kind, sizes=(37, 2, 5, 6))
         for cut in (1, 20, 37):
             start = reference.zero_state(case.params, 2)  # asks for states
@@ -277,7 +277,7 @@ def _same_in_two_chunks(backend: Backend, case: Case, cut: int, tally: Tally) ->
 def check_rows(backend: Backend) -> Tally:
     """Rows of a batch do not see each other, and a step does not see later inputs."""
     tally = Tally()
-    for kind in ("everything", "HetNeuLIF"):
+    for kind in ("everything", "HetNeuLIF", "delays"):
         case = backend.draw(5, kind, sizes=(30, 4, 5, 6))
         if taken(backend, case, tally):
             _same_alone(backend, case, tally)
@@ -307,7 +307,7 @@ def check_arguments_kept(backend: Backend) -> Tally:
     """
     tally = Tally()
     for dtype in backend.dtypes:
-        for kind in ("everything", "readout", "HetNeuLIF"):
+        for kind in ("everything", "readout", "HetNeuLIF", "delays"):
             case = _all_that_it_takes(backend, kind, dtype)
             wide: Array = np.zeros((18, 3, 12), dtype)
             wide[::2, :, ::2] = case.inputs
@@ -361,7 +361,7 @@ def check_gradients(backend: Backend) -> Tally:
 def check_state_gradients(backend: Backend) -> Tally:
     """Gradients with a first state: of everything else where it is a constant, and of it too where it is not."""
     tally = Tally()
-    for seed, kind in enumerate(("feed-forward", "everything", "no reset", "readout", "tau 0 to infinity")):
+    for seed, kind in enumerate(("feed-forward", "everything", "no reset", "readout", "tau 0 to infinity", "delays")):
         for through_state in (False, True):
             options: dict[str, Any] = {"with_gradients": True, "through_state": through_state}
             compare(backend, backend.draw(seed, kind, "graded", sizes=(12, 2, 5, 6), with_state=True, **options), tally)

@@ -109,7 +109,8 @@ def chosen(case: Case, axis: str, keep: Any) -> Case:
     def of_state(state: HetSynState | None) -> HetSynState | None:
         if state is None:
             return None
-        return HetSynState(**{name: of(getattr(state, name), f"B{part.axes}") for name, part in STATE.items()})
+        axes = {name: f"{'D' if part.kept else ''}B{part.axes}" for name, part in STATE.items()}
+        return HetSynState(**{name: of(getattr(state, name), axes[name]) for name in STATE})
 
     gradients = case.output_gradients
     if gradients is not None:
@@ -136,7 +137,8 @@ def without_options(case: Case) -> Iterator[Case]:
             yield replace(case, detach_reset=False)
     if case.state is not None:
         yield replace(case, state=None)
-    for part in [*PAIRS, ("bias",), ("reset_decay",)]:
+    parts = [("delay",), ("recurrent_delay",), *PAIRS, ("bias",), ("reset_decay",)]
+    for part in parts:
         if getattr(case.params, part[0]) is not None:
             yield without_part(case, part)
     if case.params.weight.dtype != np.float64:

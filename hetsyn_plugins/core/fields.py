@@ -12,10 +12,13 @@ Notation of the paper (Deng et al., "HetSyn", NeurIPS 2025), N neurons with M in
     adaptation_decay     rho_i    (N,) or (), or None         [0, 1]   exp(-dt / tau)
     adaptation_strength  a_i      (N,) or (), or None         finite   threshold's
     bias                 b_i      (N,), or None               finite   threshold's
+    delay                d_ij     (N, M), or shared, or None  >= 0     steps
+    recurrent_delay      e_ik     (N, N), or shared, or None  >= 0     steps
 
-A decay of synapses is shared by its shape: () for the whole layer, (N,) or (N, 1) a neuron, (1, M) a presynaptic line.
-None says that the layer has no such part; `Field.beside` names the field that must then be None too. The bias is added
-to v at every step, unfiltered.
+A decay or delay of synapses is shared by its shape: () for the whole layer, (N,) or (N, 1) a neuron, (1, M) a
+presynaptic line. None says that the layer has no such part; `Field.beside` names the field that must then be None too,
+`Field.part_of` one that it cannot be without. The bias is added to v at every step, unfiltered. A recurrent delay
+comes on top of the one step that recurrence takes.
 """
 
 from __future__ import annotations
@@ -50,6 +53,7 @@ class Range(NamedTuple):
 FINITE = Range(-inf, inf, False, "finite values")
 POSITIVE = Range(0.0, inf, False, "finite values > 0")
 DECAY = Range(0.0, 1.0, True, "decays in [0, 1]")
+DELAY = Range(0.0, float(np.finfo(np.float32).max), True, "delays of 0 steps or more, finite")
 
 
 class Field(NamedTuple):
@@ -61,6 +65,7 @@ class Field(NamedTuple):
     range, unit   what values it may have, and of what
     required      every layer has it; else None says that the layer has no such part
     beside        the field that it comes together with
+    part_of       the field that it cannot be without, which can be without it
     reads_spikes  it works on spikes of the layer itself, so that a readout, which has none, cannot have it
     """
 
@@ -71,15 +76,16 @@ class Field(NamedTuple):
     unit: str
     required: bool = False
     beside: str | None = None
+    part_of: str | None = None
     reads_spikes: bool = False
 
 
 def full_shapes(n: int, m: int) -> dict[str, tuple[int, ...]]:
     """The shape that axes stand for, of N neurons with M inputs: of a field when nothing is shared."""
-    return {"NM": (n, m), "NN": (n, n), "N": (n,)}
+    return {"NM": (n, m), "NN": (n, n), "N": (n,), "M": (m,)}
 
 
-OF_THRESHOLD, PER_STEP = "threshold's", "exp(-dt / tau)"  # units
+OF_THRESHOLD, PER_STEP, STEPS = "threshold's", "exp(-dt / tau)", "steps"  # units
 
 FIELDS: dict[str, Field] = {
     "weight": Field("w_ij", "NM", False, FINITE, OF_THRESHOLD, required=True),
@@ -91,6 +97,8 @@ FIELDS: dict[str, Field] = {
     "adaptation_decay": Field("rho_i", "N", True, DECAY, PER_STEP, beside="adaptation_strength", reads_spikes=True),
     "adaptation_strength": Field("a_i", "N", True, FINITE, OF_THRESHOLD, beside="adaptation_decay", reads_spikes=True),
     "bias": Field("b_i", "N", False, FINITE, OF_THRESHOLD),
+    "delay": Field("d_ij", "NM", True, DELAY, STEPS),
+    "recurrent_delay": Field("e_ik", "NN", True, DELAY, STEPS, part_of="recurrent_weight", reads_spikes=True),
 }
 ARRAYS = tuple(FIELDS)
 MATRICES = tuple(name for name, field in FIELDS.items() if len(field.axes) == 2)  # the synapses'
@@ -118,6 +126,7 @@ class Taus(NamedTuple):
 
 DECAYS = Taus._fields  # the fields whose range is DECAY, in the order in which they are shown
 SYNAPTIC = tuple(name for name in MATRICES if name in DECAYS)  # the decays that a share is about
+DELAYS = tuple(name for name, field in FIELDS.items() if field.range is DELAY)
 
 
 class HetSynState(NamedTuple):
@@ -129,6 +138,8 @@ class HetSynState(NamedTuple):
     adaptation          A  (B, N)      adaptation current
     spikes              z  (B, N)      spikes of the step before: what recurrence, reset and adaptation see next
     v                   v  (B, N)      membrane of the step before: the next step does not depend on it
+    past_inputs         s  (D, B, M)   inputs of the last D = max_delay steps, the latest last
+    past_spikes         z  (D, B, N)   spikes of the D steps before those in `spikes`, the latest last
     """
 
     current: Any
@@ -137,17 +148,21 @@ class HetSynState(NamedTuple):
     adaptation: Any = None
     spikes: Any = None
     v: Any = None
+    past_inputs: Any = None
+    past_spikes: Any = None
 
 
 class StatePart(NamedTuple):
     """A part of the state: its symbol, its axes behind the batch, and what a layer without it lacks.
 
     needs  a field, or "spiking": a readout has no spikes
+    kept   has it one entry, in front of the batch, for each of the last D steps?
     """
 
     symbol: str
     axes: str
     needs: str
+    kept: bool = False
 
 
 STATE: dict[str, StatePart] = {
@@ -157,4 +172,6 @@ STATE: dict[str, StatePart] = {
     "adaptation": StatePart("A", "N", "adaptation_decay"),
     "spikes": StatePart("z", "N", "spiking"),
     "v": StatePart("v", "N", "weight"),
+    "past_inputs": StatePart("s", "M", "delay", kept=True),
+    "past_spikes": StatePart("z", "N", "recurrent_delay", kept=True),
 }

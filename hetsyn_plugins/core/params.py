@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, NAMES, Array, HetSynState, Taus
+from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, DELAYS, NAMES, Array, HetSynState, Taus
 from hetsyn_plugins.core.validation import (
     allowed_shapes,
     as_array,
@@ -24,9 +24,11 @@ from hetsyn_plugins.core.validation import (
     check_values,
     checked_bool,
     checked_dt,
+    checked_max_delay,
     describe_values,
     expand,
     full_shape,
+    host_array,
     state_shapes,
 )
 
@@ -57,6 +59,14 @@ __all__ = [  # also what stood here once (`hetsyn_plugins.params`): imports of t
 
 LONGEST_STEPS, LONGEST_SECONDS = 4_000, 1.0  # a usual tau beyond both was meant in milliseconds
 SHORTEST_STEPS = 0.1  # and one below, dt: r < 5e-5
+
+
+def in_steps(delay: Any, dtype: Any) -> Any:
+    """A delay in the dtype of a layer, where it is given in whole numbers."""
+    if hasattr(delay, "is_floating_point"):
+        return delay if delay.is_floating_point() else host_array("delay", delay, dtype)
+    is_whole = isinstance(delay, np.ndarray) and delay.dtype.kind in "iu"
+    return delay.astype(dtype) if is_whole else delay
 
 
 def tau_to_decay(tau: ArrayLike, dt: float) -> Array:
@@ -111,6 +121,7 @@ class HetSynParams:
     Fields, shapes and units: see `fields.py`. `spiking=False` is the leaky readout: no spike, no reset
     (`reset_decay=None`). The shapes given are kept. An array's own dtype must be the weight's; Python numbers and
     lists are taken in the weight's dtype; a decay may also be an initialiser (`hetsyn_plugins.core.initialisers`).
+    `max_delay` is for how many steps the state keeps inputs and spikes, at least the longest delay; None: that.
 
     Raises ValueError naming the field, what was expected and what came.
     """
@@ -125,7 +136,10 @@ class HetSynParams:
     adaptation_decay: Any = None
     adaptation_strength: Any = None
     bias: Any = None
+    delay: Any = None
+    recurrent_delay: Any = None
     spiking: bool = True
+    max_delay: Any = None
 
     def __post_init__(self) -> None:
         weight = as_array("weight", self.weight, None)
@@ -134,10 +148,14 @@ class HetSynParams:
             value = getattr(self, name)
             if callable(value):
                 value = value(full_shape(name, weight)).astype(weight.dtype)
+            value = in_steps(value, weight.dtype) if name in DELAYS else value
             arrays[name] = None if value is None else as_array(name, value, weight.dtype)
         object.__setattr__(self, "spiking", checked_bool("spiking", self.spiking))
         check_fields(arrays, self.spiking)
         check_values(arrays)
+        delays = {name: arrays[name] for name in DELAYS}
+        has_delays = any(delay is not None for delay in delays.values())
+        object.__setattr__(self, "max_delay", checked_max_delay(self.max_delay, delays) if has_delays else 0)
         for name, array in arrays.items():
             if array is not None:
                 array.flags.writeable = False
@@ -223,6 +241,18 @@ class HetSynParams:
         """
         return self.adaptation_decay is None and self._one_membrane() and self._one_value()
 
+    def has_delays(self) -> bool:
+        """Does a synapse take any of its inputs from an earlier step?"""
+        return any((delay := getattr(self, name)) is not None and bool(delay.any()) for name in DELAYS)
+
+    def refuse_delays(self, what: str) -> None:
+        """Raise ValueError where the layer has delays: `what` holds none."""
+        for name in DELAYS:
+            delay = getattr(self, name)
+            if delay is not None:
+                hint = "; without them it is another network: replace(delay=None, recurrent_delay=None), and train it"
+                raise ValueError(f"{name}: expected None for {what}, got {describe_values(delay)} steps{hint}")
+
     def is_alif(self) -> bool:
         """Is this a vanilla LIF plus the adaptation current?"""
         return self.adaptation_decay is not None and self._one_membrane() and self._one_value()
@@ -234,6 +264,8 @@ class HetSynParams:
     def _one_membrane(self) -> bool:
         """Do all currents of a neuron decay alike, so that their sum is one leaky membrane?"""
         if self.reset_decay is None:
+            return False
+        if self.has_delays():
             return False
         full = self.expanded()
         decays = [full.decay] if full.recurrent_decay is None else [full.decay, full.recurrent_decay]

@@ -2,14 +2,15 @@
 
 For neuron i, presynaptic line j, recurrent line k (Deng et al. 2025, Eqs. 2 to 5; `fields.py` has the legend):
 
-    I_ij[t] = r_ij I_ij[t-1] + w_ij x_j[t]            synaptic currents
-    L_ik[t] = p_ik L_ik[t-1] + u_ik z_k[t-1]          recurrent synaptic currents
+    I_ij[t] = r_ij I_ij[t-1] + w_ij x_j[t-d_ij]       synaptic currents
+    L_ik[t] = p_ik L_ik[t-1] + u_ik z_k[t-1-e_ik]     recurrent synaptic currents
     J_i[t]  = kappa_i J_i[t-1] + theta_i z_i[t-1]     reset current
     A_i[t]  = rho_i A_i[t-1] + a_i z_i[t-1]           adaptation current
     v_i[t]  = sum_j I_ij[t] + sum_k L_ik[t] - J_i[t] - A_i[t] + b_i
     z_i[t]  = 1 if v_i[t] > theta_i else 0            strict; the readout has v only
 
-The recursion of A is lost in the text of the paper that we have; this form fits the strengths it reports.
+The recursion of A is lost in the text of the paper that we have; this form fits the strengths it reports. The delays d
+and e are ours, 0 in the paper; between two steps, x and z are interpolated linearly (`taps`).
 Indices in einsum: b batch, n neuron, m input line, k recurrent line. Every step is kept: O(T B N M) memory.
 """
 
@@ -45,11 +46,13 @@ def step(params: HetSynParams, inputs: ArrayLike, state: HetSynState | None = No
 
 def advance(p: HetSynParams, x: Array, state: HetSynState) -> HetSynState:
     """The equations above for expanded float64 parameters and inputs (B, M) that were checked."""
-    current = p.decay * state.current + p.weight * x[:, None, :]
+    inputs = _with_past(state.past_inputs, x[None])
+    current = p.decay * state.current + p.weight * delayed(inputs, p.delay)
     v = current.sum(-1)
-    recurrent = reset = adaptation = None
+    recurrent = reset = adaptation = fired = None
     if p.recurrent_weight is not None:
-        recurrent = p.recurrent_decay * state.recurrent_current + p.recurrent_weight * state.spikes[:, None, :]
+        fired = _with_past(state.past_spikes, state.spikes[None])
+        recurrent = p.recurrent_decay * state.recurrent_current + p.recurrent_weight * delayed(fired, p.recurrent_delay)
         v = v + recurrent.sum(-1)
     if p.reset_decay is not None:
         reset = p.reset_decay * state.reset + p.threshold * state.spikes
@@ -60,12 +63,40 @@ def advance(p: HetSynParams, x: Array, state: HetSynState) -> HetSynState:
     if p.bias is not None:
         v = v + p.bias
     spikes = (v > p.threshold).astype(np.float64) if p.spiking else None
-    return HetSynState(current, recurrent, reset, adaptation, spikes, v)
+    past_inputs = None if p.delay is None else inputs[1:]
+    past_spikes = None if p.recurrent_delay is None or fired is None else fired[1:]
+    return HetSynState(current, recurrent, reset, adaptation, spikes, v, past_inputs, past_spikes)
+
+
+def taps(delay: Array, most: int) -> tuple[Array, Array]:
+    """What a delayed synapse takes of the source of 0, 1, ..., `most` steps ago, and the derivative by the delay.
+
+    Both are (most + 1, N, K). A delay d = k + f takes 1 - f of k steps ago and f of k + 1; a whole one has the
+    derivative of the piece to its right, `most` that of the piece to its left.
+    """
+    if most == 0:
+        return np.ones((1, *delay.shape)), np.zeros((1, *delay.shape))
+    earlier = np.minimum(np.floor(delay), most - 1)
+    of_earlier, of_later = (np.arange(most + 1)[:, None, None] == k for k in (earlier, earlier + 1))
+    fraction = delay - earlier
+    return of_earlier * (1 - fraction) + of_later * fraction, 1.0 * of_later - of_earlier
+
+
+def delayed(sources: Array, delay: Array | None) -> Array:
+    """What each synapse gets, (B, N, K), of the sources (D + 1, B, K) of the last steps, the latest last."""
+    if delay is None:
+        return sources[-1][:, None, :]
+    weights, _ = taps(delay, len(sources) - 1)
+    return np.asarray(np.einsum("lnk,lbk->bnk", weights, sources[::-1]))
+
+
+def _with_past(past: Array | None, latest: Array) -> Array:
+    return latest if past is None else np.concatenate([past, latest])
 
 
 def zero_state(params: HetSynParams, batch: int) -> HetSynState:
     """The state before the first step: all zeros."""
-    shapes = state_shapes(_fields(params), params.spiking, batch)
+    shapes = state_shapes(_fields(params), params.spiking, batch, params.max_delay)
     return HetSynState(**{name: None if shape is None else np.zeros(shape) for name, shape in shapes.items()})
 
 
@@ -118,63 +149,113 @@ def gradients(
     With g* = dLoss/d*, all terms of step t, from the last step to the first:
 
         gd = gz s(d), d = v - theta       gv = grad_v + gd           gtheta = -gd + sum_t gJ[t] z[t-1]
-        gI = r gI[t+1] + gv               gw += gI x[t]              gr += gI I[t-1]        gx = sum_i w gI
-        gL = p gL[t+1] + gv               gu += gL z[t-1]            gp += gL L[t-1]
+        gI = r gI[t+1] + gv               gw += gI x[t-d]            gr += gI I[t-1]        gx[t-d] += sum_i w gI
+        gL = p gL[t+1] + gv               gu += gL z[t-1-e]          gp += gL L[t-1]        gd += w gI dx[t-d]/dd
         gJ = kappa gJ[t+1] - gv           gA = rho gA[t+1] - gv      likewise
-        gz[t-1] = grad_spikes + sum_i u gL + theta gJ + a gA
+        gz[t-1] = grad_spikes + theta gJ + a gA                      gz[t-1-e] += sum_i u gL
     """
     surrogate = resolve(surrogate)
     v, states = trajectory(params, inputs, state)
     x = host_array("inputs", inputs, np.float64)
     p = params.astype(np.float64).expanded()
     g = {name: np.zeros(getattr(p, name).shape) for name in ARRAYS if getattr(p, name) is not None}
-    g_inputs = np.zeros(x.shape)
     g_spikes = np.zeros(v.shape) if grad_spikes is None else np.asarray(grad_spikes, np.float64)
     g_v = np.zeros(v.shape) if grad_v is None else np.asarray(grad_v, np.float64)
 
     # dLoss/d(state after step t) by what comes later; to begin with: through the returned state
     zeros = [None if s is None else np.zeros(s.shape) for s in states[-1]]
     final = zeros if grad_state is None else grad_state
-    gI, gL, gJ, gA, g_z, g_v_state = (
+    gI, gL, gJ, gA, g_z, g_v_state, g_past_x, g_past_z = (
         zero if g is None else np.array(g, np.float64) for g, zero in zip(final, zeros, strict=True)
     )
+    # of the sources from the first that a synapse reads on: inputs x[-D], ..., x[T-1] and spikes z[-1-D], ..., z[T-1]
+    all_x, g_x = _source_gradients(states[0].past_inputs, x, g_past_x)
+    first_z = np.zeros_like(v[:1].sum(0)) if states[0].spikes is None else states[0].spikes
+    fired = [s.spikes if p.spiking else np.zeros_like(first_z) for s in states[1:]]
+    all_z, gz_all = _source_gradients(states[0].past_spikes, np.stack([first_z, *fired]), g_past_z, 1)
+    if g_z is not None:
+        gz_all[-1] += g_z
     for t in reversed(range(len(x))):
         before = states[t]
         gv = g_v[t] + g_v_state
         if p.spiking:
-            gz = g_spikes[t] + g_z
+            gz = g_spikes[t] + gz_all[len(gz_all) - len(x) + t]
             gd = gz * surrogate.derivative(v[t] - p.threshold, p.threshold)
             gv = gv + gd
             g["threshold"] -= gd.sum(0)
-        g_z, g_v_state = np.zeros_like(gv), np.zeros_like(gv)  # v[t-1] itself has no influence on step t
+        g_v_state = np.zeros_like(gv)  # v[t-1] itself has no influence on step t
+        g_z = gz_all[len(gz_all) - len(x) + t - 1]  # of z[t-1]: a view
 
         gI = gI + gv[:, :, None]
-        g["weight"] += np.einsum("bnm,bm->nm", gI, x[t])
         g["decay"] += (gI * before.current).sum(0)
-        g_inputs[t] = np.einsum("bnm,nm->bm", gI, p.weight)
+        _through_synapses(gI, p, "", all_x, g_x, t, g)
         gI = p.decay * gI
         if p.recurrent_weight is not None:
             gL = gL + gv[:, :, None]
-            g["recurrent_weight"] += np.einsum("bnk,bk->nk", gL, before.spikes)
             g["recurrent_decay"] += (gL * before.recurrent_current).sum(0)
-            g_z = g_z + np.einsum("bnk,nk->bk", gL, p.recurrent_weight)
+            _through_synapses(gL, p, "recurrent_", all_z, gz_all, t, g)
             gL = p.recurrent_decay * gL
         if p.reset_decay is not None:
             gJ = gJ - gv
             g["threshold"] += (gJ * before.spikes).sum(0)
             g["reset_decay"] += (gJ * before.reset).sum(0)
-            g_z = g_z + (0 if detach_reset else p.threshold * gJ)
+            g_z += 0 if detach_reset else p.threshold * gJ
             gJ = p.reset_decay * gJ
         if p.adaptation_decay is not None:
             gA = gA - gv
             g["adaptation_strength"] += (gA * before.spikes).sum(0)
             g["adaptation_decay"] += (gA * before.adaptation).sum(0)
-            g_z = g_z + p.adaptation_strength * gA
+            g_z += p.adaptation_strength * gA
             gA = p.adaptation_decay * gA
         if p.bias is not None:
             g["bias"] += gv.sum(0)
-    state_gradient = HetSynState(gI, gL, gJ, gA, g_z if p.spiking else None, g_v_state)
-    return Gradients(g_inputs, {name: _to_shape(g.get(name), getattr(params, name)) for name in ARRAYS}, state_gradient)
+    first = len(gz_all) - len(x) - 1  # of z[-1], the `spikes` of the first state
+    state_gradient = HetSynState(
+        gI,
+        gL,
+        gJ,
+        gA,
+        gz_all[first] if p.spiking else None,
+        g_v_state,
+        None if p.delay is None else g_x[: p.max_delay],
+        None if p.recurrent_delay is None else gz_all[:first],
+    )
+    return Gradients(
+        g_x[len(g_x) - len(x) :],
+        {name: _to_shape(g.get(name), getattr(params, name)) for name in ARRAYS},
+        state_gradient,
+    )
+
+
+def _source_gradients(
+    past: Array | None, sources: Array, grad_past: Array | None, beyond: int = 0
+) -> tuple[Array, Array]:
+    """Sources with those of earlier steps in front, and their gradients: what comes through the last state's past.
+
+    beyond  how many of the last are no part of that past
+    """
+    sources = _with_past(past, sources)
+    g = np.zeros(sources.shape)
+    if grad_past is not None:
+        end = len(g) - beyond
+        g[end - len(grad_past) : end] += grad_past
+    return sources, g
+
+
+def _through_synapses(
+    g_current: Array, p: HetSynParams, kind: str, sources: Array, g_sources: Array, t: int, g: dict[str, Any]
+) -> None:
+    """What dLoss/dcurrent at step t gives weights, delays and the sources; kind is "" or "recurrent_"."""
+    weight, delay = getattr(p, f"{kind}weight"), getattr(p, f"{kind}delay")
+    if delay is None:
+        g[f"{kind}weight"] += np.einsum("bnk,bk->nk", g_current, sources[t])
+        g_sources[t] += np.einsum("bnk,nk->bk", g_current, weight)
+        return
+    weights, slopes = taps(delay, p.max_delay)
+    of_lag, g_of_lag = (x[t : t + len(weights)][::-1] for x in (sources, g_sources))  # views: 0, 1, ... steps ago
+    g[f"{kind}weight"] += np.einsum("bnk,lnk,lbk->nk", g_current, weights, of_lag)
+    g_of_lag += np.einsum("bnk,nk,lnk->lbk", g_current, weight, weights)
+    g[f"{kind}delay"] += weight * np.einsum("bnk,lnk,lbk->nk", g_current, slopes, of_lag)
 
 
 def _to_shape(gradient: Array | None, field: Any) -> Array | None:
@@ -183,10 +264,10 @@ def _to_shape(gradient: Array | None, field: Any) -> Array | None:
         return None
     shape = field.shape
     if gradient.ndim == 2 and len(shape) == 1:
-        return gradient.sum(1)
+        return np.asarray(gradient.sum(1))
     padded = (1,) * (gradient.ndim - len(shape)) + shape
     axes = tuple(axis for axis, size in enumerate(padded) if size == 1)
-    return gradient.sum(axes).reshape(shape)
+    return np.asarray(gradient.sum(axes)).reshape(shape)
 
 
 def _fields(params: HetSynParams) -> dict[str, Any]:
@@ -196,7 +277,7 @@ def _fields(params: HetSynParams) -> dict[str, Any]:
 def _checked_state(params: HetSynParams, state: HetSynState | None, batch: int) -> HetSynState:
     if state is None:
         return zero_state(params, batch)
-    check_state(state, state_shapes(_fields(params), params.spiking, batch))
+    check_state(state, state_shapes(_fields(params), params.spiking, batch, params.max_delay))
     return HetSynState(*(None if s is None else np.asarray(s, np.float64) for s in state))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from math import inf, nan
+from math import ceil, inf, nan
 from typing import Any
 
 import numpy as np
@@ -114,8 +114,10 @@ def check_fields(fields: Mapping[str, Any], spiking: bool, argument_names: Mappi
         elif field.reads_spikes and not spiking:
             why = "expected None where spiking=False (the readout has no spikes), got a value"
             raise ValueError(f"{argument_names.get(name, name)}: {why}")
-        elif value.shape != shapes[field.axes]:
-            _check_shape(name, value, weight, argument_names)
+        else:
+            _check_whole(name, fields, argument_names)
+            if value.shape != shapes[field.axes]:
+                _check_shape(name, value, weight, argument_names)
 
 
 def _check_absent(name: str, fields: Mapping[str, Any], argument_names: Mapping[str, str]) -> None:
@@ -127,6 +129,14 @@ def _check_absent(name: str, fields: Mapping[str, Any], argument_names: Mapping[
     if field.beside is not None and fields[field.beside] is not None:
         beside = argument_names.get(field.beside, field.beside)
         raise ValueError(f"{argument}: expected together with {beside}, got None")
+
+
+def _check_whole(name: str, fields: Mapping[str, Any], argument_names: Mapping[str, str]) -> None:
+    """Raise ValueError where a field is there without the one that it is a part of."""
+    whole = FIELDS[name].part_of
+    if whole is not None and fields[whole] is None:
+        argument, of = (argument_names.get(each, each) for each in (name, whole))
+        raise ValueError(f"{argument}: expected None where there is no {of}, got a value")
 
 
 def _check_shape(name: str, value: Any, weight: Any, argument_names: Mapping[str, str]) -> None:
@@ -164,14 +174,47 @@ def as_plain(value: Any) -> Array:
     return np.asarray(value.detach().double().cpu() if hasattr(value, "detach") else value, np.float64)
 
 
-def state_shapes(fields: Mapping[str, Any], spiking: bool, batch: int) -> dict[str, tuple[int, ...] | None]:
+def state_shapes(
+    fields: Mapping[str, Any], spiking: bool, batch: int, max_delay: int = 0
+) -> dict[str, tuple[int, ...] | None]:
     """The shape of every part of a HetSynState for these fields; None where the layer has no such part."""
     full = {axes: (batch, *shape) for axes, shape in full_shapes(*fields["weight"].shape).items()}
     shapes: dict[str, tuple[int, ...] | None] = {}
     for name, part in STATE.items():
-        has = spiking if part.needs == "spiking" else fields[part.needs] is not None
-        shapes[name] = full[part.axes] if has else None
+        has = spiking if part.needs == "spiking" else fields.get(part.needs) is not None
+        shape = (max_delay, *full[part.axes]) if part.kept else full[part.axes]
+        shapes[name] = shape if has else None
     return shapes
+
+
+def checked_max_delay(max_delay: Any, delays: Mapping[str, Any], argument_names: Mapping[str, str] = NAMES) -> int:
+    """For how many steps a layer keeps what it was given: max_delay, or what these delays (name -> values) need.
+
+    Raises ValueError where it is no whole number, or less than one of the delays; delays out of their range pass.
+    """
+    given = {name: value for name, value in delays.items() if _has_values(value)}
+    needed = {name: ceil(most) for name, value in given.items() if 0 <= (most := float(value.max())) < inf}
+    argument = argument_names.get("max_delay", "max_delay")
+    if max_delay is None and any(value is not None and getattr(value, "is_meta", False) for value in delays.values()):
+        raise ValueError(f"{argument}: expected a whole number of steps beside delays without values (meta), got None")
+    if max_delay is None:
+        return max(needed.values(), default=0)
+    try:
+        steps = operator.index(max_delay)
+    except TypeError:
+        steps = -1
+    if steps < 0:
+        raise ValueError(f"{argument}: expected a whole number of steps, 0 or more, got {max_delay!r}")
+    for name, least in needed.items():
+        if least > steps:
+            most = float(given[name].max())
+            whose = argument_names.get(name, name)
+            raise ValueError(f"{whose}: expected delays of at most {argument} = {steps} steps, got {most:.6g}")
+    return steps
+
+
+def _has_values(value: Any) -> bool:
+    return value is not None and 0 not in value.shape and not getattr(value, "is_meta", False)
 
 
 def check_state(state: Any, shapes: Mapping[str, tuple[int, ...] | None]) -> None:

@@ -88,6 +88,7 @@ def describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, An
         entry |= {name: getattr(layer, name) for name in OPTIONS}
         entry |= {"learned": sorted(layer.learned), "autapses": layer.autapses}
         entry |= {"spiking": layer.params.spiking, "surrogate": _describe_surrogate(layer.surrogate)}
+        entry |= {"max_delay": layer.params.max_delay}
     elif isinstance(layer, Linear):
         arrays[f"{index}.weight"] = layer.weight
         if layer.bias is not None:
@@ -164,7 +165,11 @@ def _layer(path: Path, index: int, entry: Any, arrays: dict[str, Array]) -> Laye
 def _hetsyn(entry: dict[str, Any], arrays: dict[str, Array]) -> HetSynLayer:
     return HetSynLayer(
         entry["name"],
-        HetSynParams(**{field: arrays.pop(field, None) for field in ARRAYS}, spiking=entry["spiking"]),
+        HetSynParams(
+            **{field: arrays.pop(field, None) for field in ARRAYS},
+            spiking=entry["spiking"],
+            max_delay=entry["max_delay"],
+        ),
         surrogate=_surrogate(entry["surrogate"]),
         learned=_learned(entry["learned"]),
         stored={field: arrays.pop(f"stored.{field}") for field in DECAYS if f"stored.{field}" in arrays},
@@ -217,7 +222,9 @@ class Kind(NamedTuple):
 
 KINDS = {
     "HetSynLayer": Kind(
-        _hetsyn, (*OPTIONS, "learned", "autapses", "spiking", "surrogate"), {"autapses": True, "batch_first": False}
+        _hetsyn,
+        (*OPTIONS, "learned", "autapses", "spiking", "surrogate", "max_delay"),
+        {"autapses": True, "batch_first": False, "max_delay": 0},
     ),
     "Linear": Kind(_linear, ("learned",), {"learned": sorted(Linear.learned)}),
     "Dropout": Kind(_dropout, ("p",)),

@@ -63,6 +63,7 @@ def _scan(onnx: Any, network: Network) -> Any:
 
 def _states(layer: HetSynLayer) -> dict[str, list[Any]]:
     """Name -> shape of the states of a layer, with "B" for the batch."""
+    layer.params.refuse_delays("an ONNX file")
     fields = {name: getattr(layer.params, name) for name in ARRAYS}
     shapes = state_shapes(fields, layer.params.spiking, 1)
     present = ((name, shape) for name, shape in shapes.items() if name in STATES and shape is not None)

@@ -48,6 +48,7 @@ COUNTS = {
     "adaptation_strength": STATE_UNITS,
     "bias": STATE_UNITS,
 }
+HELD = {name: field for name, field in FIELDS.items() if name in COUNTS}  # what a layer of integers has
 EXPONENTS = {"weight": "weight_exp", "recurrent_weight": "recurrent_exp"}  # matrix of mantissas -> its exponent
 
 
@@ -107,7 +108,7 @@ class FixedParams:
             STATE_UNITS: (-limit, limit),
         }
         shapes = full_shapes(n, m)
-        for name, field in FIELDS.items():
+        for name, field in HELD.items():
             if getattr(self, name) is not None:
                 value = checked_integers(name, getattr(self, name), bounds[COUNTS[name]], shapes[field.axes])
                 object.__setattr__(self, name, value)
@@ -117,7 +118,7 @@ class FixedParams:
         for one, other in PAIRS:
             if (getattr(self, one) is None) != (getattr(self, other) is None):
                 raise ValueError(f"{other}: expected together with {one}, got one of them")
-        for name, field in FIELDS.items():
+        for name, field in HELD.items():
             if field.reads_spikes and not self.spiking and getattr(self, name) is not None:
                 raise ValueError(f"{name}: expected None where spiking=False (the readout has no spikes), got a value")
 
@@ -138,7 +139,7 @@ class FixedParams:
 
     def to_params(self) -> HetSynParams:
         """The float neuron with these very numbers, in float64: what the integers would compute without rounding."""
-        return HetSynParams(**{name: self._in_float(name) for name in FIELDS}, spiking=self.spiking)
+        return HetSynParams(**{name: self._in_float(name) for name in HELD}, spiking=self.spiking)
 
     def _in_float(self, name: str) -> Any:
         """A field in the float model's units."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hetsyn_plugins.core.fields import DECAYS, FIELDS
+from hetsyn_plugins.core.fields import DECAYS
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.fixed_point.neuron import (
     COUNTS,
@@ -15,6 +15,7 @@ from hetsyn_plugins.fixed_point.neuron import (
     DECAY_WORDS,
     EXPONENTS,
     FORMS,
+    HELD,
     MANTISSA,
     MAX_EXP,
     MAX_THRESHOLD,
@@ -63,6 +64,7 @@ def quantise(
 
     In the cluster form every distinct decay word is an accumulator: cluster the decays first (`clusters.py`).
     """
+    params.refuse_delays("integers")
     p = params.astype(np.float64).expanded()
     unit = _largest_unit(p) if unit is None else checked_unit(unit)
     if form not in FORMS:
@@ -71,7 +73,7 @@ def quantise(
     fraction = form_fraction if fraction is None else fraction
     fraction = int(checked_integers("fraction", fraction, (0, bits - 9), ()))
     integers: dict[str, Any] = {}
-    for name in FIELDS:
+    for name in HELD:
         value = getattr(p, name)
         if value is None:
             continue

@@ -22,6 +22,7 @@ from torch import Tensor
 from hetsyn_plugins.core.autograd import spike
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.surrogate import NoGradient, Surrogate
+from hetsyn_plugins.kernels.delays import DelayLine, delayed, kept, with_past
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
 
 
@@ -39,16 +40,23 @@ def step(
     `quantise` is applied to every current and to v, before the spike.
     """
     q = quantise or (lambda t: t)
-    current = q(torch.addcmul(layer.decay * state.current, layer.weight, x[:, None, :]))
+    s = x[:, None, :] if layer.delay is None else delayed(with_past(state.past_inputs, x[None]), layer.delay)
+    current = q(torch.addcmul(layer.decay * state.current, layer.weight, s))
     u = current.sum(-1)
     recurrent = None
     if layer.recurrent_weight is not None:
         z = state.spikes[:, None, :]
+        if layer.recurrent_delay is not None:
+            z = delayed(with_past(state.past_spikes, state.spikes[None]), layer.recurrent_delay)
         recurrent = q(torch.addcmul(layer.recurrent_decay * state.recurrent_current, layer.recurrent_weight, z))
         u = u + recurrent.sum(-1)
     # by name: torch.compile cannot go on behind a spike that is among the arguments of a call
     reset, adaptation, spikes, v = soma_step(u, state, layer, surrogate, detach_reset, q)
-    return HetSynState(current, recurrent, reset, adaptation, spikes, v)
+    after = HetSynState(current, recurrent, reset, adaptation, spikes, v)
+    if not layer.has_delays:
+        return after
+    past_inputs, past_spikes = kept(state, x[None], None if spikes is None else spikes[None])
+    return after._replace(past_inputs=past_inputs, past_spikes=past_spikes)
 
 
 def soma_step(
@@ -100,9 +108,12 @@ def spikes_of(v: Tensor, threshold: Tensor) -> Tensor:
 class Filter:
     """One leaky current of the neuron, C[t] = decay C[t-1] + weight s[t], of shape (B, N, K), in the backward pass.
 
-    Synapses have K lines, which all neurons share: s is (B, 1, K). Reset and adaptation have K = 1, s is (B, N, 1).
-    `sign` is that of C in v, `initial` C before the first step, `grad_final` dLoss/dC after the last (or None: 0).
+    Synapses have K lines, which all neurons share: s is (B, 1, K); with a delay line, (B, N, K). Reset and adaptation
+    have K = 1, s is (B, N, 1). `sign` is that of C in v, `initial` C before the first step, `grad_final` dLoss/dC after
+    the last (or None: 0).
     """
+
+    line: DelayLine | None = None
 
     def __init__(self, weight: Tensor, decay: Tensor, initial: Tensor, grad_final: Tensor | None, sign: int) -> None:
         self.weight, self.decay, self.initial, self.grad_final, self.sign = weight, decay, initial, grad_final, sign
@@ -114,21 +125,30 @@ class Filter:
         self.adjoint = self.decay * at_t
         return at_t
 
-    def parameter_gradients(self, sources: Tensor, gv: Tensor) -> tuple[Tensor, Tensor]:
-        """dLoss/dweight and dLoss/ddecay, (N, K), from s (T, B, 1 or N, K) and dLoss/dv (T, B, N)."""
+    def parameter_gradients(self, sources: Tensor, gv: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """dLoss/dweight, dLoss/ddecay and dLoss/ddelay, (N, K), from s (T, B, 1 or N, K) and dLoss/dv (T, B, N).
+
+        With a delay line, s is that of the line, and the sources are not read.
+        """
         current, trace, sensitivity = self.initial, torch.zeros_like(self.initial), torch.zeros_like(self.initial)
-        g_weight, g_decay = torch.zeros_like(self.weight), torch.zeros_like(self.decay)
-        for s, g in zip(sources.unbind(0), gv.unbind(0), strict=True):
+        moved = torch.zeros_like(self.initial)  # the trace's derivative by the delay
+        g_weight, g_decay, g_delay = (torch.zeros_like(self.weight) for _ in range(3))
+        for t, g in enumerate(gv.unbind(0)):
+            s, slope = (sources[t], None) if self.line is None else self.line.at(t)
             sensitivity = torch.addcmul(current, self.decay, sensitivity)
             current = torch.addcmul(self.decay * current, self.weight, s)
             trace = torch.addcmul(s, self.decay, trace)
             g_weight += torch.einsum("bn,bnk->nk", g, trace)
             g_decay += torch.einsum("bn,bnk->nk", g, sensitivity)
+            if slope is not None:
+                moved = torch.addcmul(slope, self.decay, moved)
+                g_delay += torch.einsum("bn,bnk->nk", g, moved)
         g_weight, g_decay = self.sign * g_weight, self.sign * g_decay
         if self.grad_final is not None:
             g_weight += (self.grad_final * trace).sum(0)
             g_decay += (self.grad_final * sensitivity).sum(0)
-        return g_weight, g_decay
+            g_delay += (self.grad_final * moved).sum(0)
+        return g_weight, g_decay, None if self.line is None else self.weight * g_delay
 
 
 # of each current: the fields that are its weight and its decay; the reset current's weight is the threshold
@@ -138,6 +158,7 @@ FIELDS_OF = {
     "reset": ("threshold", "reset_decay"),
     "adaptation": ("adaptation_strength", "adaptation_decay"),
 }
+DELAY_OF = {"current": "delay", "recurrent_current": "recurrent_delay"}
 
 
 def filters(layer: LayerTensors, state: HetSynState, grad_state: HetSynState) -> dict[str, Filter]:
@@ -167,19 +188,25 @@ def backward(
 ) -> Gradients:
     """See `Kernel.backward`."""
     currents = filters(layer, state, output_gradients.state)
+    of_inputs, of_spikes = _add_delay_lines(currents, inputs, layer, state, v)
     gv, gz = (torch.zeros_like(v) if g is None else g.clone() for g in (output_gradients.v, output_gradients.spikes))
     gz_initial = torch.zeros_like(v[:1].sum(0))
-    g_inputs = torch.zeros_like(inputs) if needs_grad.inputs else None
+    g_inputs = torch.zeros_like(inputs) if needs_grad.inputs or needs_grad.past_inputs else None
     derivative = None if layer.threshold is None else surrogate.derivative(v - layer.threshold, layer.threshold)
-    in_reverse = [name for name in currents if name != "current" or needs_grad.inputs or needs_grad.current]
+    in_reverse = [name for name in currents if name != "current" or g_inputs is not None or needs_grad.current]
 
     for t in reversed(range(len(v))):
+        if of_spikes is not None and t < len(v) - 1:
+            gz[t] += of_spikes.gradients[of_spikes.most + t + 1]  # what synapses of later steps have taken
         if derivative is not None:
             gv[t] += gz[t] * derivative[t]
         gz_prev = gz[t - 1] if t > 0 else gz_initial
         for name in in_reverse:
-            at_t, weight = currents[name].step_back(gv[t]), currents[name].weight
-            if name == "current":
+            current = currents[name]
+            at_t, weight = current.step_back(gv[t]), current.weight
+            if current.line is not None:
+                current.line.back(t, at_t * weight)
+            elif name == "current":
                 if g_inputs is not None:
                     g_inputs[t] = torch.einsum("bnm,nm->bm", at_t, weight)
             elif name == "recurrent_current":
@@ -193,8 +220,32 @@ def backward(
         g_layer["threshold"] = grad_threshold + g_layer["threshold"] if "threshold" in g_layer else grad_threshold
     if needs_grad.bias:
         g_layer["bias"] = gv.sum((0, 1))
-    adjoints = {name: f.adjoint.reshape(getattr(state, name).shape) for name, f in currents.items()}
-    return Gradients(g_inputs, g_layer, HetSynState(**{**adjoints, "spikes": gz_initial}))
+    g_state = {name: f.adjoint.reshape(getattr(state, name).shape) for name, f in currents.items()}
+    if of_inputs is not None:
+        g_state["past_inputs"], g_inputs = of_inputs.gradients.tensor_split([of_inputs.most])
+    if of_spikes is not None:
+        g_state["past_spikes"], g_first = of_spikes.gradients[: of_spikes.most + 1].tensor_split([of_spikes.most])
+        gz_initial = gz_initial + g_first[0]
+    return Gradients(g_inputs, g_layer, HetSynState(**{**g_state, "spikes": gz_initial}))
+
+
+def _add_delay_lines(
+    currents: dict[str, Filter], inputs: Tensor, layer: LayerTensors, state: HetSynState, v: Tensor
+) -> tuple[DelayLine | None, DelayLine | None]:
+    """Give the currents whose synapses have delays their lines, and return those of the inputs and of the spikes."""
+    if layer.delay is not None:
+        sources = with_past(state.past_inputs, inputs)
+        currents["current"].line = DelayLine(sources, layer.delay, len(state.past_inputs))
+    if layer.recurrent_delay is not None:
+        sources = with_past(state.past_spikes, _spikes_before(layer, state, v))
+        currents["recurrent_current"].line = DelayLine(sources, layer.recurrent_delay, len(state.past_spikes))
+    of_spikes = currents["recurrent_current"].line if "recurrent_current" in currents else None
+    return currents["current"].line, of_spikes
+
+
+def _spikes_before(layer: LayerTensors, state: HetSynState, v: Tensor) -> Tensor:
+    """z[t-1] of every step, (T, B, N)."""
+    return torch.cat([state.spikes[None], (v > layer.threshold).to(v.dtype)])[:-1]
 
 
 def _layer_gradients(
@@ -210,14 +261,17 @@ def _layer_gradients(
     g: dict[str, Tensor | None] = {}
     for name, current in currents.items():
         weight, decay = FIELDS_OF[name]
-        if not (getattr(needs_grad, weight) or getattr(needs_grad, decay)):
+        delay = DELAY_OF.get(name, "")
+        if not any(getattr(needs_grad, field, False) for field in (weight, decay, delay)):
             continue
         if name == "current":
             sources = inputs[:, :, None, :]
         else:
-            z = torch.cat([state.spikes[None], (v > layer.threshold).to(v.dtype)])[:-1]
+            z = _spikes_before(layer, state, v)
             sources = z[:, :, None, :] if name == "recurrent_current" else z[:, :, :, None]
-        g_weight, g_decay = current.parameter_gradients(sources, gv)
+        g_weight, g_decay, g_delay = current.parameter_gradients(sources, gv)
         g[weight] = g_weight.reshape(getattr(layer, weight).shape)
         g[decay] = g_decay.reshape(getattr(layer, decay).shape)
+        if g_delay is not None:
+            g[delay] = g_delay
     return g

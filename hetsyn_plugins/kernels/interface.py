@@ -7,6 +7,8 @@ A backend is a module, found by its name (`ops/dispatch.py`), that fulfils `Kern
 * `backward` is backpropagation through time, from what `forward` was given and gave. It does not see the spikes: v says
   who fired, and v at the threshold is silent there too;
 * nothing that comes in is written to;
+* with delays, the state has `past_inputs` and `past_spikes`, as long as the longest delay that there may be; those of
+  the last state are the caller's (`delays.kept`);
 * one row of a batch does not depend on another, T >= 1, and B = 0 is allowed.
 
 What it computes is `core/reference.py`; that it does is checked by `conformance/`, for backends of others as well.
@@ -37,6 +39,13 @@ class LayerTensors(NamedTuple):
     adaptation_decay: Tensor | None = None
     adaptation_strength: Tensor | None = None
     bias: Tensor | None = None
+    delay: Tensor | None = None
+    recurrent_delay: Tensor | None = None
+
+    @property
+    def has_delays(self) -> bool:
+        """Do synapses read sources of earlier steps?"""
+        return self.delay is not None or self.recurrent_delay is not None
 
 
 class OutputGradients(NamedTuple):
@@ -64,12 +73,16 @@ class NeedsGrad(NamedTuple):
     adaptation_decay: bool = False
     adaptation_strength: bool = False
     bias: bool = False
+    delay: bool = False
+    recurrent_delay: bool = False
     current: bool = False
     recurrent_current: bool = False
     reset: bool = False
     adaptation: bool = False
     spikes: bool = False
     v: bool = False
+    past_inputs: bool = False
+    past_spikes: bool = False
 
 
 class Gradients(NamedTuple):

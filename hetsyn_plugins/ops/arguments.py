@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from hetsyn_plugins.core.autograd import refuse_forward_mode, transforming
-from hetsyn_plugins.core.fields import ARRAYS, DECAYS, FIELDS, MATRICES, STATE, HetSynState, full_shapes
-from hetsyn_plugins.core.validation import check_fields, check_part, check_values, state_shapes
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, DELAYS, FIELDS, MATRICES, STATE, HetSynState, full_shapes
+from hetsyn_plugins.core.validation import check_fields, check_part, check_values, checked_max_delay, state_shapes
 from hetsyn_plugins.kernels import zeros
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.foreign_inputs import check_layout, plain_tensor, shape_hint, usable
 
 HALF = (torch.float16, torch.bfloat16)
+PRECISE = (*DECAYS, *DELAYS)  # what stays float32 beside half types
 COUNTS = (torch.bool, torch.uint8)
 AT_ONCE = 1 << 15  # numbers that torch sums in one thread (at::internal::GRAIN_SIZE)
 
@@ -162,15 +163,34 @@ def check_inputs(x: Tensor, name: str = "inputs") -> None:
         _check_finite(x.detach(), name)
 
 
-def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNames) -> HetSynState:
+def steps_kept(max_delay: Any, layer: LayerTensors, state: Any, names: ArgumentNames) -> int:
+    """For how many steps a state of this layer keeps inputs and spikes: max_delay; None: as the state given does, or
+    as the longest delay asks for. Raises ValueError where a delay is longer.
+    """
+    if not layer.has_delays:
+        return 0
+    delays = {"delay": layer.delay, "recurrent_delay": layer.recurrent_delay}
+    past = None
+    if isinstance(state, HetSynState):
+        past = state.past_spikes if layer.delay is None else state.past_inputs
+    if max_delay is None and isinstance(past, Tensor) and past.ndim > 0:
+        max_delay = len(past)
+    if transforming():  # where nobody can look at a value
+        return checked_max_delay(max_delay, {}, names)
+    return checked_max_delay(max_delay, {name: None if d is None else d.detach() for name, d in delays.items()}, names)
+
+
+def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNames, max_delay: int = 0) -> HetSynState:
     """The state before the first step, in the dtype and on the device of the layer; None: zeros.
+
+    max_delay  as `steps_kept` gives it
 
     In a graph that is compiled, zeros are no tensors: a state without anything (`written_out` makes them of it).
     """
     weight = layer.weight
     if state is None:
-        return HetSynState(None) if torch.compiler.is_compiling() else _zeros(layer, batch)
-    shapes = state_shapes(layer._asdict(), layer.threshold is not None, batch)
+        return HetSynState(None) if torch.compiler.is_compiling() else _zeros(layer, batch, max_delay)
+    shapes = state_shapes(layer._asdict(), layer.threshold is not None, batch, max_delay)
     if not isinstance(state, HetSynState):
         raise ValueError(f"{names['state']}: expected a HetSynState or None, got {type(state).__name__}")
     for part, value, shape in zip(STATE, state, shapes.values(), strict=True):
@@ -195,7 +215,7 @@ def written_out(state: HetSynState, layer: LayerTensors, batch: int) -> HetSynSt
     return HetSynState(**{part: None if s is None else layer.weight.new_zeros(s) for part, s in shapes.items()})
 
 
-def _zeros(layer: LayerTensors, batch: int) -> HetSynState:
+def _zeros(layer: LayerTensors, batch: int, max_delay: int) -> HetSynState:
     """The state before the first step: zeros that are not written out.
 
     To ask `state_shapes` for them took 3 % of a short call; a test holds the two to each other.
@@ -204,7 +224,14 @@ def _zeros(layer: LayerTensors, batch: int) -> HetSynState:
     lacks = tuple(f is None for f in (layer.recurrent_weight, layer.reset_decay, layer.adaptation_decay))
     arguments = (*weight.shape, batch, lacks, layer.threshold is not None, weight.dtype, weight.device)
     # a single number could be written to in place; what is made in a transformation belongs to it
-    return (_expanded_zeros if batch * len(weight) == 1 or transforming() else _kept_zeros)(*arguments)
+    zeros_of = _expanded_zeros if batch * len(weight) == 1 or transforming() else _kept_zeros
+    state = zeros_of(*arguments)
+    if not layer.has_delays:
+        return state
+    (n, m), zero = weight.shape, weight.new_zeros(())
+    past_inputs = None if layer.delay is None else zero.expand(max_delay, batch, m)
+    past_spikes = None if layer.recurrent_delay is None else zero.expand(max_delay, batch, n)
+    return state._replace(past_inputs=past_inputs, past_spikes=past_spikes)
 
 
 @functools.lru_cache(maxsize=64)
@@ -250,10 +277,12 @@ def _as_tensor(name: str, value: Any, weight: Tensor, autocast: bool, names: Arg
             hint = ": draw from an initialiser once, with its shape" if callable(value) else ""
             came = f"{type(value).__name__}{hint}"
             raise ValueError(f"{names[name]}: expected a number or a torch tensor, got {came}") from None
+    if name in DELAYS and not value.dtype.is_floating_point and value.dtype != torch.bool:
+        value = value.to(dtype)  # whole steps
     if value.device != weight.device:
         raise ValueError(f"{names[name]}: expected on the weight's device, {weight.device}, got {value.device}")
-    allowed = {dtype} if name in DECAYS else {dtype, weight.dtype}
-    if value.dtype not in allowed and not (autocast and value.dtype.is_floating_point and name not in DECAYS):
+    allowed = {dtype} if name in PRECISE else {dtype, weight.dtype}
+    if value.dtype not in allowed and not (autocast and value.dtype.is_floating_point and name not in PRECISE):
         dtypes = " or ".join(sorted(str(d) for d in allowed))
         raise ValueError(f"{names[name]}: expected {dtypes} beside a weight of {weight.dtype}, got {value.dtype}")
     return usable(value)

@@ -50,8 +50,10 @@ class HetSynModule(Copied):
     spiking, recurrent   which kind of layer it is
     surrogate, detach_reset, backend, check   as in `hetsyn_plugins.ops.hetsyn_lif`
     batch_first          sequences are (B, T, M) in and (B, T, N) out, as in torch.nn.RNN
+    max_delay            for how many steps states keep inputs and spikes; 0: a layer without delays
     """
 
+    max_delay: int = 0
     spiking: bool
     recurrent: bool
     surrogate: Surrogate
@@ -138,7 +140,7 @@ class HetSynModule(Copied):
 
         Under torch.compile with fullgraph=True raises RuntimeError where a graph cannot hold the surrogate.
         """
-        return operators.keeps_out_of_graph(self.surrogate) or lengths is not None
+        return operators.keeps_out_of_graph(self.surrogate, self.max_delay > 0) or lengths is not None
 
     def checked(self, names: ArgumentNames) -> str:
         """What a compiled graph has to look at, as in `operators.sequence`."""
@@ -178,7 +180,7 @@ class HetSynModule(Copied):
         """The layer's parameters as the core has them: decays bounded to [0, 1], half types as float32."""
         if isinstance(self, nn.Module):
             recompute(self)
-        return to_hetsyn_params(self.tensors(), self.spiking)
+        return to_hetsyn_params(self.tensors(), self.spiking, self.max_delay or None)
 
     def why_not_plain(self) -> str | None:
         """What of this layer plain data (`core.network.HetSynLayer`) has no place for; None where there is nothing."""

@@ -49,7 +49,8 @@ def run_rows(run: Callable[[Tensor, Any], Run], x: Tensor, state: Any, lengths: 
     """What `run(x, state)` gives, every row run for its own length (B,).
 
     x        (T, B, M)
-    state    a NamedTuple of tensors (B, ...) or None, or None itself, as the one that `run` gives
+    state    a NamedTuple of tensors (B, ...) or None, (D, B, ...) where its name begins with past_, or None itself, as
+             the one that `run` gives
 
     Behind a row's end its spikes are zero, and what else there is a step stays what it was at its last step.
     """
@@ -65,20 +66,27 @@ def run_rows(run: Callable[[Tensor, Any], Run], x: Tensor, state: Any, lengths: 
         runs.append((spikes, *(torch.cat([c, c[-1:].expand(rest, *c.shape[1:])]) for c in columns), final))
     back = torch.cat(groups).argsort()
     *columns, finals = zip(*runs, strict=True)
-    final = finals[0]._make(_together(parts, 0, back) for parts in zip(*finals, strict=True))
+    named = zip(finals[0]._fields, zip(*finals, strict=True), strict=True)
+    final = finals[0]._make(_together(parts, _axis(name), back) for name, parts in named)
     return (*(_together(parts, 1, back) for parts in columns), final)
 
 
 def _rows(state: Any, rows: Tensor) -> Any:
     """These rows of a state."""
-    return None if state is None else state._make(_of(part, rows) for part in state)
+    named = {} if state is None else state._asdict()
+    return None if state is None else state._make(_of(part, rows, _axis(name)) for name, part in named.items())
 
 
-def _of(part: Tensor | None, rows: Tensor) -> Tensor | None:
+def _axis(name: str) -> int:
+    """Where a part of a state has its rows."""
+    return 1 if name.startswith("past_") else 0
+
+
+def _of(part: Tensor | None, rows: Tensor, axis: int) -> Tensor | None:
     """These rows of a part; of zeros that are not written out, as many."""
     if part is None:
         return None
-    return part.index_select(0, rows) if any(part.stride()) else part[: len(rows)]
+    return part.index_select(axis, rows) if any(part.stride()) else part.narrow(axis, 0, len(rows))
 
 
 def _together(parts: Sequence[Tensor | None], dim: int, back: Tensor) -> Tensor | None:

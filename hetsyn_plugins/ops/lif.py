@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from hetsyn_plugins.core.autograd import differentiable_once, one_by_one, transforming
-from hetsyn_plugins.core.fields import ARRAYS, HetSynState
+from hetsyn_plugins.core.fields import ARRAYS, DELAYS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate, resolve
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu.threads import check_fork
+from hetsyn_plugins.kernels.delays import kept
 from hetsyn_plugins.kernels.interface import Kernel, LayerTensors, NeedsGrad, OutputGradients
 from hetsyn_plugins.ops import operators, steps
 from hetsyn_plugins.ops.arguments import (
@@ -34,6 +35,7 @@ from hetsyn_plugins.ops.arguments import (
     checked_layer,
     checked_state,
     output_dtype,
+    steps_kept,
     written_out,
 )
 from hetsyn_plugins.ops.dispatch import Way, kernel_for
@@ -53,7 +55,8 @@ def in_graph(function: Callable[..., Result]) -> Callable[..., Result]:
         if torch.compiler.is_compiling():
             surrogate = named.get("surrogate")
             known = surrogate is None or isinstance(surrogate, (str, Surrogate))
-            if operators.keeps_out_of_graph(resolve(surrogate) if known else surrogate):
+            has_delays = any(named.get(name) is not None for name in DELAYS)
+            if operators.keeps_out_of_graph(resolve(surrogate) if known else surrogate, has_delays):
                 result: Result = outside_of_graph(function, *arguments, **named)
                 return result
         return function(*arguments, **named)
@@ -74,6 +77,9 @@ def hetsyn_lif(
     adaptation_decay: Tensor | float | None = None,
     adaptation_strength: Tensor | float | None = None,
     bias: Tensor | None = None,
+    delay: Tensor | float | None = None,
+    recurrent_delay: Tensor | float | None = None,
+    max_delay: int | None = None,
     state: HetSynState | None = None,
     surrogate: Any = None,
     detach_reset: bool = False,
@@ -84,7 +90,10 @@ def hetsyn_lif(
     """A HetSynLIF layer over a sequence (Deng et al. 2025, Eqs. 2 to 5; equations in `reference.py`).
 
     inputs        (T, B, M), spikes or any graded values
-    weight ... bias   shapes and units as in `core/fields.py`: decays in [0, 1], (N, M) or shared; threshold > 0
+    weight ... recurrent_delay   shapes and units as in `core/fields.py`: decays in [0, 1], (N, M) or shared;
+                  threshold > 0; delays >= 0 in steps, whole or not
+    max_delay     for how many steps the state keeps inputs and spikes, at least the longest delay; None: as the state
+                  given does, or the longest delay asks for
     state         HetSynState of tensors from an earlier call, or None: zeros
     surrogate     a Surrogate, its name, or another library's spike function; None: the paper's multi-Gaussian
     detach_reset  no gradient through z in the reset current, as in the stock neurons of snnTorch, Norse and slayer
@@ -100,7 +109,7 @@ def hetsyn_lif(
     names = ArgumentNames(argument_names or {})
     layer = checked_layer(fields, True, check, names)
     x = checked_inputs(inputs, weight, check, OP._replace(names=names))
-    initial = checked_state(state, layer, x.shape[1], names)
+    initial = checked_state(state, layer, x.shape[1], names, steps_kept(max_delay, layer, state, names))
     checked = operators.names_to_check(check, names)
     spikes, v, final = run_sequence(x, layer, initial, Way(resolve(surrogate), detach_reset, backend), checked)
     out = output_dtype(inputs, weight)
@@ -115,6 +124,8 @@ def hetsyn_li(
     decay: Tensor | float,
     *,
     bias: Tensor | None = None,
+    delay: Tensor | float | None = None,
+    max_delay: int | None = None,
     state: HetSynState | None = None,
     backend: str = "auto",
     check: bool | None = None,
@@ -125,10 +136,10 @@ def hetsyn_li(
     Arguments as in `hetsyn_lif`. Returns v (T, B, N) and the state after the last step.
     """
     names = ArgumentNames(argument_names or {})
-    fields = {**dict.fromkeys(ARRAYS), "weight": weight, "decay": decay, "threshold": 1.0, "bias": bias}
+    fields = {**dict.fromkeys(ARRAYS), "weight": weight, "decay": decay, "threshold": 1.0, "bias": bias, "delay": delay}
     layer = checked_layer(fields, False, check, names)
     x = checked_inputs(inputs, weight, check, OP._replace(names=names))
-    initial = checked_state(state, layer, x.shape[1], names)
+    initial = checked_state(state, layer, x.shape[1], names, steps_kept(max_delay, layer, state, names))
     checked = operators.names_to_check(check, names)
     _, v, final = run_sequence(x, layer, initial, Way(resolve(None), False, backend), checked)
     return v.to(output_dtype(inputs, weight)), final
@@ -147,6 +158,9 @@ def hetsyn_lif_step(
     adaptation_decay: Tensor | float | None = None,
     adaptation_strength: Tensor | float | None = None,
     bias: Tensor | None = None,
+    delay: Tensor | float | None = None,
+    recurrent_delay: Tensor | float | None = None,
+    max_delay: int | None = None,
     spiking: bool = True,
     state: HetSynState | None = None,
     surrogate: Any = None,
@@ -170,7 +184,7 @@ def hetsyn_lif_step(
     names = ArgumentNames(argument_names or {})
     layer = checked_layer(fields, spiking, bool(check), names)
     x = checked_inputs(inputs, weight, bool(check), OP_STEP._replace(names=names))
-    initial = checked_state(state, layer, len(x), names)
+    initial = checked_state(state, layer, len(x), names, steps_kept(max_delay, layer, state, names))
     checked = operators.names_to_check(check, names)
     return run_step(x, layer, initial, Way(resolve(surrogate), detach_reset, backend), quantise, checked=checked)
 
@@ -192,7 +206,7 @@ def run_sequence(
     if torch.compiler.is_compiling():
         return operators.sequence(x, layer, state, way, checked)
     check_fork()
-    kernel = kernel_for(way.backend, x, layer.weight)
+    kernel = kernel_for(way.backend, x, layer.weight, layer.has_delays)
     return _sequence(kernel, x, layer, state, way)
 
 
@@ -225,7 +239,18 @@ def run_step(
             state = written_out(state, layer, len(x))
             return eager.step(x, state, layer, way.surrogate, way.detach_reset, quantise)
         check_fork()
+        if layer.has_delays:
+            return _delayed_step(x, layer, state, way)
         return steps.step(x, layer, state, way, owner, module)
+
+
+def _delayed_step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way) -> HetSynState:
+    """A step of synapses with delays, of which autograd keeps the currents where it is on."""
+    if torch.is_grad_enabled():
+        return eager.step(x, state, layer, way.surrogate, way.detach_reset)
+    kernel = kernel_for(way.backend, x, layer.weight, has_delays=True)
+    _, after = kernel.forward(x[None], layer, state)
+    return _with_past_of(after, state, x[None], None if after.spikes is None else after.spikes[None])
 
 
 def _sequence(
@@ -238,7 +263,13 @@ def _sequence(
         spikes, v, *currents = function.apply(kernel, way, x, *layer, *initial)
     current, recurrent, reset, adaptation = currents
     last = None if spikes is None else spikes[-1]
-    return spikes, v, HetSynState(current, recurrent, reset, adaptation, last, v[-1])
+    final = HetSynState(current, recurrent, reset, adaptation, last, v[-1])
+    return spikes, v, _with_past_of(final, initial, x, spikes) if layer.has_delays else final
+
+
+def _with_past_of(after: HetSynState, state: HetSynState, x: Tensor, spikes: Tensor | None) -> HetSynState:
+    past_inputs, past_spikes = kept(state, x, spikes)
+    return after._replace(past_inputs=past_inputs, past_spikes=past_spikes)
 
 
 def _computed(kernel: Kernel, way: Way, inputs: Tensor, *tensors: Tensor | None) -> Any:

@@ -49,6 +49,10 @@ NO_FOREIGN = (
     "a graph cannot hold the code: take one of those, or torch.compile without fullgraph=True, which leaves the layer "
     "out of its graph"
 )
+NO_DELAYS = (
+    "delay: expected None in a compiled graph, which has no operator for synapses with delays yet: torch.compile "
+    "without fullgraph=True leaves the layer out of its graph"
+)
 GONE = (
     "HetSyn steps: what a compiled step keeps for its backward pass is gone: hooks on saved tensors "
     "(torch.autograd.graph.save_on_cpu) put copies in their place; compile without them"
@@ -106,15 +110,18 @@ def takes(surrogate: Any) -> bool:
     return OURS.get(type(surrogate).__name__) is type(surrogate)
 
 
-def keeps_out_of_graph(surrogate: Any) -> bool:
-    """Must a call with this surrogate, or function, be left out of the graph that is being compiled?
+def keeps_out_of_graph(surrogate: Any, has_delays: bool = False) -> bool:
+    """Must a call with this surrogate, or function, be left out of the graph that is being compiled? With delays, too.
 
-    Under torch.compile with fullgraph=True raises RuntimeError where a graph cannot hold the surrogate.
+    Under torch.compile with fullgraph=True raises RuntimeError where a graph cannot hold the surrogate, or delays.
     """
     if not AVAILABLE:
         refuse_export()
         return True
     refuse_transformations(needs_grad=False)
+    if has_delays:
+        refuse_in_graph(NO_DELAYS)
+        return True
     if not takes(surrogate):
         name = getattr(surrogate, "__name__", type(surrogate).__name__)
         refuse_in_graph(NO_FOREIGN.format(getattr(surrogate, "shown", name)))

@@ -52,7 +52,8 @@ def run_layer(
     """
     if spiking:
         return hetsyn_lif(inputs, **fields, state=state, surrogate=surrogate, detach_reset=detach_reset)
-    v, state = hetsyn_li(inputs, fields["weight"], fields["decay"], bias=fields["bias"], state=state)
+    parts = {name: fields[name] for name in ("weight", "decay", "bias", "delay")}
+    v, state = hetsyn_li(inputs, **parts, state=state)
     return None, v, state
 
 

@@ -260,8 +260,9 @@ class Step(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         # without their graphs: what is gathered must not keep alive what keeps it
         x, v = (t.detach() for t in ctx.saved_tensors)
-        *currents, grad_spikes, grad_v, _ = (None if g is None else g.detach() for g in grads)
-        gathered, record = ctx.loop.in_this_pass(), Record(x, v, grad_spikes, grad_v, HetSynState(*currents))
+        given = HetSynState(*(None if g is None else g.detach() for g in grads[:-1]))
+        currents = given._replace(spikes=None, v=None)
+        gathered, record = ctx.loop.in_this_pass(), Record(x, v, given.spikes, given.v, currents)
         gathered.records.append(record)
         grad_x = None
         if ctx.carries:

@@ -8,7 +8,8 @@
   outside is let through only where a descent step along it leads back in.
 * A trained tau has no way back from 0 or below: r = exp(-dt / tau) is flat there, in all its derivatives, and all but
   flat below dt / 10. "log_tau" cannot get there.
-* Decays stay float32 under .half() and .bfloat16(): bfloat16 cannot tell a tau of 200 steps from one of 500.
+* Delays are trained as they are, shared as the decays, and used bounded to [0, max_delay].
+* Decays and delays stay float32 under .half() and .bfloat16(): bfloat16 cannot tell a tau of 200 steps from one of 500.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from hetsyn_plugins.core.fields import (
     ARRAYS,
     DECAY,
     DECAYS,
+    DELAYS,
     FIELDS,
     PARAMETRIZATIONS,
     POSITIVE,
@@ -43,11 +45,12 @@ from hetsyn_plugins.core.validation import (
     check_has_values,
     check_values,
     checked_dt,
+    checked_max_delay,
     describe_values,
     expand,
     full_shape,
 )
-from hetsyn_plugins.ops.arguments import HALF, OP, ArgumentNames
+from hetsyn_plugins.ops.arguments import HALF, OP, PRECISE, ArgumentNames
 from hetsyn_plugins.ops.copies import Copied
 from hetsyn_plugins.ops.foreign_inputs import refuse_transformations
 
@@ -183,6 +186,7 @@ class TrainableFields(Copied, nn.Module):
     tie_reset: bool
     dt: float | None
     tied: tuple[str, ...] = ()
+    max_delay: int = 0
 
     def set_options(self, *, share: str, parametrization: str, tie_reset: bool, dt: float | None) -> None:
         """Keep the options, or raise ValueError naming the one that is wrong."""
@@ -256,6 +260,8 @@ class TrainableFields(Copied, nn.Module):
             return decay_from_stored(stored, self.parametrization, self.dt)
         if field in POSITIVES:
             return bounded(stored, torch.finfo(stored.dtype).tiny, inf)
+        if field in DELAYS:
+            return bounded(stored, 0.0, float(self.max_delay))
         # DistributedDataParallel writes to the buffers at every forward, also between two steps of one graph
         return stored if self._stored_names[field] in self._parameters else stored.clone()
 
@@ -281,6 +287,16 @@ class TrainableFields(Copied, nn.Module):
                 self._project(field, stored, torch.finfo(stored.dtype).tiny, inf)
             elif field in DECAYS and self.parametrization != "log_tau":  # any log tau is in range
                 self._project(field, stored, 0.0, 1.0 if self.parametrization == "decay" else inf)
+            elif field in DELAYS:
+                self._project(field, stored, 0.0, float(self.max_delay))
+
+    @torch.no_grad()
+    def round_delays_(self) -> None:
+        """Make every delay whole, the nearest step and no longer than max_delay: what integers and chips hold."""
+        for field in DELAYS:
+            stored = self.stored(field) if field in self.names else None
+            if stored is not None:
+                stored.copy_(stored.clamp(0.0, float(self.max_delay)).round())
 
     def _project(self, field: str, stored: Tensor, low: float, high: float) -> None:
         """Clamp in place what is registered: the tensor itself, or, with one of torch's tools around it, theirs."""
@@ -302,8 +318,8 @@ class TrainableFields(Copied, nn.Module):
         return super().__getattr__(name)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """As nn.Module's, but decays (and their gradients) that would become half become float32."""
-        kept = {id(t) for p in self._decay_tensors() for t in (p, p.grad) if t is not None}
+        """As nn.Module's, but decays, delays and their gradients that would become half become float32."""
+        kept = {id(t) for p in self._precise_tensors() for t in (p, p.grad) if t is not None}
 
         def careful(t: Tensor) -> Tensor:
             out = fn(t)
@@ -311,10 +327,10 @@ class TrainableFields(Copied, nn.Module):
 
         return super()._apply(careful, recurse)
 
-    def _decay_tensors(self) -> Iterator[Tensor]:
-        """What is registered for decays, also in pieces: torch's tools make alpha_orig, alpha_g, ... of alpha."""
+    def _precise_tensors(self) -> Iterator[Tensor]:
+        """What is registered for decays and delays, also in pieces: of alpha torch makes alpha_orig, alpha_g, ..."""
         parametrized = self._modules.get("parametrizations")
-        for name in {self.stored_name(field) for field in self.names if field in DECAYS}:
+        for name in {self.stored_name(field) for field in self.names if field in PRECISE}:
             for key, t in (*self._parameters.items(), *self._buffers.items()):
                 if t is not None and (key == name or key in {name + piece for piece in PIECES}):
                     yield t
@@ -382,6 +398,15 @@ def clamp_(net: nn.Module) -> None:
             module.clamp_()
 
 
+def round_delays_(net: nn.Module) -> None:
+    """Make the delays of all HetSyn layers in net whole: `round_delays_` of each."""
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net: expected a torch module, got {type(net).__name__}")
+    for module in net.modules():
+        if isinstance(module, TrainableFields):
+            module.round_delays_()
+
+
 def all_finite(state_dict: Mapping[str, Any], prefix: str, names: Iterable[str], errors: list[str]) -> bool:
     """For `_load_from_state_dict`: are these entries free of NaN and infinity? One that is not joins the errors."""
     for name in names:
@@ -432,15 +457,15 @@ def start_values(  # long: half of it says what the arguments are
         elif value is None:
             tensors[field] = None
         else:
-            kept = torch.float32 if field in DECAYS and dtype in HALF else dtype
+            kept = torch.float32 if field in PRECISE and dtype in HALF else dtype
             trained = _trained_shape(field, full, share)
-            tensors[field] = _start_value(names[field], value, trained, kept)
+            tensors[field] = _start_value(names[field], value, trained, kept, field in DELAYS)
     layer: dict[str, Any] = {**dict.fromkeys(ARRAYS), **tensors}
     if tuple(layer["weight"].shape) != sizes:
         raise ValueError(f"{names['weight']}: expected shape {sizes}, got {tuple(layer['weight'].shape)}")
     check_fields(layer, spiking, names)
     check_values({f: None if t is None or t.is_meta else t for f, t in layer.items()}, names)
-    for field in SYNAPTIC:
+    for field in (*SYNAPTIC, *DELAYS):
         if layer[field] is not None:
             tensors[field] = _shared(names[field], layer[field], full_shape(field, shapes), share)
     for field, initialiser in driven.items():
@@ -448,7 +473,21 @@ def start_values(  # long: half of it says what the arguments are
     return {field: None if t is None else t.to(device) for field, t in tensors.items()}
 
 
+def start_max_delay(max_delay: int | None, start: Mapping[str, Tensor | None], names: ArgumentNames = OP.names) -> int:
+    """The longest delay that a layer with these start values may learn; 0 for a layer without delays.
+
+    Raises ValueError where max_delay is no whole number or less than a delay, or comes without delays.
+    """
+    delays = {field: start.get(field) for field in DELAYS}
+    if any(delay is not None for delay in delays.values()):
+        return checked_max_delay(max_delay, delays, names)
+    if max_delay is not None:
+        raise ValueError(f"{names['max_delay']}: expected None where there are no delays, got {max_delay!r}")
+    return 0
+
+
 WEIGHTS = ("weight", "recurrent_weight")
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def start_weight(weight: Any, input_rate: float | None, name: str) -> Any:
@@ -532,7 +571,7 @@ def _drawn_weight(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return drawn.div(shape[1] ** 0.5).to(dtype)
 
 
-def to_hetsyn_params(tensors: Mapping[str, Tensor | None], spiking: bool) -> HetSynParams:
+def to_hetsyn_params(tensors: Mapping[str, Tensor | None], spiking: bool, max_delay: int | None = None) -> HetSynParams:
     """HetSynParams of a layer's tensors; half ones become float32, which is exact."""
     arrays: dict[str, Any] = {}
     for field in ARRAYS:
@@ -543,7 +582,7 @@ def to_hetsyn_params(tensors: Mapping[str, Tensor | None], spiking: bool) -> Het
             arrays[field] = (t.float() if t.dtype in HALF else t).numpy()
         elif field != "threshold":
             arrays[field] = None
-    return HetSynParams(**arrays, spiking=spiking)
+    return HetSynParams(**arrays, spiking=spiking, max_delay=max_delay)
 
 
 def share_of(params: HetSynParams) -> str:
@@ -576,26 +615,29 @@ def _widest(values: Mapping[str, Any]) -> torch.dtype:
 
 def _trained_shape(field: str, full: tuple[int, ...], share: str) -> tuple[int, ...]:
     """The shape in which a field is trained, and so drawn by an initialiser."""
-    if field not in SYNAPTIC:
+    if field not in SYNAPTIC and field not in DELAYS:
         return full
     return {"synapse": full, "neuron": full[:1], "layer": ()}[share]
 
 
-def _start_value(name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _start_value(
+    name: str, value: Any, shape: tuple[int, ...], dtype: torch.dtype, takes_whole: bool = False
+) -> Tensor:
+    """takes_whole: arrays and tensors of whole numbers too"""
     if callable(value) and not isinstance(value, Tensor):
         value = value(shape, torch.default_generator)
     if isinstance(value, Tensor):
-        if value.dtype != dtype:
+        if value.dtype != dtype and not (takes_whole and value.dtype in WHOLE):
             raise ValueError(f"{name}: expected {dtype} like the layer, got a tensor of {value.dtype}")
-        return value.detach().clone()
+        return value.detach().to(dtype, copy=True)
     array = np.asarray(value)
-    if array.dtype.kind not in "fiu" or (array.dtype.kind in "iu" and array.ndim > 0):
+    if array.dtype.kind not in "fiu" or (array.dtype.kind in "iu" and array.ndim > 0 and not takes_whole):
         raise ValueError(f"{name}: expected floating-point numbers, got {array.dtype}")
     return torch.tensor(np.array(array, np.float64), dtype=dtype)
 
 
 def _shared(name: str, decay: Tensor, full: tuple[int, ...], share: str) -> Tensor:
-    """The decay in the shape that `share` trains."""
+    """The decay, or delay, in the shape that `share` trains."""
     if share == "synapse":
         return expand(decay, full).clone()
     if share == "layer" and decay.ndim == 0:

@@ -14,7 +14,19 @@ import pytest
 from planting import caught, changed
 
 from hetsyn_plugins.core import fields, params, validation
-from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, FIELDS, FINITE, MATRICES, PAIRS, POSITIVE, STATE
+from hetsyn_plugins.core.fields import (
+    ARRAYS,
+    DECAY,
+    DECAYS,
+    DELAY,
+    DELAYS,
+    FIELDS,
+    FINITE,
+    MATRICES,
+    PAIRS,
+    POSITIVE,
+    STATE,
+)
 
 N, M = 3, 4
 
@@ -32,7 +44,7 @@ def test_the_legend_is_the_table() -> None:
     """Field by field, in order: symbol, shapes, range and unit as the docstring of fields.py writes them."""
     legend = rows(str(fields.__doc__), FIELDS)
     assert list(legend) == list(FIELDS)
-    ranges = {FINITE: "finite", POSITIVE: "> 0", DECAY: "[0, 1]"}
+    ranges = {FINITE: "finite", POSITIVE: "> 0", DECAY: "[0, 1]", DELAY: ">= 0"}
     for name, field in FIELDS.items():
         shape = "(" + ", ".join(field.axes) + (",)" if len(field.axes) == 1 else ")")
         if field.shared:
@@ -47,7 +59,7 @@ def test_the_state_is_its_table() -> None:
     assert list(legend) == list(STATE) == list(fields.HetSynState._fields)
     for name, part in STATE.items():
         symbol, shape, _ = legend[name]
-        assert (symbol, shape) == (part.symbol, f"(B, {', '.join(part.axes)})"), name
+        assert (symbol, shape) == (part.symbol, f"({'D, ' if part.kept else ''}B, {', '.join(part.axes)})"), name
         assert part.needs in FIELDS or part.needs == "spiking"
 
 
@@ -55,21 +67,27 @@ def test_what_derives_from_the_table() -> None:
     """Names, pairs and shapes, written out once more here: the paper's layer as it is."""
     assert ARRAYS == (
         "weight", "decay", "reset_decay", "threshold", "recurrent_weight", "recurrent_decay", "adaptation_decay",
-        "adaptation_strength", "bias",
+        "adaptation_strength", "bias", "delay", "recurrent_delay",
     )  # fmt: skip
     assert DECAYS == ("decay", "recurrent_decay", "reset_decay", "adaptation_decay")
     assert set(DECAYS) == {name for name, field in FIELDS.items() if field.range is DECAY}
-    assert MATRICES == ("weight", "decay", "recurrent_weight", "recurrent_decay")
+    assert DELAYS == ("delay", "recurrent_delay")
+    assert MATRICES == ("weight", "decay", "recurrent_weight", "recurrent_decay", *DELAYS)
     assert PAIRS == (("recurrent_weight", "recurrent_decay"), ("adaptation_decay", "adaptation_strength"))
     assert {name for name, field in FIELDS.items() if field.required} == {"weight", "decay", "threshold"}
-    assert {name for name, field in FIELDS.items() if field.reads_spikes} == {"reset_decay", *PAIRS[0], *PAIRS[1]}
+    assert {name for name, field in FIELDS.items() if field.reads_spikes} == {
+        "reset_decay", *PAIRS[0], *PAIRS[1], "recurrent_delay"
+    }  # fmt: skip
+    assert {name: field.part_of for name, field in FIELDS.items() if field.part_of} == {
+        "recurrent_delay": "recurrent_weight"
+    }
     for one, field in FIELDS.items():
         assert field.beside is None or FIELDS[field.beside].beside == one
     shapes = {name: fields.full_shapes(N, M)[field.axes] for name, field in FIELDS.items()}
-    assert [shapes[name] for name in MATRICES] == [(N, M), (N, M), (N, N), (N, N)]
+    assert [shapes[name] for name in MATRICES] == [(N, M), (N, M), (N, N), (N, N), (N, M), (N, N)]
     assert {shapes[name] for name in ARRAYS if name not in MATRICES} == {(N,)}
     assert [field.symbol for field in FIELDS.values()] == [
-        "w_ij", "r_ij", "kappa_i", "theta_i", "u_ik", "p_ik", "rho_i", "a_i", "b_i",
+        "w_ij", "r_ij", "kappa_i", "theta_i", "u_ik", "p_ik", "rho_i", "a_i", "b_i", "d_ij", "e_ik",
     ]  # fmt: skip
 
 
@@ -80,6 +98,7 @@ def check_limits(fields_module: Any, dtype: Any) -> None:
     held = {
         "decays": (fields_module.DECAY, [0.0, -0.0, tiny, 1.0], [below, above, -1.0, inf, np.nan]),
         "thresholds": (fields_module.POSITIVE, [tiny, 1.0, most], [0.0, -0.0, -1.0, inf, np.nan]),
+        "delays": (fields_module.DELAY, [0.0, -0.0, tiny, 1.5, 1e6], [below, -1.0, inf, np.nan]),
         "weights": (fields_module.FINITE, [0.0, -most, most], [inf, -inf, np.nan]),
     }
     for what, (allowed, inside, outside) in held.items():
@@ -117,10 +136,11 @@ def test_planted_limits_are_caught(name: str, old: str, new: str, says: str) -> 
 
 def test_the_parameters_have_every_field_in_this_order() -> None:
     names = [field.name for field in dataclass_fields(params.HetSynParams) if field.init]
-    assert names == [*ARRAYS, "spiking"]
+    assert names == [*ARRAYS, "spiking", "max_delay"]
     optional = {field.name for field in dataclass_fields(params.HetSynParams) if field.default is None}
     # a reset is never left out unsaid
-    assert optional == {name for name, field in FIELDS.items() if not field.required} - {"reset_decay"}
+    expected = {name for name, field in FIELDS.items() if not field.required} - {"reset_decay"} | {"max_delay"}
+    assert optional == expected
     assert tuple(get_type_hints(fields.Taus)) == DECAYS
 
 

@@ -167,7 +167,7 @@ def test_a_state_that_is_none_of_ours_is_refused() -> None:
 
 
 def test_state_defaults() -> None:
-    assert HetSynState(current=1.0) == (1.0, None, None, None, None, None)
+    assert HetSynState(current=1.0) == (1.0, *[None] * 7)
 
 
 # ---- tau <-> decay ------------------------------------------------------------------------------------------------

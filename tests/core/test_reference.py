@@ -18,7 +18,7 @@ import pytest
 from hetsyn_plugins import HetSynParams, HetSynState
 from hetsyn_plugins.conformance import cases
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import ARRAYS
+from hetsyn_plugins.core.fields import ARRAYS, DELAYS
 from hetsyn_plugins.core.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, Triangular
 
 T, B, N, M = 6, 2, 3, 4
@@ -32,14 +32,21 @@ def twin(
     detached  z of every step as the reset sees it, held constant; None: the reset sees z itself
     """
     decay, recurrent_decay = wide(p.decay), wide(p.recurrent_decay)
-    current, recurrent, reset, adaptation, z, v = state
+    current, recurrent, reset, adaptation, z, v, past_inputs, past_spikes = state
+    delay, recurrent_delay = wide(p.delay), wide(p.recurrent_delay)
     spikes, vs, states = [], [], [state]
     for t in range(len(x)):
         z_reset = z if detached is None or t == 0 else detached[t - 1]
-        current = decay * current + p.weight * x[t][:, None, :]
+        inputs = x[t][:, None, :]
+        if delay is not None:
+            inputs, past_inputs = line_of(past_inputs, x[t], delay)
+        current = decay * current + p.weight * inputs
         v = current.sum(-1) + (0 if p.bias is None else p.bias)
         if p.recurrent_weight is not None:
-            recurrent = recurrent_decay * recurrent + p.recurrent_weight * z[:, None, :]
+            fired = z[:, None, :]
+            if recurrent_delay is not None:
+                fired, past_spikes = line_of(past_spikes, z, recurrent_delay)
+            recurrent = recurrent_decay * recurrent + p.recurrent_weight * fired
             v = v + recurrent.sum(-1)
         if p.reset_decay is not None:
             reset = p.reset_decay * reset + p.threshold * z_reset
@@ -50,8 +57,19 @@ def twin(
         z = surrogate.primitive(v - p.threshold, 1.0) if p.spiking else None
         spikes.append(z)
         vs.append(v)
-        states.append(HetSynState(current, recurrent, reset, adaptation, z, v))
+        states.append(HetSynState(current, recurrent, reset, adaptation, z, v, past_inputs, past_spikes))
     return spikes, vs, states
+
+
+def line_of(past: Any, now: Any, delay: Any) -> tuple[Any, Any]:
+    """What synapses with these delays get, (B, N, K), by np.interp over the steps kept, and what is kept then."""
+    kept = np.concatenate([past, now[None]])
+    ago = np.arange(len(kept))[::-1]
+    got = np.empty((now.shape[0], *np.broadcast_shapes(delay.shape, (N, now.shape[1]))))
+    full = np.broadcast_to(delay, got.shape[1:])
+    for b, n, k in np.ndindex(got.shape):
+        got[b, n, k] = np.interp(-full[n, k], -ago, kept[:, b, k])
+    return got, kept[1:]
 
 
 def wide(decay: Any) -> Any:
@@ -75,6 +93,7 @@ def case(kind: str, shared: tuple[int, ...] | None = None) -> tuple[HetSynParams
     params = cases.KINDS[kind](rng, N, M)
     if shared is not None:
         params = params.replace(decay=rng.uniform(0.3, 0.9, shared))
+    params = params.replace(**{name: inside_pieces(getattr(params, name)) for name in DELAYS})
     x = rng.normal(size=(T, B, M))
     zero = reference.zero_state(params, B)
     state = HetSynState(*(None if s is None else rng.normal(size=s.shape) * 0.5 for s in zero))
@@ -84,6 +103,11 @@ def case(kind: str, shared: tuple[int, ...] | None = None) -> tuple[HetSynParams
         "grad_state": HetSynState(*(None if s is None else rng.normal(size=s.shape) for s in zero)),
     }
     return params, x, state, output_gradients
+
+
+def inside_pieces(delay: Any) -> Any:
+    """Delays moved off whole steps, where their derivative jumps."""
+    return None if delay is None else np.where(delay == np.round(delay), np.abs(delay - 0.3), delay)
 
 
 def loss(outcome: tuple[Any, Any, list[HetSynState]], output_gradients: dict[str, Any]) -> float:

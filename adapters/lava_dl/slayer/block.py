@@ -209,7 +209,7 @@ class Layer(WithoutNorm, nn.Module):
         if not self.spiking:
             fields = {**dict.fromkeys(fields), "threshold": 1.0, "bias": fields["bias"]}
         fields.update(weight=self._input.matrix(self.mask, hook), decay=self._input.tensor("decay"))
-        fields.update(recurrent_weight=None, recurrent_decay=None)
+        fields.update(recurrent_weight=None, recurrent_decay=None, delay=None, recurrent_delay=None)
         for synapse in self._others:
             fields.update(recurrent_weight=synapse.matrix(hook=hook), recurrent_decay=synapse.tensor("decay"))
         return fields
@@ -328,6 +328,7 @@ class Layer(WithoutNorm, nn.Module):
             neurons = "recurrent neurons" if recurrent else "feed-forward neurons"
             kind = neurons if cls.spiking else "a readout"
             raise ValueError(f"params: expected {kind} for {cls.__name__}, got {params}")
+        params.refuse_delays("a block of slayer's, which delays whole axons only,")
         n, m = params.weight.shape
         fields = {name: getattr(params, name) for name in Neuron.names}
         derived = options_from_params(params, options.get("share"), options.get("tie_reset", False))

@@ -1,7 +1,7 @@
 """How one call lies in memory, and which kernels work on it: lanes = rows of the batch, or lanes = neurons.
 
 Both layouts offer the same methods to `sequence.py`; names say part and direction. Arrays are flat NumPy; `padded` is a
-number of lines or neurons with the padding of a layout; `synapses` are (decay, weight), (N, K); `soma` are what
+number of lines or neurons with the padding of a layout; `synapses` are (decay, weight, delay), (N, K); `soma` are what
 `soma.py` calls theta, reset_strength, kappa, adaptation_strength, rho (backwards without theta).
 """
 
@@ -23,7 +23,8 @@ from hetsyn_plugins.kernels.cpu.threads import parallel
 
 Array = NDArray[Any]
 Arrays = tuple[Array, ...]
-Synapses = tuple[Tensor, Tensor]  # decay and weight, (N, K)
+SynapseGradients = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # see `Layout.synapses_bwd`
+Synapses = tuple[Tensor, Tensor, Tensor | None]  # decay and weight, (N, K), and delay, which `delayed_layout.py` reads
 CACHE_BYTES = 1 << 19  # half of a core's L2 cache: what a kernel should work on at a time
 ONLY: ContextVar[type[Layout] | None] = ContextVar("ONLY", default=None)  # the checks set it: each on every case
 
@@ -111,13 +112,26 @@ class Layout(ABC):
 
     @abstractmethod
     def synapses_bwd(
-        self, s: Array, g: Array, decay: Tensor, initial: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """sum g x and sum g y of synapses with sources s, (N, K), and what initial currents add to the decay's."""
+        self,
+        s: Array,
+        g: Array,
+        decay: Tensor,
+        initial: Tensor | None,
+        delay: Tensor | None = None,
+        needs_delay: bool = False,
+    ) -> SynapseGradients:
+        """sum g x and sum g y of synapses with sources s, (N, K), what initial currents add to the decay's, and, where
+        that is needed, sum g dx/ddelay.
+        """
 
     @abstractmethod
-    def recurrent_fwd(self, u: Array, state: Arrays, soma: Arrays, synapses: Synapses) -> Tensor:
-        """As `soma.neurons_fwd` with recurrent synapses; return the last traces (B, N, N)."""
+    def recurrent_fwd(
+        self, u: Array, state: Arrays, soma: Arrays, synapses: Synapses, past: Tensor | None = None
+    ) -> Tensor:
+        """As `soma.neurons_fwd` with recurrent synapses; return the last traces (B, N, N).
+
+        past  (D, B, N), spikes before the first ones, of synapses with delays
+        """
 
     @abstractmethod
     def recurrent_bwd(self, g: Array, gz_and_d: Arrays, state: Arrays, soma: Arrays, synapses: Synapses) -> None:
@@ -170,10 +184,10 @@ class BatchLanes(Layout):
         return self.empty(self.blocks, padded, self.steps, self.lanes)
 
     def pack(self, x: Tensor, padded: int) -> Array:
-        packed, sizes = self.sequence(padded), (self.steps, self.batch, x.shape[2])
-        parallel(
-            batch_lanes.pack, self.chunks, np.ascontiguousarray(x.detach().numpy()).ravel(), *sizes, padded, packed
-        )
+        steps = len(x)  # more than those of the call where a past stands in front
+        packed, sizes = self.empty(self.blocks, padded, steps, self.lanes), (steps, self.batch, x.shape[2])
+        units = self.blocks * -(-steps // batch_lanes.CHUNK)
+        parallel(batch_lanes.pack, units, np.ascontiguousarray(x.detach().numpy()).ravel(), *sizes, padded, packed)
         return packed
 
     def unpack(self, packed: Array, padded: int, width: int) -> Tensor:
@@ -199,7 +213,7 @@ class BatchLanes(Layout):
 
     def currents_fwd(self, s: Array, synapses: Synapses, bias: Tensor | None) -> tuple[Array, Tensor]:
         columns = self.pad(synapses[0].shape[1])
-        r, w = (self.matrix(x, self.n, columns) for x in synapses)
+        r, w = (self.matrix(x, self.n, columns) for x in synapses[:2])
         u, (n, k) = self.sequence(self.n), synapses[0].shape
         current = self.empty(n, k, self.blocks, self.lanes)
         self._currents_fwd(s, u, r, w, self.vector(bias, self.n), current, (self.blocks, n, k), False)
@@ -208,7 +222,7 @@ class BatchLanes(Layout):
         return u, torch.from_numpy(by_row[: self.batch])
 
     def inputs_bwd(self, g: Array, synapses: Synapses) -> Array:
-        r, w = (self.matrix(x.T, self.m, self.n) for x in synapses)
+        r, w = (self.matrix(x.T, self.m, self.n) for x in synapses[:2])
         out = self.sequence(self.m)
         self._currents_fwd(g, out, r, w, self.zeros(self.m), self.zeros(1), (0, 0, 0), True)
         return out
@@ -231,27 +245,42 @@ class BatchLanes(Layout):
         parallel(batch_lanes.initial_current_fwd, self.vectors, self._pack_currents(state), u, r, self.steps)
 
     def synapses_bwd(
-        self, s: Array, g: Array, decay: Tensor, initial: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self,
+        s: Array,
+        g: Array,
+        decay: Tensor,
+        initial: Tensor | None,
+        delay: Tensor | None = None,
+        needs_delay: bool = False,
+    ) -> SynapseGradients:
         n, k = decay.shape
         r = self.matrix(decay, self.n, self.pad(k))
         gw, gr = np.zeros_like(r), np.zeros_like(r)
         group = max(1, min(8, CACHE_BYTES // 2 // self.tile_bytes))
         units = -(-(len(r) // 4) // group) * -(-(r.shape[1] // 4) // group)
         parallel(batch_lanes.synapses_bwd, units, s, g, r, gw, gr, self.steps, self.blocks, group)
-        from_initial = None
-        if initial is not None:
-            g_initial = np.zeros_like(r)
-            arguments = (self._pack_currents(initial), g, r, g_initial, self.steps, self.blocks)
-            parallel(batch_lanes.initial_current_bwd, self.n, *arguments)
-            from_initial = torch.from_numpy(g_initial[:n, :k])
-        return torch.from_numpy(gw[:n, :k]), torch.from_numpy(gr[:n, :k]), from_initial
+        from_initial = None if initial is None else self._from_initial(initial, g, decay)
+        return torch.from_numpy(gw[:n, :k]), torch.from_numpy(gr[:n, :k]), from_initial, None
 
-    def recurrent_fwd(self, u: Array, state: Arrays, soma: Arrays, synapses: Synapses) -> Tensor:
+    def _from_initial(self, initial: Tensor, g: Array, decay: Tensor) -> Tensor:
+        """What initial currents (B, N, K) add to the gradient of the decay, (N, K)."""
+        r = self.matrix(decay, self.n, self.pad(decay.shape[1]))
+        out = np.zeros_like(r)
+        arguments = (self._pack_currents(initial), g, r, out, self.steps, self.blocks)
+        parallel(batch_lanes.initial_current_bwd, self.n, *arguments)
+        return torch.from_numpy(out[: decay.shape[0], : decay.shape[1]])
+
+    def recurrent_fwd(
+        self, u: Array, state: Arrays, soma: Arrays, synapses: Synapses, past: Tensor | None = None
+    ) -> Tensor:
         X = self.zeros(self.blocks, self.n, self.n, self.lanes)
-        r, w = (self.matrix(x, self.n, self.n) for x in synapses)
+        r, w = (self.matrix(x, self.n, self.n) for x in synapses[:2])
         z_odd = self.zeros(self.vectors, self.lanes)
         parallel(batch_lanes.recurrent_fwd, self.blocks, u, X, z_odd, *state, *soma, r, w, self.steps)
+        return self._unpack_traces(X)
+
+    def _unpack_traces(self, X: Array) -> Tensor:
+        """Traces [block][i tile][k][4][lanes] as (B, N, N)."""
         tiles = X.reshape(self.blocks, self.n // 4, self.n, 4, self.lanes).transpose(0, 4, 1, 3, 2)
         full = tiles.reshape(-1, self.n, self.n)[: self.batch, : self.neurons, : self.neurons]
         return torch.from_numpy(np.ascontiguousarray(full))
@@ -259,7 +288,7 @@ class BatchLanes(Layout):
     def recurrent_bwd(self, g: Array, gz_and_d: Arrays, state: Arrays, soma: Arrays, synapses: Synapses) -> None:
         a = self.zeros(self.blocks, self.n, self.n, self.lanes)
         steps = (self.zeros(self.vectors, self.lanes) for _ in range(3))
-        rT, wT = (self.matrix(x.T, self.n, self.n) for x in synapses)
+        rT, wT = (self.matrix(x.T, self.n, self.n) for x in synapses[:2])
         parallel(batch_lanes.recurrent_bwd, self.blocks, g, *gz_and_d, a, *steps, *state, *soma, rT, wT, self.steps)
 
 
@@ -307,7 +336,7 @@ class NeuronLanes(Layout):
 
     def currents_fwd(self, s: Array, synapses: Synapses, bias: Tensor | None) -> tuple[Array, Tensor]:
         sources = self.pad(synapses[0].shape[1])
-        rT, wT = (self.matrix(x.T, sources, self.n).ravel() for x in synapses)
+        rT, wT = (self.matrix(x.T, sources, self.n).ravel() for x in synapses[:2])
         u, k = self.sequence(self.n), synapses[0].shape[1]
         current = self.empty(self.batch, k, self.n)
         arrays = (s, u, rT, wT, self.vector(bias, self.n), current)
@@ -317,7 +346,7 @@ class NeuronLanes(Layout):
         return u, torch.from_numpy(by_neuron[:, : self.neurons])
 
     def inputs_bwd(self, g: Array, synapses: Synapses) -> Array:
-        r, w = (self.matrix(x, self.n, self.m).ravel() for x in synapses)
+        r, w = (self.matrix(x, self.n, self.m).ravel() for x in synapses[:2])
         out, units = self.sequence(self.m), self.batch * self.m // self.lanes
         none = (self.zeros(self.m), self.zeros(1), 0)
         parallel(neuron_lanes.currents_fwd, units, g, out, r, w, *none, self.n, self.steps, True)
@@ -335,8 +364,14 @@ class NeuronLanes(Layout):
         parallel(neuron_lanes.initial_current_fwd, self.vectors, self._pack_currents(state), u, rT, sources, self.steps)
 
     def synapses_bwd(
-        self, s: Array, g: Array, decay: Tensor, initial: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        self,
+        s: Array,
+        g: Array,
+        decay: Tensor,
+        initial: Tensor | None,
+        delay: Tensor | None = None,
+        needs_delay: bool = False,
+    ) -> SynapseGradients:
         n, k = decay.shape
         sources = self.pad(k)
         rT = self.matrix(decay.T, sources, self.n).ravel()
@@ -359,18 +394,20 @@ class NeuronLanes(Layout):
         def back(x: Array) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(x.reshape(sources, self.n)[:k, :n].T))
 
-        return back(gw), back(gr), None if from_initial is None else back(from_initial)
+        return back(gw), back(gr), None if from_initial is None else back(from_initial), None
 
-    def recurrent_fwd(self, u: Array, state: Arrays, soma: Arrays, synapses: Synapses) -> Tensor:
+    def recurrent_fwd(
+        self, u: Array, state: Arrays, soma: Arrays, synapses: Synapses, past: Tensor | None = None
+    ) -> Tensor:
         X = self.zeros(self.batch, self.n, self.n)
-        rT, wT = (self.matrix(x.T, self.n, self.n).ravel() for x in synapses)
+        rT, wT = (self.matrix(x.T, self.n, self.n).ravel() for x in synapses[:2])
         parallel(neuron_lanes.recurrent_fwd, self.batch, u, X, *state, *soma, rT, wT, self.steps)
         full = X.reshape(self.batch, self.n, self.n).transpose(0, 2, 1)[:, : self.neurons, : self.neurons]
         return torch.from_numpy(np.ascontiguousarray(full))
 
     def recurrent_bwd(self, g: Array, gz_and_d: Arrays, state: Arrays, soma: Arrays, synapses: Synapses) -> None:
         a = self.zeros(self.batch, self.n, self.n)
-        r, w = (self.matrix(x, self.n, self.n).ravel() for x in synapses)
+        r, w = (self.matrix(x, self.n, self.n).ravel() for x in synapses[:2])
         parallel(neuron_lanes.recurrent_bwd, self.batch, g, *gz_and_d, a, *state, *soma, r, w, self.steps)
 
     def states_bwd(
@@ -380,7 +417,7 @@ class NeuronLanes(Layout):
         n, k = synapses[0].shape
         columns = self.pad(k)
         s, packed = self.pack(x, columns), self.pack(g, self.n)
-        r, w = (self.matrix(t, n, columns).ravel() for t in synapses)
+        r, w = (self.matrix(t, n, columns).ravel() for t in synapses[:2])
         dI0, gw, gr = self.empty(self.batch, n, columns), self.empty(r.size), self.empty(r.size)
         ends = (self._pad_currents(initial, n, columns), self._pad_currents(grad_final, n, columns))
         parallel(state_gradients.currents_bwd, n, s, packed, r, w, *ends, dI0, gw, gr, self.n, self.steps, self.batch)
@@ -392,7 +429,7 @@ class NeuronLanes(Layout):
         """What gradients of the final currents, (B, N, K), add to those of the sources, (T, B, K)."""
         n, k = synapses[0].shape
         columns = self.pad(k)
-        r, w = (self.matrix(t, n, columns).ravel() for t in synapses)
+        r, w = (self.matrix(t, n, columns).ravel() for t in synapses[:2])
         ds, lam = self.sequence(columns), self._pad_currents(grad_final, n, columns)
         parallel(state_gradients.sources_bwd, self.batch * columns // self.lanes, lam, r, w, ds, self.steps, columns)
         return self.unpack(ds, columns, k)

@@ -19,9 +19,11 @@ from hetsyn_plugins.core.fields import NEURON_FIELDS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu import one_step, soma
+from hetsyn_plugins.kernels.cpu.delayed_layout import delayed_layout
 from hetsyn_plugins.kernels.cpu.layout import ONLY, Array, Layout, known_zero, layout
 from hetsyn_plugins.kernels.cpu.neurons import derivative, soma_arrays, soma_gradients
 from hetsyn_plugins.kernels.cpu.threads import parallel
+from hetsyn_plugins.kernels.delays import with_past
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
 
 
@@ -29,10 +31,11 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     """See `Kernel.forward`."""
     if inputs.shape[1] == 0:
         return eager.forward(inputs, layer, state)
-    if _is_one_step(inputs):
+    if _is_one_step(inputs) and not layer.has_delays:
         return one_step.forward(inputs, layer, state)
-    at = layout(inputs, len(layer.weight))
-    u, current = at.currents_fwd(at.pack(inputs, at.m), (layer.decay, layer.weight), layer.bias)
+    at = _layout(inputs, layer, state)
+    sources = at.pack(with_past(state.past_inputs, inputs), at.m)
+    u, current = at.currents_fwd(sources, (layer.decay, layer.weight, layer.delay), layer.bias)
     if not known_zero(state.current):
         at.initial_current_fwd(u, state.current, layer.decay)
         _add_initial(current, state.current, layer.decay, at.steps)
@@ -47,7 +50,8 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     else:
         if not known_zero(state.recurrent_current):
             at.initial_current_fwd(u, state.recurrent_current, layer.recurrent_decay)
-        recurrent = at.recurrent_fwd(u, packed, soma_arrays(at, layer), (layer.recurrent_decay, layer.recurrent_weight))
+        synapses = (layer.recurrent_decay, layer.recurrent_weight, layer.recurrent_delay)
+        recurrent = at.recurrent_fwd(u, packed, soma_arrays(at, layer), synapses, state.past_spikes)
         np.multiply(recurrent.numpy(), layer.recurrent_weight.detach().numpy(), out=recurrent.numpy())
         if not known_zero(state.recurrent_current):
             _add_initial(recurrent, state.recurrent_current, layer.recurrent_decay, at.steps)
@@ -55,6 +59,14 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     reset = None if layer.reset_decay is None else at.unpack_state(J)
     adaptation = None if layer.adaptation_decay is None else at.unpack_state(A)
     return v, HetSynState(current, recurrent, reset, adaptation, at.unpack_state(z), v[-1])
+
+
+def _layout(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> Layout:
+    """How a call of this layer lies in memory."""
+    if not layer.has_delays:
+        return layout(inputs, len(layer.weight))
+    past = state.past_spikes if layer.delay is None else state.past_inputs
+    return delayed_layout(inputs, len(layer.weight), len(past))
 
 
 def _is_one_step(inputs: Tensor) -> bool:
@@ -85,7 +97,9 @@ class Synapses(NamedTuple):
 
     initial       first currents (B, N, K), None where they are zero
     grad_final    dLoss/d(last currents) (B, N, K), or None
-    needs_grad    are gradients of weight or decay asked for?
+    needs_grad    are gradients of weight, decay or delay asked for?
+    delay         (N, K) or None
+    needs_delay   are gradients of the delay asked for?
     needs_states  are gradients of the first currents asked for, or any through the last?
     """
 
@@ -96,11 +110,13 @@ class Synapses(NamedTuple):
     grad_final: Tensor | None
     needs_grad: bool
     needs_states: bool
+    delay: Tensor | None
+    needs_delay: bool
 
     @property
-    def pair(self) -> tuple[Tensor, Tensor]:
-        """Decay and weight."""
-        return self.decay, self.weight
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Decay, weight and delay."""
+        return self.decay, self.weight, self.delay
 
 
 def _synapses(
@@ -109,11 +125,13 @@ def _synapses(
     weight, initial = getattr(layer, f"{name}weight"), getattr(state, f"{name}current")
     if weight is None:
         return None
-    of_fields = getattr(needs_grad, f"{name}weight") or getattr(needs_grad, f"{name}decay")
+    of_fields = any(getattr(needs_grad, f"{name}{field}") for field in ("weight", "decay", "delay"))
     grad_final = getattr(grad_state, f"{name}current")
     needs_states = grad_final is not None or getattr(needs_grad, f"{name}current")
     initial = None if known_zero(initial) else initial
-    return Synapses(name, getattr(layer, f"{name}decay"), weight, initial, grad_final, of_fields, needs_states)
+    decay, delay = getattr(layer, f"{name}decay"), getattr(layer, f"{name}delay")
+    needs_delay = getattr(needs_grad, f"{name}delay")
+    return Synapses(name, decay, weight, initial, grad_final, of_fields, needs_states, delay, needs_delay)
 
 
 def backward(
@@ -129,11 +147,14 @@ def backward(
     """See `Kernel.backward`."""
     if inputs.shape[1] == 0:
         return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
-    if _is_one_step(inputs):
+    if _is_one_step(inputs) and not layer.has_delays:
         return one_step.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
-    at = layout(inputs, len(layer.weight))
-    grad_state = output_gradients.state
+    at, grad_state = _layout(inputs, layer, state), output_gradients.state
     of_inputs, recurrent = (_synapses(name, layer, state, grad_state, needs_grad) for name in ("", "recurrent_"))
+    through_states = needs_grad.past_inputs or needs_grad.past_spikes
+    through_states = through_states or any(x is not None and x.needs_states for x in (of_inputs, recurrent))
+    if layer.has_delays and through_states:  # gradients that few ask for
+        return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
     grads, grads_initial = dict[str, Any](), dict[str, Any]()
     packed_v = at.pack(v, at.n)
     g = at.zeros(len(packed_v)) if output_gradients.v is None else at.pack(output_gradients.v, at.n)
@@ -145,19 +166,21 @@ def backward(
     in_states = [x for x in (of_inputs, recurrent) if x is not None and x.needs_states]
     g_v = at.unpack(g, at.n, at.neurons) if in_states else None
     if of_inputs.needs_grad or of_inputs.needs_states:
-        packed = at.pack(inputs, at.m) if of_inputs.needs_grad else None
+        packed = at.pack(with_past(state.past_inputs, inputs), at.m) if of_inputs.needs_grad else None
         _synapse_gradients(at, of_inputs, packed, g, inputs, g_v, grads_initial, grads)
     if recurrent is not None and (recurrent.needs_grad or recurrent.needs_states):
         sources, theta = at.sequence(at.n), at.pack_neuron(layer.threshold, fill=1.0)
         z_initial = at.pack_state(state.spikes)
         parallel(soma.shifted_spikes, at.vectors, packed_v, z_initial, theta, sources, at.steps, at.tile)
+        if state.past_spikes is not None:
+            sources = at.pack(with_past(state.past_spikes, at.unpack(sources, at.n, at.neurons)), at.n)
         z_prev = at.unpack(sources, at.n, at.neurons) if recurrent.needs_states else None
         _synapse_gradients(at, recurrent, sources, g, z_prev, g_v, grads_initial, grads)
     g_inputs = None
     if needs_grad.inputs:
-        g_inputs = at.unpack(at.inputs_bwd(g, of_inputs.pair), at.m, at.inputs)
+        g_inputs = at.unpack(at.inputs_bwd(g, of_inputs.tensors), at.m, at.inputs)
         if of_inputs.grad_final is not None:
-            g_inputs += at.neuron_lanes().final_current_bwd(of_inputs.grad_final, of_inputs.pair)
+            g_inputs += at.neuron_lanes().final_current_bwd(of_inputs.grad_final, of_inputs.tensors)
     return Gradients(g_inputs, grads, HetSynState(grads_initial.pop("current", None), **grads_initial))
 
 
@@ -179,13 +202,17 @@ def _synapse_gradients(
     name = synapses.name
     g_weight = g_decay = None
     if synapses.needs_grad and packed is not None:
-        g_weight, g_decay, from_initial = at.synapses_bwd(packed, g, synapses.decay, synapses.initial)
+        g_weight, g_decay, from_initial, g_delay = at.synapses_bwd(
+            packed, g, synapses.decay, synapses.initial, synapses.delay, synapses.needs_delay
+        )
+        if g_delay is not None:
+            grads[f"{name}delay"] = g_delay * synapses.weight.detach()
         np.multiply(g_decay.numpy(), synapses.weight.detach().numpy(), out=g_decay.numpy())
         g_decay = g_decay if from_initial is None else g_decay + from_initial
     if synapses.needs_states and sources is not None and g_v is not None:
         ends = (synapses.initial, synapses.grad_final)
         grads_initial[f"{name}current"], from_final_weight, from_final_decay = at.neuron_lanes().states_bwd(
-            sources, g_v, synapses.pair, *ends
+            sources, g_v, synapses.tensors, *ends
         )
         if g_weight is not None and g_decay is not None:
             g_weight, g_decay = g_weight + from_final_weight, g_decay + from_final_decay
@@ -205,7 +232,7 @@ def _neurons_bwd(
     grad_spikes, grad_state, from_final = output_gradients.spikes, output_gradients.state, None
     gz = at.zeros(len(g)) if grad_spikes is None else at.pack(grad_spikes, at.n)
     if recurrent is not None and recurrent.grad_final is not None:  # of z[t-1], at t
-        from_final = at.neuron_lanes().final_current_bwd(recurrent.grad_final, recurrent.pair)
+        from_final = at.neuron_lanes().final_current_bwd(recurrent.grad_final, recurrent.tensors)
         shifted = torch.cat([from_final[1:], torch.zeros_like(from_final[:1])])
         gz = at.pack(shifted if grad_spikes is None else grad_spikes + shifted, at.n)
     _, reset_strength, *decays = soma_arrays(at, layer)
@@ -219,7 +246,7 @@ def _neurons_bwd(
     if recurrent is None:
         parallel(soma.neurons_bwd, at.vectors, g, gz, d, *packed, *constants, at.steps, at.tile)
     else:
-        at.recurrent_bwd(g, (gz, d), packed, constants, recurrent.pair)
+        at.recurrent_bwd(g, (gz, d), packed, constants, recurrent.tensors)
     grads_initial = {"spikes": at.unpack_state(z)}
     if from_final is not None:
         grads_initial["spikes"] += from_final[0]
