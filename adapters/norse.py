@@ -232,7 +232,7 @@ class HetSynLIFParameters(TrainableFields):
     }
 
     @torch.inference_mode(False)  # or what is made in inference mode could never be trained
-    def __init__(
+    def __init__(  # long for its arguments
         self,
         tau_syn_inv: Any = DEFAULT_TAU_INV,
         tau_rec_inv: Any = DEFAULT_TAU_INV,
@@ -588,7 +588,8 @@ class _HetSynModule(HetSynModule, nn.Module):
         options = {"share": share, "parametrization": parametrization, "tie_reset": tie, "dt": self.dt}
         self.p = p.copy_for(values, **options)
         self.max_delay = self.p.max_delay
-        if any(values[field] is not None for field in DELAYS):
+        self.has_delays = any(values[field] is not None for field in DELAYS)
+        if self.has_delays:
             self.state_class = WITH_DELAYS[type(self).state_class]
 
     def __setstate__(self, state: dict[str, Any]) -> None:

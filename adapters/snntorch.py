@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hetsyn_plugins.adapters import snntorch_host
 from hetsyn_plugins.adapters.snntorch_host import reset as reset
 from hetsyn_plugins.core.autograd import backward_pass, transforming
-from hetsyn_plugins.core.fields import DECAYS, HetSynState
+from hetsyn_plugins.core.fields import DECAYS, DELAYS, HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Arctan, Foreign, NoGradient, Surrogate, resolve
@@ -232,6 +232,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         self.set_options(share=share, parametrization=parametrization, tie_reset=tie_reset, dt=dt)
         self.in_features, self.out_features, self.spiking = m, n, spiking
         self.max_delay = start_max_delay(max_delay, start, self._caller.names)
+        self.has_delays = any(start[field] is not None for field in DELAYS)
         self.surrogate, self.surrogate_disable = self.spike_grad, surrogate_disable
         self.detach_reset, self.backend, self.check, self.batch_first = detach_reset, backend, check, batch_first
         if isinstance(self.surrogate, Foreign) and fields["reset_decay"] is not None and not detach_reset:

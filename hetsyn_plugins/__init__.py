@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         FluctuationDriven,
         LogNormalTau,
         NormalTau,
+        UniformDelay,
         UniformTau,
     )
     from hetsyn_plugins.core.params import HetSynParams, decay_to_tau, tau_to_decay
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from hetsyn_plugins.ops.dispatch import choose_backend
     from hetsyn_plugins.ops.lif import hetsyn_li, hetsyn_lif, hetsyn_lif_step
     from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
-    from hetsyn_plugins.ops.trainable import clamp_
+    from hetsyn_plugins.ops.trainable import clamp_, round_delays_
 
 __all__ = [
     "ConstantDecay",
@@ -42,6 +43,7 @@ __all__ = [
     "LogNormalTau",
     "NormalTau",
     "Taus",
+    "UniformDelay",
     "UniformTau",
     "choose_backend",
     "clamp_",
@@ -53,6 +55,7 @@ __all__ = [
     "hetsyn_lif_step",
     "import_authors",
     "register",
+    "round_delays_",
     "tau_to_decay",
     "unregister",
 ]
@@ -61,13 +64,21 @@ __all__ = [
 _LAZY = {
     **dict.fromkeys(("HetSynState", "Taus"), "core.fields"),
     **dict.fromkeys(
-        ("ConstantDecay", "ConstantTau", "FluctuationDriven", "LogNormalTau", "NormalTau", "UniformTau"),
+        (
+            "ConstantDecay",
+            "ConstantTau",
+            "FluctuationDriven",
+            "LogNormalTau",
+            "NormalTau",
+            "UniformDelay",
+            "UniformTau",
+        ),
         "core.initialisers",
     ),
     **dict.fromkeys(("HetSynParams", "decay_to_tau", "tau_to_decay"), "core.params"),
     "convert": "exchange.conversion",
     "choose_backend": "ops.dispatch",
-    "clamp_": "ops.trainable",
+    **dict.fromkeys(("clamp_", "round_delays_"), "ops.trainable"),
     "hetsyn_li": "ops.lif",
     "hetsyn_lif": "ops.lif",
     "hetsyn_lif_quantised": "ops.straight_through",

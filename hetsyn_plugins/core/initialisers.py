@@ -108,6 +108,23 @@ class LogNormalTau:
         return decay_of(self.median * np.exp(self.sigma * normal), self.dt)
 
 
+@dataclass(frozen=True)
+class UniformDelay:
+    """delay ~ U(low, high), steps, whole or not."""
+
+    low: float
+    high: float
+    generator: Any = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low <= self.high < inf:
+            raise ValueError(f"low, high: expected 0 <= low <= high in steps, got {self.low}, {self.high}")
+
+    def __call__(self, shape: tuple[int, ...], generator: Any = None) -> Array:
+        uniform = _draw("uniform", shape, generator if self.generator is None else self.generator)
+        return self.low + (self.high - self.low) * uniform
+
+
 USUAL_RATE = 0.05  # spikes a neuron and step that a layer is expected to have; what is behind it is built for that
 
 

@@ -176,6 +176,7 @@ def filters(layer: LayerTensors, state: HetSynState, grad_state: HetSynState) ->
     return currents
 
 
+# long: a step backwards through every current, to be read as one
 def backward(
     inputs: Tensor,
     layer: LayerTensors,

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hetsyn_plugins.core import memory
 from hetsyn_plugins.core.autograd import refuse_forward_mode, transforming
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, DELAYS, FIELDS, MATRICES, STATE, HetSynState, full_shapes
 from hetsyn_plugins.core.validation import check_fields, check_part, check_values, checked_max_delay, state_shapes
@@ -29,6 +30,7 @@ from hetsyn_plugins.ops.foreign_inputs import check_layout, plain_tensor, shape_
 HALF = (torch.float16, torch.bfloat16)
 PRECISE = (*DECAYS, *DELAYS)  # what stays float32 beside half types
 COUNTS = (torch.bool, torch.uint8)
+LARGE = 1 << 28  # bytes of a state's past from which on memory is asked for
 AT_ONCE = 1 << 15  # numbers that torch sums in one thread (at::internal::GRAIN_SIZE)
 
 
@@ -229,9 +231,18 @@ def _zeros(layer: LayerTensors, batch: int, max_delay: int) -> HetSynState:
     if not layer.has_delays:
         return state
     (n, m), zero = weight.shape, weight.new_zeros(())
+    _check_past_fits(max_delay, batch * ((layer.delay is not None) * m + (layer.recurrent_delay is not None) * n), zero)
     past_inputs = None if layer.delay is None else zero.expand(max_delay, batch, m)
     past_spikes = None if layer.recurrent_delay is None else zero.expand(max_delay, batch, n)
     return state._replace(past_inputs=past_inputs, past_spikes=past_spikes)
+
+
+def _check_past_fits(max_delay: int, numbers: int, like: Tensor) -> None:
+    """Raise ValueError where the past that a state keeps, so many numbers a step, is more than there is memory."""
+    size = max_delay * numbers * like.itemsize
+    if size > LARGE and like.device.type == "cpu" and size > (free := memory.available()):
+        needs = f"{memory.size_text(size)} of past ({size} bytes), and there are {memory.size_text(free)}"
+        raise ValueError(f"max_delay: expected so few steps that a state fits memory, got {max_delay}: {needs}")
 
 
 @functools.lru_cache(maxsize=64)

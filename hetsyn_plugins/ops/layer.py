@@ -50,9 +50,11 @@ class HetSynModule(Copied):
     spiking, recurrent   which kind of layer it is
     surrogate, detach_reset, backend, check   as in `hetsyn_plugins.ops.hetsyn_lif`
     batch_first          sequences are (B, T, M) in and (B, T, N) out, as in torch.nn.RNN
-    max_delay            for how many steps states keep inputs and spikes; 0: a layer without delays
+    has_delays           are there delays of synapses?
+    max_delay            for how many steps states then keep inputs and spikes
     """
 
+    has_delays: bool = False
     max_delay: int = 0
     spiking: bool
     recurrent: bool
@@ -140,7 +142,7 @@ class HetSynModule(Copied):
 
         Under torch.compile with fullgraph=True raises RuntimeError where a graph cannot hold the surrogate.
         """
-        return operators.keeps_out_of_graph(self.surrogate, self.max_delay > 0) or lengths is not None
+        return operators.keeps_out_of_graph(self.surrogate, self.has_delays) or lengths is not None
 
     def checked(self, names: ArgumentNames) -> str:
         """What a compiled graph has to look at, as in `operators.sequence`."""

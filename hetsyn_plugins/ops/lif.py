@@ -64,6 +64,7 @@ def in_graph(function: Callable[..., Result]) -> Callable[..., Result]:
     return call
 
 
+# long: most of it says what the arguments are
 @in_graph
 def hetsyn_lif(
     inputs: Tensor,

@@ -20,16 +20,30 @@ class Bug(NamedTuple):
 
 CORE, KERNELS, OPS, ADAPTERS = (f"hetsyn_plugins.{room}" for room in ("core", "kernels", "ops", "adapters"))
 REFERENCE, SURROGATE, AUTOGRAD = f"{CORE}.reference", f"{CORE}.surrogate", f"{CORE}.autograd"
-EAGER = f"{KERNELS}.eager"
-SOMA, BATCH_LANES, NEURON_LANES, STATE_GRADIENTS, STEP_SYNAPSES, LAYOUT, NEURONS, ONE_STEP, CPU = CPU_CHAIN = tuple(
+DELAYS, EAGER = f"{KERNELS}.delays", f"{KERNELS}.eager"
+(
+    SOMA,
+    BATCH_LANES,
+    DELAYED,
+    NEURON_LANES,
+    STATE_GRADIENTS,
+    STEP_SYNAPSES,
+    LAYOUT,
+    DELAYED_LAYOUT,
+    NEURONS,
+    ONE_STEP,
+    CPU,
+) = CPU_CHAIN = tuple(
     f"{KERNELS}.cpu.{part}"
     for part in (
         "soma",
         "batch_lanes",
+        "delayed",
         "neuron_lanes",
         "state_gradients",
         "step_synapses",
         "layout",
+        "delayed_layout",
         "neurons",
         "one_step",
         "sequence",
@@ -42,7 +56,7 @@ SNNTORCH, NORSE = f"{ADAPTERS}.snntorch", f"{ADAPTERS}.norse"
 COMPARISON = "hetsyn_plugins.conformance.comparison"
 
 # what a backend runs through, in the order of imports: behind a changed module, those that import it run anew with it
-EAGER_CHAIN = (SURROGATE, AUTOGRAD, EAGER, ARGUMENTS, STEPS, LIF)
+EAGER_CHAIN = (SURROGATE, AUTOGRAD, DELAYS, EAGER, ARGUMENTS, STEPS, LIF)
 CHAINS = {
     "reference": (REFERENCE, COMPARISON),
     "eager": EAGER_CHAIN,
@@ -59,6 +73,105 @@ CHAINS = {
 
 BUGS = [
     Bug(
+        "eager: a delay is a step longer",
+        "eager",
+        "random",
+        "spikes differ",
+        DELAYS,
+        "(_taken(sources, most - lag) for lag in (k, k + 1))",
+        "(_taken(sources, (most - lag - 1).clamp(0)) for lag in (k, k + 1))",
+    ),
+    Bug(
+        "eager: a delay is interpolated the wrong way round",
+        "eager",
+        "random",
+        "spikes differ",
+        DELAYS,
+        "return (1 - f) * earlier + f * later\n\n\ndef _taken",
+        "return f * earlier + (1 - f) * later\n\n\ndef _taken",
+    ),
+    Bug(
+        "eager: the past keeps the spikes of the last step too",
+        "eager",
+        "states",
+        "state.past_spikes is off",
+        DELAYS,
+        "fired[len(spikes) : len(fired) - 1]",
+        "fired[len(spikes) + 1 :]",
+    ),
+    Bug(
+        "eager: the gradient of a delayed input goes a step too far back",
+        "eager",
+        "gradients",
+        "gradient of inputs is off",
+        DELAYS,
+        "self.of_lines.index_put_((at, self.lines), (1 - self.f)",
+        "self.of_lines.index_put_(((at - 1).clamp(0), self.lines), (1 - self.f)",
+    ),
+    Bug(
+        "eager: a delay's gradient has the wrong sign",
+        "eager",
+        "gradients",
+        "gradient of delay is off",
+        DELAYS,
+        "later - earlier",
+        "earlier - later",
+    ),
+    Bug(
+        "cpu: a whole delay is a step shorter",
+        "cpu-batch",
+        "random",
+        "spikes differ",
+        DELAYED,
+        "x0, x1 = fma(r0, x0, load(s, a)), fma(r1, x1, load(s, b))\n                    x2",
+        "x0, x1 = fma(r0, x0, load(s, a + stride)), fma(r1, x1, load(s, b))\n                    x2",
+    ),
+    Bug(
+        "cpu: the first step of a sequence does not see the step before",
+        "cpu-batch",
+        "states",
+        "v is off",
+        DELAYED,
+        "a0, a1, a2, a3 = load(s, a - stride), load(s, b - stride)",
+        "a0, a1, a2, a3 = sub(r0, r0), load(s, b - stride)",
+    ),
+    Bug(
+        "cpu: a recurrent delay is a step longer",
+        "cpu-batch",
+        "random",
+        "spikes differ",
+        DELAYED,
+        "rows, now * width, n0, width, p, w, k",
+        "rows, (now - 1) * width, n0, width, p, w, k",
+    ),
+    Bug(
+        "cpu: the gradient of a recurrent delay's spikes is a step off",
+        "cpu-batch",
+        "gradients",
+        "gradient of",
+        DELAYED,
+        "rows, now * width, n0, width, pT",
+        "rows, (now - 1) * width, n0, width, pT",
+    ),
+    Bug(
+        "cpu: the decay's gradient forgets the later step of a delay",
+        "cpu-batch",
+        "gradients",
+        "gradient of decay is off",
+        DELAYED,
+        "y0, y1 = fma(r0, y0, fma(f0, z0, mul(h0, x0)))",
+        "y0, y1 = fma(r0, y0, x0)",
+    ),
+    Bug(
+        "cpu: the past of recurrent spikes is left out",
+        "cpu-batch",
+        "states",
+        "v is off",
+        DELAYED_LAYOUT,
+        "Z[1 + row] = self.pack_state(spikes)",
+        "Z[1 + row] = 0 * self.pack_state(spikes)",
+    ),
+    Bug(
         "reference: >= for >",
         "reference",
         "hand-table",
@@ -73,8 +186,8 @@ BUGS = [
         "closed-forms",
         "v is off",
         REFERENCE,
-        "current = p.decay * state.current + p.weight * x[:, None, :]",
-        "current = p.decay * (state.current + p.weight * x[:, None, :])",
+        "current = p.decay * state.current + p.weight * delayed(inputs, p.delay)",
+        "current = p.decay * (state.current + p.weight * delayed(inputs, p.delay))",
     ),
     Bug(
         "reference: reset ignores the threshold",

@@ -271,6 +271,7 @@ def recurrent_fwd(
             store(z0, n0 + i * L, load(Z[1 + past + steps], n0 + i * L))
 
 
+# long: a line for every array
 @kernel
 def recurrent_bwd(
     g,

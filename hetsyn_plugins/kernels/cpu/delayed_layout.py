@@ -23,7 +23,10 @@ def delayed_layout(inputs: Tensor, neurons: int, past: int) -> DelayedLanes:
 
 
 class DelayedLanes(BatchLanes):
-    """`BatchLanes` whose delayed synapses read sources with `past` more steps in front."""
+    """`BatchLanes` whose delayed synapses read sources with `past` more steps in front.
+
+    Where no step is kept, no delay can be longer than 0: synapses as those without.
+    """
 
     def __init__(self, sizes: tuple[int, int, int], neurons: int, dtype: np.dtype[Any], past: int) -> None:
         super().__init__(sizes, neurons, dtype)
@@ -43,7 +46,7 @@ class DelayedLanes(BatchLanes):
 
     def currents_fwd(self, s: Array, synapses: Synapses, bias: Tensor | None) -> tuple[Array, Tensor]:
         decay, weight, delay = synapses
-        if delay is None:
+        if delay is None or self.past == 0:
             return super().currents_fwd(s, synapses, bias)
         columns, (n, k) = self.pad(decay.shape[1]), decay.shape
         r, w = (self.matrix(x, self.n, columns) for x in (decay, weight))
@@ -55,7 +58,7 @@ class DelayedLanes(BatchLanes):
 
     def inputs_bwd(self, g: Array, synapses: Synapses) -> Array:
         decay, weight, delay = synapses
-        if delay is None:
+        if delay is None or self.past == 0:
             return super().inputs_bwd(g, synapses)
         r, w = (self.matrix(x.T, self.m, self.n) for x in (decay, weight))
         out, pieces = self.sequence(self.m), self._pieces(delay.T, self.m, self.n)
@@ -91,8 +94,9 @@ class DelayedLanes(BatchLanes):
         delay: Tensor | None = None,
         needs_delay: bool = False,
     ) -> SynapseGradients:
-        if delay is None:
-            return super().synapses_bwd(s, g, decay, initial)
+        if delay is None or self.past == 0:
+            g_weight, g_decay, from_initial, _ = super().synapses_bwd(s, g, decay, initial)
+            return g_weight, g_decay, from_initial, torch.zeros_like(decay) if needs_delay else None
         n, k = decay.shape
         r = self.matrix(decay, self.n, self.pad(k))
         delays, whole = self._pieces(delay, len(r), r.shape[1], as_fractional=needs_delay)
@@ -109,7 +113,7 @@ class DelayedLanes(BatchLanes):
         self, u: Array, state: Arrays, soma: Arrays, synapses: Synapses, past: Tensor | None = None
     ) -> Tensor:
         decay, weight, delay = synapses
-        if delay is None or past is None:
+        if delay is None or past is None or self.past == 0:
             return super().recurrent_fwd(u, state, soma, synapses)
         X = self.zeros(self.blocks, self.n, self.n, self.lanes)
         r, w = (self.matrix(x, self.n, self.n) for x in (decay, weight))
@@ -124,7 +128,7 @@ class DelayedLanes(BatchLanes):
 
     def recurrent_bwd(self, g: Array, gz_and_d: Arrays, state: Arrays, soma: Arrays, synapses: Synapses) -> None:
         decay, weight, delay = synapses
-        if delay is None:
+        if delay is None or self.past == 0:
             super().recurrent_bwd(g, gz_and_d, state, soma, synapses)
             return
         a, rows = self.zeros(self.blocks, self.n, self.n, self.lanes), self.past + 1 + self.steps

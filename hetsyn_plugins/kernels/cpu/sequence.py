@@ -151,9 +151,7 @@ def backward(
         return one_step.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
     at, grad_state = _layout(inputs, layer, state), output_gradients.state
     of_inputs, recurrent = (_synapses(name, layer, state, grad_state, needs_grad) for name in ("", "recurrent_"))
-    through_states = needs_grad.past_inputs or needs_grad.past_spikes
-    through_states = through_states or any(x is not None and x.needs_states for x in (of_inputs, recurrent))
-    if layer.has_delays and through_states:  # gradients that few ask for
+    if layer.has_delays and _through_states(needs_grad, of_inputs, recurrent):  # which few ask for
         return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
     grads, grads_initial = dict[str, Any](), dict[str, Any]()
     packed_v = at.pack(v, at.n)
@@ -182,6 +180,12 @@ def backward(
         if of_inputs.grad_final is not None:
             g_inputs += at.neuron_lanes().final_current_bwd(of_inputs.grad_final, of_inputs.tensors)
     return Gradients(g_inputs, grads, HetSynState(grads_initial.pop("current", None), **grads_initial))
+
+
+def _through_states(needs_grad: NeedsGrad, *synapses: Synapses | None) -> bool:
+    """Are gradients asked for of the first currents and the past, or any through the last currents?"""
+    of_past = needs_grad.past_inputs or needs_grad.past_spikes
+    return of_past or any(each is not None and each.needs_states for each in synapses)
 
 
 def _synapse_gradients(
