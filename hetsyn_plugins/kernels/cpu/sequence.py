@@ -134,6 +134,7 @@ def _synapses(
     return Synapses(name, decay, weight, initial, grad_final, of_fields, needs_states, delay, needs_delay)
 
 
+# long: the order of the kernels, to be read as one
 def backward(
     inputs: Tensor,
     layer: LayerTensors,
