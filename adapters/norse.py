@@ -757,7 +757,7 @@ def _dtype_of(fields: dict[str, Any]) -> torch.dtype:
 class _Cell(_HetSynModule):
     def forward(self, input_tensor: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """One step: input (B, M) -> z (B, N) (a readout: v) and the state after it; state None: zeros."""
-        if torch.compiler.is_compiling() and self.keeps_out_of_graph(None):
+        if torch.compiler.is_compiling() and self.keeps_out_of_graph(None, in_steps=True):
             return outside_of_graph(self.forward, input_tensor, state)
         return self.step(input_tensor, state)
 
@@ -791,7 +791,7 @@ class _Sequence(_HetSynModule):
                      one. What it costs is in `hetsyn_plugins.ops.lengths`. SequentialState does not hand it on: hidden
                      layers need none, since what comes behind a row's end changes nothing before it
         """
-        if torch.compiler.is_compiling() and self.keeps_out_of_graph(lengths):
+        if torch.compiler.is_compiling() and self.keeps_out_of_graph(lengths, in_steps=self.record_states):
             return outside_of_graph(self.forward, input_tensor, state, lengths)
         if self.record_states:
             x, rows = self._checked_rows(input_tensor, lengths)

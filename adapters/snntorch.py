@@ -369,10 +369,11 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
                  `hetsyn_plugins.ops.lengths`. In a Sequential, which hands on one input, hidden layers need none: what
                  comes behind a row's end changes nothing before it
         """
-        if torch.compiler.is_compiling() and self.keeps_out_of_graph(lengths):
+        is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
+        in_steps = not is_sequence or self.inhibition or bool(self.state_quant)
+        if torch.compiler.is_compiling() and self.keeps_out_of_graph(lengths, in_steps):
             return outside_of_graph(self.forward, input_, *states, lengths=lengths, **named)
         beside = snntorch_host.beside(self)
-        is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
         weight: Any = self.stored("weight")
         x = checked_inputs(input_, weight, self.checks_values(is_sequence, lengths), self.speaking(self._caller))
         if named:
@@ -530,6 +531,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         rst = None if layer.reset_decay is None else values["rst"]
         z = values["spk"] if self.recurrent else mark.state.spikes  # fired from mem, as the step did
         state = HetSynState(values["syn"], values.get("rec"), rst, values.get("ada"), z, values["mem"])
+        state = state._replace(past_inputs=values.get("past"), past_spikes=values.get("past_spk"))
         return state if mark.goes_on(state, layer, self.way()) else None
 
     def _step(

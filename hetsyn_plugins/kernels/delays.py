@@ -50,6 +50,26 @@ def kept(state: HetSynState, inputs: Tensor, spikes: Tensor | None) -> tuple[Ten
     return past_inputs, past_spikes
 
 
+def through_past(
+    grad_state: HetSynState, inputs: Tensor, neurons: int
+) -> tuple[Tensor | None, Tensor | None, HetSynState]:
+    """What gradients of the last state's past give the inputs (T, B, M), the spikes (T, B, N) and the first state."""
+    steps, batch, lines = inputs.shape
+    of_inputs = of_spikes = None
+    first = HetSynState(None)
+    if grad_state.past_inputs is not None:
+        most = len(grad_state.past_inputs)
+        sources = grad_state.past_inputs.new_zeros((most + steps, batch, lines))
+        sources[steps:] = grad_state.past_inputs
+        first, of_inputs = first._replace(past_inputs=sources[:most]), sources[most:]
+    if grad_state.past_spikes is not None:
+        most = len(grad_state.past_spikes)
+        sources = grad_state.past_spikes.new_zeros((most + 1 + steps, batch, neurons))
+        sources[steps : steps + most] = grad_state.past_spikes
+        first, of_spikes = first._replace(past_spikes=sources[:most], spikes=sources[most]), sources[most + 1 :]
+    return of_inputs, of_spikes, first
+
+
 class DelayLine:
     """The sources of delayed synapses over a sequence, step by step, and the gradients that they are given.
 

@@ -177,7 +177,7 @@ def steps_kept(max_delay: Any, layer: LayerTensors, state: Any, names: ArgumentN
         past = state.past_spikes if layer.delay is None else state.past_inputs
     if max_delay is None and isinstance(past, Tensor) and past.ndim > 0:
         max_delay = len(past)
-    if transforming():  # where nobody can look at a value
+    if transforming() or torch.compiler.is_compiling():  # where nobody can look at a value
         return checked_max_delay(max_delay, {}, names)
     return checked_max_delay(max_delay, {name: None if d is None else d.detach() for name, d in delays.items()}, names)
 
@@ -187,11 +187,11 @@ def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNa
 
     max_delay  as `steps_kept` gives it
 
-    In a graph that is compiled, zeros are no tensors: a state without anything (`written_out` makes them of it).
+    In a graph that is compiled, zeros are no tensors: a state with nothing but a past (`written_out` makes them of it).
     """
     weight = layer.weight
     if state is None:
-        return HetSynState(None) if torch.compiler.is_compiling() else _zeros(layer, batch, max_delay)
+        return _no_state(layer, batch, max_delay) if torch.compiler.is_compiling() else _zeros(layer, batch, max_delay)
     shapes = state_shapes(layer._asdict(), layer.threshold is not None, batch, max_delay)
     if not isinstance(state, HetSynState):
         raise ValueError(f"{names['state']}: expected a HetSynState or None, got {type(state).__name__}")
@@ -209,12 +209,26 @@ def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNa
     return HetSynState(*(None if part is None else usable(part) for part in state))
 
 
+def _no_state(layer: LayerTensors, batch: int, max_delay: int) -> HetSynState:
+    """Zeros in a graph: nothing, but the past, by which an operator knows how many steps are kept."""
+    (n, m), new = layer.weight.shape, layer.weight.new_zeros
+    past_inputs = None if layer.delay is None else new((max_delay, batch, m))
+    past_spikes = None if layer.recurrent_delay is None else new((max_delay, batch, n))
+    return HetSynState(None, past_inputs=past_inputs, past_spikes=past_spikes)
+
+
 def written_out(state: HetSynState, layer: LayerTensors, batch: int) -> HetSynState:
     """The state, zeros as tensors of their own."""
     if state.current is not None:
         return state
-    shapes = state_shapes(layer._asdict(), layer.threshold is not None, batch)
+    shapes = state_shapes(layer._asdict(), layer.threshold is not None, batch, steps_of(state))
     return HetSynState(**{part: None if s is None else layer.weight.new_zeros(s) for part, s in shapes.items()})
+
+
+def steps_of(state: HetSynState) -> int:
+    """How many steps the past of a state has."""
+    past = state.past_spikes if state.past_inputs is None else state.past_inputs
+    return 0 if past is None else len(past)
 
 
 def _zeros(layer: LayerTensors, batch: int, max_delay: int) -> HetSynState:

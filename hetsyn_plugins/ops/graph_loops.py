@@ -114,7 +114,7 @@ def linked(
     spikes, v, *currents = outputs
     link = Link(loop, step, carries, {})
     parts = (known(currents[0], link), *currents[1:], spikes, v)
-    link.returned.update(zip(HetSynState._fields, map(_place, parts), strict=True))
+    link.returned.update(zip(HetSynState._fields, map(_place, parts), strict=False))  # delays have no graph yet
     itself = known(torch.zeros((), dtype=torch.int64), link)
     return spikes, v, *parts[:4], itself
 

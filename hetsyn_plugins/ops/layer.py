@@ -137,12 +137,14 @@ class HetSynModule(Copied):
 
         return run_rows(checked, x, state, lengths)
 
-    def keeps_out_of_graph(self, lengths: Any) -> bool:
+    def keeps_out_of_graph(self, lengths: Any, in_steps: bool) -> bool:
         """Must a call be left out of the graph that is being compiled? So are rows with lengths, which are data.
 
-        Under torch.compile with fullgraph=True raises RuntimeError where a graph cannot hold the surrogate.
+        in_steps  does it run step by step?
+
+        Under torch.compile with fullgraph=True raises RuntimeError where a graph cannot hold the surrogate, or a step.
         """
-        return operators.keeps_out_of_graph(self.surrogate, self.has_delays) or lengths is not None
+        return operators.keeps_out_of_graph(self.surrogate, self.has_delays and in_steps) or lengths is not None
 
     def checked(self, names: ArgumentNames) -> str:
         """What a compiled graph has to look at, as in `operators.sequence`."""

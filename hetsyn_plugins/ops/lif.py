@@ -55,8 +55,11 @@ def in_graph(function: Callable[..., Result]) -> Callable[..., Result]:
         if torch.compiler.is_compiling():
             surrogate = named.get("surrogate")
             known = surrogate is None or isinstance(surrogate, (str, Surrogate))
-            has_delays = any(named.get(name) is not None for name in DELAYS)
-            if operators.keeps_out_of_graph(resolve(surrogate) if known else surrogate, has_delays):
+            delayed = any(named.get(name) is not None for name in DELAYS)
+            # how many steps are kept depends on values where neither says so
+            unknown = named.get("max_delay") is None and named.get("state") is None
+            in_steps = delayed and (unknown or function.__name__ == "hetsyn_lif_step")
+            if operators.keeps_out_of_graph(resolve(surrogate) if known else surrogate, in_steps):
                 result: Result = outside_of_graph(function, *arguments, **named)
                 return result
         return function(*arguments, **named)
@@ -240,18 +243,7 @@ def run_step(
             state = written_out(state, layer, len(x))
             return eager.step(x, state, layer, way.surrogate, way.detach_reset, quantise)
         check_fork()
-        if layer.has_delays:
-            return _delayed_step(x, layer, state, way)
         return steps.step(x, layer, state, way, owner, module)
-
-
-def _delayed_step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way) -> HetSynState:
-    """A step of synapses with delays, of which autograd keeps the currents where it is on."""
-    if torch.is_grad_enabled():
-        return eager.step(x, state, layer, way.surrogate, way.detach_reset)
-    kernel = kernel_for(way.backend, x, layer.weight, has_delays=True)
-    _, after = kernel.forward(x[None], layer, state)
-    return _with_past_of(after, state, x[None], None if after.spikes is None else after.spikes[None])
 
 
 def _sequence(
@@ -265,12 +257,8 @@ def _sequence(
     current, recurrent, reset, adaptation = currents
     last = None if spikes is None else spikes[-1]
     final = HetSynState(current, recurrent, reset, adaptation, last, v[-1])
-    return spikes, v, _with_past_of(final, initial, x, spikes) if layer.has_delays else final
-
-
-def _with_past_of(after: HetSynState, state: HetSynState, x: Tensor, spikes: Tensor | None) -> HetSynState:
-    past_inputs, past_spikes = kept(state, x, spikes)
-    return after._replace(past_inputs=past_inputs, past_spikes=past_spikes)
+    past_inputs, past_spikes = kept(initial, x, spikes)
+    return spikes, v, final._replace(past_inputs=past_inputs, past_spikes=past_spikes)
 
 
 def _computed(kernel: Kernel, way: Way, inputs: Tensor, *tensors: Tensor | None) -> Any:

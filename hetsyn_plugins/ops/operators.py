@@ -27,6 +27,7 @@ from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.surrogate import OURS
 from hetsyn_plugins.kernels.cpu.lanes import written_as
 from hetsyn_plugins.kernels.cpu.threads import check_fork
+from hetsyn_plugins.kernels.delays import kept
 from hetsyn_plugins.kernels.interface import Kernel, LayerTensors, NeedsGrad, OutputGradients
 from hetsyn_plugins.ops import graph_loops
 from hetsyn_plugins.ops.arguments import (
@@ -36,6 +37,7 @@ from hetsyn_plugins.ops.arguments import (
     check_finite,
     check_ranges,
     checked_state,
+    steps_of,
 )
 from hetsyn_plugins.ops.dispatch import Way, kernel_for, why_no_cpu_kernel
 from hetsyn_plugins.ops.foreign_inputs import refuse_export, refuse_in_graph, refuse_transformations
@@ -50,8 +52,8 @@ NO_FOREIGN = (
     "out of its graph"
 )
 NO_DELAYS = (
-    "delay: expected None in a compiled graph, which has no operator for synapses with delays yet: torch.compile "
-    "without fullgraph=True leaves the layer out of its graph"
+    "delay: expected None in single steps of a compiled graph, which has delays in whole sequences only: torch.compile "
+    "without fullgraph=True leaves the steps out of its graph"
 )
 GONE = (
     "HetSyn steps: what a compiled step keeps for its backward pass is gone: hooks on saved tensors "
@@ -92,7 +94,19 @@ def sequence(
     spikes, v, final = _without_empty(outputs, layer)
     current = _memory(x, layer.weight, lanes).view(final.current, x.shape[1], len(layer.weight))
     last = None if spikes is None else spikes[-1]
-    return spikes, v, final._replace(current=current, spikes=last, v=v[-1])
+    before = (
+        state if state.spikes is not None or spikes is None else state._replace(spikes=_fired(state, spikes, layer))
+    )
+    past_inputs, past_spikes = kept(before, x, spikes)
+    past = {"past_inputs": past_inputs, "past_spikes": past_spikes}
+    return spikes, v, final._replace(current=current, spikes=last, v=v[-1], **past)
+
+
+def _fired(state: HetSynState, spikes: Tensor, layer: LayerTensors) -> Tensor:
+    """The spikes before the first step, where no state has them: of its v, which the node fires too, or none."""
+    if state.v is None or layer.threshold is None:
+        return torch.zeros_like(spikes[0])
+    return (state.v > layer.threshold).to(state.v.dtype)
 
 
 def step(x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, checked: str) -> HetSynState:
@@ -110,16 +124,18 @@ def takes(surrogate: Any) -> bool:
     return OURS.get(type(surrogate).__name__) is type(surrogate)
 
 
-def keeps_out_of_graph(surrogate: Any, has_delays: bool = False) -> bool:
-    """Must a call with this surrogate, or function, be left out of the graph that is being compiled? With delays, too.
+def keeps_out_of_graph(surrogate: Any, delayed_step: bool = False) -> bool:
+    """Must a call with this surrogate, or function, be left out of the graph that is being compiled?
 
-    Under torch.compile with fullgraph=True raises RuntimeError where a graph cannot hold the surrogate, or delays.
+    delayed_step  is it a single step of synapses with delays?
+
+    Under torch.compile with fullgraph=True raises RuntimeError where a graph cannot hold the surrogate, or the step.
     """
     if not AVAILABLE:
         refuse_export()
         return True
     refuse_transformations(needs_grad=False)
-    if has_delays:
+    if delayed_step:
         refuse_in_graph(NO_DELAYS)
         return True
     if not takes(surrogate):
@@ -177,10 +193,11 @@ def _call(arguments: Sequence[Any]) -> Call:
     inputs, *tensors = arguments[: len(TENSORS)]
     surrogate, parameters, detach_reset, backend, _ = arguments[len(TENSORS) :][:OPTION_COUNT]
     layer, state = LayerTensors(*tensors[: len(FIELDS)]), HetSynState(*tensors[len(FIELDS) :])
-    kernel = kernel_for(backend, inputs, layer.weight)
+    kernel = kernel_for(backend, inputs, layer.weight, layer.has_delays)
     way = Way(OURS[surrogate](*parameters), detach_reset, backend)
     if state.current is None:
-        return Call(kernel, inputs, layer, checked_state(None, layer, inputs.shape[1], OP.names), way, False)
+        zeros = checked_state(None, layer, inputs.shape[1], OP.names, steps_of(state))
+        return Call(kernel, inputs, layer, zeros, way, False)
     if state.v is None or layer.threshold is None:
         return Call(kernel, inputs, layer, state, way, False)
     fired = kernel.spikes_of(state.v[None], layer.threshold)[0]

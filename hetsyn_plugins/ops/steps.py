@@ -35,9 +35,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from hetsyn_plugins.core.autograd import backward_pass, differentiable_once
 from hetsyn_plugins.core.fields import HetSynState
+from hetsyn_plugins.kernels.delays import kept, through_past
 from hetsyn_plugins.kernels.interface import Gradients, Kernel, LayerTensors, NeedsGrad, OutputGradients
 from hetsyn_plugins.ops import loop_costs
-from hetsyn_plugins.ops.arguments import OP, checked_state
+from hetsyn_plugins.ops.arguments import OP, checked_state, steps_of
 from hetsyn_plugins.ops.dispatch import Way, kernel_for
 from hetsyn_plugins.ops.rates import watch_loop
 
@@ -82,6 +83,7 @@ class Loop:
         self.born_in = backward_pass()
         self.passes: dict[int, BackwardPass] = {}
         self.kept = loop_costs.keep(initial.current)
+        self.max_delay = steps_of(initial)
 
     def __del__(self) -> None:
         loop_costs.let_go(self.kept)
@@ -118,10 +120,14 @@ class Loop:
             watch_loop(module, whole.x, whole.v, self.layer.threshold)
 
     def backward(self, inputs: Tensor, state: HetSynState, record: Record, needs_grad: NeedsGrad) -> Gradients:
-        """The kernel's backward pass from a record whose tensors have a leading time."""
+        """The kernel's backward pass from a record whose tensors have a leading time, with what the past was given."""
         _, v, grad_spikes, grad_v, grad_state = record
-        gradients, (surrogate, detach_reset, _) = OutputGradients(grad_spikes, grad_v, grad_state), self.way
-        return self.kernel.backward(inputs, self.layer, state, v, gradients, surrogate, detach_reset, needs_grad)
+        of_inputs, of_spikes, of_first = through_past(grad_state, inputs, v.shape[-1])
+        gradients = OutputGradients(sum_of(grad_spikes, of_spikes), grad_v, grad_state)
+        (surrogate, detach_reset, _) = self.way
+        g = self.kernel.backward(inputs, self.layer, state, v, gradients, surrogate, detach_reset, needs_grad)
+        g_inputs = sum_of(g.inputs, of_inputs) if needs_grad.inputs else g.inputs
+        return Gradients(g_inputs, g.layer, HetSynState(*map(sum_of, g.state, of_first)))
 
 
 class Mark(NamedTuple):
@@ -163,12 +169,12 @@ def step(
     owner, module   as in `Loop`
     """
     if not torch.is_grad_enabled():
-        return _values(kernel_for(way.backend, x, layer.weight), x, layer, state)
+        return _values(kernel_for(way.backend, x, layer.weight, layer.has_delays), x, layer, state)
     mark = mark_of(state.current)
     if mark is not None and mark.goes_on(state, layer, way):
         loop, index, edge, carries = mark.loop, mark.step + 1, mark.edge, mark.carries or x.requires_grad
     else:
-        kernel = kernel_for(way.backend, x, layer.weight)
+        kernel = kernel_for(way.backend, x, layer.weight, layer.has_delays)
         loop, index, carries = Loop(kernel, layer, way, state, owner, module), 0, x.requires_grad
         edge = Start.apply(loop, *layer, *state)
     start = time.perf_counter()
@@ -191,6 +197,8 @@ def step(
 def _values(kernel: Kernel, x: Tensor, layer: LayerTensors, state: HetSynState) -> HetSynState:
     """The state after a step, without a graph."""
     _, after = kernel.forward(x[None], layer, state)
+    past_inputs, past_spikes = kept(state, x[None], None if after.spikes is None else after.spikes[None])
+    after = after._replace(past_inputs=past_inputs, past_spikes=past_spikes)
     # a view of another tensor could not be written to in place
     return HetSynState(*(t.clone() if t is not None and t._is_view() else t for t in after))
 
@@ -279,7 +287,7 @@ def step_back(loop: Loop, record: Record, adjoint: HetSynState) -> tuple[Tensor,
     x, v, grad_spikes, grad_v, grad_state = record
     later = HetSynState(*map(sum_of, grad_state, adjoint))
     spikes, of_v = (None if g is None else g[None] for g in (sum_of(grad_spikes, adjoint.spikes), grad_v))
-    zeros = checked_state(None, loop.layer, len(x), OP.names)  # the adjoint does not depend on the state
+    zeros = checked_state(None, loop.layer, len(x), OP.names, loop.max_delay)  # the adjoint does not depend on it
     g = loop.backward(x[None], zeros, Record(x, v[None], spikes, of_v, later), ADJOINT)
     assert g.inputs is not None  # asked for
     return g.inputs[0], g.state

@@ -16,7 +16,7 @@ from hetsyn_plugins.core import memory, reference
 from hetsyn_plugins.core.fields import ARRAYS, DELAYS
 from hetsyn_plugins.fixed_point import quantise
 from hetsyn_plugins.kernels.cpu import delayed
-from hetsyn_plugins.ops import arguments, operators
+from hetsyn_plugins.ops import arguments, operators, steps
 
 T, B, N, M = 40, 3, 5, 4
 BACKENDS = ["eager", "cpu"]
@@ -259,11 +259,41 @@ def test_a_longest_delay_needs_delays() -> None:
         snntorch_layer(max_delay=4)
 
 
-def test_compiled_whole_delays_are_refused_by_name() -> None:
-    net = snntorch_layer(delay=2.0)
-    compiled = torch.compile(net, backend="eager", fullgraph=True)
-    says = "delay: expected None in a compiled graph" if operators.AVAILABLE else "cannot be traced yet"
+def test_a_loop_of_steps_is_one_loop_and_keeps_no_currents() -> None:
+    net, x = snntorch_layer(delay=UniformDelay(0, 5), rec_delay=2.5), train(T, B, M).float().requires_grad_()
+    state: tuple[Any, ...] = ()
+    outs = []
+    for x_t in x:
+        state = net(x_t, *state)
+        outs.append(state[0])
+    mark = steps.mark_of(state[1])
+    assert mark is not None and mark.step == T - 1
+    torch.stack(outs).sum().backward()
+    stepwise = [p.grad.clone() for p in net.parameters()], x.grad
+    net.zero_grad()
+    x.grad = None
+    net(x)[0].sum().backward()
+    for got, parameter in zip(stepwise[0], net.parameters(), strict=True):
+        torch.testing.assert_close(got, parameter.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stepwise[1], x.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_sequences_are_those_of_eager_calls_and_steps_are_refused_by_name() -> None:
+    net, x = snntorch_layer(delay=UniformDelay(0, 5), rec_delay=2.5, learn_delay=True), train(T, B, M).float()
+    want = net(x)
+    (want[0].sum() + want[-1].sum()).backward()
+    grads = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=operators.AVAILABLE)
+    got = compiled(x)
+    (got[0].sum() + got[-1].sum()).backward()
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    for parameter, grad in zip(net.parameters(), grads, strict=True):
+        torch.testing.assert_close(parameter.grad, grad, rtol=1e-5, atol=1e-6)
+    states = [s.detach() for s in (want[0][-1], *want[1:-1], want[-1][-1])]
+    for one, other in zip(compiled(x, *states), net(x, *states), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    says = "single steps of a compiled graph" if operators.AVAILABLE else "cannot be traced yet"
     with pytest.raises(Exception, match=says):
-        compiled(train(T, B, M).float())
-    x = train(T, B, M).float()
-    assert torch.equal(torch.compile(net, backend="eager")(x)[0], net(x)[0])
+        torch.compile(net, backend="eager", fullgraph=True)(x[0])
