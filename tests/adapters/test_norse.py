@@ -607,6 +607,9 @@ def test_params_round_trip(dtype: Any, parametrization: str) -> None:
         adaptation_decay=rng.uniform(size=N),
         adaptation_strength=rng.uniform(size=N),
         bias=rng.normal(size=N),
+        delay=rng.uniform(0, 5, (N, M)),
+        recurrent_delay=rng.integers(0, 4, (N, N)),
+        max_delay=9,
     ).astype(dtype)
     first = HetSynLIFRecurrent.from_params(params, DT, parametrization=parametrization).to_params()
     second = HetSynLIFRecurrent.from_params(first, DT, parametrization=parametrization).to_params()
@@ -615,6 +618,7 @@ def test_params_round_trip(dtype: Any, parametrization: str) -> None:
     for name in ARRAYS:
         np.testing.assert_allclose(getattr(first, name), getattr(params, name), rtol=0, atol=limit, err_msg=name)
         np.testing.assert_array_equal(getattr(second, name), getattr(first, name), err_msg=name)
+    assert first.max_delay == 9
 
 
 @pytest.mark.parametrize("cls", [*CELLS, *SEQUENCES])

@@ -26,7 +26,7 @@ from hetsyn_plugins.core.file_format import FileFormatError, UncheckedFileWarnin
 from hetsyn_plugins.core.hdf5 import DIGEST
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
-from hetsyn_plugins.fixed_point.neuron import FixedParams
+from hetsyn_plugins.fixed_point.neuron import HELD, FixedParams
 
 STOCK = ("dense", "dense_rec")
 
@@ -790,8 +790,8 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 def test_every_field_of_the_core_has_its_dataset() -> None:
     """Each in its full shape; what a layer may lack may be empty; with what only integers have, it is FixedParams."""
     ours = {**chip_file.FIELDS, **chip_file.WEIGHTS}
-    assert set(ours) | {"form"} == {field.name for field in fields(FixedParams)} and len(core_fields.FIELDS) == 9
-    assert set(core_fields.FIELDS) <= set(ours)
-    optional = {name for name, field in core_fields.FIELDS.items() if not field.required}
+    assert set(ours) | {"form"} == {field.name for field in fields(FixedParams)} and len(HELD) == 9
+    assert set(core_fields.FIELDS) - set(core_fields.DELAYS) == set(HELD) <= set(ours)
+    optional = {name for name, field in HELD.items() if not field.required}
     assert chip_file.OPTIONAL == optional - {"recurrent_weight"}  # whose dataset, netx's, is not there then
     assert len({at.path for at in ours.values()}) == len(ours)

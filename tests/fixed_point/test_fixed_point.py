@@ -20,9 +20,9 @@ from planting import caught, changed
 
 from hetsyn_plugins import HetSynParams, fixed_point
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import DECAYS, FIELDS, FINITE
+from hetsyn_plugins.core.fields import DECAYS, DELAYS, FIELDS, FINITE
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, Network
-from hetsyn_plugins.fixed_point.neuron import COUNTS, DECAY_WORDS, EXPONENTS
+from hetsyn_plugins.fixed_point.neuron import COUNTS, DECAY_WORDS, EXPONENTS, HELD
 
 DECAY_ONE = 4096
 
@@ -1118,13 +1118,13 @@ def test_the_lowest_mantissa_is_used() -> None:
 
 
 def test_the_fields_are_those_of_the_core() -> None:
-    """FixedParams has every field of the core's table, in its order, and the exponents of its two matrices."""
+    """FixedParams has every field of the core's table but delays, in order, and the exponents of its two matrices."""
     names = [field.name for field in fields(fixed_point.FixedParams)]
-    ours = [name for name in names if name in FIELDS]
-    assert ours == list(FIELDS) == sorted(COUNTS, key=list(FIELDS).index)
+    ours, held = [name for name in names if name in FIELDS], [name for name in FIELDS if name not in DELAYS]
+    assert ours == held == list(HELD) == sorted(COUNTS, key=list(FIELDS).index)
     assert set(names) - set(ours) == {*EXPONENTS.values(), "spiking", "form", "fraction", "unit"}
     legend = str(fixed_point.FixedParams.__doc__).partition("int64.")[2]
-    assert all(re.search(rf"\b{name}\b", legend) for name in FIELDS)
+    assert all(re.search(rf"\b{name}\b", legend) for name in HELD)
     assert [name for name, counts in COUNTS.items() if counts == DECAY_WORDS] == list(DECAYS)
     assert set(EXPONENTS) == {name for name, field in FIELDS.items() if len(field.axes) == 2 and field.range is FINITE}
 

@@ -93,7 +93,7 @@ BUGS = [
         "pass",
         "v of hidden",
     ),
-    ("no bias of a readout", 'bias=fields["bias"], state', "bias=None, state", "v of out"),
+    ("no bias of a readout", '("weight", "decay", "bias", "delay")', '("weight", "decay", "delay")', "v of out"),
     ("v goes on", "x = v if spikes is None else spikes", "x = v", "v of out"),
     ("the line is off", "x.new_ones(", "x.new_zeros(", "v of hidden"),
 ]

@@ -277,6 +277,8 @@ def test_a_state_goes_on(code: Code) -> None:
         want = reference.gradients(p.to_params(), x[15:].numpy(), start, grad_spikes=ones, grad_v=ones)
         for name, leaf in leaves._asdict().items():
             grad = want.params[name]
+            if leaf is None:  # a delay
+                continue
             np.testing.assert_allclose(leaf.grad.numpy(), grad, rtol=2e-3, atol=2e-3 * abs(grad).max())
 
 
