@@ -32,7 +32,14 @@ from hetsyn_plugins.experiments.tasks.task import Task
 from hetsyn_plugins.experiments.variants import NetworkConfig
 from hetsyn_plugins.ops.devices import checked_name
 
-RATES = ("decay_lr", "weight_decay", "decay_weight_decay", "schedule_factor", "schedule_floor")  # they may be 0
+RATES = (
+    "decay_lr",
+    "delay_lr",
+    "weight_decay",
+    "decay_weight_decay",
+    "schedule_factor",
+    "schedule_floor",
+)  # they may be 0
 MOST_RATE = 1e9  # so that products of two rates and the weights are numbers of float32
 
 
@@ -45,6 +52,7 @@ class TrainingConfig:
     optimiser         "adam" or "adamw" (which decouples weight decay)
     lr, decay_lr      learning rates of weights and of what stands for decays, in its own units (r, seconds, e-folds);
                       decay_lr 0: as lr
+    delay_lr          learning rate of delays, in steps
     weight_decay, decay_weight_decay   of weights, and of what stands for decays: not 0 shrinks the taus
     schedule          "constant"; "step": times schedule_factor every schedule_every iterations; "cosine": `warmup`
                       (share of the span) up, then half a cosine down to schedule_floor over schedule_span epochs
@@ -69,6 +77,7 @@ class TrainingConfig:
     optimiser: str = "adam"
     lr: float = 1e-3
     decay_lr: float = 0.0
+    delay_lr: float = 0.05
     weight_decay: float = 0.0
     decay_weight_decay: float = 0.0
     schedule: str = "constant"

@@ -71,7 +71,7 @@ def memory_needed(config: Config, trains: bool = True) -> int:
 
 
 class Size(NamedTuple):
-    """Of a layer."""
+    """Of a layer; synapses with learned delays count twice, which is what they cost in time."""
 
     neurons: int
     synapses: int
@@ -84,7 +84,8 @@ def layer_sizes(config: Config) -> list[Size]:
         return _built_sizes(config.network.builder, task.lines, task.outputs, task.dt, task.spiking_output)
     for layer in config.network.stack:
         (n,) = layer.hidden
-        sizes.append(Size(n, n * lines + (n * n if layer.recurrent else 0)))
+        synapses = n * lines + (n * n if layer.recurrent else 0)
+        sizes.append(Size(n, synapses * (2 if layer.max_delay else 1)))
         lines = n
     return [*sizes, Size(task.outputs, lines * task.outputs)]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hetsyn_plugins.core.fields import DECAYS, SYNAPTIC
+from hetsyn_plugins.core.fields import DECAYS, DELAYS, SYNAPTIC
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.exchange.conversion import convert
 from hetsyn_plugins.exchange.frameworks import adapter
@@ -90,6 +90,14 @@ class Model(nn.Module):
                 if isinstance(stored, nn.Parameter) and stored.requires_grad and id(stored) not in seen:
                     seen.add(id(stored))
                     yield name, field, stored
+
+    def delays(self) -> Iterator[nn.Parameter]:
+        """Every delay that is trained."""
+        for _, fields in self.fields():
+            for field in DELAYS:
+                stored = fields.stored(field) if field in fields.names else None
+                if isinstance(stored, nn.Parameter) and stored.requires_grad:
+                    yield stored
 
     def fields(self) -> Iterator[tuple[str, TrainableFields]]:
         """Everything that holds fields of the core, with the name of its layer."""

@@ -385,14 +385,15 @@ def model_of(network: Network, config: Config, *, batch_norm: bool = False) -> M
 
 
 def make_optimiser(model: Model, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW over weights and what stands for decays; "base" is a group's rate before the schedule."""
-    decays = [tensor for _, _, tensor in model.decays()]
-    known = {id(tensor) for tensor in decays}
+    """Adam or AdamW over weights, what stands for decays, delays; "base" is a group's rate before the schedule."""
+    decays, delays = [tensor for _, _, tensor in model.decays()], list(model.delays())
+    known = {id(tensor) for tensor in (*decays, *delays)}
     weights = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     decay_rate = settings.decay_lr or settings.lr
     groups = [
         {"params": weights, "lr": settings.lr, "base": settings.lr, "weight_decay": settings.weight_decay},
         {"params": decays, "lr": decay_rate, "base": decay_rate, "weight_decay": settings.decay_weight_decay},
+        {"params": delays, "lr": settings.delay_lr, "base": settings.delay_lr, "weight_decay": 0.0},
     ]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimiser]
     return kind([group for group in groups if group["params"]])

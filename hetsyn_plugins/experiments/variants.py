@@ -36,6 +36,7 @@ SURROGATES: dict[str, Surrogate] = {"triangular": Triangular(), "multi_gaussian"
 
 
 KINDS = ("recurrent", "feedforward")
+USES = ("weights", "taus", "frozen", "delays")  # of a run's seed
 
 
 class Variant(NamedTuple):
@@ -78,6 +79,8 @@ class NetworkConfig:
     tau_reset         of the reset current; learned only where it is the synapses' (hetneu, single_tau)
     tau_adaptation, adaptation   of alif
     surrogate         "triangular" or "multi_gaussian"
+    max_delay         learned delays of the synapses of hidden layers, one each whatever the variant, of up to so many
+                      seconds, which start uniform; 0: none
     dropout           on the spikes of hidden layers
     batch_norm        their spikes are scaled by their mean squares in training (`batch_norm`)
     quantised         lava_dl only: the forward pass in the chip's integers (spikes or counts in, no dropout and no
@@ -95,6 +98,7 @@ class NetworkConfig:
     tau_adaptation: float = 100e-3
     adaptation: float = 0.05
     surrogate: str = "multi_gaussian"
+    max_delay: float = 0.0
     dropout: float = 0.0
     batch_norm: bool = False
     quantised: bool = False
@@ -111,6 +115,7 @@ class NetworkConfig:
         check("network.hidden", self.hidden, "at least 1 neuron a layer", all(n >= 1 for n in self.hidden))
         check("network.frozen", self.frozen, "0 to 1", 0 <= self.frozen <= 1)
         check("network.dropout", self.dropout, "0 to below 1", 0 <= self.dropout < 1)
+        check("network.max_delay", self.max_delay, "seconds, 0 or more", 0 <= self.max_delay < inf)
         for name in ("tau_reset", "tau_adaptation"):
             check(f"network.{name}", getattr(self, name), "seconds > 0", 0 < getattr(self, name) < inf)
         check("network.adaptation", self.adaptation, "a finite number", isfinite(self.adaptation))
@@ -122,6 +127,8 @@ class NetworkConfig:
             raise ValueError(f"network.quantised: expected network.dropout=0 with it, got {self.dropout}")
         if self.quantised and self.batch_norm:
             raise ValueError("network.quantised: expected network.batch_norm=false with it, got true")
+        if self.quantised and self.max_delay:
+            raise ValueError(f"network.quantised: expected network.max_delay=0 with it, got {self.max_delay}")
         if self.frozen and (self.variant != "hetsyn" or self.variants):
             raise ValueError(f"network.frozen: expected 0 with variant {self.title!r}, got {self.frozen}")
         self._check_stack()
@@ -163,7 +170,7 @@ def build(
 
     spiking_output   the readout's neurons spike, without recurrent synapses
     """
-    draws = _Draws(stream(seed, "weights"), stream(seed, "taus"))
+    draws = _Draws(stream(seed, "weights"), stream(seed, "taus"), stream(seed, "delays"))
     layers: list[Layer] = []
     for index, layer in enumerate(config.stack, 1):
         (n,) = layer.hidden
@@ -183,15 +190,16 @@ def build_for(task: Task, config: NetworkConfig, seed: int) -> Network:
 
 
 def stream(seed: int, use: str) -> np.random.Generator:
-    """A generator of a run's seed for "weights", "taus" or "frozen", apart from those of its batches (`tasks.task`)."""
-    return np.random.default_rng([seed, 1000 + ("weights", "taus", "frozen").index(use)])
+    """A generator of a run's seed for one of USES, apart from those of its batches (`tasks.task`)."""
+    return np.random.default_rng([seed, 1000 + USES.index(use)])
 
 
 class _Draws(NamedTuple):
-    """The generators of a network's weights and of its taus, apart: the same weights whatever taus are drawn."""
+    """The generators of a network's weights, taus and delays, apart: the same weights whatever else is drawn."""
 
     weights: np.random.Generator
     taus: np.random.Generator
+    delays: np.random.Generator
 
 
 def _layer(
@@ -220,6 +228,9 @@ def _layer(
         fields["adaptation_decay"] = np.float32(tau_to_decay(config.tau_adaptation, dt))
         fields["adaptation_strength"] = np.float32(config.adaptation)
     learned = {"weight"} | ({"recurrent_weight"} if recurrent else set())
+    if config.max_delay and spiking:
+        fields |= _delays(config, shape, dt, draws.delays, recurrent)
+        learned |= {"delay"} | ({"recurrent_delay"} if recurrent else set())
     if variant.learned:
         learned |= {"decay"} | ({"recurrent_decay"} if recurrent and not tied else set())
     return HetSynLayer(
@@ -232,6 +243,17 @@ def _layer(
         surrogate=SURROGATES[config.surrogate],
         learned=frozenset(learned),
     )
+
+
+def _delays(
+    config: NetworkConfig, shape: tuple[int, int], dt: float, rng: np.random.Generator, recurrent: bool
+) -> dict[str, Any]:
+    """Start values of delays in steps, and the most that they may become."""
+    most, (n, _) = max(1, round(config.max_delay / dt)), shape
+    delays: dict[str, Any] = {"delay": rng.uniform(0, most, shape).astype(np.float32), "max_delay": most}
+    if recurrent:
+        delays["recurrent_delay"] = rng.uniform(0, most, (n, n)).astype(np.float32)
+    return delays
 
 
 def _weights(rng: np.random.Generator, n: int, m: int) -> Array:

@@ -8,7 +8,8 @@
   outside is let through only where a descent step along it leads back in.
 * A trained tau has no way back from 0 or below: r = exp(-dt / tau) is flat there, in all its derivatives, and all but
   flat below dt / 10. "log_tau" cannot get there.
-* Delays are trained as they are, shared as the decays, and used bounded to [0, max_delay].
+* Delays are trained as they are, used bounded to [0, max_delay]: in the shape given, where they are an array; numbers
+  and what is drawn are shared as the decays are.
 * Decays and delays stay float32 under .half() and .bfloat16(): bfloat16 cannot tell a tau of 200 steps from one of 500.
 """
 
@@ -465,7 +466,10 @@ def start_values(  # long: half of it says what the arguments are
         raise ValueError(f"{names['weight']}: expected shape {sizes}, got {tuple(layer['weight'].shape)}")
     check_fields(layer, spiking, names)
     check_values({f: None if t is None or t.is_meta else t for f, t in layer.items()}, names)
-    for field in (*SYNAPTIC, *DELAYS):
+    for field in DELAYS:
+        if layer[field] is not None and layer[field].ndim == 0:
+            tensors[field] = layer[field].expand(_trained_shape(field, full_shape(field, shapes), share)).clone()
+    for field in SYNAPTIC:
         if layer[field] is not None:
             tensors[field] = _shared(names[field], layer[field], full_shape(field, shapes), share)
     for field, initialiser in driven.items():
@@ -637,7 +641,7 @@ def _start_value(
 
 
 def _shared(name: str, decay: Tensor, full: tuple[int, ...], share: str) -> Tensor:
-    """The decay, or delay, in the shape that `share` trains."""
+    """The decay in the shape that `share` trains."""
     if share == "synapse":
         return expand(decay, full).clone()
     if share == "layer" and decay.ndim == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hetsyn_plugins.experiments.claims import dms, images, patterns, speech, timescales, voices
+from hetsyn_plugins.experiments.claims import delays, dms, images, patterns, speech, timescales, voices
 from hetsyn_plugins.experiments.claims.claim import Claim
 
 CLAIMS: dict[str, Claim] = {
@@ -12,4 +12,5 @@ CLAIMS: dict[str, Claim] = {
     **voices.CLAIMS,
     **images.CLAIMS,
     **timescales.CLAIMS,
+    **delays.CLAIMS,
 }

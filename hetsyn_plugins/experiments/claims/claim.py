@@ -45,11 +45,15 @@ class Picture(NamedTuple):
 
 
 class Short(NamedTuple):
-    """The short form of a claim: fewer seeds, other settings, and in words how long it takes on two cores."""
+    """The short form of a claim: fewer seeds, other settings, and in words how long it takes on two cores.
+
+    arms   the names of those that it has; None: all
+    """
 
     seeds: Sequence[int]
     settings: tuple[str, ...] = ()
     what: str = ""
+    arms: frozenset[str] | None = None
 
 
 FIRST_SEEDS = Short(range(3), (), "three seeds")
@@ -117,11 +121,14 @@ def check_claim(
 
     Raises ValueError where a run failed, or before the first one for one that cannot be (`sweep.train_seeds`).
     """
+    arms = claim.arms
     if short:
+        kept = arms if claim.short.arms is None else claim.short.arms
+        arms = {arm: how for arm, how in arms.items() if arm in kept}
         seeds = claim.short.seeds if seeds is None else seeds
         settings, name = [*claim.short.settings, *settings], f"{name}-short"
     chosen = claim.seeds if seeds is None else seeds
-    evidence = Evidence(folder, claim.arms, chosen, settings, read_recorded(folder))
+    evidence = Evidence(folder, arms, chosen, settings, read_recorded(folder))
     how = Options(**options)
     train = partial(_train, name, evidence, how, folder / name / NUMBERS)
     _check(evidence, how)
@@ -148,7 +155,7 @@ def _result(name: str, claim: Claim, evidence: Evidence, rows: list[ClaimRow], p
         verdict=verdict(rows) + (f" But with {of}." if of else ""),
         tried=claim.tried,
         pictures=[PictureFile(picture.file, picture.caption) for picture in pictures],
-        runs=[f"../runs/{evidence.folder_of(arm).name}" for arm in claim.arms if evidence.folder_of(arm).exists()],
+        runs=[f"../runs/{evidence.folder_of(arm).name}" for arm in evidence.arms if evidence.folder_of(arm).exists()],
     )
 
 

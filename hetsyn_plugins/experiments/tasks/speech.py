@@ -93,6 +93,7 @@ class Speech(DataTask):
 
     source                 a name or a folder, as above; of a folder with several sets SHD is taken
     dt, duration           seconds: a bin, and what a recording is cut or padded to
+    pool                   how many neighbouring channels are one line, whose value is the number of them that spiked
     fold                   leave one speaker out: of all recordings those of this one (0, 1, ...) are the test set;
                            None: the official split
     validation             share of the training recordings that is held out, 0 to below 1, the same ones for every run
@@ -124,6 +125,7 @@ class Speech(DataTask):
     source: str = "norm"
     dt: float = 4e-3
     duration: float = 1.0
+    pool: int = 1
     fold: int | None = None
     validation: float = 0.1
     validate_on: str = "speakers"
@@ -143,6 +145,8 @@ class Speech(DataTask):
         self.check_split_settings()
         if self.validate_on not in VALIDATE_ON:
             raise ValueError(f"validate_on: expected one of {', '.join(VALIDATE_ON)}, got {self.validate_on!r}")
+        if not 1 <= self.pool <= shd.CHANNELS:
+            raise ValueError(f"pool: expected 1 to {shd.CHANNELS} channels, got {self.pool}")
         if self.fold is not None and self.fold < 0:
             raise ValueError(f"fold: expected a speaker from 0, got {self.fold}")
         if not 0 <= self.shift < shd.CHANNELS:
@@ -166,8 +170,8 @@ class Speech(DataTask):
 
     @property
     def lines(self) -> int:
-        """One a channel."""
-        return shd.CHANNELS
+        """One a channel, or one for every `pool` of them."""
+        return -(-shd.CHANNELS // self.pool)
 
     @property
     def outputs(self) -> int:
@@ -271,6 +275,8 @@ class Speech(DataTask):
         bins = times / self.dt + ROUNDING
         kept = bins < steps
         inputs[bins[kept].astype(np.int64), sample[kept], recordings.units[kept]] = 1.0
+        if self.pool > 1:
+            inputs = np.add.reduceat(inputs, np.arange(0, shd.CHANNELS, self.pool), axis=2)
         return Batch(torch.from_numpy(inputs), torch.from_numpy(recordings.labels))
 
     def _summed(self, activity: Activity) -> Tensor:
