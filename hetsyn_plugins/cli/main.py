@@ -134,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--no-scaling", action="store_true", help="the table only")
     bench.add_argument("--calls", action="store_true", help="only what small calls cost beside their kernels")
     bench.add_argument("--loops", action="store_true", help="only what loops of single steps cost beside sequences")
+    bench.add_argument("--delays", action="store_true", help="only what delays of synapses cost")
     bench.add_argument("--compiled", action="store_true", help="only what torch.compile makes of calls of layers")
     bench.set_defaults(handler=run_bench, less="--shape")
 
@@ -195,7 +196,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Check the request, then measure."""
-    from hetsyn_plugins.benchmark import bench, calls, compiled, loops
+    from hetsyn_plugins.benchmark import bench, calls, compiled, delays, loops
     from hetsyn_plugins.experiments.affordable import check_rounds
 
     shapes = list(bench.shapes_on(arguments.device))
@@ -203,7 +204,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if arguments.runs < 1:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
     check_rounds("--runs", arguments.runs)
-    for option in ("calls", "loops", "compiled"):
+    for option in ("calls", "loops", "compiled", "delays"):
         if getattr(arguments, option) and arguments.shape is not None:
             raise ValueError(f"--{option}: expected without --shape, it has shapes of its own, got both")
         if getattr(arguments, option) and arguments.device != "cpu":
@@ -213,6 +214,9 @@ def run_bench(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.loops:
         print(loops.table(loops.measure(arguments.runs, not arguments.no_memory)))
+        return 0
+    if arguments.delays:
+        print(delays.table(delays.measure(arguments.runs)))
         return 0
     if arguments.compiled:
         print(compiled.table(compiled.measure(arguments.runs)))
