@@ -838,3 +838,10 @@ def test_export_warns_of_what_it_clips(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "layer.net", "w") as file:
         with pytest.warns(UserWarning, match="clipped 1 weights to 8 bits and 12 taus to 12 bits"):
             block.export_hdf5(file.create_group("layer/0"))
+
+
+def test_delays_of_synapses_are_refused_by_name() -> None:
+    params = HetSynParams(np.ones((2, 3)), 0.9, reset_decay=0.5, delay=np.full((2, 3), 4.5))
+    message = r"delay: expected None for a block of slayer's \(which delays whole axons\), got values from 4\.5 to 4\.5"
+    with pytest.raises(ValueError, match=message):
+        hetsyn.Dense.from_params(params)

@@ -328,7 +328,7 @@ class Layer(WithoutNorm, nn.Module):
             neurons = "recurrent neurons" if recurrent else "feed-forward neurons"
             kind = neurons if cls.spiking else "a readout"
             raise ValueError(f"params: expected {kind} for {cls.__name__}, got {params}")
-        params.refuse_delays("a block of slayer's, which delays whole axons only,")
+        params.refuse_delays("a block of slayer's (which delays whole axons)")
         n, m = params.weight.shape
         fields = {name: getattr(params, name) for name in Neuron.names}
         derived = options_from_params(params, options.get("share"), options.get("tie_reset", False))
