@@ -123,11 +123,11 @@ KINDS: dict[str, Draw] = {
     "ALIF": lambda rng, n, m: HetSynParams.alif(
         _weights(rng, n, m), 0.9, adaptation_decay=0.97, adaptation_strength=0.1
     ),
+    "HetNeuLIF": lambda rng, n, m: HetSynParams.neuron_heterogeneous(_weights(rng, n, m), rng.uniform(0.5, 0.98, n)),
     "delays": lambda rng, n, m: _full(
         rng, n, m, **_recurrence(rng, n), **_adaptation(rng, n), bias=rng.normal(0, 0.05, n), **_delays(rng, n, m)
     ),
     "whole delays": lambda rng, n, m: _full(rng, n, m, delay=rng.choice([0.0, 1.0, 2.0, 7.0], (n, m))),
-    "HetNeuLIF": lambda rng, n, m: HetSynParams.neuron_heterogeneous(_weights(rng, n, m), rng.uniform(0.5, 0.98, n)),
 }
 
 

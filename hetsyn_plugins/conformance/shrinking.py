@@ -162,7 +162,8 @@ def astype(case: Case, dtype: Any) -> Case:
 
 
 def without_part(case: Case, fields: tuple[str, ...]) -> Case:
-    """The case of a layer that lacks these fields, and what of its states goes with them."""
+    """The case of a layer that lacks these fields, what is a part of them, and what of its states goes with them."""
+    fields = (*fields, *(name for name, field in FIELDS.items() if field.part_of in fields))
     gone = {name: None for name, part in STATE.items() if part.needs in fields}
     gradients = case.output_gradients
     if gradients is not None and gradients.state is not None:

@@ -292,7 +292,8 @@ class HetSynParams:
         return self.replace(**{name: full(name) for name in ARRAYS})
 
     def replace(self, **changes: Any) -> HetSynParams:
-        """A copy with some fields changed, validated anew."""
+        """A copy with some fields changed, validated anew; where there were no delays, new ones set max_delay."""
+        changes = {"max_delay": self.max_delay or None, **changes}
         return type(self)(**{**{f.name: getattr(self, f.name) for f in fields(self) if f.init}, **changes})
 
     def astype(self, dtype: Any) -> HetSynParams:

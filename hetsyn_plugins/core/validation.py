@@ -193,7 +193,7 @@ def checked_max_delay(max_delay: Any, delays: Mapping[str, Any], argument_names:
     Raises ValueError where it is no whole number, or less than one of the delays; delays out of their range pass.
     """
     given = {name: value for name, value in delays.items() if _has_values(value)}
-    needed = {name: ceil(most) for name, value in given.items() if 0 <= (most := float(value.max())) < inf}
+    needed = {name: ceil(most) for name, value in given.items() if 0 <= (most := _largest(value)) < inf}
     argument = argument_names.get("max_delay", "max_delay")
     if max_delay is None and any(value is not None and getattr(value, "is_meta", False) for value in delays.values()):
         raise ValueError(f"{argument}: expected a whole number of steps beside delays without values (meta), got None")
@@ -207,7 +207,7 @@ def checked_max_delay(max_delay: Any, delays: Mapping[str, Any], argument_names:
         raise ValueError(f"{argument}: expected a whole number of steps, 0 or more, got {max_delay!r}")
     for name, least in needed.items():
         if least > steps:
-            most = float(given[name].max())
+            most = _largest(given[name])
             whose = argument_names.get(name, name)
             raise ValueError(f"{whose}: expected delays of at most {argument} = {steps} steps, got {most:.6g}")
     return steps
@@ -215,6 +215,10 @@ def checked_max_delay(max_delay: Any, delays: Mapping[str, Any], argument_names:
 
 def _has_values(value: Any) -> bool:
     return value is not None and 0 not in value.shape and not getattr(value, "is_meta", False)
+
+
+def _largest(value: Any) -> float:
+    return float((value.detach() if hasattr(value, "detach") else value).max())
 
 
 def check_state(state: Any, shapes: Mapping[str, tuple[int, ...] | None]) -> None:

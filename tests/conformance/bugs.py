@@ -222,8 +222,8 @@ BUGS = [
         "random",
         "spikes differ",
         EAGER,
-        "torch.addcmul(layer.decay * state.current, layer.weight, x[:, None, :])",
-        "layer.decay * torch.addcmul(state.current, layer.weight, x[:, None, :])",
+        "torch.addcmul(layer.decay * state.current, layer.weight, s)",
+        "layer.decay * torch.addcmul(state.current, layer.weight, s)",
     ),
     Bug(
         "eager: a 1 % leak",
@@ -634,8 +634,8 @@ BUGS = [
         "random",
         "state.adaptation is off",
         SNNTORCH,
-        "rst, final.adaptation) if s",
-        "rst, None if final.adaptation is None else rst) if s",
+        "rst, final.adaptation, final.past",
+        "rst, None if final.adaptation is None else rst, final.past",
     ),
     Bug(
         "snntorch: the sequence ignores detach_reset",
@@ -724,8 +724,8 @@ BUGS = [
         "state-gradients",
         "gradient of inputs is off",
         NORSE,
-        "if part is None else part for part in parts",
-        "if part is None else part.detach() for part in parts",
+        "return kind(**parts)\n\n\nclass _HetSynModule",
+        "return kind(**{name: part.detach() for name, part in parts.items()})\n\n\nclass _HetSynModule",
     ),
     # ---- the compiled kernels
     Bug(
