@@ -5,21 +5,28 @@ stands beside it; the container does. So a container that takes in one of our la
 own means, which goes with it into copies and files. Each adapter says what a member takes, and what to do about two
 kinds in one container.
 
+Pooling and Flatten() between layers over images would read (T, B, C, H, W) as something else, or refuse it: those in a
+container with one of our layers take every step of a sequence by itself.
+
 Not seen: what a user's own forward does between modules; and, until the container takes in a member again, a layer that
 came into a container inside it later, or by torch's `insert`, which calls no hook of registration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 STEP, SEQUENCE = "step", "sequence"  # what a member takes a call
 EITHER = "either"  # a user's own module, which may make the one of the other
 Member = tuple[str, nn.Module]  # its name in the container, and itself
+POOLS = {  # axes of an image -> what pools along them
+    1: (nn.AvgPool1d, nn.MaxPool1d, nn.LPPool1d, nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d),
+    2: (nn.AvgPool2d, nn.MaxPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
+}
 
 
 def hang(
@@ -37,9 +44,10 @@ def hang(
     def see(container: nn.Module, name: str, module: nn.Module | None) -> None:
         if not isinstance(container, containers) or module is None or not _runs_in_order(container):
             return
-        if hook in container._forward_pre_hooks.values():
+        if not any(is_ours(member) for part in (module, container) for _, member in members(part)):
             return
-        if any(is_ours(member) for part in (module, container) for _, member in members(part)):
+        _take_sequences({**dict(container.named_children()), name: module})  # of which it is not a member yet
+        if hook not in container._forward_pre_hooks.values():
             container.register_forward_pre_hook(hook)
             if after is not None:
                 container.register_forward_hook(after, always_call=True)
@@ -77,6 +85,44 @@ def members(module: nn.Module, name: str = "") -> Iterator[Member]:
 def whose(cls: type) -> str:
     """The dotted name of the file where the forward of a class stands, so of its library; nothing if it is scripted."""
     return str(getattr(getattr(cls, "forward", None), "__module__", ""))
+
+
+def _take_sequences(children: Mapping[str, nn.Module]) -> None:
+    """Let pooling and Flatten() among a container's children take every step of a sequence by itself.
+
+    A sequence is told from a step by how many axes it has: pooling has its own number, Flatten that of what comes
+    before it. A Flatten that does not begin behind the first axis was meant for sequences by who made it.
+    """
+    rank = 0
+    for _, member in (named for child in children.values() for named in members(child)):
+        pooled = next((3 + axes for axes, pools in POOLS.items() if isinstance(member, pools)), 0)
+        if pooled:
+            _step_by_step(member, pooled)
+        elif isinstance(member, nn.Flatten) and member.start_dim == 1 and rank > 3:
+            _step_by_step(member, rank)
+        rank = 3 if isinstance(member, nn.Flatten) else pooled or getattr(member, "sequence_rank", rank)
+
+
+def _step_by_step(module: nn.Module, rank: int) -> None:
+    """Let a module that takes (B, ...) take sequences, which have so many axes, too."""
+    module.__dict__["_sequence_rank"] = rank
+    if folded not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(folded)
+        module.register_forward_hook(unfolded)
+
+
+def folded(module: nn.Module, inputs: Any) -> Any:
+    """Before the module's call: a sequence (T, B, ...) as (T B, ...)."""
+    x = inputs[0]
+    is_sequence = isinstance(x, Tensor) and x.ndim == module.__dict__["_sequence_rank"]
+    module.__dict__["_steps"] = x.shape[:2] if is_sequence else None
+    return x.flatten(0, 1) if is_sequence else None
+
+
+def unfolded(module: nn.Module, _: Any, output: Any) -> Any:
+    """After its call: what came of a sequence as (T, B, ...) again."""
+    steps = module.__dict__.pop("_steps")
+    return None if steps is None else output.unflatten(0, steps)
 
 
 def _runs_in_order(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""HetSynLIF as Norse modules: three cells (one step) and three sequence modules (fused), in Norse's own idiom.
+"""HetSynLIF as Norse modules: cells (one step) and sequence modules (fused), in Norse's own idiom.
 
 Importing this changes nothing in Norse; `hetsyn_plugins.register("norse")` makes them `norse.torch.HetSynLIFCell` and
 so on. The equations are the core's: one step is `ops.lif.run_step`, a sequence `ops.lif.run_sequence`. Decays are
@@ -39,25 +39,21 @@ from hetsyn_plugins.ops.arguments import (
     PRECISE,
     ArgumentNames,
     Caller,
-    checked_inputs,
-    checked_state,
     compute_dtype,
     output_dtype,
 )
+from hetsyn_plugins.ops.convolving import Convolving, signature
 from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.foreign_inputs import outside_of_graph
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params, span
 from hetsyn_plugins.ops.lengths import checked_lengths
-from hetsyn_plugins.ops.lif import run_sequence, run_step
 from hetsyn_plugins.ops.rates import watch_rates
-from hetsyn_plugins.ops.steps import mark_of
 from hetsyn_plugins.ops.trainable import (
     TrainableFields,
     all_finite,
     decay_from_stored,
     recompute,
     start_max_delay,
-    start_values,
     start_weight,
     values_to_look_at,
 )
@@ -571,7 +567,7 @@ class _HetSynModule(HetSynModule, nn.Module):
                 if value.dtype == torch.float64 != wide:
                     raise ValueError(f"{FIELD_NAMES[field]}: expected {kept} like the layer, got {value.dtype} in p")
                 fields[field] = value.detach().to(kept if field in PRECISE else wide)
-        values: dict[str, Any] = start_values(
+        values: dict[str, Any] = self.start_values(
             fields,
             sizes=(self.hidden_size, self.input_size),
             spiking=self.spiking,
@@ -634,28 +630,29 @@ class _HetSynModule(HetSynModule, nn.Module):
 
     def initial_state(self, input_tensor: Tensor) -> Any:
         """Zeros for the input's batch: the state before the first step."""
-        batch = input_tensor.shape[0 if self.batch_first else -2]
-        n, m = self.hidden_size, self.input_size
+        x = self.swapped(input_tensor)
+        batch, n, *size = shape = self.soma_shape(x)
         dtype = compute_dtype(self.input_weights)
-        zeros = {name: self.input_weights.new_zeros((batch, n), dtype=dtype) for name in self.state_class._fields}
+        zeros = {name: self.input_weights.new_zeros(shape, dtype=dtype) for name in self.state_class._fields}
         zero = self.input_weights.new_zeros((), dtype=dtype)
-        zeros |= {"i": zero.expand(batch, n, m)}  # currents of synapses are not written out: a reset costs nothing
+        # currents of synapses are not written out: a reset costs nothing
+        zeros |= {"i": zero.expand(batch, *self.input_weights.shape, *size)}
         zeros |= {"i_rec": zero.expand(batch, n, n)} if self.recurrent else {}
-        for name, width in (("past_input", m), ("past_z", n)):
+        for name, past in (("past_input", self.step_shape(x)), ("past_z", shape)):
             if name in zeros:
                 steps = 0 if self.p.stored(UNUSED[name]) is None else self.max_delay
-                zeros[name] = zero.expand(steps, batch, width)
+                zeros[name] = zero.expand(steps, *past)
         return self.state_class(**zeros)
 
-    def initial(self, state: Any, layer: LayerTensors, batch: int) -> HetSynState:
-        """The state before the first step as the core has it; None: zeros."""
+    def initial(self, state: Any, layer: LayerTensors, x: Tensor) -> HetSynState:
+        """The state before the first step as the core has it, for inputs x; None: zeros."""
         core = None if state is None else _to_core(state, self.state_class, layer._asdict())
-        return checked_state(core, layer, batch, ARGUMENT_NAMES, self.max_delay)
+        return self.checked_state(core, layer, x, ARGUMENT_NAMES)
 
-    def _returned(self, state: Any, layer: LayerTensors, batch: int) -> HetSynState | None:
+    def _returned(self, state: Any, layer: LayerTensors, x: Tensor) -> HetSynState | None:
         """The state as the core has it where it is what the last step returned, which needs no more checks."""
-        mark = mark_of(getattr(state, "i", None))
-        if mark is None or type(state) is not self.state_class or len(state.v) != batch:
+        mark = self.mark_of(getattr(state, "i", None))
+        if mark is None or type(state) is not self.state_class or mark.state.v.shape != self.soma_shape(x):
             return None
         parts = {STATE_FIELDS[name]: part for name, part in zip(state._fields, state, strict=True)}
         for name, field in UNUSED.items():
@@ -667,13 +664,13 @@ class _HetSynModule(HetSynModule, nn.Module):
     def step(self, input_tensor: Tensor, state: Any) -> tuple[Tensor, Any]:
         """One step: z (or v) (B, N) and the state after it."""
         weight = self.input_weights
-        x = checked_inputs(input_tensor, weight, bool(self.check), CELL)
+        x = self.checked_inputs(input_tensor, bool(self.check), CELL)
         layer, origin = self.step_layer(getattr(state, "i", None), ARGUMENT_NAMES)
         if self.check:
             self.check_changed(layer, ARGUMENT_NAMES)
-        before = self._returned(state, layer, x.shape[0]) or self.initial(state, layer, x.shape[0])
+        before = self._returned(state, layer, x) or self.initial(state, layer, x)
         checked = self.checked(ARGUMENT_NAMES) if torch.compiler.is_compiling() else ""
-        after = run_step(x, layer, before, self.way(), owner=origin, module=self, checked=checked)
+        after = self.run_step(x, layer, before, self.way(), owner=origin, module=self, checked=checked)
         out = after.spikes if self.spiking else after.v
         return out.to(output_dtype(input_tensor, weight)), _from_core(after, self.state_class)
 
@@ -687,9 +684,9 @@ class _HetSynModule(HetSynModule, nn.Module):
         self.check_changed(layer, ARGUMENT_NAMES)
 
         def run(rows: Tensor, start: HetSynState) -> tuple[Tensor | None, Tensor, HetSynState]:
-            return run_sequence(rows, layer, start, self.way(), self.checked(ARGUMENT_NAMES))
+            return self.run_sequence(rows, layer, start, self.way(), self.checked(ARGUMENT_NAMES))
 
-        z, v, final = self.run_rows(run, x, self.initial(state, layer, x.shape[1]), lengths, SEQUENCE)
+        z, v, final = self.run_rows(run, x, self.initial(state, layer, x), lengths, SEQUENCE)
         out = output_dtype(input_tensor, weight)
         z = None if z is None else self.swapped(z.to(out))
         return z, self.swapped(v.to(out)), _from_core(final, self.state_class)
@@ -697,8 +694,8 @@ class _HetSynModule(HetSynModule, nn.Module):
     def _checked_rows(self, input_tensor: Tensor, lengths: Any) -> tuple[Tensor, Tensor | None]:
         """A sequence, time first, in the dtype of the arithmetic, and the lengths of its rows, if there are any."""
         caller = self.speaking(SEQUENCE)
-        x = self.swapped(checked_inputs(input_tensor, self.input_weights, self.checks_values(True, lengths), caller))
-        return x, None if lengths is None else checked_lengths(lengths, x)
+        x = self.swapped(self.checked_inputs(input_tensor, self.checks_values(True, lengths), caller))
+        return x, None if lengths is None else checked_lengths(lengths, x.flatten(2))
 
     @classmethod
     def from_params(
@@ -743,7 +740,7 @@ class _HetSynModule(HetSynModule, nn.Module):
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{self.input_size}, {self.hidden_size}, dt={self.dt}, share={self.p.share!r}{self.layout_shown()}"
+        return f"{self.shape_shown()}, dt={self.dt}, share={self.p.share!r}{self.layout_shown()}"
 
 
 def _dtype_of(fields: dict[str, Any]) -> torch.dtype:
@@ -806,7 +803,7 @@ class _Sequence(_HetSynModule):
         currents = () if self.record_current else ("i", "i_rec")
         recorded = [name for name in fields if name not in (*currents, "past_input", "past_z")]
         if lengths is not None:
-            self.initial(state, self.layer_tensors(), x.shape[1])  # that it is of this batch
+            self.initial(state, self.layer_tensors(), x)  # that it is of this batch
 
         def run(rows: Tensor, state: Any) -> tuple[Any, ...]:
             outs, states = [], []
@@ -906,6 +903,65 @@ class HetSynLI(_Sequence):
     spiking, state_class = False, HetSynLIState
 
 
+class HetSynConv2dCell(Convolving, _Cell):
+    """HetSynLIF neurons over images, one step a call: z, state = cell(x, state), x (B, C, H, W), z (B, N, H', W').
+
+    Every position of every channel is a neuron that sees its patch as one of a `HetSynLIFCell` does, whose arguments
+    follow the convolution's: p, dt and so on. Not a `torch.nn.Conv2d` in front of a cell: there is no sum before the
+    decays.
+
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups   as in torch.nn.Conv2d; N is out_channels
+    p               tau_syn_inv a number, (N,) or of the kernel's shape, (N, C / groups, k, k); all others () or (N,)
+    input_weights   (N, C / groups, k, k)
+
+    The state is a HetSynLIFState of images: i is (B, the weights' shape, H', W'), all others (B, N, H', W').
+    `to_dense((H, W))` gives the parameters of the dense layer that this one is; there is no recurrent form.
+    """
+
+    axes = 2
+
+
+class HetSynConv1dCell(Convolving, _Cell):
+    """`HetSynConv2dCell` over (B, C, L), L a length in space: z is (B, N, L')."""
+
+    axes = 1
+
+
+class HetSynConv2d(Convolving, _Sequence):
+    """`HetSynConv2dCell` over a whole sequence, fused: z, state = layer(x, state), x (T, B, C, H, W).
+
+    Also record_states, record_current, batch_first, as `HetSynLIF`. In a SequentialState pooling and Flatten() between
+    such layers take each step by itself.
+
+    Memory: the current, B * H' * W' numbers for each weight, is in the state; for the backward pass the patches are
+    kept, T * B * H' * W' numbers for each weight of one channel out.
+
+    Example:
+        >>> layer = HetSynConv2d(1, 8, 5, stride=2)
+        >>> z, state = layer(torch.rand(25, 32, 1, 28, 28))
+        >>> z.shape, state.v.shape
+        (torch.Size([25, 32, 8, 12, 12]), torch.Size([32, 8, 12, 12]))
+    """
+
+    axes = 2
+
+
+class HetSynConv1d(Convolving, _Sequence):
+    """`HetSynConv2d` over (T, B, C, L), L a length in space: z is (T, B, N, L')."""
+
+    axes = 1
+
+
+RECURRENT_ONLY = ("recurrent_weights", "autapses")
+for _layer, _dense in (
+    (HetSynConv1d, HetSynLIF),
+    (HetSynConv2d, HetSynLIF),
+    (HetSynConv1dCell, HetSynLIFCell),
+    (HetSynConv2dCell, HetSynLIFCell),
+):
+    _layer.__signature__ = signature(_dense, RECURRENT_ONLY)  # type: ignore[union-attr]
+
+
 # ---- in Norse's containers and exporters
 
 ONE_STEP = (_Cell, SNNCell, SNNRecurrentCell, norse.torch.CobaLIFCell, norse.torch.LILinearCell)
@@ -979,6 +1035,10 @@ _ours: dict[str, Any] = {
         HetSynLIF,
         HetSynLIFRecurrent,
         HetSynLI,
+        HetSynConv1dCell,
+        HetSynConv2dCell,
+        HetSynConv1d,
+        HetSynConv2d,
         HetSynLIFParameters,
         HetSynLIFState,
         HetSynLIFRecurrentState,

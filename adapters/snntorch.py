@@ -1,4 +1,4 @@
-"""HetSynLIF as snnTorch neurons: `HetSynLeaky` and `RHetSynLeaky`, in snnTorch's own idiom.
+"""HetSynLIF as snnTorch neurons, in its own idiom: `HetSynLeaky`, `RHetSynLeaky`, `HetSynConv1d`, `HetSynConv2d`.
 
 Importing this changes nothing in snnTorch. From the first layer on `snntorch.utils.reset` and `snntorch.backprop` see
 ours (`snntorch_host`); `hetsyn_plugins.register("snntorch")` makes them `snn.HetSynLeaky` besides. The equations are
@@ -27,15 +27,15 @@ from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Arctan, Foreign, NoGradient, Surrogate, resolve
 from hetsyn_plugins.core.validation import checked_size, describe_values
 from hetsyn_plugins.kernels.interface import LayerTensors
-from hetsyn_plugins.ops.arguments import HALF, ArgumentNames, Caller, checked_inputs, checked_state, compute_dtype
+from hetsyn_plugins.ops.arguments import HALF, ArgumentNames, Caller, compute_dtype
+from hetsyn_plugins.ops.convolving import Convolving, signature
 from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.foreign_inputs import is_exporting, outside_of_graph, usable
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
 from hetsyn_plugins.ops.lengths import at_end, checked_lengths
-from hetsyn_plugins.ops.lif import Way, run_sequence, run_step
+from hetsyn_plugins.ops.lif import Way
 from hetsyn_plugins.ops.rates import watch_rates
-from hetsyn_plugins.ops.steps import mark_of
-from hetsyn_plugins.ops.trainable import TrainableFields, start_max_delay, start_values, start_weight
+from hetsyn_plugins.ops.trainable import TrainableFields, start_max_delay, start_weight
 
 FIELD_NAMES = {
     "weight": "weight",
@@ -202,7 +202,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         }
         if bias is False:
             fields["bias"] = None
-        start: dict[str, Any] = start_values(
+        start: dict[str, Any] = self.start_values(
             fields,
             sizes=(n, m),
             spiking=spiking,
@@ -326,7 +326,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         """
         for name in self._states:
             state = self.__dict__[name]
-            zero = torch.zeros_like(state) if state.ndim < 3 else state.new_zeros(()).expand(state.shape)
+            is_current = name in ("syn", "rec")
+            zero = state.new_zeros(()).expand(state.shape) if is_current else torch.zeros_like(state)
             self.__dict__[name] = zero  # currents of synapses are not written out: a reset costs nothing
         self._is_zero = True
         states = tuple(self.__dict__[name] for name in self._states)
@@ -369,13 +370,13 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
                  `hetsyn_plugins.ops.lengths`. In a Sequential, which hands on one input, hidden layers need none: what
                  comes behind a row's end changes nothing before it
         """
-        is_sequence = isinstance(input_, Tensor) and input_.ndim == 3
+        is_sequence = isinstance(input_, Tensor) and input_.ndim == self.sequence_rank
         in_steps = not is_sequence or self.inhibition or bool(self.state_quant)
         if torch.compiler.is_compiling() and self.keeps_out_of_graph(lengths, in_steps):
             return outside_of_graph(self.forward, input_, *states, lengths=lengths, **named)
         beside = snntorch_host.beside(self)
         weight: Any = self.stored("weight")
-        x = checked_inputs(input_, weight, self.checks_values(is_sequence, lengths), self.speaking(self._caller))
+        x = self.checked_inputs(input_, self.checks_values(is_sequence, lengths), self.speaking(self._caller))
         if named:
             states = self._in_order(states, named)
         if states and isinstance(states[0], tuple):
@@ -384,14 +385,14 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             snntorch_host.refuse_sequence(*beside, self.batch_first)
         x = self.swapped(x) if is_sequence else x
         if lengths is not None:
-            lengths = checked_lengths(lengths, x)
+            lengths = checked_lengths(lengths, x.flatten(2 if is_sequence else 1))
         if self.init_hidden:
             if any(s is not None for s in states):
                 raise TypeError(
                     "states should not be passed as arguments while `init_hidden=True`: the layer keeps them, "
                     f"spk = layer(x); without init_hidden {self._one_call()}"
                 )
-            states = self._hidden(x.shape[-2], weight)
+            states = self._hidden(x, weight)
         if not is_sequence:
             spk, mem, final = self._one_step(x, states)
         elif self.inhibition or self.state_quant or len(x) == 0:
@@ -428,8 +429,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             raise TypeError(f"forward: expected states {', '.join(self._states)}, each once, got {', '.join(wrong)}")
         return tuple({**positional, **named}.get(name) for name in self._states)
 
-    def _hidden(self, batch: int, weight: Tensor) -> tuple[Tensor | None, ...]:
-        """The states kept from the last call; none of them where batch size, device or dtype changed."""
+    def _hidden(self, x: Tensor, weight: Tensor) -> tuple[Tensor | None, ...]:
+        """The states kept from the last call; none of them where batch size, device, dtype (or image size) changed."""
         if torch.compiler.is_compiling():
             if self._is_zero or is_exporting():  # a program has no state from before
                 return ()
@@ -440,16 +441,21 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
                 "HetSynLeaky: torch.utils.checkpoint computes this call again, but its hidden states have moved on: "
                 "reset them inside the function that is checkpointed, or pass states in and out (init_hidden=False)"
             )
-        fits = mem.ndim == 2 and mem.shape[0] == batch and mem.device == weight.device
+        past: Tensor = self.__dict__["past"]
+        fits = mem.shape == self.soma_shape(x) and mem.device == weight.device
+        fits = fits and (past.numel() == 0 or past.shape[1:] == self.step_shape(x))
         return tuple(map(self.__dict__.get, self._states)) if fits and mem.dtype == compute_dtype(weight) else ()
 
-    def _initial_state(self, states: tuple[Tensor | None, ...], layer: LayerTensors, batch: int) -> HetSynState:
-        """The core's state; zeros where none is given; a mixture, or one that does not fit, raises ValueError."""
+    def _initial_state(self, states: tuple[Tensor | None, ...], layer: LayerTensors, x: Tensor) -> HetSynState:
+        """The core's state, for inputs x; zeros where none is given.
+
+        A mixture, or one that does not fit, raises ValueError.
+        """
         names = self._states
         given: Any = zip(names, states, strict=False)
         values: dict[str, Any] = {n: usable(s) for n, s in given if _is_state(n, s)}
         if not values:
-            return checked_state(None, layer, batch, self._caller.names, self.max_delay)
+            return self.checked_state(None, layer, x, self._caller.names)
         if len(values) != len(names) or len(states) != len(names):
             count = max(len(values), len(states) if len(states) > len(names) else 0)
             hint = "; spk is no state of this layer" if len(states) > len(names) and not self.recurrent else ""
@@ -468,7 +474,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         z = spk if self.spiking else None
         state = HetSynState(values["syn"], values.get("rec"), rst, values.get("ada"), z, mem)
         state = state._replace(past_inputs=values.get("past"), past_spikes=values.get("past_spk"))
-        state = checked_state(state, layer, batch, self._caller.names, self.max_delay)
+        state = self.checked_state(state, layer, x, self._caller.names)
         return state._replace(spikes=self._last_spikes(spk, mem, layer)) if self.spiking else state
 
     def _last_spikes(self, spk: Tensor, mem: Tensor, layer: LayerTensors) -> Tensor | None:
@@ -480,9 +486,11 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             return self._ungraded(spk)
         if torch.compiler.is_compiling() and not self.state_quant:
             return None
+        assert layer.threshold is not None  # of a layer that spikes
+        threshold = self.beside_soma(layer.threshold)
         if mem.requires_grad and torch.is_grad_enabled():
-            return self.way().surrogate(mem - layer.threshold, layer.threshold)
-        return (mem > layer.threshold).to(mem.dtype)  # mem is a plain value (zeros, detached): nothing for theta
+            return self.way().surrogate(mem - threshold, threshold)
+        return (mem > threshold).to(mem.dtype)  # mem is a plain value (zeros, detached): nothing for theta
 
     def way(self) -> Way:
         surrogate = NoGradient() if self.surrogate_disable else self.surrogate
@@ -491,7 +499,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     def _factor(self, dtype: torch.dtype) -> Tensor:
         factor: Any = self._buffers.get("graded_spikes_factor")  # where getattr ends too, ten times as slowly
         factor = self.graded_spikes_factor if factor is None else factor
-        return (factor if isinstance(factor, nn.Parameter) else factor.clone()).to(dtype)  # see TrainableFields.tensor
+        factor = factor if isinstance(factor, nn.Parameter) else factor.clone()  # see TrainableFields.tensor
+        return self.beside_soma(factor.to(dtype))
 
     def _graded(self, spk: Tensor) -> Tensor:
         """What comes out for spikes of 0 and 1."""
@@ -516,17 +525,17 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         layer, origin = self.step_layer(current, self._caller.names)
         if self.check:
             self.check_changed(layer, self._caller.names)
-        start = self._returned(states, layer, x.shape[0]) or self._initial_state(states, layer, x.shape[0])
+        start = self._returned(states, layer, x) or self._initial_state(states, layer, x)
         spk, final = self._step(x, layer, start, origin)
         return spk, final.v, final
 
-    def _returned(self, states: tuple[Tensor | None, ...], layer: LayerTensors, batch: int) -> HetSynState | None:
+    def _returned(self, states: tuple[Tensor | None, ...], layer: LayerTensors, x: Tensor) -> HetSynState | None:
         """The state as the core has it where it is what the last step returned, which needs no more checks."""
         if len(states) != len(self._states):
             return None
         values: dict[str, Any] = dict(zip(self._states, states, strict=True))
-        mark = mark_of(values["syn"])
-        if mark is None or len(mark.state.v) != batch:
+        mark = self.mark_of(values["syn"])
+        if mark is None or mark.state.v.shape != self.soma_shape(x):
             return None
         rst = None if layer.reset_decay is None else values["rst"]
         z = values["spk"] if self.recurrent else mark.state.spikes  # fired from mem, as the step did
@@ -541,15 +550,17 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         quantise = snntorch_host.quantiser(self.state_quant)
         module = None if self.inhibition else self  # of which not every spike leaves the layer
         checked = self.checked(self._caller.names) if torch.compiler.is_compiling() else ""
-        final = run_step(x, layer, start, self.way(), quantise, origin, module, checked)
+        final = self.run_step(
+            x, layer, start, self.way(), quantise=quantise, owner=origin, module=module, checked=checked
+        )
         if not self.spiking:
             return torch.zeros_like(final.v), final
         spk: Tensor = final.spikes
         if spk.requires_grad and not final.v.requires_grad:
             # only theta is trained: mem must not look like a plain value to the next step's _last_spikes
-            final = final._replace(v=final.v + 0 * layer.threshold)  # type: ignore[operator]  # spiking: there is one
+            final = final._replace(v=final.v + 0 * self.beside_soma(layer.threshold))  # type: ignore[arg-type]  # it spikes
         if self.inhibition:
-            winner = (final.v - layer.threshold).argmax(1, keepdim=True)
+            winner = (final.v - self.beside_soma(layer.threshold)).argmax(1, keepdim=True)  # type: ignore[arg-type]
             spk = spk * torch.zeros_like(spk).scatter_(1, winner, 1.0)
         return spk, final
 
@@ -558,7 +569,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
     ) -> Run:
         """spk, ungraded, and mem (T, B, N), and the state after the last step, or after each row's last valid one."""
         layer = self.layer_tensors()
-        start = self._initial_state(states, layer, x.shape[1])
+        start = self._initial_state(states, layer, x)
         result: Run = self.run_rows(functools.partial(run, layer), x, start, lengths, self._caller)
         return result
 
@@ -567,7 +578,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
 
     def _fused(self, layer: LayerTensors, x: Tensor, start: HetSynState) -> Run:
         self.check_changed(layer, self._caller.names)
-        spk, v, final = run_sequence(x, layer, start, self.way(), self.checked(self._caller.names))
+        spk, v, final = self.run_sequence(x, layer, start, self.way(), self.checked(self._caller.names))
         return (torch.zeros_like(v) if spk is None else spk), v, final
 
     def _loop(self, layer: LayerTensors, x: Tensor, final: HetSynState) -> Run:
@@ -635,7 +646,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         trained = "" if self.parametrization == "decay" else f", parametrization={self.parametrization!r}, dt={self.dt}"
         surrogate = repr(self.surrogate) if self.spiking else "None, spiking=False"
         return (
-            f"{self.in_features}, {self.out_features}, share={self.share!r}{trained}, {', '.join(self._ranges())}, "
+            f"{self.shape_shown()}, share={self.share!r}{trained}, {', '.join(self._ranges())}, "
             f"spike_grad={surrogate}, reset_mechanism={self.reset_mechanism!r}, init_hidden={self.init_hidden}, "
             f"output={self.output}{self.layout_shown()}"
         )
@@ -734,6 +745,42 @@ class RHetSynLeaky(HetSynLeaky):
         return self.reset_mem()
 
 
+class HetSynConv2d(Convolving, HetSynLeaky):
+    """HetSynLIF neurons over images: a convolution whose synapses have each a decay, shared by all positions.
+
+    Every position of every channel is a neuron that sees its patch as a `HetSynLeaky` does, whose arguments follow the
+    convolution's: alpha, beta, threshold and so on. It is not a `torch.nn.Conv2d` in front of a neuron: no sum comes
+    before the decays.
+
+    Example:
+        >>> conv = HetSynConv2d(1, 8, 5, stride=2, init_hidden=True)
+        >>> spk = conv(torch.rand(25, 32, 1, 28, 28))      # the whole sequence (T, B, C, H, W), fused
+        >>> spk.shape
+        torch.Size([25, 32, 8, 12, 12])
+
+    in_channels, out_channels, kernel_size, stride, padding, dilation, groups   as in torch.nn.Conv2d
+    weight, alpha   (out_channels, in_channels / groups, k, k); alpha also () or one a channel, (out_channels,), as
+                    `share` says ("neuron": one a channel). beta, threshold, bias and such are one a channel
+    inhibition      one winner at each position
+
+    Inputs and outputs as of HetSynLeaky: **input_** (B, C, H, W) or (T, B, C, H, W); **syn** (B, the weight's shape,
+    H', W'); spk, **rst**, **ada**, **mem** (B, out_channels, H', W'). In a Sequential pooling and Flatten() between
+    such layers take each step of a sequence by itself.
+    `to_dense((H, W))` gives the parameters of the dense layer that this one is; there is no recurrent form.
+
+    Memory: the current, B * H' * W' numbers for each weight, is a state and stays after a call; for the backward pass
+    the patches are kept, T * B * H' * W' numbers for each weight of one channel out.
+    """
+
+    axes = 2
+
+
+class HetSynConv1d(Convolving, HetSynLeaky):
+    """`HetSynConv2d` over sequences of (B, C, L), L a length in space: (T, B, C, L) -> (T, B, out_channels, L')."""
+
+    axes = 1
+
+
 def _show_signatures() -> None:
     """Let `inspect.signature` and `help` say what the constructors take: arguments of this file's own are left out."""
     own = inspect.signature(HetSynLeaky.__init__)
@@ -741,6 +788,8 @@ def _show_signatures() -> None:
     more = [p for p in inspect.signature(RHetSynLeaky.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
     HetSynLeaky.__init__.__signature__ = own.replace(parameters=shared)  # type: ignore[attr-defined]
     RHetSynLeaky.__init__.__signature__ = own.replace(parameters=[*shared, *more])  # type: ignore[attr-defined]
+    for conv in (HetSynConv1d, HetSynConv2d):
+        conv.__signature__ = signature(HetSynLeaky)
 
 
 _show_signatures()
@@ -748,7 +797,7 @@ _show_signatures()
 
 # ---- registration ----
 
-_ours = {"HetSynLeaky": HetSynLeaky, "RHetSynLeaky": RHetSynLeaky}
+_ours = {cls.__name__: cls for cls in (HetSynLeaky, RHetSynLeaky, HetSynConv1d, HetSynConv2d)}
 
 
 def install() -> None:

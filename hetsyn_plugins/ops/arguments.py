@@ -138,6 +138,12 @@ def checked_inputs(inputs: Any, weight: Tensor, check: bool | None, caller: Call
         shapes = " or ".join(shape.format(m=m, first=caller.first) for shape in caller.shapes.values())
         hint = shape_hint(tuple(inputs.shape), m, caller.first, tuple(caller.shapes))
         raise ValueError(f"{name}: expected shape {shapes}, got {tuple(inputs.shape)}{hint}")
+    return checked_numbers(inputs, weight, check, caller)
+
+
+def checked_numbers(inputs: Tensor, weight: Tensor, check: bool | None, caller: Caller) -> Tensor:
+    """Inputs of a shape that fits, in the dtype of the arithmetic; ValueError for another device or dtype, or NaN."""
+    name = caller.names["inputs"]
     if inputs.device != weight.device:
         raise ValueError(f"{name}: expected on the {caller.owner}'s device, {weight.device}, got {inputs.device}")
     if inputs.dtype != weight.dtype and inputs.dtype not in COUNTS:
@@ -193,6 +199,13 @@ def checked_state(state: Any, layer: LayerTensors, batch: int, names: ArgumentNa
     if state is None:
         return _no_state(layer, batch, max_delay) if torch.compiler.is_compiling() else _zeros(layer, batch, max_delay)
     shapes = state_shapes(layer._asdict(), layer.threshold is not None, batch, max_delay)
+    return check_parts(state, shapes, weight, names)
+
+
+def check_parts(
+    state: Any, shapes: Mapping[str, tuple[int, ...] | None], weight: Tensor, names: ArgumentNames
+) -> HetSynState:
+    """A state whose parts have these shapes and this weight's dtype and device, or ValueError."""
     if not isinstance(state, HetSynState):
         raise ValueError(f"{names['state']}: expected a HetSynState or None, got {type(state).__name__}")
     for part, value, shape in zip(STATE, state, shapes.values(), strict=True):

@@ -6,24 +6,25 @@ layout, what a state is, when one is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels.interface import LayerTensors
-from hetsyn_plugins.ops import operators
+from hetsyn_plugins.ops import arguments, lif, operators
 from hetsyn_plugins.ops.arguments import ArgumentNames, Caller, check_finite, check_ranges, in_full
 from hetsyn_plugins.ops.copies import Copied
 from hetsyn_plugins.ops.dispatch import Way
 from hetsyn_plugins.ops.foreign_inputs import NO_SCRIPT
 from hetsyn_plugins.ops.lengths import Run, run_rows
 from hetsyn_plugins.ops.steps import mark_of
-from hetsyn_plugins.ops.trainable import check_tied, recompute, share_of, to_hetsyn_params
+from hetsyn_plugins.ops.trainable import check_tied, recompute, share_of, start_values, to_hetsyn_params
 
 
 class Origin(NamedTuple):
@@ -52,6 +53,7 @@ class HetSynModule(Copied):
     batch_first          sequences are (B, T, M) in and (B, T, N) out, as in torch.nn.RNN
     has_delays           are there delays of synapses?
     max_delay            for how many steps states then keep inputs and spikes
+    sequence_rank        how many axes a sequence has, which a step has one less of
     """
 
     has_delays: bool = False
@@ -63,6 +65,7 @@ class HetSynModule(Copied):
     backend: str
     check: bool | None
     batch_first: bool = False
+    sequence_rank: int = 3
 
     def tensors(self) -> dict[str, Any]:
         """Every field as the op takes it, in the shape that is trained; None where the layer has no such field."""
@@ -99,14 +102,63 @@ class HetSynModule(Copied):
         """
         if torch.compiler.is_compiling():
             return self.layer_tensors(), None
-        origin, mark = self.origin(), mark_of(current)
-        if mark is not None and origin is not None and origin.is_same(mark.loop.owner):
-            return mark.loop.layer, origin
+        origin, mark = self.origin(), self.mark_of(current)
+        if mark is not None and origin is not None and origin.is_same(mark.owner):
+            return mark.layer, origin
         layer = self.layer_tensors()
         check_one_device(layer, names)
         if origin is not None and origin.set_by_hooks:  # which have just set them anew
             origin = self.origin()
         return layer, origin
+
+    # ---- how the op sees the layer, which is otherwise where its neurons see no rows but patches (`convolving.py`)
+
+    def shape_shown(self) -> str:
+        """What `repr` says first: M and N."""
+        n, m = self.stored("weight").shape  # type: ignore[union-attr]  # every layer has one
+        return f"{m}, {n}"
+
+    def start_values(self, values: Mapping[str, Any], **options: Any) -> dict[str, Tensor | None]:
+        """As the function of that name."""
+        return start_values(values, **options)
+
+    def checked_inputs(self, inputs: Any, check: bool | None, caller: Caller) -> Tensor:
+        """As the function of that name."""
+        weight: Any = self.stored("weight")
+        return arguments.checked_inputs(inputs, weight, check, caller)
+
+    def soma_shape(self, x: Tensor) -> tuple[int, ...]:
+        """The shape of v after a step, (B, N), for inputs (T, B, M) or (B, M)."""
+        weight: Any = self.stored("weight")
+        return (x.shape[-2], len(weight))
+
+    def step_shape(self, x: Tensor) -> tuple[int, ...]:
+        """The shape of the inputs of a step, (B, M)."""
+        return tuple(x.shape[1 - self.sequence_rank :])
+
+    def beside_soma(self, per_neuron: Tensor) -> Tensor:
+        """What there is once a neuron, (N,), as it goes together with v."""
+        return per_neuron
+
+    def checked_state(self, state: Any, layer: LayerTensors, x: Tensor, names: ArgumentNames) -> HetSynState:
+        """As the function of that name, for inputs x."""
+        return arguments.checked_state(state, layer, x.shape[-2], names, self.max_delay)
+
+    def mark_of(self, current: Any) -> Any:
+        """As the function of that name: what has `state`, `owner`, `layer` and `goes_on` of a `steps.Mark`, or None."""
+        return mark_of(current)
+
+    def run_sequence(
+        self, x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, checked: str
+    ) -> tuple[Tensor | None, Tensor, HetSynState]:
+        """As the function of that name."""
+        return lif.run_sequence(x, layer, state, way, checked)
+
+    def run_step(self, x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, **options: Any) -> HetSynState:
+        """As the function of that name."""
+        return lif.run_step(x, layer, state, way, **options)
+
+    # ---- layouts
 
     def swapped(self, sequence: Tensor) -> Tensor:
         """A sequence from the user's layout to (T, B, ...), and back; a view."""

@@ -27,12 +27,12 @@ def watch_rates(layer: Any, inputs: Tensor, spikes: Tensor | None) -> None:
 
     layer    the module; it is told once, by an attribute `_rate_was_said`
     inputs   of any layout; silent inputs are no fault of the layer's
-    spikes   (T, B, N), None for a readout
+    spikes   (T, B, N), or images (T, B, N, ...); None for a readout
 
     Looked at on the CPU in eager mode; on CUDA and under compile with the layer's check=True only.
     """
     if spikes is not None and spikes.requires_grad and torch.is_grad_enabled() and _is_watched(layer, spikes):
-        _look(layer, inputs, spikes.detach(), f"{spikes.shape[2]} neurons", "sequence")
+        _look(layer, inputs, spikes.detach(), f"{spikes[0, 0].numel()} neurons", "sequence")
 
 
 def watch_loop(layer: Any, inputs: Tensor, v: Tensor, threshold: Tensor) -> None:
@@ -64,7 +64,7 @@ def _look(layer: Any, inputs: Tensor, spikes: Tensor, neurons: str, form: str) -
             return
     except RuntimeError:  # a tensor whose values nobody may see: torch.func's, and those of meta and fake tensors
         return
-    steps, samples, _ = spikes.shape
+    steps, samples = spikes.shape[:2]
     layer.__dict__["_rate_was_said"] = True
     _said.append(type(layer).__name__)
     warnings.warn(

@@ -79,7 +79,7 @@ class Loop:
         self.owner, self.length, self.seconds = owner, 0, 0.0
         # weakly: a module that keeps a state keeps its loop, by a way through the graph that no collector sees
         self.module = None if module is None else ref(module)
-        self.versions = _versions(layer)
+        self.versions = versions_of(layer)
         self.born_in = backward_pass()
         self.passes: dict[int, BackwardPass] = {}
         self.kept = loop_costs.keep(initial.current)
@@ -107,7 +107,7 @@ class Loop:
 
     def check_unchanged(self) -> None:
         """Raise RuntimeError, as torch does for a tensor that it saved, where the layer was written to meanwhile."""
-        if _versions(self.layer) != self.versions:
+        if versions_of(self.layer) != self.versions:
             raise RuntimeError(
                 "HetSyn steps: a parameter was modified by an inplace operation (an optimiser's step?) between these "
                 "steps and their backward(): detach or reset the states before the next step"
@@ -143,11 +143,21 @@ class Mark(NamedTuple):
     state: HetSynState  # without the current, which would refer to itself
     versions: tuple[int, ...]
 
+    @property
+    def owner(self) -> Any:
+        """As in `Loop`."""
+        return self.loop.owner
+
+    @property
+    def layer(self) -> LayerTensors:
+        """As in `Loop`."""
+        return self.loop.layer
+
     def goes_on(self, state: HetSynState, layer: LayerTensors, way: Way) -> bool:
         """Is this state the one that was returned, the last of its loop, and the layer the loop's?"""
         if any(a is not b for a, b in zip(state[1:], self.state[1:], strict=True)) or any(map(is_watched, state)):
             return False
-        if self.versions != _versions(state):
+        if self.versions != versions_of(state):
             return False
         # a checkpoint's recomputation, in a backward pass, takes the same steps once more
         is_last = self.loop.length == self.step + 1 or backward_pass() != self.loop.born_in
@@ -189,7 +199,7 @@ def step(
         loop_costs.took(after.current, loop.seconds)
     if backward_pass() == loop.born_in:
         loop.length = index + 1
-    if edge.requires_grad and (versions := _versions(after)) is not None:
+    if edge.requires_grad and (versions := versions_of(after)) is not None:
         _marks[after.current] = Mark(loop, index, edge, carries, after._replace(current=None), versions)
     return after
 
@@ -208,7 +218,7 @@ def is_watched(t: Tensor | None) -> bool:
     return t is not None and (t.retains_grad or bool(t._backward_hooks))
 
 
-def _versions(tensors: Iterable[Tensor | None]) -> tuple[int, ...] | None:
+def versions_of(tensors: Iterable[Tensor | None]) -> tuple[int, ...] | None:
     """How often each was written to; None for tensors made in inference mode, which have no such count."""
     try:
         return tuple(-1 if t is None else t._version for t in tensors)

@@ -805,12 +805,12 @@ def test_states_may_be_given_by_name() -> None:
 # ---- z[t-1] of a mem that was not returned by the step before ----
 
 FIRES_AT_THRESHOLD = (
-    "surrogate(mem - layer.threshold, layer.threshold)",
-    "surrogate(mem - layer.threshold + 1e-30, layer.threshold)",
+    "surrogate(mem - threshold, threshold)",
+    "surrogate(mem - threshold + 1e-30, threshold)",
 )
 WIDTH_OF_ONE = (
-    "surrogate(mem - layer.threshold, layer.threshold)",
-    "surrogate(mem - layer.threshold, torch.ones_like(layer.threshold))",
+    "surrogate(mem - threshold, threshold)",
+    "surrogate(mem - threshold, torch.ones_like(threshold))",
 )
 
 

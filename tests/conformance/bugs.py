@@ -606,8 +606,8 @@ BUGS = [
         "threshold-gradients",
         "spikes differ",
         SNNTORCH,
-        "(mem > layer.threshold).to(mem.dtype)",
-        "(mem >= layer.threshold).to(mem.dtype)",
+        "(mem > threshold).to(mem.dtype)",
+        "(mem >= threshold).to(mem.dtype)",
     ),
     # ---- adapters
     Bug(
@@ -616,7 +616,7 @@ BUGS = [
         "random",
         "spikes differ",
         SNNTORCH,
-        "self._returned(states, layer, x.shape[0]) or self._initial_state(states, layer,",
+        "self._returned(states, layer, x) or self._initial_state(states, layer,",
         "self._initial_state((), layer,",
     ),
     Bug(
@@ -688,7 +688,7 @@ BUGS = [
         "random",
         "spikes differ",
         NORSE,
-        "self._returned(state, layer, x.shape[0]) or self.initial(state, layer",
+        "self._returned(state, layer, x) or self.initial(state, layer",
         "self.initial(None, layer",
     ),
     Bug(

@@ -1,0 +1,302 @@
+"""Layers whose neurons see patches: the dense neuron, with a row of the batch for every position of the output.
+
+A neuron of channel n at a position sees the M lines under the kernel there through the weights and decays of its
+channel. So a layer over images is the dense layer over their patches, and what an adapter's dense layer does holds here
+too; `Convolving` is what lies between the two. Every position of every channel is a neuron with states of its own:
+
+    what                          as users have it              as the op has it, of each group
+    inputs                        (T, B, C, H, W)               (T, B P, M)
+    v, spikes, reset, adaptation  (B, N, H', W')                (B P, N / groups)
+    current                       (B, *weight's shape, H', W')  (B P, N / groups, M)
+
+States that a layer hands out are views of the op's (with groups, put together from theirs), and a step that gets them
+back finds the op's again: so a loop of steps stays one loop (`steps.py`). Patches take T B P M numbers, which are kept
+for the backward pass, and the current B P N M.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from hetsyn_plugins.core.fields import STATE, HetSynState
+from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.kernels.interface import LayerTensors
+from hetsyn_plugins.ops import arguments, lif
+from hetsyn_plugins.ops.arguments import ArgumentNames, Caller
+from hetsyn_plugins.ops.convolution import Convolution, checked_convolution, checked_size
+from hetsyn_plugins.ops.dispatch import Way
+from hetsyn_plugins.ops.foreign_inputs import plain_tensor
+from hetsyn_plugins.ops.layer import HetSynModule
+from hetsyn_plugins.ops.steps import is_watched, mark_of, versions_of
+
+AXES = {1: "L", 2: "H, W"}  # what the axes of an image are called
+KERNELS = ("weight", "decay")  # the fields that have the kernel's shape
+
+
+class Returned(NamedTuple):
+    """What is known of a current that a step has returned: the state beside it, and what the op has in its place.
+
+    state, versions   as images, and how often each was written to; without the current
+    groups            each group's own state
+    layer, layers     the layer, and each group's part of it
+    """
+
+    state: HetSynState
+    versions: tuple[int, ...] | None
+    groups: tuple[HetSynState, ...]
+    layer: LayerTensors
+    layers: tuple[LayerTensors, ...]
+
+    @property
+    def owner(self) -> Any:
+        """As `steps.Mark.owner`."""
+        mark = mark_of(self.groups[0].current)
+        return None if mark is None else mark.owner
+
+    def goes_on(self, state: HetSynState, layer: LayerTensors, way: Way) -> bool:
+        """As `steps.Mark.goes_on`."""
+        if layer is not self.layer or any(map(is_watched, state)) or versions_of(state) != self.versions:
+            return False
+        if any(a is not b for a, b in zip(state[1:], self.state[1:], strict=True)):
+            return False
+        marks = [mark_of(group.current) for group in self.groups]
+        parts = zip(marks, self.groups, self.layers, strict=True)
+        return all(mark is not None and mark.goes_on(group, part, way) for mark, group, part in parts)
+
+
+_returned: Any = WeakTensorKeyDictionary()  # of currents, as images
+
+
+class Convolving(HetSynModule):
+    """A layer over images; stands before an adapter's dense layer among the bases, and gives it N and M.
+
+    axes   of an image, beside its channels
+    """
+
+    axes: int
+    convolution: Convolution
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        *arguments: Any,
+        **options: Any,
+    ) -> None:
+        channels = in_channels, out_channels
+        # before the dense layer's constructor, which makes tensors of this shape
+        self.convolution = checked_convolution(self.axes, channels, kernel_size, stride, padding, dilation, groups)
+        n, m = self.convolution.sizes
+        super().__init__(m, n, *arguments, **options)  # type: ignore[call-arg]  # the dense layer's
+
+    @property
+    def sequence_rank(self) -> int:  # type: ignore[override]  # a number, of dense layers
+        return 3 + self.axes
+
+    def shape_shown(self) -> str:
+        return str(self.convolution)
+
+    # ---- tensors of the kernel's shape
+
+    def tensors(self) -> dict[str, Any]:
+        fields = super().tensors()
+        return fields | {name: fields[name].flatten(1) for name in KERNELS if fields[name].ndim > 2}
+
+    def start_values(self, values: Mapping[str, Any], **options: Any) -> dict[str, Tensor | None]:
+        shape, names = self.convolution.weight_shape, options["names"]
+        flat = {field: _flat(names[field], values[field], shape, field) for field in KERNELS}
+        start = super().start_values({**values, **flat}, **options)
+        kernels = {field: t for field in KERNELS if (t := start[field]) is not None and t.ndim == 2}
+        return {**start, **{field: t.reshape(shape) for field, t in kernels.items()}}
+
+    # ---- what comes in
+
+    def checked_inputs(self, inputs: Any, check: bool | None, caller: Caller) -> Tensor:
+        """Images (T, B, C, *size), or (B, C, *size) where the caller takes single steps."""
+        arguments.refuse_forward_mode()
+        name, weight = caller.names["inputs"], self.stored("weight")
+        assert weight is not None  # every layer has one
+        inputs = plain_tensor(inputs, name, caller.tuple_hint)
+        channels, ranks = self.convolution.in_channels, [rank + self.axes for rank in caller.shapes]
+        if inputs.ndim not in ranks or inputs.shape[-1 - self.axes] != channels:
+            leading = {2: "B", 3: caller.first}
+            shapes = " or ".join(f"({leading[rank]}, {channels}, {AXES[self.axes]})" for rank in caller.shapes)
+            hint = self._hint(tuple(inputs.shape), caller)
+            raise ValueError(f"{name}: expected shape {shapes}, got {tuple(inputs.shape)}{hint}")
+        self.convolution.output_size(inputs.shape[-self.axes :])
+        return arguments.checked_numbers(inputs, weight, check, caller)
+
+    def _hint(self, shape: tuple[int, ...], caller: Caller) -> str:
+        """What to do with inputs of a shape that does not fit, where it looks like a known one; with ";" before it."""
+        channels, rank = self.convolution.in_channels, len(shape) - self.axes
+        if rank == 1 and shape[0] == channels:
+            return "; one image: x.unsqueeze(0)" if 2 in caller.shapes else "; one image: x[None, None]"
+        if rank in (2, 3) and shape[-1 - self.axes] == channels:  # a step, a sequence
+            return "; a step is x[t]: loop over them" if rank == 3 else "; one step of a sequence: x.unsqueeze(0)"
+        if len(shape) in caller.shapes and shape[-1] % channels == 0:
+            image = f"{channels}, {AXES[self.axes]}"
+            return f"; an image is ({image}): x.unflatten(-1, ({image}))"
+        return ""
+
+    def soma_shape(self, x: Tensor) -> tuple[int, ...]:
+        """(B, N, H', W')."""
+        size = self.convolution.output_size(x.shape[-self.axes :])
+        return (x.shape[-2 - self.axes], self.convolution.out_channels, *size)
+
+    def beside_soma(self, per_neuron: Tensor) -> Tensor:
+        """(N,) as (N, 1, 1)."""
+        return per_neuron.reshape(-1, *[1] * self.axes) if per_neuron.ndim > 0 else per_neuron
+
+    def checked_state(
+        self, state: Any, layer: LayerTensors, shape: tuple[int, ...], names: ArgumentNames
+    ) -> HetSynState:
+        batch, _, *size = shape
+        if state is None:
+            rows = arguments.checked_state(None, layer, batch * prod(size), names)
+            return rows if rows.current is None else self._images([rows], shape)
+        of_rows = arguments.state_shapes(layer._asdict(), layer.threshold is not None, 1)
+        shapes = {part: None if rows is None else shape for part, rows in of_rows.items()}
+        shapes["current"] = (batch, *self.convolution.weight_shape, *size)
+        return arguments.check_parts(state, shapes, layer.weight, names)
+
+    # ---- between images and rows
+
+    def _images(self, groups: Sequence[HetSynState], shape: tuple[int, ...]) -> HetSynState:
+        """The state of every group, as the op has it, as one of images; v has this shape."""
+        parts = dict(zip(STATE, zip(*groups, strict=True), strict=True))
+        current = joined(parts.pop("current"), 1).flatten(1)
+        whole = HetSynState(current, **{name: None if p[0] is None else joined(p, 1) for name, p in parts.items()})
+        images = HetSynState(*(None if rows is None else imaged(rows, shape) for rows in whole))
+        return images._replace(current=images.current.unflatten(1, self.convolution.weight_shape))
+
+    def _rows(self, state: HetSynState) -> tuple[HetSynState, ...]:
+        """The state of every group; in a graph that is compiled zeros are no tensors, here neither."""
+        groups, (n, m) = self.convolution.groups, self.convolution.sizes
+        parts: list[Any] = [[None] * groups if part is None else flat_rows(part, n, self.axes) for part in state]
+        if state.current is not None:
+            parts[0] = flat_rows(state.current.flatten(1, -1 - self.axes), n * m, self.axes).unflatten(1, (n, m))
+        parts = [part.chunk(groups, 1) if isinstance(part, Tensor) else part for part in parts]
+        return tuple(HetSynState(*group) for group in zip(*parts, strict=True))
+
+    def _layers(self, layer: LayerTensors) -> tuple[LayerTensors, ...]:
+        """The parts of a layer that are the groups'."""
+        groups = self.convolution.groups
+        if groups == 1:
+            return (layer,)
+        parts = [[None] * groups if t is None else t.chunk(groups) for t in layer]
+        return tuple(LayerTensors(*group) for group in zip(*parts, strict=True))
+
+    # ---- how it is run
+
+    def mark_of(self, current: Any) -> Returned | None:
+        if torch.compiler.is_compiling() or not isinstance(current, Tensor):
+            return None
+        found: Returned | None = _returned.get(current)
+        return found
+
+    def run_sequence(
+        self, x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, checked: str
+    ) -> tuple[Tensor | None, Tensor, HetSynState]:
+        shape = self.soma_shape(x)
+        parts = zip(self.convolution.patches(x), self._layers(layer), self._rows(state), strict=True)
+        runs = [lif.run_sequence(patches, part, start, way, checked) for patches, part, start in parts]
+        spikes, v, finals = zip(*runs, strict=True)
+        z = None if spikes[0] is None else imaged(joined(spikes, 2), shape)
+        return z, imaged(joined(v, 2), shape), self._images(finals, shape)
+
+    def run_step(self, x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, **options: Any) -> HetSynState:
+        kept = self.mark_of(state.current)
+        if kept is not None and kept.goes_on(state, layer, way):
+            groups, layers = kept.groups, kept.layers
+        else:
+            groups, layers = self._rows(state), self._layers(layer)
+        parts = zip(self.convolution.patches(x[None])[:, 0], layers, groups, strict=True)
+        after = tuple(lif.run_step(patches, part, start, way, **options) for patches, part, start in parts)
+        images = self._images(after, self.soma_shape(x))
+        if mark_of(after[0].current) is not None:
+            beside = images._replace(current=None)
+            _returned[images.current] = Returned(beside, versions_of(images), after, layer, layers)
+        return images
+
+    # ---- plain data
+
+    def why_not_plain(self) -> str | None:
+        return (
+            f"a convolution's weights are no matrix; layer.to_dense(({AXES[self.axes]})) gives the parameters of the "
+            "dense layer that it is on inputs of that size, and HetSynLeaky.from_params or HetSynLIF.from_params "
+            "such a layer, for inputs that are flattened"
+        )
+
+    def to_params(self) -> HetSynParams:
+        """Raises ValueError: which layer it is depends on the size of the inputs (`to_dense`)."""
+        raise ValueError(f"{type(self).__name__}: {self.why_not_plain()}")
+
+    def to_dense(self, input_size: Any) -> HetSynParams:
+        """The dense layer that this one is on images of that size, H, W or L.
+
+        Its inputs are the images (C, H, W) and its neurons (N, H', W'), both flattened; synapses outside of a kernel
+        have weight 0 and decay 0. So it has N H' W' C H W weights.
+        """
+        size = checked_size("input_size", input_size, self.axes)
+        self.convolution.output_size(size)
+        return self.convolution.unrolled(super().to_params(), size)
+
+    @classmethod
+    def from_params(cls, *_: Any, **__: Any) -> Any:
+        """Raises ValueError: parameters (N, M) are a dense layer's."""
+        raise ValueError(
+            f"{cls.__name__}: expected weights and decays as arguments, in the kernel's shape, got parameters (N, M) "
+            "of a dense layer"
+        )
+
+
+def joined(groups: Sequence[Tensor], dim: int) -> Tensor:
+    """What the groups have, as one."""
+    return groups[0] if len(groups) == 1 else torch.cat(tuple(groups), dim)
+
+
+def imaged(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(..., B P, K) as (..., B, K, *size), where v has the shape (B, N, *size)."""
+    batch, _, *size = shape
+    return rows.reshape(*rows.shape[:-2], batch, *size, rows.shape[-1]).movedim(-1, -1 - len(size))
+
+
+def flat_rows(images: Tensor, k: int, axes: int) -> Tensor:
+    """(B, K, *size) as (B P, K)."""
+    return images.movedim(1, -1).reshape(-1, k)
+
+
+def _flat(name: str, value: Any, shape: tuple[int, ...], field: str) -> Any:
+    """A start value in the kernel's shape as (N, M); numbers, one decay a channel and initialisers as they are."""
+    if value is None or (callable(value) and not isinstance(value, Tensor)):
+        return value
+    value = value if isinstance(value, Tensor) else np.asarray(value)
+    allowed = [shape] if field == "weight" else [shape, (), shape[:1]]
+    if tuple(value.shape) not in allowed:
+        raise ValueError(f"{name}: expected shape {' or '.join(map(str, allowed))}, got {tuple(value.shape)}")
+    return value.reshape(shape[0], -1) if tuple(value.shape) == shape else value
+
+
+def signature(dense: Callable[..., Any], without: Sequence[str] = ()) -> inspect.Signature:
+    """What the constructor of a layer over images takes, its own words being *arguments and **options.
+
+    dense    the dense layer, whose arguments follow but for its first two, M and N
+    without  arguments that it does not have
+    """
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    own = [p for p in inspect.signature(Convolving).parameters.values() if p.kind not in variable]
+    rest = list(inspect.signature(dense).parameters.values())[2:]
+    return inspect.Signature([*own, *(p for p in rest if p.name not in without)])
