@@ -61,17 +61,17 @@ class Convolution(NamedTuple):
             )
         return tuple((p - r) // s + 1 for p, r, s in zip(padded, self.reach, self.stride, strict=True))
 
-    def patches(self, x: Tensor) -> Tensor:
-        """Images (T, B, C, *size) -> (groups, T, B P, M): what lies under the kernel at each of P positions."""
+    def patches(self, x: Tensor, group: int) -> Tensor:
+        """Images (T, B, C, *size) -> (T, B P, M): what lies under a group's kernels at each of P positions."""
         steps, batch = x.shape[:2]
         positions, axes = prod(self.output_size(x.shape[3:])), self.axes
+        x = x.unflatten(2, (self.groups, -1))[:, :, group]
         if any(self.padding):
             x = nn.functional.pad(x, [p for padding in reversed(self.padding) for p in (padding, padding)])
-        x = x.unflatten(2, (self.groups, -1))
         for axis, (reach, stride, dilation) in enumerate(zip(self.reach, self.stride, self.dilation, strict=True)):
-            x = x.unfold(4 + axis, reach, stride)[..., ::dilation]
-        at, under = range(4, 4 + axes), range(4 + axes, 4 + 2 * axes)
-        return x.permute(2, 0, 1, *at, 3, *under).reshape(self.groups, steps, batch * positions, self.sizes[1])
+            x = x.unfold(3 + axis, reach, stride)[..., ::dilation]
+        at, under = range(3, 3 + axes), range(3 + axes, 3 + 2 * axes)
+        return x.permute(0, 1, *at, 2, *under).reshape(steps, batch * positions, self.sizes[1])
 
     def unrolled(self, params: HetSynParams, size: Sequence[int]) -> HetSynParams:
         """The dense layer from images of this size, flattened, to neurons (N, *output_size), flattened.
@@ -81,8 +81,8 @@ class Convolution(NamedTuple):
         params, (n, _) = params.expanded(), self.sizes
         lines = self.in_channels * prod(size)
         numbered = torch.arange(1.0, lines + 1, dtype=torch.float64).reshape(1, 1, self.in_channels, *size)
-        seen = self.patches(numbered)[:, 0].long().numpy()  # (groups, P, M): the line at each place, 0 in the padding
-        seen = seen.repeat(n // self.groups, axis=0)
+        places = torch.cat([self.patches(numbered, group) for group in range(self.groups)])
+        seen = places.long().numpy().repeat(n // self.groups, axis=0)  # (N, P, M): each place's line, 0 in the padding
         soma = {field: getattr(params, field) for field in NEURON_FIELDS}
         return HetSynParams(
             _matrix(params.weight, seen, lines),

@@ -10,14 +10,17 @@ too; `Convolving` is what lies between the two. Every position of every channel 
     current                       (B, *weight's shape, H', W')  (B P, N / groups, M)
 
 States that a layer hands out are views of the op's (with groups, put together from theirs), and a step that gets them
-back finds the op's again: so a loop of steps stays one loop (`steps.py`). Patches take T B P M numbers, which are kept
-for the backward pass, and the current B P N M.
+back finds the op's again: so a loop of steps stays one loop (`steps.py`). Patches take T B P M numbers, k * k times
+those of the images: large ones are made anew for the backward pass, and so are those of steps, which nobody has counted.
+The current, a state, takes B P N M.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from typing import Any, NamedTuple
 
@@ -26,6 +29,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from hetsyn_plugins.core.autograd import transforming
 from hetsyn_plugins.core.fields import STATE, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.kernels.interface import LayerTensors
@@ -39,6 +43,7 @@ from hetsyn_plugins.ops.steps import is_watched, mark_of, versions_of
 
 AXES = {1: "L", 2: "H, W"}  # what the axes of an image are called
 KERNELS = ("weight", "decay")  # the fields that have the kernel's shape
+LARGE = 1 << 24  # numbers of a sequence's patches: to make them anew takes a tenth of the time of a training step
 
 
 class Returned(NamedTuple):
@@ -211,8 +216,13 @@ class Convolving(HetSynModule):
         self, x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, checked: str
     ) -> tuple[Tensor | None, Tensor, HetSynState]:
         shape = self.soma_shape(x)
-        parts = zip(self.convolution.patches(x), self._layers(layer), self._rows(state), strict=True)
-        runs = [lif.run_sequence(patches, part, start, way, checked) for patches, part, start in parts]
+        runs = []
+        for group, (part, start) in enumerate(zip(self._layers(layer), self._rows(state), strict=True)):
+            patches = self.convolution.patches(x, group)
+            is_large = patches.numel() > LARGE
+            make = functools.partial(self.convolution.patches, group=group)
+            with remade(patches, make, x) if is_large else nullcontext():
+                runs.append(lif.run_sequence(patches, part, start, way, checked))
         spikes, v, finals = zip(*runs, strict=True)
         z = None if spikes[0] is None else imaged(joined(spikes, 2), shape)
         return z, imaged(joined(v, 2), shape), self._images(finals, shape)
@@ -223,12 +233,15 @@ class Convolving(HetSynModule):
             groups, layers = kept.groups, kept.layers
         else:
             groups, layers = self._rows(state), self._layers(layer)
-        parts = zip(self.convolution.patches(x[None])[:, 0], layers, groups, strict=True)
-        after = tuple(lif.run_step(patches, part, start, way, **options) for patches, part, start in parts)
+        after = []
+        for group, (part, start) in enumerate(zip(layers, groups, strict=True)):
+            patches = self.convolution.patches(x[None], group)[0]
+            with remade(patches, functools.partial(self.convolution.patches, group=group), x[None]):
+                after.append(lif.run_step(patches, part, start, way, **options))
         images = self._images(after, self.soma_shape(x))
         if mark_of(after[0].current) is not None:
             beside = images._replace(current=None)
-            _returned[images.current] = Returned(beside, versions_of(images), after, layer, layers)
+            _returned[images.current] = Returned(beside, versions_of(images), tuple(after), layer, layers)
         return images
 
     # ---- plain data
@@ -261,6 +274,25 @@ class Convolving(HetSynModule):
             f"{cls.__name__}: expected weights and decays as arguments, in the kernel's shape, got parameters (N, M) "
             "of a dense layer"
         )
+
+
+def remade(t: Tensor, make: Callable[[Tensor], Tensor], source: Tensor) -> AbstractContextManager[Any]:
+    """In this block a graph keeps, in the place of the tensor t, which is make(source), the source."""
+    if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
+        return nullcontext()
+    place, shape, kept, version = t.data_ptr(), t.shape, source.detach(), source._version
+
+    def pack(saved: Tensor) -> Tensor | None:
+        return None if saved.data_ptr() == place and saved.shape == shape else saved
+
+    def unpack(saved: Tensor | None) -> Tensor:
+        if saved is not None:
+            return saved
+        if kept._version != version:
+            raise RuntimeError("inputs of a convolution were modified by an inplace operation before its backward()")
+        return make(kept).reshape(shape)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 def joined(groups: Sequence[Tensor], dim: int) -> Tensor:
