@@ -11,7 +11,7 @@ too; `Convolving` is what lies between the two. Every position of every channel 
 
 States that a layer hands out are views of the op's (with groups, put together from theirs), and a step that gets them
 back finds the op's again: so a loop of steps stays one loop (`steps.py`). Patches take T B P M numbers, k * k times
-those of the images: large ones are made anew for the backward pass, and so are those of steps, which nobody has counted.
+those of the images: large ones, and those of steps, which are many, are made anew for the backward pass.
 The current, a state, takes B P N M.
 """
 
