@@ -61,11 +61,14 @@ class Convolution(NamedTuple):
             )
         return tuple((p - r) // s + 1 for p, r, s in zip(padded, self.reach, self.stride, strict=True))
 
-    def patches(self, x: Tensor, group: int) -> Tensor:
-        """Images (T, B, C, *size) -> (T, B P, M): what lies under a group's kernels at each of P positions."""
+    def by_group(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images (T, B, C, *size) -> those of each group, (T, B, C / groups, *size)."""
+        return x.unflatten(2, (self.groups, -1)).unbind(2)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Of a group, (T, B, C / groups, *size) -> (T, B P, M): what lies under a kernel at each of P positions."""
         steps, batch = x.shape[:2]
         positions, axes = prod(self.output_size(x.shape[3:])), self.axes
-        x = x.unflatten(2, (self.groups, -1))[:, :, group]
         if any(self.padding):
             x = nn.functional.pad(x, [p for padding in reversed(self.padding) for p in (padding, padding)])
         for axis, (reach, stride, dilation) in enumerate(zip(self.reach, self.stride, self.dilation, strict=True)):
@@ -81,7 +84,7 @@ class Convolution(NamedTuple):
         params, (n, _) = params.expanded(), self.sizes
         lines = self.in_channels * prod(size)
         numbered = torch.arange(1.0, lines + 1, dtype=torch.float64).reshape(1, 1, self.in_channels, *size)
-        places = torch.cat([self.patches(numbered, group) for group in range(self.groups)])
+        places = torch.cat(list(map(self.patches, self.by_group(numbered))))
         seen = places.long().numpy().repeat(n // self.groups, axis=0)  # (N, P, M): each place's line, 0 in the padding
         soma = {field: getattr(params, field) for field in NEURON_FIELDS}
         return HetSynParams(

@@ -17,7 +17,6 @@ The current, a state, takes B P N M.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -215,13 +214,11 @@ class Convolving(HetSynModule):
     def run_sequence(
         self, x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, checked: str
     ) -> tuple[Tensor | None, Tensor, HetSynState]:
-        shape = self.soma_shape(x)
+        shape, by_group = self.soma_shape(x), self.convolution.by_group(x)
         runs = []
-        for group, (part, start) in enumerate(zip(self._layers(layer), self._rows(state), strict=True)):
-            patches = self.convolution.patches(x, group)
-            is_large = patches.numel() > LARGE
-            make = functools.partial(self.convolution.patches, group=group)
-            with remade(patches, make, x) if is_large else nullcontext():
+        for images, part, start in zip(by_group, self._layers(layer), self._rows(state), strict=True):
+            patches = self.convolution.patches(images)
+            with remade(patches, self.convolution.patches, images) if patches.numel() > LARGE else nullcontext():
                 runs.append(lif.run_sequence(patches, part, start, way, checked))
         spikes, v, finals = zip(*runs, strict=True)
         z = None if spikes[0] is None else imaged(joined(spikes, 2), shape)
@@ -234,15 +231,15 @@ class Convolving(HetSynModule):
         else:
             groups, layers = self._rows(state), self._layers(layer)
         after = []
-        for group, (part, start) in enumerate(zip(layers, groups, strict=True)):
-            patches = self.convolution.patches(x[None], group)[0]
-            with remade(patches, functools.partial(self.convolution.patches, group=group), x[None]):
+        for images, part, start in zip(self.convolution.by_group(x[None]), layers, groups, strict=True):
+            patches = self.convolution.patches(images)[0]
+            with remade(patches, self.convolution.patches, images):
                 after.append(lif.run_step(patches, part, start, way, **options))
-        images = self._images(after, self.soma_shape(x))
+        state = self._images(after, self.soma_shape(x))
         if mark_of(after[0].current) is not None:
-            beside = images._replace(current=None)
-            _returned[images.current] = Returned(beside, versions_of(images), tuple(after), layer, layers)
-        return images
+            beside = state._replace(current=None)
+            _returned[state.current] = Returned(beside, versions_of(state), tuple(after), layer, layers)
+        return state
 
     # ---- plain data
 
