@@ -59,8 +59,13 @@ def measure(runs: int, memory: bool) -> list[Cost]:
 
 
 def _measure(size: Size, runs: int, memory: bool) -> list[Cost]:
-    costs = []
-    steps = {form: build(size) for form, build in forms().items()}
+    times = medians({form: build(size) for form, build in forms().items()}, runs)
+    peaks = {form: peak_memory(size, form) if memory else None for form in times}
+    return [Cost(size, form, milliseconds, peaks[form]) for form, milliseconds in times.items()]
+
+
+def medians(steps: dict[str, Step], runs: int) -> dict[str, float]:
+    """Milliseconds of each step, taken in turns."""
     seconds: dict[str, list[float]] = {form: [] for form in steps}
     for turn in range(runs + 1):
         for form, step in steps.items():
@@ -68,10 +73,7 @@ def _measure(size: Size, runs: int, memory: bool) -> list[Cost]:
             step()
             if turn > 0:  # the first warms up
                 seconds[form].append(time.perf_counter() - start)
-    for form, values in seconds.items():
-        peak = peak_memory(size, form) if memory else None
-        costs.append(Cost(size, form, 1e3 * statistics.median(values), peak))
-    return costs
+    return {form: 1e3 * statistics.median(values) for form, values in seconds.items()}
 
 
 def table(costs: list[Cost]) -> str:

@@ -36,7 +36,6 @@ from hetsyn_plugins.ops import arguments, lif
 from hetsyn_plugins.ops.arguments import ArgumentNames, Caller
 from hetsyn_plugins.ops.convolution import Convolution, checked_convolution, checked_size
 from hetsyn_plugins.ops.dispatch import Way
-from hetsyn_plugins.ops.foreign_inputs import plain_tensor
 from hetsyn_plugins.ops.layer import HetSynModule
 from hetsyn_plugins.ops.steps import is_watched, mark_of, versions_of
 
@@ -133,7 +132,7 @@ class Convolving(HetSynModule):
         arguments.refuse_forward_mode()
         name, weight = caller.names["inputs"], self.stored("weight")
         assert weight is not None  # every layer has one
-        inputs = plain_tensor(inputs, name, caller.tuple_hint)
+        inputs = arguments.plain_tensor(inputs, name, caller.tuple_hint)
         channels, ranks = self.convolution.in_channels, [rank + self.axes for rank in caller.shapes]
         if inputs.ndim not in ranks or inputs.shape[-1 - self.axes] != channels:
             leading = {2: "B", 3: caller.first}

@@ -332,6 +332,7 @@ def test_large_patches_are_made_anew_for_the_backward_pass_and_not_kept(
             spikes.sum().backward()
 
 
+@pytest.mark.card
 def test_hidden_states_are_images_and_start_anew_for_another_batch_or_size() -> None:
     conv = ours.HetSynConv2d(2, 3, 3, init_hidden=True, alpha=1.0, weight=torch.ones(3, 2, 3, 3), threshold=100.0)
     conv(torch.ones(4, 2, 6, 5))
@@ -432,6 +433,7 @@ def net_of(host: str, form: str = "sequence") -> Any:
     )
 
 
+@pytest.mark.card
 @pytest.mark.parametrize("host", HOSTS)
 def test_pooling_and_flatten_take_sequences_and_steps(host: str) -> None:
     net = net_of(host)
@@ -451,6 +453,7 @@ def test_pooling_and_flatten_take_sequences_and_steps(host: str) -> None:
     torch.testing.assert_close(torch.stack(steps), whole, rtol=0, atol=1e-5)
 
 
+@pytest.mark.card
 def test_one_sample_is_no_step_of_a_batch() -> None:
     """Of (T, 1, C, H, W) Flatten alone would make (T, C H W), which looks like one step."""
     net = net_of("snntorch")
@@ -521,6 +524,7 @@ def test_initialisers_draw_for_a_patch() -> None:
     assert plain.weight.std().item() == pytest.approx(1 / 20, rel=0.05)  # N(0, 1 / fan_in), of 16 * 25 lines
 
 
+@pytest.mark.card
 def test_graded_spikes_inhibition_and_a_readout() -> None:
     x = torch.rand(4, 2, 1, 5, 5)
     options: dict[str, Any] = {"weight": torch.rand(3, 1, 3, 3), "threshold": 0.2}
