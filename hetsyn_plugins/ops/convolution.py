@@ -90,8 +90,10 @@ class Convolution(NamedTuple):
         return HetSynParams(
             _matrix(params.weight, seen, lines),
             _matrix(params.decay, seen, lines),
+            delay=None if params.delay is None else _matrix(params.delay, seen, lines),
             **{field: None if value is None else value.repeat(seen.shape[1]) for field, value in soma.items()},
             spiking=params.spiking,
+            max_delay=params.max_delay,
         )
 
     def __str__(self) -> str:

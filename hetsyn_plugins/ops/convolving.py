@@ -8,6 +8,7 @@ too; `Convolving` is what lies between the two. Every position of every channel 
     inputs                        (T, B, C, H, W)               (T, B P, M)
     v, spikes, reset, adaptation  (B, N, H', W')                (B P, N / groups)
     current                       (B, *weight's shape, H', W')  (B P, N / groups, M)
+    past inputs, with delays      (max_delay, B, C, H, W)       (max_delay, B P, M)
 
 States that a layer hands out are views of the op's (with groups, put together from theirs), and a step that gets them
 back finds the op's again: so a loop of steps stays one loop (`steps.py`). Patches take T B P M numbers, k * k times
@@ -31,6 +32,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from hetsyn_plugins.core.autograd import transforming
 from hetsyn_plugins.core.fields import STATE, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.kernels import delays
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops import arguments, lif
 from hetsyn_plugins.ops.arguments import ArgumentNames, Caller
@@ -40,7 +42,7 @@ from hetsyn_plugins.ops.layer import HetSynModule
 from hetsyn_plugins.ops.steps import is_watched, mark_of, versions_of
 
 AXES = {1: "L", 2: "H, W"}  # what the axes of an image are called
-KERNELS = ("weight", "decay")  # the fields that have the kernel's shape
+KERNELS = ("weight", "decay", "delay")  # the fields that have the kernel's shape
 LARGE = 1 << 24  # numbers of a sequence's patches: to make them anew takes a tenth of the time of a training step
 
 
@@ -116,13 +118,14 @@ class Convolving(HetSynModule):
 
     def tensors(self) -> dict[str, Any]:
         fields = super().tensors()
-        return fields | {name: fields[name].flatten(1) for name in KERNELS if fields[name].ndim > 2}
+        kernels = {name: t for name in KERNELS if (t := fields[name]) is not None and t.ndim > 2}
+        return fields | {name: t.flatten(1) for name, t in kernels.items()}
 
     def start_values(self, values: Mapping[str, Any], **options: Any) -> dict[str, Tensor | None]:
         shape, names = self.convolution.weight_shape, options["names"]
-        flat = {field: _flat(names[field], values[field], shape, field) for field in KERNELS}
+        flat = {field: _flat(names[field], values.get(field), shape, field) for field in KERNELS}
         start = super().start_values({**values, **flat}, **options)
-        kernels = {field: t for field in KERNELS if (t := start[field]) is not None and t.ndim == 2}
+        kernels = {field: t for field in KERNELS if (t := start.get(field)) is not None and t.ndim == 2}
         return {**start, **{field: t.reshape(shape) for field, t in kernels.items()}}
 
     # ---- what comes in
@@ -163,36 +166,47 @@ class Convolving(HetSynModule):
         """(N,) as (N, 1, 1)."""
         return per_neuron.reshape(-1, *[1] * self.axes) if per_neuron.ndim > 0 else per_neuron
 
-    def checked_state(
-        self, state: Any, layer: LayerTensors, shape: tuple[int, ...], names: ArgumentNames
-    ) -> HetSynState:
-        batch, _, *size = shape
+    def checked_state(self, state: Any, layer: LayerTensors, x: Tensor, names: ArgumentNames) -> HetSynState:
+        batch, _, *size = shape = self.soma_shape(x)
+        past = None if layer.delay is None else (self.max_delay, *self.step_shape(x))
         if state is None:
-            rows = arguments.checked_state(None, layer, batch * prod(size), names)
-            return rows if rows.current is None else self._images([rows], shape)
+            rows = arguments.checked_state(None, layer, batch * prod(size), names, self.max_delay)
+            if rows.current is None:
+                return rows
+            return self._images([rows], shape, None if past is None else layer.weight.new_zeros(()).expand(past))
         of_rows = arguments.state_shapes(layer._asdict(), layer.threshold is not None, 1)
         shapes = {part: None if rows is None else shape for part, rows in of_rows.items()}
-        shapes["current"] = (batch, *self.convolution.weight_shape, *size)
+        shapes |= {"current": (batch, *self.convolution.weight_shape, *size), "past_inputs": past}
         return arguments.check_parts(state, shapes, layer.weight, names)
 
     # ---- between images and rows
 
-    def _images(self, groups: Sequence[HetSynState], shape: tuple[int, ...]) -> HetSynState:
-        """The state of every group, as the op has it, as one of images; v has this shape."""
-        parts = dict(zip(STATE, zip(*groups, strict=True), strict=True))
+    def _images(self, groups: Sequence[HetSynState], shape: tuple[int, ...], past_inputs: Tensor | None) -> HetSynState:
+        """The state of every group, as the op has it, as one of images; v has this shape, past inputs are images."""
+        parts = dict(zip(STATE, zip(*groups, strict=True), strict=True)) | {"past_inputs": (None,)}
         current = joined(parts.pop("current"), 1).flatten(1)
         whole = HetSynState(current, **{name: None if p[0] is None else joined(p, 1) for name, p in parts.items()})
         images = HetSynState(*(None if rows is None else imaged(rows, shape) for rows in whole))
-        return images._replace(current=images.current.unflatten(1, self.convolution.weight_shape))
+        current = images.current.unflatten(1, self.convolution.weight_shape)
+        return images._replace(current=current, past_inputs=past_inputs)
 
     def _rows(self, state: HetSynState) -> tuple[HetSynState, ...]:
         """The state of every group; in a graph that is compiled zeros are no tensors, here neither."""
         groups, (n, m) = self.convolution.groups, self.convolution.sizes
-        parts: list[Any] = [[None] * groups if part is None else flat_rows(part, n, self.axes) for part in state]
+        rows = {
+            name: flat_rows(part, n)
+            for name, part in state._asdict().items()
+            if part is not None and part.ndim == 2 + self.axes
+        }
         if state.current is not None:
-            parts[0] = flat_rows(state.current.flatten(1, -1 - self.axes), n * m, self.axes).unflatten(1, (n, m))
-        parts = [part.chunk(groups, 1) if isinstance(part, Tensor) else part for part in parts]
-        return tuple(HetSynState(*group) for group in zip(*parts, strict=True))
+            rows["current"] = flat_rows(state.current.flatten(1, -1 - self.axes), n * m).unflatten(1, (n, m))
+        parts: dict[str, Any] = {name: part.chunk(groups, 1) for name, part in rows.items()}
+        if state.past_inputs is not None:
+            parts["past_inputs"] = tuple(map(self.convolution.patches, self.convolution.by_group(state.past_inputs)))
+        return tuple(
+            HetSynState(**{name: parts[name][group] if name in parts else None for name in STATE})
+            for group in range(groups)
+        )
 
     def _layers(self, layer: LayerTensors) -> tuple[LayerTensors, ...]:
         """The parts of a layer that are the groups'."""
@@ -221,7 +235,8 @@ class Convolving(HetSynModule):
                 runs.append(lif.run_sequence(patches, part, start, way, checked))
         spikes, v, finals = zip(*runs, strict=True)
         z = None if spikes[0] is None else imaged(joined(spikes, 2), shape)
-        return z, imaged(joined(v, 2), shape), self._images(finals, shape)
+        past_inputs, _ = delays.kept(state, x, None)
+        return z, imaged(joined(v, 2), shape), self._images(finals, shape, past_inputs)
 
     def run_step(self, x: Tensor, layer: LayerTensors, state: HetSynState, way: Way, **options: Any) -> HetSynState:
         kept = self.mark_of(state.current)
@@ -234,11 +249,12 @@ class Convolving(HetSynModule):
             patches = self.convolution.patches(images)[0]
             with remade(patches, self.convolution.patches, images):
                 after.append(lif.run_step(patches, part, start, way, **options))
-        state = self._images(after, self.soma_shape(x))
+        past_inputs, _ = delays.kept(state, x[None], None)
+        result = self._images(after, self.soma_shape(x), past_inputs)
         if mark_of(after[0].current) is not None:
-            beside = state._replace(current=None)
-            _returned[state.current] = Returned(beside, versions_of(state), tuple(after), layer, layers)
-        return state
+            beside = result._replace(current=None)
+            _returned[result.current] = Returned(beside, versions_of(result), tuple(after), layer, layers)
+        return result
 
     # ---- plain data
 
@@ -302,7 +318,7 @@ def imaged(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
     return rows.reshape(*rows.shape[:-2], batch, *size, rows.shape[-1]).movedim(-1, -1 - len(size))
 
 
-def flat_rows(images: Tensor, k: int, axes: int) -> Tensor:
+def flat_rows(images: Tensor, k: int) -> Tensor:
     """(B, K, *size) as (B P, K)."""
     return images.movedim(1, -1).reshape(-1, k)
 
