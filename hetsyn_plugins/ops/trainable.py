@@ -482,7 +482,7 @@ def start_max_delay(max_delay: int | None, start: Mapping[str, Tensor | None], n
 
     Raises ValueError where max_delay is no whole number or less than a delay, or comes without delays.
     """
-    delays = {field: start.get(field) for field in DELAYS}
+    delays = {field: None if (delay := start.get(field)) is None else delay.detach() for field in DELAYS}
     if any(delay is not None for delay in delays.values()):
         return checked_max_delay(max_delay, delays, names)
     if max_delay is not None:
