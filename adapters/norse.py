@@ -911,10 +911,11 @@ class HetSynConv2dCell(Convolving, _Cell):
     decays.
 
     in_channels, out_channels, kernel_size, stride, padding, dilation, groups   as in torch.nn.Conv2d; N is out_channels
-    p               tau_syn_inv a number, (N,) or of the kernel's shape, (N, C / groups, k, k); all others () or (N,)
+    p               tau_syn_inv, delay a number, (N,) or of the kernel's shape, (N, C / groups, k, k); others () or (N,)
     input_weights   (N, C / groups, k, k)
 
-    The state is a HetSynLIFState of images: i is (B, the weights' shape, H', W'), all others (B, N, H', W').
+    The state is a HetSynLIFState of images: i is (B, the weights' shape, H', W'), all others (B, N, H', W'), but for
+    past_input, with delays, which is (max_delay, B, C, H, W).
     `to_dense((H, W))` gives the parameters of the dense layer that this one is; there is no recurrent form.
     """
 
@@ -933,8 +934,8 @@ class HetSynConv2d(Convolving, _Sequence):
     Also record_states, record_current, batch_first, as `HetSynLIF`. In a SequentialState pooling and Flatten() between
     such layers take each step by itself.
 
-    Memory: the current, B * H' * W' numbers for each weight, is in the state; for the backward pass the patches are
-    kept, T * B * H' * W' numbers for each weight of one channel out.
+    Memory: the current, B * H' * W' numbers for each weight, is in the state; patches take T * B * H' * W' numbers for
+    each weight of one channel out, while it runs, and small ones until the backward pass.
 
     Example:
         >>> layer = HetSynConv2d(1, 8, 5, stride=2)

@@ -759,17 +759,17 @@ class HetSynConv2d(Convolving, HetSynLeaky):
         torch.Size([25, 32, 8, 12, 12])
 
     in_channels, out_channels, kernel_size, stride, padding, dilation, groups   as in torch.nn.Conv2d
-    weight, alpha   (out_channels, in_channels / groups, k, k); alpha also () or one a channel, (out_channels,), as
-                    `share` says ("neuron": one a channel). beta, threshold, bias and such are one a channel
+    weight, alpha, delay   (out_channels, in_channels / groups, k, k); alpha and delay also () or one a channel,
+                    (out_channels,), as `share` says ("neuron": one a channel). Others, such as beta, () or one a channel
     inhibition      one winner at each position
 
     Inputs and outputs as of HetSynLeaky: **input_** (B, C, H, W) or (T, B, C, H, W); **syn** (B, the weight's shape,
-    H', W'); spk, **rst**, **ada**, **mem** (B, out_channels, H', W'). In a Sequential pooling and Flatten() between
-    such layers take each step of a sequence by itself.
+    H', W'); **past** (max_delay, B, C, H, W); spk, **rst**, **ada**, **mem** (B, out_channels, H', W'). In a Sequential
+    pooling and Flatten() between such layers take each step of a sequence by itself.
     `to_dense((H, W))` gives the parameters of the dense layer that this one is; there is no recurrent form.
 
-    Memory: the current, B * H' * W' numbers for each weight, is a state and stays after a call; for the backward pass
-    the patches are kept, T * B * H' * W' numbers for each weight of one channel out.
+    Memory: the current, B * H' * W' numbers for each weight, is a state and stays after a call; patches take T * B *
+    H' * W' numbers for each weight of one channel out, while it runs, and small ones until the backward pass.
     """
 
     axes = 2

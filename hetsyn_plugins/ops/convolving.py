@@ -171,9 +171,10 @@ class Convolving(HetSynModule):
         past = None if layer.delay is None else (self.max_delay, *self.step_shape(x))
         if state is None:
             rows = arguments.checked_state(None, layer, batch * prod(size), names, self.max_delay)
-            if rows.current is None:
-                return rows
-            return self._images([rows], shape, None if past is None else layer.weight.new_zeros(()).expand(past))
+            past_inputs = None if past is None else layer.weight.new_zeros(()).expand(past)
+            if rows.current is None:  # in a graph zeros are no tensors
+                return rows._replace(past_inputs=past_inputs)
+            return self._images([rows], shape, past_inputs)
         of_rows = arguments.state_shapes(layer._asdict(), layer.threshold is not None, 1)
         shapes = {part: None if rows is None else shape for part, rows in of_rows.items()}
         shapes |= {"current": (batch, *self.convolution.weight_shape, *size), "past_inputs": past}
@@ -191,7 +192,7 @@ class Convolving(HetSynModule):
         return images._replace(current=current, past_inputs=past_inputs)
 
     def _rows(self, state: HetSynState) -> tuple[HetSynState, ...]:
-        """The state of every group; in a graph that is compiled zeros are no tensors, here neither."""
+        """The state of every group."""
         groups, (n, m) = self.convolution.groups, self.convolution.sizes
         rows = {
             name: flat_rows(part, n)

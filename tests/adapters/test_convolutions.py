@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import hetsyn_plugins
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.params import HetSynParams
-from hetsyn_plugins.ops import convolution, convolving, steps
+from hetsyn_plugins.ops import convolution, convolving, operators, steps
 
 snn = pytest.importorskip("snntorch")
 norse = pytest.importorskip("norse.torch")
@@ -499,6 +499,27 @@ def test_what_does_not_stand_beside_our_layers_and_a_flatten_for_sequences_stay_
     net = nn.Sequential(ours.HetSynConv2d(1, 2, 3, init_hidden=True), nn.Flatten(2), nn.Linear(8, 3))
     assert net(torch.rand(5, 2, 1, 4, 4)).shape == (5, 2, 3)
     assert nn.Sequential(nn.Flatten(), ours.HetSynLeaky(3, 2))[0](torch.rand(2, 3, 4)).shape == (2, 12)
+
+
+@pytest.mark.skipif(not operators.AVAILABLE, reason="operators need torch 2.4")
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf", "ignore:Guards may run slower on Python 3.13.0"
+)
+@pytest.mark.parametrize("build", [lambda: net_of("snntorch"), lambda: layer_of("norse", SHAPES["2d delays"])])
+def test_a_graph_holds_convolutions_and_pooling(build: Callable[[], Any]) -> None:
+    torch._dynamo.reset()
+    net, gradients = build(), []
+    shape = (5, 2, 1, 12, 12) if isinstance(net, nn.Sequential) else (5, 2, 2, 5, 6)
+    x = (torch.rand(shape) < 0.5).to(next(net.parameters()).dtype)
+    for call in (copy.deepcopy(net), copy.deepcopy(net)):
+        made = call if not gradients else torch.compile(call, backend="aot_eager", fullgraph=True)
+        out = made(x) if isinstance(net, nn.Sequential) else made(x)[0]
+        (out * torch.linspace(0, 1, out.numel()).reshape(out.shape)).sum().backward()
+        gradients.append([out.detach(), *(p.grad for p in call.parameters())])
+    torch._dynamo.reset()
+    assert gradients[0][0].any()
+    for eager, compiled in zip(*gradients, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
 
 
 # ---- what users do with layers
