@@ -760,7 +760,7 @@ class HetSynConv2d(Convolving, HetSynLeaky):
 
     in_channels, out_channels, kernel_size, stride, padding, dilation, groups   as in torch.nn.Conv2d
     weight, alpha, delay   (out_channels, in_channels / groups, k, k); alpha and delay also () or one a channel,
-                    (out_channels,), as `share` says ("neuron": one a channel). Others, such as beta, () or one a channel
+                    (out_channels,), as `share` says ("neuron": one a channel). Others, beta say, () or one a channel
     inhibition      one winner at each position
 
     Inputs and outputs as of HetSynLeaky: **input_** (B, C, H, W) or (T, B, C, H, W); **syn** (B, the weight's shape,
