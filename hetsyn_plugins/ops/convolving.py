@@ -184,30 +184,27 @@ class Convolving(HetSynModule):
 
     def _images(self, groups: Sequence[HetSynState], shape: tuple[int, ...], past_inputs: Tensor | None) -> HetSynState:
         """The state of every group, as the op has it, as one of images; v has this shape, past inputs are images."""
-        parts = dict(zip(STATE, zip(*groups, strict=True), strict=True)) | {"past_inputs": (None,)}
-        current = joined(parts.pop("current"), 1).flatten(1)
-        whole = HetSynState(current, **{name: None if p[0] is None else joined(p, 1) for name, p in parts.items()})
-        images = HetSynState(*(None if rows is None else imaged(rows, shape) for rows in whole))
-        current = images.current.unflatten(1, self.convolution.weight_shape)
-        return images._replace(current=current, past_inputs=past_inputs)
+        of_groups = zip(STATE, zip(*groups, strict=True), strict=True)
+        rows = {name: joined(parts, 1) for name, parts in of_groups if parts[0] is not None and name != "past_inputs"}
+        images = {name: imaged(part.flatten(1), shape) for name, part in rows.items()}
+        current = images.pop("current").unflatten(1, self.convolution.weight_shape)
+        return HetSynState(current, **images, past_inputs=past_inputs)
 
     def _rows(self, state: HetSynState) -> tuple[HetSynState, ...]:
-        """The state of every group."""
+        """The state of every group, as the op has it, of one of images."""
         groups, (n, m) = self.convolution.groups, self.convolution.sizes
-        rows = {
-            name: flat_rows(part, n)
-            for name, part in state._asdict().items()
-            if part is not None and part.ndim == 2 + self.axes
-        }
-        if state.current is not None:
-            rows["current"] = flat_rows(state.current.flatten(1, -1 - self.axes), n * m).unflatten(1, (n, m))
-        parts: dict[str, Any] = {name: part.chunk(groups, 1) for name, part in rows.items()}
-        if state.past_inputs is not None:
-            parts["past_inputs"] = tuple(map(self.convolution.patches, self.convolution.by_group(state.past_inputs)))
-        return tuple(
-            HetSynState(**{name: parts[name][group] if name in parts else None for name in STATE})
-            for group in range(groups)
-        )
+        parts: dict[str, Any] = dict.fromkeys(STATE, [None] * groups)
+        for name, images in state._asdict().items():
+            if images is None:
+                continue
+            if name == "past_inputs":
+                parts[name] = list(map(self.convolution.patches, self.convolution.by_group(images)))
+            elif name == "current":
+                rows = flat_rows(images.flatten(1, -1 - self.axes), n * m)
+                parts[name] = rows.unflatten(1, (n, m)).chunk(groups, 1)
+            else:
+                parts[name] = flat_rows(images, n).chunk(groups, 1)
+        return tuple(HetSynState(*group) for group in zip(*parts.values(), strict=True))
 
     def _layers(self, layer: LayerTensors) -> tuple[LayerTensors, ...]:
         """The parts of a layer that are the groups'."""

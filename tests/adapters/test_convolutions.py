@@ -750,14 +750,14 @@ BUGS = {
         *("2d groups", "spikes differ"),
     ),
     "states of the groups are swapped": (
-        *(CONVOLVING, "whole = HetSynState(current,", "whole = HetSynState(current.flip(1),"),
+        *(CONVOLVING, 'images.pop("current")', 'images.pop("current").flip(1)'),
         *("2d groups", "pieces differ"),
     ),
     "the past is that of other images": (
         *(
             CONVOLVING,
-            "map(self.convolution.patches, self.convolution.by_group(state.past_inputs))",
-            "map(self.convolution.patches, self.convolution.by_group(state.past_inputs.flip(1)))",
+            "map(self.convolution.patches, self.convolution.by_group(images))",
+            "map(self.convolution.patches, self.convolution.by_group(images.flip(1)))",
         ),
         *("2d delays", "pieces differ"),
     ),
