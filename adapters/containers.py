@@ -100,7 +100,7 @@ def _take_sequences(children: Mapping[str, nn.Module]) -> None:
             _step_by_step(member, pooled)
         elif isinstance(member, nn.Flatten) and member.start_dim == 1 and rank > 3:
             _step_by_step(member, rank)
-        rank = 3 if isinstance(member, nn.Flatten) else pooled or getattr(member, "sequence_rank", rank)
+        rank = pooled or getattr(member, "sequence_rank", rank)
 
 
 def _step_by_step(module: nn.Module, rank: int) -> None:

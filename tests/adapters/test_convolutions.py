@@ -340,6 +340,31 @@ def test_large_patches_are_made_anew_for_the_backward_pass_and_not_kept(
 
 
 @pytest.mark.card
+def test_a_current_that_is_watched_gets_its_whole_gradient() -> None:
+    """v[t] has r I[t-1] in it, and a spike of t none of it."""
+    shape = SHAPES["2d groups"]
+    layer, x = layer_of("snntorch", shape), spikes_in(shape, 3)
+    _, _, state = in_steps("snntorch", layer, x[:2])
+    state[0].retain_grad()
+    layer(x[2], *state)[-1].sum().backward()
+    want = layer.alpha.detach()[None, ..., None, None].expand(state[0].shape)
+    torch.testing.assert_close(state[0].grad, want, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", ["2d", "2d groups"])
+def test_a_time_constant_that_changes_between_two_steps_is_used_at_the_next(name: str) -> None:
+    shape = SHAPES[name]
+    (n_in, n_out), options = shape.channels, {**shape.options, "parametrization": "tau", "dt": 1e-3}
+    weight, x = torch.rand(shape.weight), spikes_in(shape, 3).float()
+    layer, other = (ours.HetSynConv2d(n_in, n_out, shape.kernel, weight=weight, **options) for _ in range(2))
+    _, *state = layer(x[0])
+    for one in (layer, other):
+        one.alpha_tau.detach().mul_(3.0)
+    changed, fresh = layer(x[1], *state), other(x[1], *(s.detach() for s in state))
+    for got, want in zip(changed, fresh, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
 def test_hidden_states_are_images_and_start_anew_for_another_batch_or_size() -> None:
     conv = ours.HetSynConv2d(2, 3, 3, init_hidden=True, alpha=1.0, weight=torch.ones(3, 2, 3, 3), threshold=100.0)
     conv(torch.ones(4, 2, 6, 5))
