@@ -178,9 +178,9 @@ class Trainer:
 
     def go(self, quiet: bool) -> None:
         """Train to the end."""
-        started, before = time.perf_counter(), self.seconds
+        started, before, task = time.perf_counter(), self.seconds, self.config.task
         asked = (self.config.training, self.seed, self.iteration, self.total)
-        coming = self.on_card.training(*asked) if self.on_card else prepared(self.config.task, *asked)
+        coming = self.on_card.training(*asked) if self.on_card else prepared(task, *asked)
         batches = tqdm(
             () if self.has_settled() else coming,
             desc=f"seed {self.seed}", initial=self.iteration, total=self.total, disable=quiet, unit="it",
@@ -189,7 +189,9 @@ class Trainer:
         try:
             for batch in batches:
                 if self.iteration == 0:
-                    checked_batch(batch)  # what is wrong with a task is told of its training batches first
+                    checked_batch(
+                        batch, task.classes
+                    )  # what is wrong with a task is told of its training batches first
                     self._write_start()
                 with spending(self.config, "training step"):
                     loss, score, rate = self.step(batch)
@@ -223,7 +225,7 @@ class Trainer:
         rate = schedule(settings, self.iteration, self.per_epoch, self.total)
         for group in self.optimiser.param_groups:
             group["lr"] = group["base"] * rate
-        share = self.ranks.share(checked_batch(batch).inputs.shape[1])
+        share = self.ranks.share(checked_batch(batch, task.classes).inputs.shape[1])
         self.model.train()
         here = moved(each_part(batch, share.rows), self.device)
         target = here.target
@@ -440,7 +442,7 @@ def evaluate(
     model.eval()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     here, judged = ranks.current(), []
-    batches = map(checked_batch, task.held_out(split, AT_A_TIME, seed))
+    batches = (checked_batch(batch, task.classes) for batch in task.held_out(split, AT_A_TIME, seed))
     for batch in islice(batches, here.index, None, here.size):
         part = moved(batch, device)
         activity = run_on(part, model)

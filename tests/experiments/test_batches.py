@@ -12,7 +12,7 @@ from torch import Tensor
 from hetsyn_plugins.experiments import batches
 from hetsyn_plugins.experiments.batches import OnCard, ahead, prepared
 from hetsyn_plugins.experiments.config import Config, load_config
-from hetsyn_plugins.experiments.tasks.task import Batch
+from hetsyn_plugins.experiments.tasks.task import Batch, Task
 
 CPU = torch.device("cpu")  # in the place of a card
 IMAGES = ["task.source=digits", "task.samples=50", "training.batch=16"]
@@ -72,6 +72,16 @@ def test_held_out_batches_are_made_once_where_there_is_room() -> None:
         assert equal(iter(first), config.task.held_out("test", 7, 3)) and equal(iter(second), iter(first))
         assert (first[0] is second[0]) == made_once and on_card.room >= 0
         assert not equal(on_card.held_out("test", 7, 4), iter(first)), "of another seed"
+
+
+def test_labels_are_looked_at_before_they_are_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a label beyond the outputs would end the process's use of the card."""
+    images, drawn = digits().task, load_config("dms", ["task.test_samples=20", "task.delay=0.1"]).task
+    monkeypatch.setattr(Task, "classes", 1)
+    with pytest.raises(ValueError, match=r"target.* expected a label"):
+        OnCard(images, CPU, room=1 << 30)
+    with pytest.raises(ValueError, match=r"target.* expected a label"):
+        list(OnCard(drawn, CPU, room=0).held_out("test", 7, 3))
 
 
 def test_a_batch_that_cannot_be_made_is_no_end_of_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:

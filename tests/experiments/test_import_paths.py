@@ -74,6 +74,18 @@ class Tuples(Sides):
         return (1, 2)
 
 
+class OneTooMany(Sides):
+    def drawn_batch(self, samples, seed, rng):
+        batch = super().drawn_batch(samples, seed, rng)
+        return batch._replace(target=batch.target + (torch.arange(samples) == 3))
+
+
+class OneTooManyInTheTest(Sides):
+    def held_out(self, split, batch, seed):
+        for each in super().held_out(split, batch, seed):
+            yield each._replace(target=each.target - 9 * (split == "test"))
+
+
 def build(lines, outputs, dt, seed):
     return build_variant(NetworkConfig(hidden=(3, 5), variants=("alif", "hetneu")), lines, outputs, dt, seed)
 
@@ -178,9 +190,11 @@ def test_wrong_words_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
         ("claim", "mine:build"): "CLAIM: expected a .*:Claim, got mine:build",
         ("claim", "nothing"): "CLAIM: expected one of",
         ("train", "mine:Tuples", *FAST): r"task: expected a Batch\(inputs, target\) of it, got tuple",
+        ("train", "mine:OneTooMany", *FAST): r"target\[3\]: expected a label from 0 to 1, .* 2 outputs .*, got 2\n",
+        ("train", "mine:OneTooManyInTheTest", *FAST): r"target\[0\]: expected a label from 0 to 1, .*, got -[89]\n",
         ("train", "dms", "--network", "mine"): "network.builder: expected package.module:Name, got 'mine'",
     }.items():
-        assert cli.main([*words, "--out", str(tmp_path / "out")]) == 2
+        assert cli.main([*words, "--out", str(tmp_path / "-".join(words[:2]))]) == 2
         assert re.search(message, capsys.readouterr().err)
 
 

@@ -13,6 +13,7 @@ from test_own import arrays, written
 from test_speech import recorded
 from torch.utils.data import DataLoader, Dataset
 
+from hetsyn_plugins.experiments.config import load_config
 from hetsyn_plugins.experiments.tasks import TASKS
 from hetsyn_plugins.experiments.tasks.dms import DelayedMatchToSample
 from hetsyn_plugins.experiments.tasks.images import SequentialImages
@@ -78,6 +79,19 @@ def test_batches_do_not_depend_on_order_workers_or_process(folder: Path) -> None
             assert isinstance(other, Batch | Padded)
             assert torch.equal(batch.inputs, other.inputs) and torch.equal(batch.target, other.target)
     assert not torch.equal(expected[0][0].inputs, expected[1][0].inputs)
+
+
+def test_a_label_beyond_the_outputs_is_named_where_whole_numbers_are_labels() -> None:
+    inputs = torch.zeros(6, 4, 3)
+    for label in (-1, 3):
+        for kind in (torch.int64, torch.int8):
+            batch = Batch(inputs, torch.tensor([0, 2, label, 7], dtype=kind))
+            with pytest.raises(ValueError, match=rf"^target\[2\]: expected a label from 0 to 2, .*, got {label}$"):
+                checked_batch(batch, 3)
+            assert checked_batch(batch) is batch
+    for no_label in (torch.full((4,), 7.0), torch.full((6, 4, 1), 7)):
+        checked_batch(Batch(inputs, no_label), 3)
+    assert load_config("dms").task.classes == 2 and load_config("patterns").task.classes is None
 
 
 @pytest.mark.parametrize(
