@@ -153,6 +153,7 @@ class RunNumbers:
 
     fingerprint   of its settings and its seed (`claims.evidence.fingerprint`)
     seconds       that its training took, on `device`
+    numbers       None: infinite (a mark that was never reached), which JSON has no word for; files of before have one
     """
 
     fingerprint: Word
@@ -160,7 +161,7 @@ class RunNumbers:
     seed: Count
     seconds: Finite
     device: Word
-    numbers: dict[str, float]
+    numbers: dict[str, float | None]
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 
 from hetsyn_plugins import cli
+from hetsyn_plugins.core.files import write_json
 from hetsyn_plugins.experiments import plots, run_folder, sweep, training
 from hetsyn_plugins.experiments.analysis import reset_long_taus, taus
 from hetsyn_plugins.experiments.claims import CLAIMS, dms, voices
 from hetsyn_plugins.experiments.claims import claim as claim_module
 from hetsyn_plugins.experiments.claims.claim import Claim, Picture, Short, check_claim, per_cent, time_needed, verdict
-from hetsyn_plugins.experiments.claims.evidence import Arm, Evidence, fingerprint, read_recorded
+from hetsyn_plugins.experiments.claims.evidence import Arm, Evidence, fingerprint, read_recorded, record
 from hetsyn_plugins.experiments.claims.patterns import figure
 from hetsyn_plugins.experiments.claims.speech import under
 from hetsyn_plugins.experiments.config import changed_config, load_config
-from hetsyn_plugins.experiments.run_folder import ClaimRow, load_networks, load_run_config, seed_folder
+from hetsyn_plugins.experiments.run_folder import ClaimRow, RunNumbers, load_networks, load_run_config, seed_folder
 
 # the networks here are trained for an iteration or two, on a few samples
 pytestmark = pytest.mark.filterwarnings("ignore:.*did not fire once")
@@ -334,6 +335,29 @@ def test_what_is_recorded_of_other_seeds_and_settings_stays(tmp_path: Path) -> N
     for seeds, settings in (([0], []), ([1], []), ([0], ["task.delay=0.2"])):
         check_claim("claim", of_two_arms(), tmp_path, seeds, settings=settings, quiet=True, jobs=1)
     assert len(read_recorded(tmp_path)) == 6
+
+
+def test_a_mark_that_was_never_reached_is_null_and_no_json_of_python_s_own(tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path, {"one": Arm("dms"), "other": Arm("dms", ("task.delay=0.1",))}, [0])
+    for arm, number in (("one", np.inf), ("other", 0.5)):
+        run = RunNumbers(fingerprint(evidence.configs[arm], 0), arm, 0, 1.0, "cpu", {"mark": number, "test": 1.0})
+        evidence.recorded[run.fingerprint] = run
+    path = tmp_path / "claim" / run_folder.NUMBERS
+    path.parent.mkdir()
+    record(evidence, path)
+    numbers = {run["arm"]: run["numbers"] for run in json.loads(path.read_text(), parse_constant=pytest.fail)["runs"]}
+    assert numbers == {"one": {"mark": None, "test": 1.0}, "other": {"mark": 0.5, "test": 1.0}}
+    before = {
+        "runs": [run | {"numbers": {"mark": np.inf, "test": 1.0}} for run in json.loads(path.read_text())["runs"]]
+    }
+    for content in (None, before):  # what versions before this one wrote is read too, and mended
+        if content is not None:
+            write_json(path, content)
+            assert "Infinity" in path.read_text()
+        again = replace(evidence, recorded=read_recorded(tmp_path), _cache={})
+        assert again.each("one", "mark", pytest.fail) == np.inf
+        record(again, path)
+        assert "Infinity" not in path.read_text()
 
 
 @pytest.mark.parametrize(

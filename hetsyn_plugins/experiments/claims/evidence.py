@@ -116,7 +116,7 @@ class Evidence:
             return self.recorded[mark]
         result = self.result(arm, seed)
         basic = {"test": result.test, "parameters": float(result.parameters)}
-        numbers = {**basic, **self._numbers(arm, seed)}
+        numbers: dict[str, float | None] = {**basic, **self._numbers(arm, seed)}
         return RunNumbers(mark, arm, seed, result.seconds, result.device or "cpu", numbers)
 
     # ---- what is measured of them --------------------------------------------------------------------------------
@@ -151,9 +151,10 @@ class Evidence:
         """What is known of a seed by now, to be added to."""
         if (arm, seed) not in self._cache:
             known = None if self.is_here(arm, seed) else self.recorded.get(fingerprint(self.configs[arm], seed))
-            self._cache[arm, seed] = {} if known is None else dict(known.numbers)
-        numbers: dict[str, float] = self._cache[arm, seed]
-        return numbers
+            numbers = {} if known is None else known.numbers
+            self._cache[arm, seed] = {what: np.inf if number is None else number for what, number in numbers.items()}
+        by_words: dict[str, float] = self._cache[arm, seed]
+        return by_words
 
     def result(self, arm: str, seed: int) -> SeedResult:
         """What came of a seed."""
@@ -219,8 +220,14 @@ def read_recorded(folder: Path) -> dict[str, RunNumbers]:
 def record(evidence: Evidence, path: Path) -> None:
     """Add the runs that are known to those in a results.json, whatever their seeds and settings."""
     before = read_content(ClaimNumbers, path).runs if path.exists() else []
-    runs = {run.fingerprint: run for run in [*before, *evidence.in_numbers()]}
+    runs = {run.fingerprint: _as_json(run) for run in [*before, *evidence.in_numbers()]}
     write_content(path, ClaimNumbers(sorted(runs.values(), key=lambda run: (run.arm, run.seed, run.fingerprint))))
+
+
+def _as_json(run: RunNumbers) -> RunNumbers:
+    """Without infinite numbers, as `RunNumbers` has it."""
+    finite = {what: None if number in (None, np.inf) else number for what, number in run.numbers.items()}
+    return replace(run, numbers=finite)
 
 
 def _words(what: Any) -> str:
