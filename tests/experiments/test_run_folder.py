@@ -98,6 +98,14 @@ def test_another_value_in_a_file_is_damage_and_what_mends_it_is_told(tmp_path: P
         module.load_result(tmp_path)
 
 
+def is_json(content: bytes) -> bool:
+    try:
+        json.loads(content)
+    except ValueError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("content", [RESULT, Failure(3, "nan")], ids=lambda c: type(c).__name__)
 def test_no_gap_in_a_file_makes_it_one_of_before(content: Any, tmp_path: Path) -> None:
     """However a piece is lost, within texts too: it never takes what says that there is a digest, and the digest."""
@@ -106,7 +114,10 @@ def test_no_gap_in_a_file_makes_it_one_of_before(content: Any, tmp_path: Path) -
     whole = path.read_bytes()
     for start in range(len(whole)):
         for end in range(start + 1, len(whole), 7):
-            path.write_bytes(whole[:start] + whole[end:])
+            left = whole[:start] + whole[end:]
+            if not is_json(left):  # the most of them: no reader takes those
+                continue
+            path.write_bytes(left)
             with contextlib.suppress(FileFormatError), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UncheckedFileWarning)  # of nothing but the braces
                 assert read_content(type(content), path) == content
