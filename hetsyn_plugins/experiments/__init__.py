@@ -1,6 +1,7 @@
 """The paper's experiments: tasks, networks to compare, training, analysis, claims and their numbers, reports.
 
-From Python: `train` and what it returns (`notebook`), `collate` for a DataLoader of one's own (`data.items`).
+From Python: `train`, `train_sweep` and what they return (`notebook`), `collate` for a DataLoader of one's own
+(`data.items`).
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hetsyn_plugins.experiments.data.items import collate
-    from hetsyn_plugins.experiments.notebook import Trained, train
+    from hetsyn_plugins.experiments.notebook import Trained, train, train_sweep
 
-__all__ = ["Trained", "collate", "train"]
+__all__ = ["Trained", "collate", "train", "train_sweep"]
 
 
 def __getattr__(name: str) -> Any:

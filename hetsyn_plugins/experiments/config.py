@@ -163,7 +163,7 @@ def load_config(
         values = _settings_of(Path(source))
         if any(text.partition("=")[0].strip() == "task.name" for text in settings):
             raise ValueError(f"task.name: expected it unchanged, the settings in {source} are those of its task")
-    values |= dict(_setting(text) for text in settings)
+    values |= dict(parsed_setting(text) for text in settings)
     if framework is not None:
         values["framework"] = framework
     return resolve_config(values)
@@ -179,7 +179,7 @@ def _preset(task: str, preset: str | None) -> Mapping[str, Any]:
 
 def changed_config(config: Config, settings: Sequence[str]) -> Config:
     """The same configuration but for "key=value" changes, of which a task's name is none."""
-    changes, name = dict(_setting(text) for text in settings), name_of(config.task)
+    changes, name = dict(parsed_setting(text) for text in settings), name_of(config.task)
     if changes.get("task.name", name) != name:
         raise ValueError(f"task.name: expected {name}, as configured, got {changes['task.name']!r}")
     return resolve_config(flattened(_tables(config)) | changes)
@@ -273,7 +273,7 @@ def _of_before(values: Mapping[str, Any]) -> Mapping[str, Any]:
     return later if written - later.keys() <= values.keys() else {}
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def parsed_setting(text: str) -> tuple[str, Any]:
     """ "key=value", the value in TOML; a bare word is a string, and none is None."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():

@@ -8,9 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hetsyn_plugins.core.bounded import parse_toml
 from hetsyn_plugins.core.file_format import FileFormatError, shown
-from hetsyn_plugins.experiments.config import Config, toml_value
+from hetsyn_plugins.experiments.config import Config, flattened, toml_value
 from hetsyn_plugins.experiments.run_folder import RunSummary
 from hetsyn_plugins.experiments.sweep import train_seeds
 from hetsyn_plugins.experiments.training import TrainingStopped
@@ -28,17 +30,40 @@ def points(sweeps: Sequence[str]) -> dict[str, list[str]]:
     axes = dict(_axis(text) for text in sweeps)
     if len(axes) != len(sweeps):
         raise ValueError(f"--sweep: expected every setting once, got {', '.join(map(shown, sweeps))}")
+    return _combined(axes)
+
+
+def points_of(sweep: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The same of values by setting, {"network.hidden": [[64], [128]]}, or in nested tables; at least one of each.
+
+    Raises ValueError and TypeError likewise.
+    """
+    if not isinstance(sweep, Mapping) or not sweep:
+        raise TypeError(f"sweep: expected settings with the values of each, got {shown(repr(sweep))}")
+    return _combined({key: _texts(key, values) for key, values in flattened(sweep).items()})
+
+
+def _texts(key: str, values: Any) -> list[str]:
+    """The values of a setting as TOML."""
+    values = values.tolist() if isinstance(values, np.ndarray) else values
+    if not isinstance(values, Sequence) or isinstance(values, str) or not len(values):
+        raise TypeError(f"sweep: expected a list of values for {key}, got {shown(repr(values))}")
+    return [toml_value(value.item() if isinstance(value, np.generic) else value) for value in values]
+
+
+def _combined(axes: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Every combination."""
     names: dict[str, list[str]] = {}
     total = 1
     for values in axes.values():
         total *= len(values)
     if total > MOST:
-        raise ValueError(f"--sweep: expected at most {MOST} points, got {total}")
+        raise ValueError(f"sweep: expected at most {MOST} points, got {total}")
     for point in product(*axes.values()):
         settings = [f"{key}={value}" for key, value in zip(axes, point, strict=True)]
         name = ",".join(re.sub(r"[^\w.=+-]+", "-", setting).replace("=-", "=").strip("-") for setting in settings)
         if name in names:
-            raise ValueError(f"--sweep: expected values that differ, got {settings} beside {names[name]}")
+            raise ValueError(f"sweep: expected values that differ, got {settings} beside {names[name]}")
         names[name] = settings
     return names
 

@@ -5,6 +5,8 @@ from hetsyn_plugins import experiments
 result = experiments.train({"network.hidden": [64], "training.epochs": 5}, data, out="runs/mine")
 print(result.test, result.history[0][-1])
 before, after = result.networks[0]
+found = experiments.train_sweep({"training.epochs": 5}, {"network.hidden": [[64], [128]]}, data, out="runs/grid")
+best = max(found, key=lambda name: found[name].summary.validation.mean)
 """
 
 from __future__ import annotations
@@ -13,13 +15,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hetsyn_plugins.core.files import make_folder, write_bytes
 from hetsyn_plugins.core.network import Network
-from hetsyn_plugins.experiments import analyse, plots, sweep, training
-from hetsyn_plugins.experiments.config import Config, flattened, load_config, resolve_config
+from hetsyn_plugins.experiments import analyse, plots, training
+from hetsyn_plugins.experiments.config import (
+    Config,
+    changed_config,
+    flattened,
+    load_config,
+    parsed_setting,
+    resolve_config,
+)
 from hetsyn_plugins.experiments.data import items
+from hetsyn_plugins.experiments.grid import points_of, train_points
 from hetsyn_plugins.experiments.model import Model
 from hetsyn_plugins.experiments.run_folder import RunSummary, load_networks, seed_folder
 from hetsyn_plugins.experiments.tasks.own import OwnData
@@ -92,35 +102,80 @@ def train(
 
     Raises ValueError and TypeError, which name the setting or the item; TrainingStopped where the loss breaks.
     """
-    resolved = _resolved(config, data is not None)
-    folder = Path(out) if out is not None else Path("runs", resolved.task.name)
-    if data is not None:
-        resolved = _with_data(resolved, folder, data, test, sensor_size)
-    elif test is not None:
+    of_data = Given(data, test, sensor_size)
+    return _trained(config, {"": []}, of_data, out, seeds, jobs=jobs, quiet=quiet)[""]
+
+
+def train_sweep(
+    config: Config | Mapping[str, Any] | str | Path,
+    sweep: Mapping[str, Any],
+    data: Any = None,
+    test: Any = None,
+    *,
+    out: str | Path | None = None,
+    seeds: Sequence[int] = (0,),
+    sensor_size: Sequence[int] | None = None,
+    jobs: int = 0,
+    quiet: bool = False,
+) -> dict[str, Trained]:
+    """The same for every combination of some settings' values; what came of each, by the name of its folder in `out`.
+
+    sweep   {"network.hidden": [[64], [128]], "training.lr": [1e-3, 5e-3]}, or in nested tables
+
+    All of them are trained, also where one raises; then ValueError says which did.
+    """
+    of_data = Given(data, test, sensor_size)
+    return _trained(config, points_of(sweep), of_data, out, seeds, jobs=jobs, quiet=quiet)
+
+
+class Given(NamedTuple):
+    """Data as they were given."""
+
+    data: Any
+    test: Any
+    sensor_size: Sequence[int] | None
+
+
+def _trained(
+    config: Config | Mapping[str, Any] | str | Path,
+    settings: Mapping[str, Sequence[str]],
+    given: Given,
+    out: str | Path | None,
+    seeds: Sequence[int],
+    **options: Any,
+) -> dict[str, Trained]:
+    """What came of a configuration with further settings, by the names of their folders in `out`."""
+    configs = {name: _resolved(config, given.data is not None, more) for name, more in settings.items()}
+    first = next(iter(configs.values()))
+    folder = Path(out) if out is not None else Path("runs", first.task.name)
+    if given.data is not None:
+        configs = _with_data(configs, folder, given)
+    elif given.test is not None:
         raise ValueError("test: expected with data only, got it alone")
-    summary = sweep.train_seeds(resolved, list(seeds), folder, jobs=jobs, quiet=quiet)
-    return Trained(folder, resolved, summary)
+    summaries = train_points(configs, list(seeds), folder, **options)
+    return {name: Trained(folder / name, configs[name], summary) for name, summary in summaries.items()}
 
 
-def _resolved(config: Config | Mapping[str, Any] | str | Path, has_data: bool) -> Config:
+def _resolved(config: Config | Mapping[str, Any] | str | Path, has_data: bool, settings: Sequence[str]) -> Config:
     if isinstance(config, Config):
-        return config
+        return changed_config(config, settings) if settings else config
     if isinstance(config, Mapping):
         usual = {"task.name": OwnData.name} if has_data else {}
-        return resolve_config({**usual, **flattened(config)})
+        return resolve_config({**usual, **flattened(config), **dict(map(parsed_setting, settings))})
     if isinstance(config, (str, Path)):
-        return load_config(config)
+        return load_config(config, settings)
     raise TypeError(f"config: expected a Config, settings, or a task's or file's name, got {type(config).__name__}")
 
 
-def _with_data(config: Config, folder: Path, data: Any, test: Any, sensor_size: Sequence[int] | None) -> Config:
-    """The configuration of the data's files in the folder."""
-    task = config.task
-    if not isinstance(task, OwnData) or task.source:
-        raise ValueError(f"data: expected none with a task that has its own, got some with {task.name!r}")
-    sets = {"data": data} if test is None else {"data": data, "test": test}
+def _with_data(configs: Mapping[str, Config], folder: Path, given: Given) -> dict[str, Config]:
+    """The configurations of the data's files, which are written into the folder."""
+    for config in configs.values():
+        if not isinstance(config.task, OwnData) or config.task.source:
+            raise ValueError(f"data: expected none with a task that has its own, got some with {config.task.name!r}")
+    sets = {"data": given.data} if given.test is None else {"data": given.data, "test": given.test}
+    sensor = given.sensor_size
     packed = {
-        name: items.packed(dataset, getattr(dataset, "sensor_size", None) if sensor_size is None else sensor_size)
+        name: items.packed(dataset, getattr(dataset, "sensor_size", None) if sensor is None else sensor)
         for name, dataset in sets.items()
     }
     first, last = packed["data"], packed[[*packed][-1]]
@@ -134,6 +189,11 @@ def _with_data(config: Config, folder: Path, data: Any, test: Any, sensor_size: 
     make_folder(folder, "out")
     for name, path in files.items():
         write_bytes(path, packed[name].content)
-    test_source = str(files["test"]) if test is not None else None
-    changes: dict[str, Any] = {"source": str(files["data"]), "test_source": test_source}
-    return replace(config, task=replace(task, channels=task.channels or first.width, **changes))
+    changes: dict[str, Any] = {"source": str(files["data"])}
+    changes |= {"test_source": str(files["test"]) if given.test is not None else None}
+    return {name: _of_files(config, first.width, changes) for name, config in configs.items()}
+
+
+def _of_files(config: Config, width: int, changes: Mapping[str, Any]) -> Config:
+    assert isinstance(config.task, OwnData)
+    return replace(config, task=replace(config.task, channels=config.task.channels or width, **changes))

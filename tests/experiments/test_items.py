@@ -12,8 +12,9 @@ import torch
 from planting import changed
 from torch.utils.data import DataLoader, Dataset
 
-from hetsyn_plugins import experiments
+from hetsyn_plugins import cli, experiments
 from hetsyn_plugins.experiments import run_folder
+from hetsyn_plugins.experiments.config import load_config
 from hetsyn_plugins.experiments.data import items
 from hetsyn_plugins.experiments.tasks.own import OwnData
 
@@ -142,6 +143,46 @@ def test_frames_and_a_test_set_are_trained_on(tmp_path: Path) -> None:
     batch = task.samples_of(np.arange(24))
     expected = items.collate(frames)
     assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+
+
+def test_a_sweep_from_python_is_that_of_the_command(tmp_path: Path) -> None:
+    frames = [(np.eye(6)[[i % 2] * 5], i % 2) for i in range(24)]
+    swept = {"network": {"hidden": [[3], [4]]}, "training.lr": np.array([1e-3])}
+    found = experiments.train_sweep(FAST, swept, frames, out=tmp_path, quiet=True)
+    assert list(found) == ["network.hidden=3,training.lr=0.001", "network.hidden=4,training.lr=0.001"]
+    for name, result in found.items():
+        assert result.folder == tmp_path / name and run_folder.load_run_config(result.folder) == result.config
+        assert result.networks[0][1].layers[0].params.weight.shape == (int(name[15]), 6)  # type: ignore[union-attr]
+        alone = experiments.train({**FAST, "network.hidden": [int(name[15])]}, frames, out=tmp_path / "alone" / name)
+        assert alone.test == result.test, "the same as by itself"
+    words = [word for setting in ("training.epochs=1", "training.batch=8", "task.channels=6")
+             for word in ("--set", setting)]  # fmt: skip
+    command = ["train", str(tmp_path / "data.npz"), "--sweep", "network.hidden=[3],[4]", "--sweep", "training.lr=1e-3"]
+    assert cli.main([*command, *words, "--out", str(tmp_path), "--quiet"]) == 0, "finds its folders done"
+    for config in ("dms", load_config("dms")):
+        settings = {"training.iterations": [1], "training.batch": [2], "task.test_samples": [2], "task.delay": [0.1]}
+        (only,) = experiments.train_sweep(config, settings, out=tmp_path / type(config).__name__, quiet=True).values()
+        assert only.config == load_config("dms", ["training.iterations=1", "training.batch=2", "task.test_samples=2",
+                                                  "task.delay=0.1"])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("swept", "message"),
+    [
+        ({}, "sweep: expected settings with the values of each, got {}"),
+        ([64, 128], "sweep: expected settings with the values of each, got "),
+        ({"training.lr": 1e-3}, "sweep: expected a list of values for training.lr, got 0.001"),
+        ({"training.lr": []}, "sweep: expected a list of values for training.lr"),
+        ({"network.variant": "hetsyn"}, "sweep: expected a list of values for network.variant, got 'hetsyn'"),
+        ({"training.lr": [1e-3, 1e-3]}, "sweep: expected values that differ"),
+        ({"training.lrr": [1, 2]}, "setting: expected a known key .* got 'training.lrr'; nearest: training.lr"),
+        ({"network.hidden": [[3], [0]]}, "network.hidden: expected at least 1"),
+    ],
+)
+def test_a_sweep_that_is_none_is_told_before_anything_is_made(swept: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"^{message}"):
+        experiments.train_sweep(FAST, swept, [GOOD], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
