@@ -154,7 +154,7 @@ MNIST_CLAIMS = {
         "not reported for this neuron",
         mnist_arms("row", "training.epochs=50"),
         mnist_rows("row", lambda values: NOT_JUDGED, None),
-        Short(range(3), FEW, f"{FEW_SAID}: 5 min"),
+        Short(range(3), FEW, f"{FEW_SAID}: 2 min"),
     ),
 }
 CLAIMS = {
