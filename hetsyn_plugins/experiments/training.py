@@ -54,6 +54,8 @@ from hetsyn_plugins.experiments.tasks.task import (
     AnyBatch,
     Task,
     checked_batch,
+    checked_loss,
+    checked_score,
     each_part,
     run_on,
 )
@@ -230,13 +232,13 @@ class Trainer:
         here = moved(each_part(batch, share.rows), self.device)
         target = here.target
         activity = run_on(here, self.together, share)
-        loss = task.loss(activity, target)
+        loss = checked_loss(task.loss, activity, target)
         self.optimiser.zero_grad()
         self.ranks.for_average(loss, share).backward()
         # before it is clipped: clipping would spread what is not finite to all layers
         norms = torch.stack([p.grad.norm() for p in self.model.parameters() if p.grad is not None])
         with torch.no_grad():
-            of_all = self.ranks.mean([loss, task.score(activity, target).mean()], share)
+            of_all = self.ranks.mean([loss, checked_score(task.score, activity, target).mean()], share)
             value, score, norm = numbers(*of_all, norms.norm())
         self.first_loss = value if self.first_loss is None else self.first_loss
         exploded = value > settings.explosion * max(abs(self.first_loss), 1.0)
@@ -447,9 +449,9 @@ def evaluate(
         part = moved(batch, device)
         activity = run_on(part, model)
         faults = [] if found is None else [fault(spikes, part.lengths) for spikes in activity.spikes]
-        score = task.score(activity, part.target).cpu()
+        score = checked_score(task.score, activity, part.target).cpu()
         with ranks.apart():
-            loss = [] if losses is None else numbers(task.loss(activity, part.target)) * len(score)
+            loss = [] if losses is None else numbers(checked_loss(task.loss, activity, part.target)) * len(score)
         judged.append((score, faults, loss))
     scores = []
     for score, faults, loss in here.in_turn(judged):

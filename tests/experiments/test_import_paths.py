@@ -74,6 +74,30 @@ class Tuples(Sides):
         return (1, 2)
 
 
+class OneOutput(Sides):
+    outputs = 1
+
+
+class Arrays(Sides):
+    def drawn_batch(self, samples, seed, rng):
+        return Batch(*(part.numpy() for part in super().drawn_batch(samples, seed, rng)))
+
+
+class LossOfEach(Sides):
+    def loss(self, activity, target):
+        return torch.nn.functional.cross_entropy(activity.readout.mean(0), target, reduction="none")
+
+
+class Constant(Sides):
+    def loss(self, activity, target):
+        return 0.5
+
+
+class Mean(Sides):
+    def score(self, activity, target):
+        return super().score(activity, target).mean()
+
+
 class OneTooMany(Sides):
     def drawn_batch(self, samples, seed, rng):
         batch = super().drawn_batch(samples, seed, rng)
@@ -190,6 +214,11 @@ def test_wrong_words_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
         ("claim", "mine:build"): "CLAIM: expected a .*:Claim, got mine:build",
         ("claim", "nothing"): "CLAIM: expected one of",
         ("train", "mine:Tuples", *FAST): r"task: expected a Batch\(inputs, target\) of it, got tuple",
+        ("train", "mine:OneOutput", *FAST): r"target\[[0-9]\]: expected a label from 0 to 0, .* 1 outputs .*, got 1\n",
+        ("train", "mine:Arrays", *FAST): "task: expected a Batch of tensors, got ndarray; torch.from_numpy",
+        ("train", "mine:LossOfEach", *FAST): r"task.loss: expected a tensor of shape \(\), got \([0-9]+,\)\n",
+        ("train", "mine:Constant", *FAST): r"task.loss: expected a tensor of shape \(\), got float\n",
+        ("train", "mine:Mean", *FAST): r"task.score: expected a tensor of shape \([0-9]+,\), got \(\)\n",
         ("train", "mine:OneTooMany", *FAST): r"target\[3\]: expected a label from 0 to 1, .* 2 outputs .*, got 2\n",
         ("train", "mine:OneTooManyInTheTest", *FAST): r"target\[0\]: expected a label from 0 to 1, .*, got -[89]\n",
         ("train", "dms", "--network", "mine"): "network.builder: expected package.module:Name, got 'mine'",

@@ -59,6 +59,8 @@ def checked_batch(batch: AnyBatch, classes: int | None = None) -> AnyBatch:
     """
     if not hasattr(batch, "lengths"):
         raise ValueError(f"task: expected a Batch(inputs, target) of it, got {type(batch).__name__}")
+    if other := [type(part).__name__ for part in batch if not isinstance(part, Tensor)]:
+        raise ValueError(f"task: expected a Batch of tensors, got {other[0]}; torch.from_numpy makes them of arrays")
     inputs, target = batch.inputs, batch.target
     if batch.lengths is not None:
         checked_lengths(batch.lengths, inputs)
@@ -81,6 +83,32 @@ def check_labels(target: Tensor, classes: int | None) -> None:
         item = int(beyond[0])
         expected = f"a label from 0 to {classes - 1}, one of the {classes} outputs of the task"
         raise ValueError(f"target[{item}]: expected {expected}, got {int(target[item])}")
+
+
+Judge: TypeAlias = "Callable[[Activity, Tensor], Tensor]"  # `Task.loss` or `Task.score`
+
+
+def checked_loss(loss: Judge, activity: Activity, target: Tensor) -> Tensor:
+    """A task's loss, (); ValueError where it is something else, or where a label has no readout."""
+    try:
+        value = loss(activity, target)
+    except IndexError:
+        check_labels(target, activity.readout.shape[-1])
+        raise
+    return _of_shape("loss", (), value)
+
+
+def checked_score(score: Judge, activity: Activity, target: Tensor) -> Tensor:
+    """A task's score, (B,); ValueError where it is something else."""
+    return _of_shape("score", target.shape[:2][-1:], score(activity, target))
+
+
+def _of_shape(name: str, shape: tuple[int, ...], value: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"task.{name}: expected a tensor of shape {tuple(shape)}, got {type(value).__name__}")
+    if value.shape != shape:
+        raise ValueError(f"task.{name}: expected a tensor of shape {tuple(shape)}, got {tuple(value.shape)}")
+    return value
 
 
 def each_part(batch: AnyBatch, change: Callable[[Tensor, int], Tensor]) -> AnyBatch:
