@@ -138,13 +138,10 @@ def test_a_forked_child_says_what_to_do_and_then_works() -> None:
     assert done.stdout.strip() == "child 0", done.stderr
 
 
-# 2 and 4 lanes, and 8; the 4 lanes of float64 with AVX2 are no other number, and compiling takes most of the time
-@pytest.mark.parametrize(
-    ("features", "width", "dtypes"),
-    [("", 16, "np.float64, np.float32"), ("+avx,+avx2,+fma", 32, "np.float32")],
-    ids=["plain", "AVX2"],
-)
-def test_narrower_vectors_pass_the_same_checks(features: str, width: int, dtypes: str) -> None:
+# 2 and 4 lanes, beside the 8 and 16 of AVX-512, or the 4 and 8 of AVX2, that all other tests have: in float64 alone,
+# since compiling takes most of the time
+@pytest.mark.parametrize(("features", "width"), [("", 16), ("+avx,+avx2,+fma", 32)], ids=["plain", "AVX2"])
+def test_narrower_vectors_pass_the_same_checks(features: str, width: int) -> None:
     if width >= simd.VECTOR_BYTES:
         pytest.skip(f"vectors here are {simd.VECTOR_BYTES} bytes wide: this is no narrower")
     code = """
@@ -153,15 +150,15 @@ import numpy as np
 from hetsyn_plugins.conformance import backends, cases, checks
 from hetsyn_plugins.kernels.cpu import simd
 cpu = [b for b in backends.available()[0] if b.name.startswith("cpu-")]
-cpu = [dataclasses.replace(b, dtypes=(DTYPES,)) for b in cpu]
-results = list(checks.verify(cpu, ["sizes", "state-gradients", "float32-gradients"]))
+cpu = [dataclasses.replace(b, dtypes=(np.float64,)) for b in cpu]
+results = list(checks.verify(cpu, ["sizes", "state-gradients"]))
 bad = [f"{b} {c}: {r}" for b, c, r in results if isinstance(r, cases.Mismatch)]
 print(simd.VECTOR_BYTES, len(results), *bad)
 """
     # one thread: with more, on a busy machine, they mostly wait for each other
     target = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "OMP_NUM_THREADS": "1"}
-    done = python(code.replace("DTYPES", dtypes), timeout=240, **target)
-    assert done.stdout.strip() == f"{width} 9", done.stdout + done.stderr
+    done = python(code, timeout=240, **target)
+    assert done.stdout.strip() == f"{width} 6", done.stdout + done.stderr
 
 
 def test_the_lanes_are_what_wastes_least() -> None:
