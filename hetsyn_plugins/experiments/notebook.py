@@ -31,7 +31,7 @@ from hetsyn_plugins.experiments.config import (
 from hetsyn_plugins.experiments.data import items
 from hetsyn_plugins.experiments.grid import points_of, train_points
 from hetsyn_plugins.experiments.model import Model
-from hetsyn_plugins.experiments.run_folder import RunSummary, load_networks, seed_folder
+from hetsyn_plugins.experiments.run_folder import RunSummary, checked_seeds, load_networks, seed_folder
 from hetsyn_plugins.experiments.tasks.own import OwnData
 from hetsyn_plugins.experiments.training_log import LOG, Record, read_log
 
@@ -145,6 +145,7 @@ def _trained(
     **options: Any,
 ) -> dict[str, Trained]:
     """What came of a configuration with further settings, by the names of their folders in `out`."""
+    seeds = checked_seeds(seeds)
     configs = {name: _resolved(config, given.data is not None, more) for name, more in settings.items()}
     first = next(iter(configs.values()))
     folder = Path(out) if out is not None else Path("runs", first.task.name)
@@ -152,7 +153,7 @@ def _trained(
         configs = _with_data(configs, folder, given)
     elif given.test is not None:
         raise ValueError("test: expected with data only, got it alone")
-    summaries = train_points(configs, list(seeds), folder, **options)
+    summaries = train_points(configs, seeds, folder, **options)
     return {name: Trained(folder / name, configs[name], summary) for name, summary in summaries.items()}
 
 
@@ -183,8 +184,9 @@ def _with_data(configs: Mapping[str, Config], folder: Path, given: Given) -> dic
         kinds = [f"{KINDS[each.suffix]} of {each.width} input lines" for each in (first, last)]
         raise ValueError(f"test: expected {kinds[0]}, as data are, got {kinds[1]}")
     files = {name: folder.absolute() / f"{name}{each.suffix}" for name, each in packed.items()}
+    begun = any(folder.glob("**/seed-*/*"))  # else they may be those of a first try that was refused
     for name, path in files.items():
-        if path.exists() and path.read_bytes() != packed[name].content:
+        if begun and path.exists() and path.read_bytes() != packed[name].content:
             raise ValueError(f"{name}: expected the samples that are in {path}, got others; train in another folder")
     make_folder(folder, "out")
     for name, path in files.items():

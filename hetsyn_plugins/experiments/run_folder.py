@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from operator import index
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from hetsyn_plugins.core.declared import Count, Finite, Word, parse
-from hetsyn_plugins.core.file_format import mended_by
+from hetsyn_plugins.core.file_format import mended_by, shown
 from hetsyn_plugins.core.files import read_json, write_json
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.exchange import checkpoint
@@ -243,6 +244,18 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) != len(seeds):
         raise ValueError(f"--seeds: expected every seed once, got {text!r}")
     return seeds
+
+
+def checked_seeds(seeds: Any) -> list[int]:
+    """Seeds as Python has them; ValueError for none, for one twice, and for what is no whole number of 32 bits."""
+    expected = "whole numbers of 32 bits, one or more, each once"
+    try:
+        found = [index(seed) for seed in seeds]
+    except TypeError:
+        raise ValueError(f"seeds: expected {expected}, got {shown(repr(seeds))}") from None
+    if not found or len(set(found)) != len(found) or not all(0 <= seed < 1 << 32 for seed in found):
+        raise ValueError(f"seeds: expected {expected}, got {shown(repr(seeds))}")
+    return found
 
 
 def seeds_text(seeds: Iterable[int]) -> str:

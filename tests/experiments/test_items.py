@@ -145,6 +145,22 @@ def test_frames_and_a_test_set_are_trained_on(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
 
 
+def test_data_of_a_try_that_was_refused_are_not_in_the_way(tmp_path: Path) -> None:
+    frames = [(np.eye(6)[[i % 2] * 5], i % 2) for i in range(24)]
+    with pytest.raises(ValueError, match="labels: expected every label from 0 to 7"):
+        experiments.train(FAST, [*frames, (frames[0][0], 7)], out=tmp_path, quiet=True)
+    assert (tmp_path / "data.npz").exists() and not list(tmp_path.glob("seed-*"))
+    assert experiments.train(FAST, frames, out=tmp_path, quiet=True).summary.seeds == [0]
+
+
+@pytest.mark.parametrize("seeds", [[], [1, 1], [-1], [1 << 32], [0.5], 3, None, ["a"]])
+def test_seeds_that_are_none_are_told(seeds: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^seeds: expected whole numbers of 32 bits, one or more, each once, got"):
+        experiments.train("dms", out=tmp_path / "run", seeds=seeds)
+    assert not (tmp_path / "run").exists()
+    assert run_folder.checked_seeds(np.arange(2)) == run_folder.checked_seeds(range(2)) == [0, 1]
+
+
 def test_a_sweep_from_python_is_that_of_the_command(tmp_path: Path) -> None:
     frames = [(np.eye(6)[[i % 2] * 5], i % 2) for i in range(24)]
     swept = {"network": {"hidden": [[3], [4]]}, "training.lr": np.array([1e-3])}
