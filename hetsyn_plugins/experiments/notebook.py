@@ -71,10 +71,11 @@ class Trained:
         out = self.folder / "pictures"
         make_folder(out, "out")
         curves = {self.config.task.name: list(self.history.values())}
-        keys = {"loss": "loss", "score": f"{self.config.task.measure} (training batches)"}
+        keys = {"score": f"{self.config.task.measure} (training batches)"}
         if self.summary.validation.values:
             keys["validation"] = f"{self.config.task.measure} (validation samples)"
-        drawn = [plots.save(plots.learning_curves(curves, key, ylabel=label).figure, out / f"{key}.png")
+        drawn = [plots.save(plots.loss_curves(curves).figure, out / "loss.png")]
+        drawn += [plots.save(plots.learning_curves(curves, key, ylabel=label).figure, out / f"{key}.png")
                  for key, label in keys.items()]  # fmt: skip
         return [*drawn, *analyse.pictures(*self.networks[self.summary.seeds[0]], out)]
 

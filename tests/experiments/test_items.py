@@ -13,7 +13,7 @@ from planting import changed
 from torch.utils.data import DataLoader, Dataset
 
 from hetsyn_plugins import cli, experiments
-from hetsyn_plugins.experiments import run_folder
+from hetsyn_plugins.experiments import plots, run_folder
 from hetsyn_plugins.experiments.config import load_config
 from hetsyn_plugins.experiments.data import items
 from hetsyn_plugins.experiments.tasks.own import OwnData
@@ -114,13 +114,17 @@ def test_a_planted_order_of_lines_is_noticed() -> None:
         assert (planted.collate([(events((1, 0, 0, 0)), 0)], sensor_size=SENSOR).inputs[0, 0, 1]) == 1
 
 
-def test_a_dataset_is_trained_on_in_a_few_lines(tmp_path: Path) -> None:
+def test_a_dataset_is_trained_on_in_a_few_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run"
     result = experiments.train({**FAST, "task.dt": 2e-3}, Taps(), out=out, quiet=True)
     assert result.history[0][-1]["iteration"] == result.summary.seeds[0] + 3 and 0 <= result.test[0] <= 1
     before, after = result.networks[0]
     assert before.layers[0].name == after.layers[0].name == "hidden1"
+    drawn, save = {}, plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.setdefault(path.stem, figure) and save(figure, path))
     assert all(path.stat().st_size for path in result.pictures) and len(result.pictures) == 6
+    texts = drawn["loss"].findobj(lambda artist: hasattr(artist, "get_text"))
+    assert "on the validation set" in [text.get_text() for text in texts]
     task = run_folder.load_run_config(out).task
     assert isinstance(task, OwnData) and (task.lines, task.outputs) == (12, 2)
     batch = task.samples_of(np.arange(30))
