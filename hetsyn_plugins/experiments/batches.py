@@ -44,7 +44,7 @@ class OnCard:
     """
 
     def __init__(self, task: Task, device: torch.device, room: int | None = None) -> None:
-        self.task, self.device, self.classes = task, device, task.classes
+        self.task, self.device, self.label_count = task, device, task.label_count
         self.room = devices.free(device) // KEPT if room is None else room
         self.samples: AnyBatch | None = None
         self.held: dict[tuple[str, int, int], list[AnyBatch]] = {}
@@ -77,7 +77,7 @@ class OnCard:
             return
         kept: list[AnyBatch] | None = []
         for made in self.task.held_out(split, batch, seed):
-            checked_batch(made, self.classes)  # there nobody looks
+            checked_batch(made, self.label_count)  # there nobody looks
             on_card = moved(made, self.device)
             if kept is not None:
                 kept = [*kept, on_card] if self._fits(sum(part.nbytes for part in made)) else None
@@ -100,7 +100,7 @@ def _bytes_of_samples(task: DataTask) -> int:
 
 def _all_samples(task: DataTask, device: torch.device) -> AnyBatch:
     """Everything to train on as one batch, in the order of `DataTask.split`."""
-    rows = task.split[0]
+    rows, labels = task.split[0], task.label_count
 
     def empty(part: Tensor, axis: int) -> Tensor:
         shape = (*part.shape[:axis], len(rows), *part.shape[axis + 1 :])
@@ -108,7 +108,7 @@ def _all_samples(task: DataTask, device: torch.device) -> AnyBatch:
 
     whole = each_part(task.samples_of(rows[:1]), empty)
     for at in range(0, len(rows), AT_A_TIME):  # never twice on the host or the card
-        some = checked_batch(task.samples_of(rows[at : at + AT_A_TIME]), task.classes)  # there nobody looks
+        some = checked_batch(task.samples_of(rows[at : at + AT_A_TIME]), labels)  # there nobody looks
         for all_of_it, part in zip(whole, some, strict=True):
             axis = min(part.ndim - 1, 1)
             all_of_it.narrow(axis, at, part.shape[axis]).copy_(part)

@@ -159,6 +159,7 @@ class Trainer:
             raise ValueError("training.select: expected 'last' without validation samples, got 'best_validation'")
         self.on_card = None if self.device.type == "cpu" else OnCard(task, self.device)
         self.judged_by: Task | OnCard = self.on_card or task
+        self.label_count = task.label_count
         self.per_epoch = task.batches(settings.batch)
         self.total = settings.iterations or settings.epochs * self.per_epoch
         self.validate_every = settings.validate_every or (DRAWN_EPOCH if task.drawn else self.per_epoch)
@@ -191,9 +192,7 @@ class Trainer:
         try:
             for batch in batches:
                 if self.iteration == 0:
-                    checked_batch(
-                        batch, task.classes
-                    )  # what is wrong with a task is told of its training batches first
+                    checked_batch(batch, self.label_count)  # a task that is wrong is told of its training batches first
                     self._write_start()
                 with spending(self.config, "training step"):
                     loss, score, rate = self.step(batch)
@@ -227,7 +226,7 @@ class Trainer:
         rate = schedule(settings, self.iteration, self.per_epoch, self.total)
         for group in self.optimiser.param_groups:
             group["lr"] = group["base"] * rate
-        share = self.ranks.share(checked_batch(batch, task.classes).inputs.shape[1])
+        share = self.ranks.share(checked_batch(batch, self.label_count).inputs.shape[1])
         self.model.train()
         here = moved(each_part(batch, share.rows), self.device)
         target = here.target
@@ -444,7 +443,8 @@ def evaluate(
     model.eval()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     here, judged = ranks.current(), []
-    batches = (checked_batch(batch, task.classes) for batch in task.held_out(split, AT_A_TIME, seed))
+    labels = task.label_count
+    batches = (checked_batch(batch, labels) for batch in task.held_out(split, AT_A_TIME, seed))
     for batch in islice(batches, here.index, None, here.size):
         part = moved(batch, device)
         activity = run_on(part, model)

@@ -77,7 +77,7 @@ def test_held_out_batches_are_made_once_where_there_is_room() -> None:
 def test_labels_are_looked_at_before_they_are_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """There a label beyond the outputs would end the process's use of the card."""
     images, drawn = digits().task, load_config("dms", ["task.test_samples=20", "task.delay=0.1"]).task
-    monkeypatch.setattr(Task, "classes", 1)
+    monkeypatch.setattr(Task, "label_count", 1)
     with pytest.raises(ValueError, match=r"target.* expected a label"):
         OnCard(images, CPU, room=1 << 30)
     with pytest.raises(ValueError, match=r"target.* expected a label"):

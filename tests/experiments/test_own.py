@@ -137,6 +137,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no labels": ({"labels": None}, "expected labels beside inputs, got none"),
     "swapped": ({"labels": np.zeros(T, int)}, r"labels: expected shape \(40,\).*got \(12,\).*swapped"),
     "NaN": ({"inputs": HOLE}, "inputs: expected finite numbers.*nan in sample 7, step 3, line 2"),
+    "a label that is not trained on": (
+        {f"{name}_test": array for name, array in (arrays() | {"labels": np.arange(B) % 3 + 1}).items()},
+        "labels_test: expected labels from 0 to 2, as the training set has them, got 3 of sample 2",
+    ),
     "labels below 0": ({"labels": np.arange(B) % 3 - 1}, "labels: expected labels from 0, got -1 of sample 0"),
     "labels from 1": ({"labels": np.arange(B) % 3 + 1}, "every label from 0 to 3.*no sample of 0.*task.classes"),
     "labels that are halves": ({"labels": np.arange(B) / 2}, "labels: expected whole numbers, got 0.5 of sample 1"),

@@ -91,7 +91,7 @@ def test_a_label_beyond_the_outputs_is_named_where_whole_numbers_are_labels() ->
             assert checked_batch(batch) is batch
     for no_label in (torch.full((4,), 7.0), torch.full((6, 4, 1), 7)):
         checked_batch(Batch(inputs, no_label), 3)
-    assert load_config("dms").task.classes == 2 and load_config("patterns").task.classes is None
+    assert load_config("dms").task.label_count == 2 and load_config("patterns").task.label_count is None
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ def test_of_errors_the_least_is_the_best(tmp_path: Path) -> None:
 class Scored:
     """A task whose held-out samples come in batches of these scores."""
 
-    classes = None
+    label_count = None
 
     def __init__(self, *batches: list[float]) -> None:
         self.batches = [torch.tensor(scores) for scores in batches]

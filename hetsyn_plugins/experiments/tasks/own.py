@@ -269,7 +269,7 @@ def _checked(paths: tuple[Path, ...], as_of: Stamps, stated: str, channels: int 
             path = paths[-1] if name == "test" else paths[0]
             in_path = "" if name == "train" or (name == "test" and len(paths) > 1) else f"_{name}"
             own.check_lines(path, part, channels, f"inputs{in_path}")
-            check_labels(path, part.labels, classes, f"labels{in_path}")
+            check_labels(path, part.labels, classes, data.train.labels, f"labels{in_path}")
     labels = np.unique(np.concatenate([part.labels for part in data if part is not None]))
     if classes is None and len(labels) <= labels[-1]:
         missing = int((labels != np.arange(len(labels))).argmax())
@@ -279,10 +279,12 @@ def _checked(paths: tuple[Path, ...], as_of: Stamps, stated: str, channels: int 
     return data
 
 
-def check_labels(path: Path, labels: np.ndarray, classes: int | None, field: str) -> None:
-    """Raise FileFormatError for a label below 0, or beyond the classes."""
-    wrong = (labels < 0) | (labels >= (classes or np.inf))
+def check_labels(path: Path, labels: np.ndarray, classes: int | None, in_training: np.ndarray, field: str) -> None:
+    """Raise FileFormatError for a label below 0, or beyond the classes, by default those that are trained on."""
+    largest = int(in_training.max()) if classes is None else classes - 1
+    wrong = (labels < 0) | (labels > largest)
     if wrong.any():
         sample = int(wrong.argmax())
-        expected = "labels from 0" + (f" to {classes - 1}, as task.classes={classes} has it" if classes else "")
+        as_said = "as the training set has them" if classes is None else f"as task.classes={classes} has it"
+        expected = "labels from 0" + (f" to {largest}, {as_said}" if labels[sample] >= 0 else "")
         raise FileFormatError(path, expected, f"{labels[sample]} of sample {sample}", field=field)

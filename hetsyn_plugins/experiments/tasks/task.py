@@ -50,12 +50,12 @@ class Padded(NamedTuple):
 AnyBatch: TypeAlias = Batch | Padded
 
 
-def checked_batch(batch: AnyBatch, classes: int | None = None) -> AnyBatch:
+def checked_batch(batch: AnyBatch, labels: int | None = None) -> AnyBatch:
     """The batch; ValueError where its target is not one of its inputs (T, B, M): time and batch swapped, say.
 
     Where B = T that cannot be seen.
 
-    classes   `Task.classes`: labels beyond are refused too, unless they are on a card, where looking would mean waiting
+    labels   `Task.label_count`: others are refused too, unless they are on a card, where looking would mean waiting
     """
     if not hasattr(batch, "lengths"):
         raise ValueError(f"task: expected a Batch(inputs, target) of it, got {type(batch).__name__}")
@@ -66,7 +66,7 @@ def checked_batch(batch: AnyBatch, classes: int | None = None) -> AnyBatch:
         checked_lengths(batch.lengths, inputs)
     if target.ndim == 1:
         check_samples("target", target, inputs)
-        check_labels(target, classes)
+        check_labels(target, labels)
     elif target.shape[:2] != inputs.shape[:2]:
         expected, came = tuple(inputs.shape[:2]), tuple(target.shape)
         hint = "; time and batch look swapped in one of them" if target.shape[:2] == inputs.shape[1::-1] else ""
@@ -74,14 +74,14 @@ def checked_batch(batch: AnyBatch, classes: int | None = None) -> AnyBatch:
     return batch
 
 
-def check_labels(target: Tensor, classes: int | None) -> None:
-    """Raise ValueError for a label (B,) that is none of so many classes: torch would tell neither item nor range."""
-    if classes is None or target.is_floating_point() or target.device.type != "cpu":
+def check_labels(target: Tensor, labels: int | None) -> None:
+    """Raise ValueError for a label (B,) that is none of so many: torch would tell neither item nor range."""
+    if labels is None or target.is_floating_point() or target.device.type != "cpu":
         return
-    beyond = ((target < 0) | (target >= classes)).nonzero()
+    beyond = ((target < 0) | (target >= labels)).nonzero()
     if len(beyond):
         item = int(beyond[0])
-        expected = f"a label from 0 to {classes - 1}, one of the {classes} outputs of the task"
+        expected = f"a label from 0 to {labels - 1}, one of the {labels} outputs of the task"
         raise ValueError(f"target[{item}]: expected {expected}, got {int(target[item])}")
 
 
@@ -177,7 +177,7 @@ class Task:
         return 1 / self.outputs if self.measure == "accuracy" else None
 
     @property
-    def classes(self) -> int | None:
+    def label_count(self) -> int | None:
         """How many labels there are, where targets (B,) of whole numbers are labels, of an output each; else None."""
         return self.outputs if self.measure == "accuracy" and self.outputs > 1 else None
 
