@@ -319,7 +319,7 @@ class HetSynLIFParameters(TrainableFields):
         copy._describe(self.method, self.alpha, *flags)
         copy.given_max_delay = self.given_max_delay
         copy.max_delay = start_max_delay(self.given_max_delay, values, ARGUMENT_NAMES)
-        copy.add_fields({field: values.get(field) for field in self.names}, learn)
+        copy.add_fields({**dict.fromkeys(self.names), **values}, learn)
         return copy
 
     def _tau_inv(self, field: str) -> Tensor | None:
@@ -329,7 +329,7 @@ class HetSynLIFParameters(TrainableFields):
         if decay is None:
             return None
         if self.parametrization == "tau":
-            stored = self.stored(field)
+            stored = self.stored_in_full(field)
             return None if stored is None else 1 / stored
         return -decay.double().log() / float(self.dt or 0.001)
 
@@ -505,7 +505,7 @@ class _HetSynModule(HetSynModule, nn.Module):
     recurrent_weights: Tensor | None
 
     @torch.inference_mode(False)  # see HetSynLIFParameters
-    def __init__(
+    def __init__(  # long for its arguments, every one of which is seen in a signature
         self,
         input_size: int,
         hidden_size: int,
@@ -517,6 +517,8 @@ class _HetSynModule(HetSynModule, nn.Module):
         input_rate: float | None = None,
         autapses: bool = True,
         share: str = "synapse",
+        clusters: int | None = None,
+        reassign: bool = False,
         parametrization: str = "decay",
         tie_reset: bool = False,
         detach_reset: bool = False,
@@ -545,7 +547,8 @@ class _HetSynModule(HetSynModule, nn.Module):
         if not self.spiking:
             fields |= dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"))
         _warn_of_units(p, [field for field in DECAYS if fields[field] is not None], self.dt, 4 + self.sequential)
-        self._build(p, fields, share, parametrization, tie_reset, device, dtype)
+        shared = {"share": share, "clusters": clusters, "reassign": reassign}
+        self._build(p, fields, shared, parametrization, tie_reset, device, dtype)
         self.autapses = autapses
         mask = None if autapses or not self.recurrent else 1.0 - torch.eye(self.hidden_size, device=device)
         self.register_buffer("recurrent_mask", mask, persistent=False)
@@ -554,7 +557,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         self,
         p: HetSynLIFParameters,
         fields: dict[str, Any],
-        share: str,
+        shared: dict[str, Any],
         parametrization: str,
         tie: bool,
         device: Any,
@@ -571,17 +574,18 @@ class _HetSynModule(HetSynModule, nn.Module):
             fields,
             sizes=(self.hidden_size, self.input_size),
             spiking=self.spiking,
-            share=share,
+            share=shared["share"],
             names=ARGUMENT_NAMES,
             dtype=wide,
             device=device,
             tie_reset=tie,
             dt=self.dt,
+            clusters=shared["clusters"],
         )
         self.input_weights = nn.Parameter(values.pop("weight"))
         recurrent_weight = values.pop("recurrent_weight")
         self.recurrent_weights = None if recurrent_weight is None else nn.Parameter(recurrent_weight)
-        options = {"share": share, "parametrization": parametrization, "tie_reset": tie, "dt": self.dt}
+        options = {**shared, "parametrization": parametrization, "tie_reset": tie, "dt": self.dt}
         self.p = p.copy_for(values, **options)
         self.max_delay = self.p.max_delay
         self.has_delays = any(values[field] is not None for field in DELAYS)
@@ -704,6 +708,8 @@ class _HetSynModule(HetSynModule, nn.Module):
         dt: float = 0.001,
         *,
         share: str | None = None,
+        clusters: int | None = None,
+        reassign: bool = False,
         parametrization: str = "decay",
         tie_reset: bool = False,
         method: Any = "multi_gaussian",
@@ -719,7 +725,7 @@ class _HetSynModule(HetSynModule, nn.Module):
             right = _sequence_class(params).__name__
             raise ValueError(f"params: expected those of a {cls.__name__}, got others; use {right} or {right}Cell")
         n, m = params.weight.shape
-        layout = options_from_params(params, share, tie_reset)
+        layout = options_from_params(params, share, tie_reset, clusters)
         p = HetSynLIFParameters(
             tau_syn_inv=0.0,  # none, as the others: `_build` puts decays there
             tau_rec_inv=0.0,
@@ -732,15 +738,16 @@ class _HetSynModule(HetSynModule, nn.Module):
             learn_delay=learn_delay,
             dtype=layout["dtype"],
         )
-        module = cls(m, n, p, dt, parametrization=parametrization, **layout, **options)
+        shared = {"share": layout["share"], "clusters": layout["clusters"], "reassign": reassign}
+        module = cls(m, n, p, dt, parametrization=parametrization, **layout, reassign=reassign, **options)
         fields: dict[str, Any] = {f: getattr(params, f) for f in (*p.names, "weight", "recurrent_weight")}
         p.given_max_delay = params.max_delay or None
-        module._build(p, fields, layout["share"], parametrization, tie_reset, options.get("device"), layout["dtype"])
+        module._build(p, fields, shared, parametrization, tie_reset, options.get("device"), layout["dtype"])
         return module
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{self.shape_shown()}, dt={self.dt}, share={self.p.share!r}{self.layout_shown()}"
+        return f"{self.shape_shown()}, dt={self.dt}, share={self.p.share_shown()}{self.layout_shown()}"
 
 
 def _dtype_of(fields: dict[str, Any]) -> torch.dtype:
@@ -843,7 +850,7 @@ class HetSynLIFCell(_Cell):
     input_rate   spikes an input line and step: input_weights=FluctuationDriven(input_rate), with which the layer fires
             at first; 0.05 behind a layer that was made so
     autapses   False: neurons have no synapse to themselves (a mask)
-    share, parametrization, tie_reset       see `hetsyn_plugins.ops.trainable`
+    share, clusters, reassign, parametrization, tie_reset   see `hetsyn_plugins.ops.trainable`
     detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
 
     Example:

@@ -111,7 +111,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
                  a function (shape, generator) -> array; None: none. Trained where learn_delay
     max_delay    no delay becomes longer; as many inputs are kept from step to step, as the state **past**; None: as
                  the longest delay asks for
-    share, parametrization, tie_reset, dt   see `hetsyn_plugins.ops.trainable`
+    share, clusters, reassign, parametrization, tie_reset, dt   see `hetsyn_plugins.ops.trainable`
     detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
     batch_first            sequences are (B, T, M) in and (B, T, N) out, as in torch.nn.RNN; single steps and all other
                            states stay as they are, so continue with mem[:, -1]. snnTorch's functional losses want
@@ -172,6 +172,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         max_delay: int | None = None,
         learn_delay: bool = True,
         share: str = "synapse",
+        clusters: int | None = None,
+        reassign: bool = False,
         parametrization: str = "decay",
         tie_reset: bool = False,
         detach_reset: bool = False,
@@ -212,6 +214,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             device=device,
             tie_reset=tie_reset,
             dt=dt,
+            clusters=clusters,
         )
         SpikingNeuron.__init__(
             self,
@@ -229,7 +232,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         SpikingNeuron.instances.remove(self)  # a strong list would keep every layer ever made alive
         snntorch_host.see(self)
         del self.threshold  # a field of ours
-        self.set_options(share=share, parametrization=parametrization, tie_reset=tie_reset, dt=dt)
+        options: dict[str, Any] = {"share": share, "clusters": clusters, "reassign": reassign}
+        self.set_options(**options, parametrization=parametrization, tie_reset=tie_reset, dt=dt)
         self.in_features, self.out_features, self.spiking = m, n, spiking
         self.max_delay = start_max_delay(max_delay, start, self._caller.names)
         self.has_delays = any(start[field] is not None for field in DELAYS)
@@ -605,6 +609,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         params: HetSynParams,
         *,
         share: str | None = None,
+        clusters: int | None = None,
         parametrization: str = "decay",
         tie_reset: bool = False,
         dt: float | None = None,
@@ -633,7 +638,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             parametrization=parametrization,
             dt=dt,
             **fields,
-            **options_from_params(params, share, tie_reset),
+            **options_from_params(params, share, tie_reset, clusters),
             **options,
         )
 
@@ -646,7 +651,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         trained = "" if self.parametrization == "decay" else f", parametrization={self.parametrization!r}, dt={self.dt}"
         surrogate = repr(self.surrogate) if self.spiking else "None, spiking=False"
         return (
-            f"{self.shape_shown()}, share={self.share!r}{trained}, {', '.join(self._ranges())}, "
+            f"{self.shape_shown()}, share={self.share_shown()}{trained}, {', '.join(self._ranges())}, "
             f"spike_grad={surrogate}, reset_mechanism={self.reset_mechanism!r}, init_hidden={self.init_hidden}, "
             f"output={self.output}{self.layout_shown()}"
         )

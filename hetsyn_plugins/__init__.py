@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hetsyn_plugins.ops.dispatch import choose_backend
     from hetsyn_plugins.ops.lif import hetsyn_li, hetsyn_lif, hetsyn_lif_step
     from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
-    from hetsyn_plugins.ops.trainable import clamp_, round_delays_
+    from hetsyn_plugins.ops.trainable import clamp_, reassign_, round_delays_
 
 __all__ = [
     "ConstantDecay",
@@ -54,6 +54,7 @@ __all__ = [
     "hetsyn_lif_quantised",
     "hetsyn_lif_step",
     "import_authors",
+    "reassign_",
     "register",
     "round_delays_",
     "tau_to_decay",
@@ -78,7 +79,7 @@ _LAZY = {
     **dict.fromkeys(("HetSynParams", "decay_to_tau", "tau_to_decay"), "core.params"),
     "convert": "exchange.conversion",
     "choose_backend": "ops.dispatch",
-    **dict.fromkeys(("clamp_", "round_delays_"), "ops.trainable"),
+    **dict.fromkeys(("clamp_", "reassign_", "round_delays_"), "ops.trainable"),
     "hetsyn_li": "ops.lif",
     "hetsyn_lif": "ops.lif",
     "hetsyn_lif_quantised": "ops.straight_through",

@@ -27,7 +27,12 @@ from hetsyn_plugins.core.files import write_bytes
 
 ENTRY, DIGEST = "hetsyn_plugins", "digest"
 FORMAT_VERSION = 2  # the first with a digest
-DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "I64": np.dtype("<i8"),
+    "U8": np.dtype("u1"),
+}
 LONGEST_HEADER = 4_000_000  # bytes: a thousand layers have one of these
 MOST_AXES = 8
 
@@ -41,7 +46,7 @@ class ArrayFile(NamedTuple):
 
 
 def write(path: Path, kind: str, content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays (float32, float64 or int64) and what JSON can say of them, whole or not at all.
+    """Write arrays (float32, float64, int64 or uint8) and what JSON can say of them, whole or not at all.
 
     kind   what the file is, for `checked_content`
     Raises ValueError where the content holds NaN or infinity, TypeError where it or an array is of another type.
@@ -51,7 +56,7 @@ def write(path: Path, kind: str, content: Mapping[str, Any], arrays: Mapping[str
     whole = {name: np.array(array, order="C") for name, array in arrays.items()}
     for name, array in whole.items():
         if array.dtype not in DTYPES.values() or array.ndim > MOST_AXES:
-            what = f"float32, float64 or int64 numbers of at most {MOST_AXES} axes"
+            what = f"float32, float64, int64 or uint8 numbers of at most {MOST_AXES} axes"
             raise TypeError(f"{name}: expected {what}, got {array.dtype} of {array.ndim}")
     stated = digest({"content": plain, "arrays": whole})
     whole_file = save(whole, {ENTRY: _canonical({**plain, DIGEST: stated})})

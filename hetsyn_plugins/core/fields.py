@@ -105,7 +105,7 @@ MATRICES = tuple(name for name, field in FIELDS.items() if len(field.axes) == 2)
 NEURON_FIELDS = tuple(name for name, field in FIELDS.items() if field.axes == "N")  # what a soma has once
 NAMES = {name: name for name in FIELDS}  # what arguments are called where nobody calls them otherwise
 # how decays are trained: how many of a layer's synapses share one, and which tensor stands for it
-SHARES = ("synapse", "neuron", "layer")
+SHARES = ("synapse", "neuron", "layer", "codebook")
 PARAMETRIZATIONS = ("decay", "tau", "log_tau")
 # the fields that come together, each pair once
 PAIRS = tuple(

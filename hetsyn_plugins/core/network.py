@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import ARRAYS, DECAYS, PARAMETRIZATIONS, SHARES, SYNAPTIC, Array, Range
+from hetsyn_plugins.core.codebook import INDICES, Codebook, check_index, exact
+from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, PARAMETRIZATIONS, SHARES, SYNAPTIC, Array, Range
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate
 from hetsyn_plugins.core.validation import (
@@ -43,6 +44,7 @@ class HetSynLayer:
     autapses  False: no neuron has a synapse to itself, in training neither: the diagonal of recurrent_weight is zero
     stored    core field -> the tensor that is trained, where that is tau or log tau: kept so that nothing is rounded
     batch_first   how a layer of an adapter takes its sequences; plain data run on (T, B, M) always
+    codebook  with share="codebook" the decays that are shared; None: the different ones of params. With any other: None
     others    as the layers of the adapters take them (`trainable.py`)
 
     Raises ValueError, naming the argument, for what no layer can have.
@@ -60,6 +62,7 @@ class HetSynLayer:
     stored: Mapping[str, Array] = field(default_factory=dict)
     autapses: bool = True
     batch_first: bool = False
+    codebook: Codebook | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -72,6 +75,7 @@ class HetSynLayer:
         _check_among("share", self.share, SHARES)
         _check_among("parametrization", self.parametrization, PARAMETRIZATIONS)
         _check_learned(self.learned, ARRAYS)
+        object.__setattr__(self, "codebook", _codebook_of(self))
         _check_kind("stored", self.stored, Mapping)
         _check_stored(self)
         recurrent = self.params.recurrent_weight
@@ -86,8 +90,9 @@ class HetSynLayer:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of OPTIONS, by name."""
-        return {name: getattr(self, name) for name in OPTIONS}
+        """The options of OPTIONS, by name, and how many decays are shared."""
+        clusters = {} if self.codebook is None else {"clusters": len(self.codebook.decays)}
+        return {**{name: getattr(self, name) for name in OPTIONS}, **clusters}
 
 
 # the options that the layers of every adapter have, under these names, and a checkpoint keeps
@@ -244,18 +249,45 @@ def _check_learned(learned: Any, known: tuple[str, ...]) -> None:
         raise ValueError(f"learned: expected a frozenset of {', '.join(known)}, got {learned!r}")
 
 
+def _codebook_of(layer: HetSynLayer) -> Codebook | None:
+    """The codebook of a layer that has one, as arrays. Raises ValueError where its decays are not those of the params.
+
+    Whoever changes the share of a layer, or with it the decays, need not think of the codebook.
+    """
+    if layer.share != "codebook":
+        return None
+    full = layer.params.expanded()
+    if layer.codebook is None:
+        return exact(full.decay, full.recurrent_decay, full.decay.dtype)
+    decays = as_array("codebook.decays", layer.codebook.decays, full.decay.dtype)
+    if decays.ndim != 1 or not DECAY.holds(decays).all():
+        raise ValueError(f"codebook.decays: expected shape (K,) and {DECAY.expected}, got {describe_values(decays)}")
+    indices: list[Any] = []
+    for name, index in zip(SYNAPTIC, layer.codebook[1:], strict=True):
+        decay = getattr(full, name)
+        check_index(f"codebook.{INDICES[name]}", index, decay, len(decays))
+        if decay is not None and not np.array_equal(decays[index], decay):
+            raise ValueError(f"codebook.{INDICES[name]}: expected the decays of params, got others")
+        indices.append(None if index is None else np.asarray(index, np.int32))
+    return Codebook(decays, *indices)
+
+
 def _check_stored(layer: HetSynLayer) -> None:
     """Raise ValueError unless what is stored can be the tensors that such a layer trains in the place of its decays."""
-    tied = ("recurrent_decay", "reset_decay") if layer.tie_reset else ()
+    tied: tuple[str, ...] = ("recurrent_decay", "reset_decay") if layer.tie_reset else ()
+    if layer.codebook is not None:
+        tied = ("recurrent_decay",)
     has = [name for name in DECAYS if getattr(layer.params, name) is not None and name not in tied]
     for name, value in layer.stored.items():
         if name not in has or layer.parametrization == "decay":
             expected = f"decays that are trained as tau or log tau, of {', '.join(has)}"
             raise ValueError(f"stored: expected {expected}, got {name!r} with {layer.parametrization!r}")
-        decay = getattr(layer.params, name)
+        decay, full = getattr(layer.params, name), full_shape(name, layer.params.weight)
+        if name in SYNAPTIC and layer.codebook is not None:
+            decay = layer.codebook.decays
+            full = decay.shape
         array = as_array(f"stored {name}", value, decay.dtype)
-        full = full_shape(name, layer.params.weight)
-        trained = {"synapse": full, "neuron": full[:1], "layer": ()}[layer.share] if name in SYNAPTIC else decay.shape
+        trained = {"neuron": full[:1], "layer": ()}.get(layer.share, full) if name in SYNAPTIC else decay.shape
         if array.shape != trained:
             raise ValueError(f"stored {name}: expected shape {trained} with share={layer.share!r}, got {array.shape}")
         array, decay = expand(array, full), expand(decay, full)

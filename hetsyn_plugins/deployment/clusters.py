@@ -4,25 +4,19 @@ A chip has no state for every synapse; it has one accumulator a neuron for every
 synaptic decays of a layer, recurrent ones too, are replaced by a codebook of K. Reset and adaptation decays, one a
 neuron anyway, stay as they are. r = 0 and r = 1 stay exactly what they are, and take a place of the K each.
 
-How far apart are two decays? As far as their exchange moves v: the energy of the difference of their responses to one
-spike, sum_s (r^s - c^s)^2 over the T steps that a run has. For neighbours that is (f'(r) dr)^2 with
-
-    f'(r)^2 = sum_{s = 1}^{T - 1} s^2 r^(2 s - 2)
-
-so in the coordinate f, weighted by w^2, it is ordinary k-means. On a line dynamic programming solves that exactly: no
-start values, nothing random. Measured against k-means in log(1 - r) weighted by |w|, the error of v is 11 to 58 %
-smaller (both layers of the digits network, a drawn 700-64 with taus of 2 to 100 steps; K = 4, 8, 16).
+How far apart two decays are, and which K are the best, is in `core/codebook.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise, repeat
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from hetsyn_plugins.core.codebook import RUN, Scale, best, different, moved
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.network import HetSynLayer, Layer, Network, outputs
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
@@ -31,8 +25,7 @@ from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
 from hetsyn_plugins.fixed_point.rounding import decay_to_word
 
 MAX_DECAYS = 64  # decays that a tolerance may ask for
-MAX_POINTS = 1024  # places on the line of f that the dynamic programme tells apart
-CALIBRATION = (256, 2, 0.05)  # steps, samples, spikes a step of the Poisson inputs where none are given
+CALIBRATION = (RUN, 2, 0.05)  # steps, samples, spikes a step of the Poisson inputs where none are given
 CHUNK = 1 << 22  # numbers of synaptic currents kept at a time
 
 
@@ -133,45 +126,17 @@ def cluster_network(
 # ---- the codebook ------------------------------------------------------------------------------------------------
 
 
-class Scale:
-    """The coordinate f of the module's docstring for runs of so many steps, tabulated; both ways."""
-
-    def __init__(self, steps: int) -> None:
-        s = np.arange(1, max(2, min(steps, DECAY_ONE)))  # nothing a decay word can say is longer
-        self.decays = 1.0 - np.append(np.geomspace(1.0, 1e-5, 1000), 0.0)
-        slopes = np.array([np.linalg.norm(s * r ** (s - 1.0)) for r in self.decays])
-        self.places = np.append(0.0, np.cumsum(np.diff(self.decays) * (slopes[1:] + slopes[:-1]) / 2))
-
-    def place(self, decay: Array) -> Array:
-        """Where decays lie on the line."""
-        return np.interp(decay, self.decays, self.places)
-
-    def decay(self, place: Array) -> Array:
-        """Which decays lie there."""
-        return np.interp(place, self.places, self.decays)
-
-    def nearest(self, decay: Array, codebook: Array) -> NDArray[np.intp]:
-        """The index of the nearest of the codebook's ascending decays, in the shape of `decay`."""
-        places = self.place(codebook)
-        return np.searchsorted((places[1:] + places[:-1]) / 2, self.place(decay))
-
-
 def synaptic_decays(params: HetSynParams) -> Array:
     """The different decays of a layer's synapses, recurrent ones too, ascending, in float64."""
-    both = [np.ravel(d) for d in (params.decay, params.recurrent_decay) if d is not None]
-    return np.unique(np.concatenate(both).astype(np.float64))
+    return different(params.decay, params.recurrent_decay)
 
 
 def with_codebook(params: HetSynParams, codebook: Array, scale: Scale) -> HetSynParams:
     """The layer with every decay inside (0, 1) moved to the nearest such one of the codebook; 0 and 1 stay."""
-    inside = codebook[(codebook > 0) & (codebook < 1)]
-
-    def moved(decay: Any) -> Any:
-        if decay is None or not len(inside):
-            return decay
-        return np.where((decay > 0) & (decay < 1), inside[scale.nearest(decay, inside)], decay).astype(decay.dtype)
-
-    return params.replace(decay=moved(params.decay), recurrent_decay=moved(params.recurrent_decay))
+    decay, recurrent = (
+        None if d is None else moved(d, codebook, scale) for d in (params.decay, params.recurrent_decay)
+    )
+    return params.replace(decay=decay, recurrent_decay=recurrent)
 
 
 def _codebooks(params: HetSynParams, most: int, scale: Scale, words: bool, argument: str) -> list[Array]:
@@ -182,61 +147,13 @@ def _codebooks(params: HetSynParams, most: int, scale: Scale, words: bool, argum
         pairs.append((p.recurrent_decay, p.recurrent_weight))
     decay = np.concatenate([d.ravel() for d, _ in pairs])
     weight = np.concatenate([w.ravel() for _, w in pairs]) ** 2
-    ends = [end for end in (0.0, 1.0) if (decay == end).any()]
-    inner = (decay > 0) & (decay < 1)
-    least = len(ends) + bool(inner.any())
-    if most != int(most) or most < least:
-        kept = f" (r = {' and r = '.join(f'{end:.0f}' for end in ends)} are kept)" if ends else ""
-        raise ValueError(f"{argument}: expected a whole number of decays, at least {least} here{kept}, got {most}")
-    if not inner.any():
-        return [np.array(ends)]
-    books = []
-    for places in kmeans(scale.place(decay[inner]), weight[inner], int(most) - len(ends)):
-        centres = scale.decay(places)
-        if words:
-            centres = 1.0 - np.clip(decay_to_word(centres), 1, DECAY_ONE - 1) / DECAY_ONE
-        books.append(np.unique(np.concatenate([centres, ends])))
-    return books
+    options = {"rounded": _to_words} if words else {}
+    return best(decay, weight, most, scale, argument, **options)
 
 
-def kmeans(x: Array, weight: Array, most: int) -> list[Array]:
-    """The centres of the best 1, 2, ... `most` clusters on a line (fewer where there are fewer different x).
-
-    They minimise the weighted sum of squared distances exactly, by dynamic programming over the sorted x: clusters on
-    a line are intervals. Where there are more than 1024 different x they are first put together in as many bins.
-    """
-    weight = weight + (weight.max() or 1.0) * 1e-9  # also what has no weight has a nearest centre
-    x, weight = _merged(x, weight)
-    n = len(x)
-    mass, sums, squares = (np.append(0.0, np.cumsum(weight * x**power)) for power in range(3))
-    with np.errstate(divide="ignore", invalid="ignore"):  # [a, b) of nothing, set to infinity below
-        between = mass - mass[:, None]
-        cost = (squares - squares[:, None]) - (sums - sums[:, None]) ** 2 / between
-    cost = np.where(np.tri(n + 1, dtype=bool), np.inf, np.maximum(cost, 0.0))
-    best = np.append(0.0, np.full(n, np.inf))  # of the first b points, in no cluster yet
-    starts: list[Any] = []  # where the cluster that ends at b begins, for every b
-    centres: list[Array] = []
-    for _ in range(min(most, n)):
-        total = best[:, None] + cost
-        starts.append(total.argmin(0))
-        best = total.min(0)
-        cuts = [n]
-        for start in reversed(starts):
-            cuts.append(int(start[cuts[-1]]))
-        centres.append(np.array([(sums[b] - sums[a]) / (mass[b] - mass[a]) for a, b in pairwise(reversed(cuts))]))
-    return centres
-
-
-def _merged(x: Array, weight: Array) -> tuple[Array, Array]:
-    """The different x in ascending order with their weights, at most MAX_POINTS of them."""
-    x, index = np.unique(x, return_inverse=True)
-    mass: Array = np.bincount(index.ravel(), weight).astype(np.float64)
-    if len(x) <= MAX_POINTS:
-        return x, mass
-    bins = np.minimum(((x - x[0]) / (x[-1] - x[0]) * MAX_POINTS).astype(np.intp), MAX_POINTS - 1)
-    total: Array = np.bincount(bins, mass).astype(np.float64)
-    moment = np.bincount(bins, mass * x)
-    return moment[total > 0] / total[total > 0], total[total > 0]
+def _to_words(decay: Array) -> Array:
+    """The nearest decays that are words and no ends."""
+    return 1.0 - np.clip(decay_to_word(decay), 1, DECAY_ONE - 1) / DECAY_ONE
 
 
 # ---- what it does to v and to spikes -----------------------------------------------------------------------------

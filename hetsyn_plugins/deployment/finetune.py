@@ -1,9 +1,8 @@
 """Codebook training: a clustered layer learns its K decays, which its synapses share; with integers in the loop or not.
 
-After `clusters.cluster_network` a layer has K synaptic decays. Here they are one tensor, and every synapse has an index
-into it: the gradient of a shared decay is the sum over its synapses. The indices stay as they are; or, where a layer
-has latent decays (one a synapse, trained straight through the codebook), `reassign_` moves every synapse to the decay
-that is nearest to its latent one.
+After `clusters.cluster_network`, or with share="codebook" from the start, a layer has K synaptic decays. Here they are
+the codebook of `ops/trainable.py`: one tensor, and every synapse has an index into it. The indices stay as they are;
+or, where a layer has latent decays, `reassign_` moves every synapse to the decay that is nearest to its latent one.
 
 With a `unit` the forward pass is the chip's arithmetic (`straight_through.py`), in that unit and no other: quantise
 with the same one afterwards, or the weights are rounded otherwise than in training. Decays are trained as numbers in
@@ -22,74 +21,62 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hetsyn_plugins.core.fields import ARRAYS, DECAYS
+from hetsyn_plugins.core.codebook import INDICES, exact
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, SYNAPTIC
 from hetsyn_plugins.core.network import AlwaysOn as PlainAlwaysOn
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import check_samples
-from hetsyn_plugins.deployment.clusters import Scale, synaptic_decays
 from hetsyn_plugins.exchange.conversion import AlwaysOn
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
 from hetsyn_plugins.fixed_point.rounding import decay_to_word, quantise
 from hetsyn_plugins.ops import stack
+from hetsyn_plugins.ops.codebook import LATENTS
 from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
-from hetsyn_plugins.ops.trainable import Bounded, to_hetsyn_params
+from hetsyn_plugins.ops.trainable import TrainableFields, to_hetsyn_params
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
-SYNAPTIC = {"decay": "index", "recurrent_decay": "recurrent_index"}
+DECAY_NAMES = ("_codebook", "_latent", *DECAYS)  # what the names of decays end in
 
 
-class CodebookHetSyn(nn.Module):
+class CodebookHetSyn(TrainableFields):
     """A HetSyn layer or readout whose synapses share K decays: inputs (T, B, M) -> spikes (T, B, N), or v of a readout.
 
     layer   what to train; `layer.learned` says which fields are (the codebook where "decay" is)
     unit    run in integers, one weight unit being this much of the threshold's unit; None: in float
     latent  the layer before it was clustered, whose decays are the first latent ones; None: no `reassign_`
 
-    Parameters or buffers: weight, codebook (K,), the other fields under the core's names; index (N, M) and
-    recurrent_index (N, N) into the codebook; latent_decay and latent_recurrent_decay where there are any.
+    Parameters or buffers are those of share="codebook" (`ops/trainable.py`), under the core's names: weight,
+    decay_codebook (K,), decay_index (N, M) and recurrent_decay_index (N, N), decay_latent, ...
     """
+
+    names = {field: field for field in ARRAYS}  # noqa: RUF012  declared as a ClassVar where it comes from
 
     def __init__(self, layer: HetSynLayer, *, unit: float | None = None, latent: HetSynParams | None = None) -> None:
         super().__init__()
-        self.layer, self.unit = layer, unit
+        self.layer, self.unit, self.max_delay = layer, unit, layer.params.max_delay
         full = layer.params.expanded()
-        before = None if latent is None else latent.expanded()
+        book = layer.codebook or exact(full.decay, full.recurrent_decay, full.decay.dtype)
+        self.set_options(
+            share="codebook",
+            parametrization="decay",
+            tie_reset=False,
+            dt=layer.dt,
+            clusters=len(book.decays),
+            reassign=latent is not None,
+        )
+        values: dict[str, Any] = {field: getattr(full, field) for field in ARRAYS}
+        for field in SYNAPTIC:
+            values[INDICES[field]] = getattr(book, INDICES[field])
+            values[LATENTS[field]] = None if latent is None else getattr(latent.expanded(), field)
+            if values[field] is not None:
+                values[field] = book.decays
         learned = layer.learned if full.spiking else layer.learned - {"threshold"}  # a readout has none to learn
-        codebook = synaptic_decays(full)
-        self._add("codebook", codebook.astype(full.weight.dtype), "decay" in learned)
-        for field in ARRAYS:
-            value = getattr(full, field)
-            if field in SYNAPTIC:
-                index = None if value is None else torch.from_numpy(np.searchsorted(codebook, value.astype(np.float64)))
-                self.register_buffer(SYNAPTIC[field], index)
-                self._add(f"latent_{field}", None if before is None else getattr(before, field), True)
-            else:
-                self._add(field, value, field in learned)
-
-    def _add(self, name: str, value: Any, learned: bool) -> None:
-        tensor = None if value is None else torch.tensor(np.array(value))
-        if learned and tensor is not None:
-            self.register_parameter(name, nn.Parameter(tensor))
-        else:
-            self.register_buffer(name, tensor)
-
-    def fields(self) -> dict[str, Tensor | None]:
-        """All fields of the core, decays bounded to [0, 1] and the threshold kept above 0, differentiable."""
-        fields: dict[str, Any] = {field: getattr(self, field) for field in ARRAYS if field not in SYNAPTIC}
-        codebook = Bounded.apply(self.codebook, 0.0, 1.0)
-        for field, name in SYNAPTIC.items():
-            index, latent = getattr(self, name), getattr(self, f"latent_{field}")
-            decay = None if index is None else codebook[index]
-            fields[field] = decay if decay is None or latent is None else decay + (latent - latent.detach())
-        for field in DECAYS:
-            if field not in SYNAPTIC and fields[field] is not None:
-                fields[field] = Bounded.apply(fields[field], 0.0, 1.0)
-        tiny = torch.finfo(fields["threshold"].dtype).tiny
-        return {**fields, "threshold": Bounded.apply(fields["threshold"], tiny, torch.inf)}
+        tensors = {name: None if value is None else torch.tensor(np.array(value)) for name, value in values.items()}
+        self.add_fields(tensors, {field: field in learned for field in ARRAYS})
 
     def forward(self, inputs: Tensor) -> Tensor:
-        fields: dict[str, Any] = self.fields()
+        fields = self.tensors()
         options: dict[str, Any] = {"surrogate": self.layer.surrogate, "detach_reset": self.layer.detach_reset}
         spiking = self.layer.params.spiking
         if self.unit is None:
@@ -99,45 +86,20 @@ class CodebookHetSyn(nn.Module):
             spikes, v = hetsyn_lif_quantised(inputs, **fields, spiking=spiking, unit=self.unit, name=name, **options)
         return v if spikes is None else spikes
 
-    @torch.no_grad()
-    def clamp_(self) -> None:
-        """Project what an optimiser pushed out of range back onto it: to call after each step."""
-        for name in ("codebook", "reset_decay", "adaptation_decay", *(f"latent_{field}" for field in SYNAPTIC)):
-            tensor = getattr(self, name)
-            if tensor is not None:
-                tensor.clamp_(0.0, 1.0)
-        self.threshold.clamp_(min=torch.finfo(self.threshold.dtype).tiny)
-
-    @torch.no_grad()
-    def reassign_(self, steps: int) -> int:
-        """Give every synapse the decay nearest to its latent one, as far apart as runs of so many steps find them
-        (`clusters.Scale`); returns how many synapses that moved."""
-        if self.latent_decay is None:
-            raise ValueError("latent: expected the layer to be made with latent decays, got None")
-        scale = Scale(steps)
-        codebook, order = self.codebook.double().sort()
-        changed = 0
-        for field, name in SYNAPTIC.items():
-            old, latent = getattr(self, name), getattr(self, f"latent_{field}")
-            if old is not None:
-                nearest = scale.nearest(latent.detach().double().cpu().numpy(), codebook.cpu().numpy())
-                new = order[torch.from_numpy(nearest).to(old)]
-                changed += int((new != old).sum())
-                old.copy_(new)
-        return changed
-
     def to_layer(self, words: bool = True) -> HetSynLayer:
         """The plain layer; words: synaptic decays rounded to decay words, as the quantised forward pass rounds them."""
         with torch.no_grad():
-            fields = self.fields()
+            fields = self.tensors()
         if words:
             for field in SYNAPTIC:
                 decay = fields[field]
                 if decay is not None:
                     rounded = 1.0 - decay_to_word(decay.double().cpu().numpy()) / DECAY_ONE
                     fields[field] = torch.from_numpy(rounded).to(decay)
-        params = to_hetsyn_params(fields, self.layer.params.spiking)
-        return replace(self.layer, params=params, share="synapse", parametrization="decay", tie_reset=False, stored={})
+        params = to_hetsyn_params(fields, self.layer.params.spiking, self.max_delay or None)
+        share = "codebook" if self.layer.codebook is not None else "synapse"
+        plain: dict[str, Any] = {"parametrization": "decay", "tie_reset": False, "stored": {}, "codebook": None}
+        return replace(self.layer, params=params, share=share, **plain)
 
 
 def from_network(
@@ -262,6 +224,6 @@ def fine_tune(
 def _optimiser(net: nn.Sequential, lr: float, decay_lr: float) -> torch.optim.Optimizer:
     """Adam, with a rate of their own for decays: codebooks, latent ones, those of reset and adaptation."""
     parameters = list(net.named_parameters())
-    decays = [p for name, p in parameters if name.endswith(("codebook", *DECAYS))]
-    others = [p for name, p in parameters if not name.endswith(("codebook", *DECAYS))]
+    decays = [p for name, p in parameters if name.endswith(DECAY_NAMES)]
+    others = [p for name, p in parameters if not name.endswith(DECAY_NAMES)]
     return torch.optim.Adam([{"params": others, "lr": lr}, {"params": decays, "lr": decay_lr}])

@@ -5,6 +5,8 @@ checked by a digest when it is read back into plain data, and from there into an
 
     <i>.<field>           a field of layer i (`core/fields.py`), or weight and bias of a Linear
     <i>.stored.<field>    tau or log tau, where that is what is trained
+    <i>.codebook.<part>   decays (K,) and indices (`core.codebook.Codebook`), with share="codebook" in the place of the
+                          decays of synapses; indices of one byte where they fit
     architecture          a list of layers: type, name, options
 
 Files of format 1 had several entries of metadata and no digest: format, format_version, hetsyn_plugins (the version)
@@ -20,10 +22,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from hetsyn_plugins.core import array_file
 from hetsyn_plugins.core.array_file import ArrayFile
 from hetsyn_plugins.core.bounded import parse_json
-from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array
+from hetsyn_plugins.core.codebook import INDICES, Codebook, check_index
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, SYNAPTIC, Array
 from hetsyn_plugins.core.file_format import LATER, FileFormatError, check_digest, from_check
 from hetsyn_plugins.core.network import OPTIONS, AlwaysOn, Dropout, HetSynLayer, Layer, Linear, Network
 from hetsyn_plugins.core.params import HetSynParams
@@ -83,6 +88,8 @@ def describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, An
     entry: dict[str, Any] = {"type": type(layer).__name__, "name": layer.name}
     if isinstance(layer, HetSynLayer):
         parts = {name: getattr(layer.params, name) for name in ARRAYS}
+        if layer.codebook is not None:
+            parts |= {**dict.fromkeys(SYNAPTIC), **_codebook_parts(layer.codebook)}
         arrays |= {f"{index}.{name}": array for name, array in parts.items() if array is not None}
         arrays |= {f"{index}.stored.{name}": array for name, array in layer.stored.items()}
         entry |= {name: getattr(layer, name) for name in OPTIONS}
@@ -97,6 +104,12 @@ def describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, An
     elif isinstance(layer, Dropout):
         entry["p"] = layer.p
     return entry
+
+
+def _codebook_parts(codebook: Codebook) -> dict[str, Any]:
+    parts: dict[str, Any] = {f"codebook.{name}": array for name, array in codebook._asdict().items()}
+    kind = np.uint8 if len(codebook.decays) <= 256 else np.int64
+    return {name: a if a is None or a.dtype != np.int32 else a.astype(kind) for name, a in parts.items()}
 
 
 def _describe_surrogate(surrogate: Surrogate) -> dict[str, Any] | None:
@@ -163,19 +176,33 @@ def _layer(path: Path, index: int, entry: Any, arrays: dict[str, Array]) -> Laye
 
 
 def _hetsyn(entry: dict[str, Any], arrays: dict[str, Array]) -> HetSynLayer:
+    codebook = _codebook(arrays) if entry["share"] == "codebook" else None
+    fields: dict[str, Any] = {field: arrays.pop(field, None) for field in ARRAYS}
+    if codebook is not None:
+        fields |= {
+            field: None if i is None else codebook.decays[i] for field, i in zip(SYNAPTIC, codebook[1:], strict=True)
+        }
     return HetSynLayer(
         entry["name"],
-        HetSynParams(
-            **{field: arrays.pop(field, None) for field in ARRAYS},
-            spiking=entry["spiking"],
-            max_delay=entry["max_delay"],
-        ),
+        HetSynParams(**fields, spiking=entry["spiking"], max_delay=entry["max_delay"]),
         surrogate=_surrogate(entry["surrogate"]),
         learned=_learned(entry["learned"]),
         stored={field: arrays.pop(f"stored.{field}") for field in DECAYS if f"stored.{field}" in arrays},
         autapses=entry["autapses"],
+        codebook=codebook,
         **{option: entry[option] for option in OPTIONS},
     )
+
+
+def _codebook(arrays: dict[str, Array]) -> Codebook:
+    """The codebook among the arrays of a layer, its indices among its decays."""
+    decays, *indices = (arrays.pop(f"codebook.{name}", None) for name in Codebook._fields)
+    if decays is None or decays.ndim != 1 or decays.dtype.kind != "f":
+        came = "none" if decays is None else f"{decays.dtype} of {decays.shape}"
+        raise ValueError(f"codebook.decays: expected floating-point numbers of shape (K,), got {came}")
+    for name, index in zip(INDICES.values(), indices, strict=True):
+        check_index(f"codebook.{name}", index, index, len(decays))
+    return Codebook(decays, *(None if i is None else i.astype(np.int32) for i in indices))  # type: ignore[arg-type]  # None is told of
 
 
 def _linear(entry: dict[str, Any], arrays: dict[str, Array]) -> Linear:

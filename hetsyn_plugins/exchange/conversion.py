@@ -212,6 +212,7 @@ def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
         stored={field: _array(tensor) for field, tensor in trained.items() if tensor is not None},
         autapses=stored["recurrent_weight"] is None or getattr(module, "autapses", True),
         batch_first=getattr(module, "batch_first", False),
+        codebook=fields.codebook(),
     )
 
 
@@ -285,6 +286,8 @@ def _build_hetsyn(layer: network.HetSynLayer, target: ModuleType) -> nn.Module:
     with torch.no_grad():
         for field, array in layer.stored.items():
             getattr(fields, fields.stored_name(field)).copy_(torch.tensor(np.array(array)))
+        if layer.codebook is not None:
+            fields.set_codebook(layer.codebook)
     for field in ARRAYS:
         stored = None if field in fields.tied else module.stored(field)
         if isinstance(stored, nn.Parameter):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hetsyn_plugins.core.codebook import different
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
@@ -251,15 +252,21 @@ def check_one_device(layer: LayerTensors, names: ArgumentNames) -> None:
             raise ValueError(f"{names[field]}: expected on the weight's device, {device}, got {tensor.device}")
 
 
-def options_from_params(params: HetSynParams, share: str | None, tie_reset: bool) -> dict[str, Any]:
-    """What `from_params` of every adapter derives: share (None: the one that keeps the shapes), tie_reset, dtype.
+def options_from_params(
+    params: HetSynParams, share: str | None, tie_reset: bool, clusters: int | None = None
+) -> dict[str, Any]:
+    """What `from_params` of every adapter derives: share (None: the one that keeps the shapes), clusters (None with a
+    codebook: as many as there are different decays), tie_reset, dtype.
 
     Raises ValueError where tie_reset is True and does not hold.
     """
     if tie_reset:
         check_tied(params)
     share = share_of(params) if share is None else share
-    return {"share": share, "tie_reset": tie_reset, "dtype": getattr(torch, str(params.weight.dtype))}
+    shared: dict[str, Any] = {"share": share, "clusters": clusters}
+    if share == "codebook" and clusters is None:
+        shared["clusters"] = len(different(params.decay, params.recurrent_decay))
+    return {**shared, "tie_reset": tie_reset, "dtype": getattr(torch, str(params.weight.dtype))}
 
 
 def span(values: Tensor, unit: str = "") -> str:

@@ -1,6 +1,9 @@
 """What a layer trains: the fields of HetSynParams as torch parameters, alike in every adapter.
 
-* share: the decays of synapses are one a synapse (N, M), one a neuron (N,) or one for the layer ().
+* share: the decays of synapses are one a synapse (N, M), one a neuron (N,), one for the layer (), or the `clusters`
+  decays of a codebook (K,), recurrent synapses' too; every synapse then has an index into it, a buffer. With
+  reassign=True synapses also keep latent decays of their own, trained straight through the codebook, and `reassign_`
+  gives each the decay nearest to its latent one.
 * parametrization: the tensor trained is r itself ("decay"), tau in seconds ("tau") or log tau ("log_tau").
 * tie_reset: the reset (and a recurrent layer's recurrent synapses) use the decay tensor of the synapses, so that the
   paper's LIF and HetNeuLIF conditions hold through training.
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf, isclose
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,6 +32,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from hetsyn_plugins.core.autograd import differentiable_once, transforming
+from hetsyn_plugins.core.codebook import INDICES, Codebook, Scale, check_index
 from hetsyn_plugins.core.fields import (
     ARRAYS,
     DECAY,
@@ -52,6 +57,8 @@ from hetsyn_plugins.core.validation import (
     full_shape,
 )
 from hetsyn_plugins.ops.arguments import HALF, OP, PRECISE, ArgumentNames
+from hetsyn_plugins.ops.codebook import LATENTS, nearest, shared
+from hetsyn_plugins.ops.codebook import start as start_codebook
 from hetsyn_plugins.ops.copies import Copied
 from hetsyn_plugins.ops.foreign_inputs import refuse_transformations
 
@@ -132,10 +139,17 @@ class DecayFromTau(torch.autograd.Function):
         return gradient * slope, None, None
 
 
-def check_share(share: str) -> None:
-    """Raise ValueError for anything but "synapse", "neuron" and "layer"."""
-    if share not in SHARES:
-        raise ValueError(f"share: expected one of {', '.join(SHARES)}, got {share!r}")
+def check_share(
+    share: str, clusters: int | None = None, reassign: bool = False, shares: tuple[str, ...] = SHARES
+) -> None:
+    """Raise ValueError for an unknown share, and for clusters that are missing or in the wrong place."""
+    if share not in shares:
+        raise ValueError(f"share: expected one of {', '.join(shares)}, got {share!r}")
+    if share != "codebook" and (clusters is not None or reassign):
+        came = "reassign=True" if clusters is None else f"clusters={clusters}"
+        raise ValueError(f"share: expected 'codebook' beside {came}, got {share!r}")
+    if share == "codebook" and (isinstance(clusters, bool) or not isinstance(clusters, Integral) or clusters < 1):
+        raise ValueError(f"clusters: expected a whole number of decays, at least 1, got {clusters!r}")
 
 
 def decay_from_stored(stored: Tensor, parametrization: str, dt: float | None) -> Tensor:
@@ -182,34 +196,49 @@ class TrainableFields(Copied, nn.Module):
     """
 
     names: ClassVar[Mapping[str, str]] = {}
+    shares: ClassVar[tuple[str, ...]] = SHARES
     parametrization: str
     share: str
     tie_reset: bool
     dt: float | None
     tied: tuple[str, ...] = ()
     max_delay: int = 0
+    clusters: int | None = None
+    reassign: bool = False
 
-    def set_options(self, *, share: str, parametrization: str, tie_reset: bool, dt: float | None) -> None:
+    def set_options(
+        self,
+        *,
+        share: str,
+        parametrization: str,
+        tie_reset: bool,
+        dt: float | None,
+        clusters: int | None = None,
+        reassign: bool = False,
+    ) -> None:
         """Keep the options, or raise ValueError naming the one that is wrong."""
-        check_share(share)
+        check_share(share, clusters, reassign, self.shares)
         if parametrization not in PARAMETRIZATIONS:
             raise ValueError(f"parametrization: expected one of {', '.join(PARAMETRIZATIONS)}, got {parametrization!r}")
-        if tie_reset and share == "synapse":
-            raise ValueError("tie_reset: expected share='neuron' or 'layer' with it, got share='synapse'")
+        if tie_reset and share in ("synapse", "codebook"):
+            raise ValueError(f"tie_reset: expected share='neuron' or 'layer' with it, got share={share!r}")
         if parametrization != "decay" and dt is None:
             raise ValueError(f"dt: expected a step length in seconds for parametrization={parametrization!r}, got None")
         self.share, self.parametrization, self.tie_reset = share, parametrization, tie_reset
+        self.clusters, self.reassign = clusters, reassign
         self._name_fields()
         self.dt = None if dt is None else checked_dt(dt)
 
     def add_fields(self, values: Mapping[str, Tensor | None], learn: Mapping[str, bool]) -> None:
         """Register fields, as `start_values` returns them; `learn` says which are trained (a field not named is)."""
-        self.tied = tuple(
-            name for name in ("reset_decay", "recurrent_decay") if self.tie_reset and values.get(name) is not None
-        )
+        as_decay: tuple[str, ...] = ("reset_decay", "recurrent_decay") if self.tie_reset else ()
+        if self.share == "codebook":
+            as_decay = ("recurrent_decay",)
+        self.tied = tuple(name for name in as_decay if values.get(name) is not None)
         self._name_fields()
+        self._add_indices(values)
         for field, value in values.items():
-            if field in self.tied:
+            if field in self.tied or field not in self.names:
                 continue
             if value is not None and field in DECAYS:
                 value = stored_from_decay(value, self.parametrization, self.dt)
@@ -218,10 +247,23 @@ class TrainableFields(Copied, nn.Module):
             else:
                 self.register_buffer(self.stored_name(field), value)
 
+    def _add_indices(self, values: Mapping[str, Tensor | None]) -> None:
+        """Register who has which decay of the codebook, and the latent decays, where there are any."""
+        for field in SYNAPTIC:
+            index, latent = values.get(INDICES[field]), values.get(LATENTS[field])
+            if self.share == "codebook" and field in self.names:
+                self.register_buffer(f"{self.names[field]}_index", index)
+                if self.reassign:
+                    self.register_parameter(
+                        f"{self.names[field]}_latent", None if latent is None else nn.Parameter(latent)
+                    )
+
     def _name_fields(self) -> None:
         """Fix the attribute under which each field is registered."""
         suffix = "" if self.parametrization == "decay" else f"_{self.parametrization}"
         plain = {field: self.names["decay" if field in self.tied else field] for field in self.names}
+        if self.share == "codebook":
+            plain |= {f: f"{plain[f]}_codebook" for f in SYNAPTIC if f in plain}
         self._stored_names = {f: name + suffix if f in DECAYS else name for f, name in plain.items()}
 
     def stored_name(self, field: str) -> str:
@@ -254,7 +296,50 @@ class TrainableFields(Copied, nn.Module):
         stored = self.stored(field)
         return None if stored is None else self._usable(field, stored)
 
+    def index(self, field: str) -> Tensor | None:
+        """Which decay of the codebook each synapse has, (N, M) or (N, N); None where the layer has no such decays."""
+        index: Tensor | None = self._buffers.get(f"{self.names[field]}_index")
+        return index
+
+    def share_shown(self) -> str:
+        """What `repr` says of the share."""
+        return repr(self.share) + (f", clusters={self.clusters}" if self.clusters else "")
+
+    def stored_in_full(self, field: str) -> Tensor | None:
+        """What is stored for a field, of a codebook that of each synapse."""
+        stored, index = self.stored(field), self.index(field)
+        return stored if stored is None or index is None else stored[index.long()]
+
+    def codebook(self) -> Codebook | None:
+        """The codebook as plain data, half types as float32; None with another share."""
+        decays, indices = self.stored("decay"), [self.index(field) for field in SYNAPTIC if field in self.names]
+        if self.share != "codebook" or decays is None:
+            return None
+        decays = decay_from_stored(decays, self.parametrization, self.dt).detach().cpu()
+        arrays: list[Any] = [None if i is None else i.cpu().numpy().copy() for i in indices]
+        return Codebook(decays.numpy().copy(), *arrays)
+
+    @torch.no_grad()
+    def set_codebook(self, codebook: Codebook) -> None:
+        """Take the decays (unless taus are stored, from which they come) and indices of a codebook of the same K."""
+        stored = self.stored("decay")
+        if stored is not None and self.parametrization == "decay":
+            stored.copy_(torch.tensor(codebook.decays))
+        for field in SYNAPTIC:
+            index, given = self.index(field) if field in self.names else None, getattr(codebook, INDICES[field])
+            if index is not None:
+                index.copy_(torch.tensor(given))
+
+    def latent(self, field: str) -> Tensor | None:
+        """The latent decays of synapses, (N, M) or (N, N); None where there are none."""
+        latent: Tensor | None = self._parameters.get(f"{self.names[field]}_latent")
+        return latent
+
     def _usable(self, field: str, stored: Tensor) -> Tensor:
+        if self.share == "codebook" and field in SYNAPTIC:
+            decays, index = decay_from_stored(stored, self.parametrization, self.dt), self.index(field)
+            assert index is not None  # registered together
+            return shared(decays, index, self.latent(field))
         if field in DECAYS:
             if self.parametrization == "decay":
                 return bounded(stored, 0.0, 1.0)
@@ -290,6 +375,10 @@ class TrainableFields(Copied, nn.Module):
                 self._project(field, stored, 0.0, 1.0 if self.parametrization == "decay" else inf)
             elif field in DELAYS:
                 self._project(field, stored, 0.0, float(self.max_delay))
+        for field in SYNAPTIC:
+            latent = self.latent(field) if field in self.names else None
+            if latent is not None:
+                latent.clamp_(0.0, 1.0)
 
     @torch.no_grad()
     def round_delays_(self) -> None:
@@ -298,6 +387,26 @@ class TrainableFields(Copied, nn.Module):
             stored = self.stored(field) if field in self.names else None
             if stored is not None:
                 stored.copy_(stored.clamp(0.0, float(self.max_delay)).round())
+
+    @torch.no_grad()
+    def reassign_(self, steps: int) -> int:
+        """Give every synapse the decay of the codebook nearest to its latent one, as far apart as runs of so many steps
+        find them (`core.codebook.Scale`); returns how many synapses that moved.
+
+        Raises ValueError for a layer without latent decays.
+        """
+        if not self.reassign:
+            raise ValueError("reassign: expected a layer with share='codebook' and reassign=True, got False")
+        stored, scale, changed = self.stored("decay"), Scale(steps), 0
+        assert stored is not None  # every layer has decays
+        decays = decay_from_stored(stored, self.parametrization, self.dt)
+        for field in SYNAPTIC:
+            index, latent = (self.index(field), self.latent(field)) if field in self.names else (None, None)
+            if index is not None and latent is not None:
+                new = nearest(latent, decays, scale)
+                changed += int((new != index).sum())
+                index.copy_(new)
+        return changed
 
     def _project(self, field: str, stored: Tensor, low: float, high: float) -> None:
         """Clamp in place what is registered: the tensor itself, or, with one of torch's tools around it, theirs."""
@@ -314,7 +423,8 @@ class TrainableFields(Copied, nn.Module):
         # only reached where no such attribute is registered: the decay of a tied or a tau-trained field
         for field, attribute in type(self).names.items():
             if attribute == name and field in DECAYS and "parametrization" in self.__dict__:
-                if field in self.tied or self.parametrization != "decay":
+                is_shared = self.share == "codebook" and field in SYNAPTIC
+                if field in self.tied or is_shared or self.parametrization != "decay":
                     return self.tensor(field)
         return super().__getattr__(name)
 
@@ -331,7 +441,8 @@ class TrainableFields(Copied, nn.Module):
     def _precise_tensors(self) -> Iterator[Tensor]:
         """What is registered for decays and delays, also in pieces: of alpha torch makes alpha_orig, alpha_g, ..."""
         parametrized = self._modules.get("parametrizations")
-        for name in {self.stored_name(field) for field in self.names if field in PRECISE}:
+        latents = {f"{self.names[field]}_latent" for field in SYNAPTIC if field in self.names}
+        for name in latents | {self.stored_name(field) for field in self.names if field in PRECISE}:
             for key, t in (*self._parameters.items(), *self._buffers.items()):
                 if t is not None and (key == name or key in {name + piece for piece in PIECES}):
                     yield t
@@ -343,6 +454,10 @@ class TrainableFields(Copied, nn.Module):
         """As nn.Module's; values that no training can give (NaN, infinite weights) are reported and not loaded."""
         errors: list[str] = args[-1]
         for field in self.names:
+            wrong = self._wrong_index(field, state_dict, prefix)
+            if wrong is not None:
+                errors.append(wrong)
+                return
             value = state_dict.get(prefix + self.stored_name(field))
             if value is None or not isinstance(value, Tensor):
                 continue
@@ -356,6 +471,18 @@ class TrainableFields(Copied, nn.Module):
                 )
                 return
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _wrong_index(self, field: str, state_dict: Mapping[str, Any], prefix: str) -> str | None:
+        """What is wrong with the index into the codebook that is to be loaded; None where nothing is."""
+        index, name = self.index(field), f"{prefix}{self.names[field]}_index"
+        value = state_dict.get(name)
+        if index is None or not isinstance(value, Tensor) or value.is_meta:
+            return None
+        try:
+            check_index(name, value.detach().cpu().numpy(), index, int(self.clusters or 0))
+        except ValueError as error:
+            return str(error)
+        return None
 
 
 def _can_be_set(module: nn.Module, name: str) -> bool:
@@ -408,6 +535,20 @@ def round_delays_(net: nn.Module) -> None:
             module.round_delays_()
 
 
+def reassign_(net: nn.Module, steps: int) -> int:
+    """`reassign_` of all layers in net that have latent decays; returns how many synapses moved.
+
+    net    as in `clamp_`
+    steps  of a run
+    """
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"net: expected a torch module, got {type(net).__name__}")
+    layers = [module for module in net.modules() if isinstance(module, TrainableFields) and module.reassign]
+    if not layers:
+        raise ValueError("net: expected a layer with share='codebook' and reassign=True, got none")
+    return sum(layer.reassign_(steps) for layer in layers)
+
+
 def all_finite(state_dict: Mapping[str, Any], prefix: str, names: Iterable[str], errors: list[str]) -> bool:
     """For `_load_from_state_dict`: are these entries free of NaN and infinity? One that is not joins the errors."""
     for name in names:
@@ -429,6 +570,7 @@ def start_values(  # long: half of it says what the arguments are
     device: Any = None,
     tie_reset: bool = False,
     dt: float | None = None,
+    clusters: int | None = None,
 ) -> dict[str, Tensor | None]:
     """Start values as tensors in the shapes to be trained: checked, drawn where they are initialisers, shared.
 
@@ -439,10 +581,12 @@ def start_values(  # long: half of it says what the arguments are
     dtype    None: the widest of the tensors given, else torch's default; decays stay float32 beside half types
     device   None: torch's default, where that is the CPU the given weight's
     dt       the layer's; an initialiser that was made for another step raises ValueError
+    clusters   with share="codebook" the number of decays, which are the best ones for those given or drawn; there come
+             back beside the fields what `add_fields` takes with them: index, latent_decay, ...
 
     Numbers, lists and NumPy arrays are rounded to that dtype; a tensor of another dtype raises ValueError.
     """
-    check_share(share)
+    check_share(share, clusters)
     _check_steps(values, dt, names)
     driven = _fluctuation_driven(values, names)
     dtype = _start_dtype(values, dtype, names)
@@ -474,6 +618,8 @@ def start_values(  # long: half of it says what the arguments are
             tensors[field] = _shared(names[field], layer[field], full_shape(field, shapes), share)
     for field, initialiser in driven.items():
         tensors[field] = _driven_weight(field, initialiser, tensors, tie_reset)
+    if clusters is not None:
+        tensors |= start_codebook(tensors, clusters)
     return {field: None if t is None else t.to(device) for field, t in tensors.items()}
 
 
@@ -621,7 +767,7 @@ def _trained_shape(field: str, full: tuple[int, ...], share: str) -> tuple[int, 
     """The shape in which a field is trained, and so drawn by an initialiser."""
     if field not in SYNAPTIC and field not in DELAYS:
         return full
-    return {"synapse": full, "neuron": full[:1], "layer": ()}[share]
+    return {"neuron": full[:1], "layer": ()}.get(share, full)
 
 
 def _start_value(
@@ -642,7 +788,7 @@ def _start_value(
 
 def _shared(name: str, decay: Tensor, full: tuple[int, ...], share: str) -> Tensor:
     """The decay in the shape that `share` trains."""
-    if share == "synapse":
+    if share in ("synapse", "codebook"):
         return expand(decay, full).clone()
     if share == "layer" and decay.ndim == 0:
         return decay

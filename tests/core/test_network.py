@@ -43,7 +43,7 @@ def test_widths_and_names_must_meet() -> None:
         (lambda: Linear("a", np.ones((2, 2)), learned=frozenset({"decay"})), "learned: expected a frozenset of weight"),
         (lambda: HetSynLayer("a", params(), dt=float("nan")), "dt: expected a step length in seconds"),
         (lambda: HetSynLayer("a", params(), dt="1"), "dt: expected a step length in seconds"),
-        (lambda: HetSynLayer("a", params(), share="all"), "share: expected one of synapse, neuron, layer"),
+        (lambda: HetSynLayer("a", params(), share="all"), "share: expected one of synapse, neuron, layer, codebook"),
         (lambda: HetSynLayer("a", params(), parametrization="r"), "parametrization: expected one of decay, tau"),
         (lambda: HetSynLayer("a", params(), tie_reset=1), "tie_reset: expected True or False, got 1"),
         (lambda: HetSynLayer("a", params(), learned={"decays"}), "learned: expected a frozenset of weight, decay"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from hetsyn_plugins.core.surrogate import Arctan
 from hetsyn_plugins.deployment import finetune
 from hetsyn_plugins.deployment.clusters import Scale, cluster_network
 from hetsyn_plugins.fixed_point.network import FixedNetwork, quantise
+from hetsyn_plugins.ops import codebook, trainable
 from hetsyn_plugins.ops.lif import hetsyn_lif
 
 T, B, M, N, OUT = 30, 4, 5, 6, 3
@@ -76,7 +78,7 @@ def hidden_of(module: Any, **options: Any) -> tuple[Any, HetSynLayer]:
 def test_in_float_it_is_the_clustered_network(module: Any) -> None:
     network, x = clustered(), spikes()
     net = module.from_network(network).eval()
-    assert [len(net[i].codebook) for i in (1, 3)] == [5, 5]
+    assert [len(net[i].decay_codebook) for i in (1, 3)] == [5, 5]
     want = network.run(x.numpy())
     np.testing.assert_array_equal(net[:2](x).detach().numpy(), want["hidden"][0], err_msg="spikes of the hidden layer")
     np.testing.assert_allclose(net(x).detach().numpy(), want["out"][1], rtol=0, atol=1e-11)
@@ -88,7 +90,7 @@ def test_the_gradient_of_a_shared_decay_is_the_sum_over_its_synapses(module: Any
     layer, plain = hidden_of(module, unit=unit)
     x, grad_spikes = spikes(M + 1), torch.randn(T, B, N, dtype=torch.float64)
     layer(x).backward(grad_spikes)
-    assert layer.codebook.grad is not None, "the codebook gets a gradient"
+    assert layer.decay_codebook.grad is not None, "the codebook gets a gradient"
     arrays = {name: getattr(plain.params.expanded(), name) for name in ARRAYS}
     fields: dict[str, Any] = {
         f: None if a is None else torch.tensor(np.array(a), requires_grad=True) for f, a in arrays.items()
@@ -98,13 +100,15 @@ def test_the_gradient_of_a_shared_decay_is_the_sum_over_its_synapses(module: Any
     else:
         z = finetune.hetsyn_lif_quantised(x, **fields, surrogate=plain.surrogate, unit=unit)[0]
     z.backward(grad_spikes)
-    for k, r in enumerate(layer.codebook):
+    for k, r in enumerate(layer.decay_codebook):
         total = (
             fields["decay"].grad[fields["decay"] == r].sum()
             + fields["recurrent_decay"].grad[fields["recurrent_decay"] == r].sum()
         )
-        torch.testing.assert_close(layer.codebook.grad[k], total, rtol=1e-9, atol=1e-11, msg=f"gradient of decay {k}")
-    assert layer.codebook.grad.abs().min() > 0
+        torch.testing.assert_close(
+            layer.decay_codebook.grad[k], total, rtol=1e-9, atol=1e-11, msg=f"gradient of decay {k}"
+        )
+    assert layer.decay_codebook.grad.abs().min() > 0
     for name in ("weight", "recurrent_weight", "bias"):
         torch.testing.assert_close(getattr(layer, name).grad, fields[name].grad, rtol=1e-9, atol=1e-11)
 
@@ -120,25 +124,25 @@ def test_the_gradient_of_the_codebook_is_its_finite_difference(module: Any) -> N
         sides = []
         for h in (1e-6, -2e-6):
             with torch.no_grad():
-                layer.codebook[k] += h
+                layer.decay_codebook[k] += h
                 sides.append(float(layer(x).square().sum()))
         with torch.no_grad():
-            layer.codebook[k] += 1e-6
-        np.testing.assert_allclose(layer.codebook.grad[k], (sides[0] - sides[1]) / 2e-6, rtol=1e-5)
+            layer.decay_codebook[k] += 1e-6
+        np.testing.assert_allclose(layer.decay_codebook.grad[k], (sides[0] - sides[1]) / 2e-6, rtol=1e-5)
 
 
 def test_decays_are_bounded_and_clamped(module: Any) -> None:
     layer, _ = hidden_of(module)
     with torch.no_grad():
-        layer.codebook[1], layer.codebook[3] = -0.2, 1.3
+        layer.decay_codebook[1], layer.decay_codebook[3] = -0.2, 1.3
         layer.reset_decay[0], layer.adaptation_decay[1], layer.threshold[2] = 1.2, -0.1, -5.0
-    fields = layer.fields()
+    fields = layer.tensors()
     for name in ("decay", "recurrent_decay", "reset_decay", "adaptation_decay"):
         assert fields[name].min() >= 0 and fields[name].max() <= 1, f"{name} is bounded"
     assert fields["threshold"].min() > 0
     layer(spikes(M + 1))  # does not raise
     layer.clamp_()
-    assert layer.codebook.min() == 0 and layer.codebook.max() == 1, "clamped to [0, 1]"
+    assert layer.decay_codebook.min() == 0 and layer.decay_codebook.max() == 1, "clamped to [0, 1]"
     assert layer.threshold.min() > 0
     assert layer.reset_decay.max() <= 1 and layer.adaptation_decay.min() == 0
     layer.to_layer()
@@ -146,14 +150,14 @@ def test_decays_are_bounded_and_clamped(module: Any) -> None:
 
 def test_what_is_learned_is_what_the_layer_says(module: Any) -> None:
     layer, plain = hidden_of(module)
-    assert {name for name, _ in layer.named_parameters()} == {"weight", "recurrent_weight", "codebook", "bias"}
+    assert {name for name, _ in layer.named_parameters()} == {"weight", "recurrent_weight", "decay_codebook", "bias"}
     everything = {*ARRAYS} - {"decay", "weight", *DELAYS}
     other = module.CodebookHetSyn(HetSynLayer("h", plain.params, learned=frozenset(everything)))
     names = {name for name, _ in other.named_parameters()}
     assert names == everything - {"recurrent_decay"}
     readout = HetSynParams.readout(np.ones((1, 2)), 0.5)
     last = module.CodebookHetSyn(HetSynLayer("out", readout, learned=frozenset({"threshold", "decay"})))
-    assert [name for name, _ in last.named_parameters()] == ["codebook"]
+    assert [name for name, _ in last.named_parameters()] == ["decay_codebook"]
 
 
 # ---- reassigning -------------------------------------------------------------------------------------------------
@@ -163,24 +167,24 @@ def test_synapses_move_to_what_is_nearest_to_their_latent_decay(module: Any) -> 
     before = floats().layers[1]
     assert isinstance(before, HetSynLayer)
     layer, plain = hidden_of(module, latent=before.params)
-    np.testing.assert_array_equal(layer.latent_decay.detach().numpy(), before.params.decay)
-    decay = layer.fields()["decay"].detach().numpy()
+    np.testing.assert_array_equal(layer.decay_latent.detach().numpy(), before.params.decay)
+    decay = layer.tensors()["decay"].detach().numpy()
     np.testing.assert_array_equal(decay, plain.params.decay, err_msg="the codebook's values are used")
     with torch.no_grad():  # the codebook moves, out of order too
-        layer.codebook[1:4] = torch.tensor([0.97, 0.55, 0.75])
-        layer.latent_recurrent_decay[2, 3] = 0.001
-    old = layer.fields()["decay"].detach().clone()
+        layer.decay_codebook[1:4] = torch.tensor([0.97, 0.55, 0.75])
+        layer.recurrent_decay_latent[2, 3] = 0.001
+    old = layer.tensors()["decay"].detach().clone()
     moved = layer.reassign_(T)
-    scale, book = Scale(T), layer.codebook.detach().numpy()
+    scale, book = Scale(T), layer.decay_codebook.detach().numpy()
     count = 0
     for name in ("decay", "recurrent_decay"):
-        decay = layer.fields()[name].detach().numpy()
-        latent = getattr(layer, f"latent_{name}").detach().numpy()
+        decay = layer.tensors()[name].detach().numpy()
+        latent = getattr(layer, f"{name}_latent").detach().numpy()
         want = book[np.abs(scale.place(book) - scale.place(latent)[..., None]).argmin(-1)]
         np.testing.assert_array_equal(decay, want, err_msg="the nearest of the codebook")
         count += decay.size
-    assert 0 < moved < count and layer.fields()["recurrent_decay"][2, 3] == 0
-    assert moved >= (layer.fields()["decay"] != old).sum()
+    assert 0 < moved < count and layer.tensors()["recurrent_decay"][2, 3] == 0
+    assert moved >= (layer.tensors()["decay"] != old).sum()
     assert layer.reassign_(T) == 0
 
 
@@ -193,12 +197,16 @@ def test_latent_decays_are_trained_straight_through(module: Any) -> None:
     layer(x).backward(grad_spikes)
     without, _ = hidden_of(module)
     without(x).backward(grad_spikes)
-    torch.testing.assert_close(layer.codebook.grad, without.codebook.grad, rtol=0, atol=0)
-    for k in range(len(layer.codebook)):
-        total = layer.latent_decay.grad[layer.index == k].sum()
-        total += layer.latent_recurrent_decay.grad[layer.recurrent_index == k].sum()
-        torch.testing.assert_close(layer.codebook.grad[k], total, rtol=1e-9, atol=1e-11, msg=f"latent decays of {k}")
-    with pytest.raises(ValueError, match="latent: expected the layer to be made with latent decays, got None"):
+    torch.testing.assert_close(layer.decay_codebook.grad, without.decay_codebook.grad, rtol=0, atol=0)
+    for k in range(len(layer.decay_codebook)):
+        total = layer.decay_latent.grad[layer.decay_index == k].sum()
+        total += layer.recurrent_decay_latent.grad[layer.recurrent_decay_index == k].sum()
+        torch.testing.assert_close(
+            layer.decay_codebook.grad[k], total, rtol=1e-9, atol=1e-11, msg=f"latent decays of {k}"
+        )
+    with pytest.raises(
+        ValueError, match="reassign: expected a layer with share='codebook' and reassign=True, got False"
+    ):
         without.reassign_(T)
 
 
@@ -235,7 +243,7 @@ def test_what_comes_back_is_words_of_the_codebook(module: Any) -> None:
     network = clustered()
     net = module.from_network(network)
     with torch.no_grad():
-        net[1].codebook[1:4] += torch.tensor([0.00011, -0.00007, 0.3])
+        net[1].decay_codebook[1:4] += torch.tensor([0.00011, -0.00007, 0.3])
         net[1].weight += 0.25
     out = module.to_network(net)
     assert [layer.name for layer in out.layers] == ["on", "hidden", "drop", "out"]
@@ -245,9 +253,9 @@ def test_what_comes_back_is_words_of_the_codebook(module: Any) -> None:
     np.testing.assert_array_equal(hidden.params.weight, start.params.weight + 0.25, err_msg="trained weights")
     fixed, rounding = fixed_point.quantise(hidden.params.replace(reset_decay=0.5, adaptation_decay=0.5))
     assert rounding.decay_error == 0 and len(fixed.codebook) <= 5
-    np.testing.assert_array_equal(fixed.decay, fixed_point.decay_to_word(net[1].fields()["decay"].detach().numpy()))
+    np.testing.assert_array_equal(fixed.decay, fixed_point.decay_to_word(net[1].tensors()["decay"].detach().numpy()))
     plain = module.to_network(net, words=False).layers[1]
-    np.testing.assert_array_equal(plain.params.decay, net[1].fields()["decay"].detach().numpy())
+    np.testing.assert_array_equal(plain.params.decay, net[1].tensors()["decay"].detach().numpy())
 
 
 def test_a_linear_is_refused(module: Any) -> None:
@@ -328,7 +336,7 @@ def test_no_dropout_acts_on_integers(module: Any, quantised: bool) -> None:
 
 
 class Bug(NamedTuple):
-    """In finetune.py `old` becomes `new`; `check` must then fail with an error that says `says`."""
+    """In `file` `old` becomes `new`; `check` must then fail with an error that says `says`."""
 
     name: str
     old: str
@@ -337,53 +345,61 @@ class Bug(NamedTuple):
     arguments: tuple[Any, ...] = ()
     says: str = ""
     error: type[BaseException] = AssertionError
+    file: Any = finetune
 
 
+# what the layer is made of, and the name of the file in which each bug sits
+AROUND = [codebook.__name__, trainable.__name__, finetune.__name__]
 BUGS = [
     Bug(
         "decays get no gradient",
-        "else codebook[index]",
-        "else codebook[index].detach()",
+        "decay: Tensor = Shared.apply(decays, index)",
+        "decay: Tensor = Shared.apply(decays, index).detach()",
         test_the_gradient_of_a_shared_decay_is_the_sum_over_its_synapses,
         (None,),
         says="the codebook gets a gradient",
+        file=codebook,
     ),
     Bug(
         "inputs only",
-        "else codebook[index]",
-        'else (codebook if field == "decay" else codebook.detach())[index]',
+        "return shared(decays, index, self.latent(field))",
+        'return shared(decays if field == "decay" else decays.detach(), index, self.latent(field))',
         test_the_gradient_of_a_shared_decay_is_the_sum_over_its_synapses,
         (1 / 200,),
         says="gradient of decay ",
+        file=trainable,
     ),
     Bug(
         "neighbours mixed up",
-        "else codebook[index]",
-        "else codebook[(index - 1).clamp(min=0)]",
+        "Shared.apply(decays, index)",
+        "Shared.apply(decays, (index - 1).clamp(min=0))",
         test_in_float_it_is_the_clustered_network,
         (),
         says="spikes of the hidden layer",
+        file=codebook,
     ),
     Bug(
         "unbounded",
-        "Bounded.apply(self.codebook, 0.0, 1.0)",
-        "self.codebook",
+        "return bounded(stored, DECAY.least, DECAY.most)",
+        "return stored",
         test_decays_are_bounded_and_clamped,
         (),
         says="decay is bounded",
+        file=trainable,
     ),
     Bug(
         "clamped to above",
-        "tensor.clamp_(0.0, 1.0)",
-        "tensor.clamp_(0.0, 2.0)",
+        '0.0, 1.0 if self.parametrization == "decay" else inf',
+        '0.0, 2.0 if self.parametrization == "decay" else inf',
         test_decays_are_bounded_and_clamped,
         (),
         says="clamped to [0, 1]",
+        file=trainable,
     ),
     Bug(
         "everything is learned",
-        "self._add(field, value, field in learned)",
-        "self._add(field, value, True)",
+        "{field: field in learned for field in ARRAYS}",
+        "{field: True for field in ARRAYS}",
         test_what_is_learned_is_what_the_layer_says,
         (),
         says="Extra items in the left set",
@@ -398,19 +414,21 @@ BUGS = [
     ),
     Bug(
         "the codebook is taken for sorted",
-        "new = order[torch.from_numpy(nearest).to(old)]",
-        "new = torch.from_numpy(nearest).to(old)",
+        "return order[torch.from_numpy(found)].to(",
+        "return torch.from_numpy(found).to(",
         test_synapses_move_to_what_is_nearest_to_their_latent_decay,
         (),
         says="the nearest of the codebook",
+        file=codebook,
     ),
     Bug(
         "nearest in another sense",
-        "scale = Scale(steps)",
-        "scale = Scale(2)",
+        "Scale(steps), 0",
+        "Scale(2), 0",
         test_synapses_move_to_what_is_nearest_to_their_latent_decay,
         (),
         says="the nearest of the codebook",
+        file=trainable,
     ),
     Bug(
         "latent values leak",
@@ -419,6 +437,7 @@ BUGS = [
         test_synapses_move_to_what_is_nearest_to_their_latent_decay,
         (),
         says="the codebook's values are used",
+        file=codebook,
     ),
     Bug(
         "latent decays get no gradient",
@@ -427,6 +446,7 @@ BUGS = [
         test_latent_decays_are_trained_straight_through,
         (),
         says="latent decays of ",
+        file=codebook,
     ),
     Bug(
         "another unit",
@@ -446,7 +466,7 @@ BUGS = [
     ),
     Bug(
         "weights do not come back",
-        "params = to_hetsyn_params(fields, self.layer.params.spiking)",
+        "params = to_hetsyn_params(fields, self.layer.params.spiking, self.max_delay or None)",
         "params = self.layer.params",
         test_what_comes_back_is_words_of_the_codebook,
         (),
@@ -489,8 +509,8 @@ BUGS = [
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_planted_bugs_are_caught(bug: Bug) -> None:
-    with planted(finetune.__name__, bug.old, bug.new) as module, caught(bug.says, bug.error):
-        bug.check(module, *bug.arguments)
+    with planted(bug.file.__name__, bug.old, bug.new, around=AROUND), caught(bug.says, bug.error):
+        bug.check(import_module(finetune.__name__), *bug.arguments)
 
 
 def test_as_before_is_the_divergence_of_two_softmaxes() -> None:

@@ -344,7 +344,7 @@ def test_an_overshot_decay_is_loaded_as_it_was_trained() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"share": "line"}, ValueError, "share: expected one of synapse, neuron, layer, got 'line'"),
+        ({"share": "line"}, ValueError, "share: expected one of synapse, neuron, layer, codebook, got 'line'"),
         ({"parametrization": "tau"}, ValueError, "dt: expected a step length in seconds for parametrization='tau'"),
         ({"parametrization": "r"}, ValueError, "parametrization: expected one of decay, tau, log_tau, got 'r'"),
         ({"dt": -1.0}, ValueError, "dt: expected a step length in seconds, finite and > 0, got -1"),

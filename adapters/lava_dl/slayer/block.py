@@ -332,6 +332,7 @@ class Layer(WithoutNorm, nn.Module):
         n, m = params.weight.shape
         fields = {name: getattr(params, name) for name in Neuron.names}
         derived = options_from_params(params, options.get("share"), options.get("tie_reset", False))
+        del derived["clusters"]  # no codebook: `Synapse.shares`
         derived["decay"] = params.decay
         if params.recurrent_weight is not None:
             derived["recurrent_decay"] = params.recurrent_decay

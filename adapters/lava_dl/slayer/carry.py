@@ -29,6 +29,12 @@ def build_layer(layer: HetSynLayer, *, quantised: bool = False) -> Layer:
     if not layer.autapses or layer.batch_first:
         option = "autapses=False" if not layer.autapses else "batch_first=True"
         raise ValueError(f"net: layer {layer.name!r} has {option}, which slayer's blocks have no option for")
+    if layer.codebook is not None:
+        raise ValueError(
+            f"net: layer {layer.name!r} has share='codebook', which slayer's blocks have no option for; "
+            "dataclasses.replace(layer, share='synapse', stored={}) in the Network of to='reference' lets every "
+            "synapse train its own decay"
+        )
     kind: Any = Affine
     if layer.params.spiking:
         kind = Dense if layer.params.recurrent_weight is None else Recurrent

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import Arithmetic, currents, like_input, time_first
 from hetsyn_plugins.adapters.lava_dl.slayer.names import arguments_of, check_names
+from hetsyn_plugins.core.fields import SHARES
 from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
 
@@ -28,6 +29,7 @@ class Synapse(TrainableFields, BaseSynapse):
     """
 
     names: ClassVar[Mapping[str, str]] = {"decay": "decay"}
+    shares = SHARES[:3]  # a block's synapses are modules of their own, and a codebook is one for all of a layer
     weight: Any  # a Parameter; with weight_norm a tensor made of two
 
     def __init__(
