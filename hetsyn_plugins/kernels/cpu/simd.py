@@ -247,3 +247,52 @@ def lanes(typing: Any, array: Any) -> Any:
         return context.get_constant(types.intp, count)
 
     return types.intp(array), generate
+
+
+@intrinsic
+def pick(typing: Any, bits: Any, a: Any, b: Any) -> Any:
+    """a in the lanes whose bit of an integer is set (the lowest bit is the first lane's), b in the others."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        count = ir.IntType(a.lanes)
+        number = args[0] if args[0].type.width == a.lanes else _as_wide(builder, args[0], count)
+        mask = builder.bitcast(number, ir.VectorType(ir.IntType(1), a.lanes))
+        return builder.select(mask, args[1], args[2])
+
+    return a(bits, a, a), generate
+
+
+def _as_wide(builder: Any, number: Any, kind: Any) -> Any:
+    return builder.trunc(number, kind) if number.type.width > kind.width else builder.zext(number, kind)
+
+
+@intrinsic
+def nonzero(typing: Any, a: Any) -> Any:
+    """An integer whose bits say which lanes are not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        zero = ir.Constant(context.get_value_type(a), [0.0] * a.lanes)
+        mask = builder.bitcast(builder.fcmp_unordered("!=", args[0], zero), ir.IntType(a.lanes))
+        return builder.zext(mask, ir.IntType(64))
+
+    return types.int64(a), generate
+
+
+@intrinsic
+def first_bit(typing: Any, bits: Any) -> Any:
+    """Which is the lowest bit that is set."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def count_bits(typing: Any, bits: Any) -> Any:
+    """How many bits are set."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), generate
