@@ -601,6 +601,10 @@ class _HetSynModule(HetSynModule, nn.Module):
         """The surrogate derivative in use."""
         return self.p.surrogate
 
+    def decay_index(self) -> Tensor | None:
+        """See `HetSynModule`."""
+        return self.p.kept_index("decay")
+
     def tensors(self) -> dict[str, Any]:
         """All fields as the op takes them."""
         recompute(self.p)  # it is never called

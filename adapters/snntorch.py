@@ -642,6 +642,10 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             **options,
         )
 
+    def decay_index(self) -> Tensor | None:
+        """See `HetSynModule`."""
+        return self.kept_index("decay")
+
     def why_not_plain(self) -> str | None:
         """What of this layer plain data has no place for; None where there is nothing."""
         return why_not_plain(self)

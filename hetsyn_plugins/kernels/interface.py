@@ -28,6 +28,7 @@ class LayerTensors(NamedTuple):
     """A layer's parameters as a kernel takes them: one device, float32 or float64, decays and (N,) fields expanded.
 
     Fields as in `core/fields.py`; None where the layer has no such part; `threshold` is None for the readout.
+    decay_index  (N, M) whole numbers from 0 on: synapses with the same one have the same decay; None: nobody knows
     """
 
     weight: Tensor
@@ -41,6 +42,7 @@ class LayerTensors(NamedTuple):
     bias: Tensor | None = None
     delay: Tensor | None = None
     recurrent_delay: Tensor | None = None
+    decay_index: Tensor | None = None
 
     @property
     def has_delays(self) -> bool:
@@ -75,6 +77,7 @@ class NeedsGrad(NamedTuple):
     bias: bool = False
     delay: bool = False
     recurrent_delay: bool = False
+    decay_index: bool = False
     current: bool = False
     recurrent_current: bool = False
     reset: bool = False

@@ -121,7 +121,7 @@ def check_ranges(tensors: Mapping[str, Tensor | None], names: ArgumentNames) -> 
     """
     if torch.compiler.is_compiling() or transforming():
         return
-    check_values({name: None if t is None else _plain(t) for name, t in tensors.items()}, names)
+    check_values({name: None if t is None else _plain(t) for name, t in tensors.items() if name in FIELDS}, names)
 
 
 def checked_inputs(inputs: Any, weight: Tensor, check: bool | None, caller: Caller) -> Tensor:

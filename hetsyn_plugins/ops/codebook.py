@@ -31,12 +31,11 @@ class Shared(torch.autograd.Function):
 
     @staticmethod
     def forward(decays: Tensor, index: Tensor) -> Tensor:
-        return decays[index.long()]
+        return decays.index_select(0, index.flatten()).view(index.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        decays, index = inputs
-        ctx.save_for_backward(decays, index.clone())  # a buffer: DistributedDataParallel writes to it at every forward
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @differentiable_once("the decays of a codebook")

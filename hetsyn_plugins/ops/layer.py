@@ -85,8 +85,12 @@ class HetSynModule(Copied):
         raise NotImplementedError
 
     def layer_tensors(self) -> LayerTensors:
-        """Every field as a kernel takes it: in full, half types as float32."""
-        return in_full(self.tensors(), self.spiking)
+        """Every field as a kernel takes it: in full, half types as float32; and who is known to share a decay."""
+        return in_full(self.tensors(), self.spiking)._replace(decay_index=self.decay_index())
+
+    def decay_index(self) -> Tensor | None:
+        """Which decay of a codebook each synapse has, (N, M); None where there is none."""
+        return None
 
     def origin(self) -> Origin | None:
         """What the fields are made from just now; None where torch cannot tell whether it changes."""

@@ -301,6 +301,11 @@ class TrainableFields(Copied, nn.Module):
         index: Tensor | None = self._buffers.get(f"{self.names[field]}_index")
         return index
 
+    def kept_index(self, field: str) -> Tensor | None:
+        """`index` as autograd may keep it: DistributedDataParallel writes to buffers at every forward."""
+        index = self.index(field)
+        return None if index is None else index.clone()
+
     def share_shown(self) -> str:
         """What `repr` says of the share."""
         return repr(self.share) + (f", clusters={self.clusters}" if self.clusters else "")
@@ -337,7 +342,7 @@ class TrainableFields(Copied, nn.Module):
 
     def _usable(self, field: str, stored: Tensor) -> Tensor:
         if self.share == "codebook" and field in SYNAPTIC:
-            decays, index = decay_from_stored(stored, self.parametrization, self.dt), self.index(field)
+            decays, index = decay_from_stored(stored, self.parametrization, self.dt), self.kept_index(field)
             assert index is not None  # registered together
             return shared(decays, index, self.latent(field))
         if field in DECAYS:

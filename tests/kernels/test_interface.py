@@ -16,12 +16,12 @@ METHODS = [name for name in vars(Kernel) if not name.startswith("_")]
 
 
 def test_layers_have_the_fields_of_the_table_in_its_order() -> None:
-    assert LayerTensors._fields == tuple(FIELDS)
+    assert LayerTensors._fields == (*FIELDS, "decay_index")
     optional = {
         name for name, field in FIELDS.items() if not field.required or field.reads_spikes or name == "threshold"
     }
-    assert set(LayerTensors._field_defaults) == optional  # a readout's threshold is None
-    assert NeedsGrad._fields == ("inputs", *FIELDS, *HetSynState._fields)
+    assert set(LayerTensors._field_defaults) == optional | {"decay_index"}  # a readout's threshold is None
+    assert NeedsGrad._fields == ("inputs", *FIELDS, "decay_index", *HetSynState._fields)
 
 
 @pytest.mark.parametrize("backend", ["eager", "cpu", "gpu"])

@@ -13,8 +13,9 @@ over all of time; a larger codebook takes its entries eight at a time, a `group`
     starts   [b][t][tile]: where the events of row b at step t begin whose sources are in that tile, so that gradients
              of a tile, of `tile` sources, stay in the L1 cache; `source` and `value` of each event
     rows     of the batch whose events are gone through for one block after the other while they are in the L2 cache
-    one_hot  [group][block][j][8]   bits of the lanes, the neurons of a block, whose synapse from j has that entry
-    codes    [group][block][j][4]   the same as numbers: bits 0, 1 and 2 of the entry, and whether it is of the group
+    marks    [group][block][j][8]   bits of the lanes, the neurons of a block, by the entry of their synapse from j, a
+             number from 0 to 7 in its group: where its two lower bits are 0, 1, 2 or 3, where its bits 0, 1 and 2 are
+             set, and where it is of the group at all
     w        [block][j][lanes]
 """
 
@@ -40,19 +41,27 @@ from hetsyn_plugins.kernels.cpu.simd import (
 
 
 @kernel
+def are_not_zero(x, p):
+    """64 bits: which of the numbers of x from p on are not 0."""
+    bits = 0
+    for first in range(0, 64, lanes(x)):
+        bits |= nonzero(load(x, p + first)) << first
+    return bits
+
+
+@kernel
 def count_events(x, steps, batch, width, tile, counts, start, stop):
     """How many of x, flat (T, B, M), are not 0, [b][t][tile]; units are steps."""
-    L = lanes(x)
     tiles = (width + tile - 1) // tile
     for t in range(start, stop):
         for b in range(batch):
             p = (t * batch + b) * width
             for part in range(tiles):
                 first, last = part * tile, min(part * tile + tile, width)
-                whole = first + (last - first) // L * L
+                whole = first + (last - first) // 64 * 64
                 n = 0
-                for j in range(first, whole, L):
-                    n += count_bits(nonzero(load(x, p + j)))
+                for j in range(first, whole, 64):
+                    n += count_bits(are_not_zero(x, p + j))
                 for j in range(whole, last):
                     n += 1 if get(x, p + j) != 0 else 0
                 counts[(b * steps + t) * tiles + part] = n
@@ -61,41 +70,38 @@ def count_events(x, steps, batch, width, tile, counts, start, stop):
 @kernel
 def list_events(x, steps, batch, width, tiles, starts, source, value, start, stop):
     """The events of x, as `count_events` counted them; units are steps."""
-    L = lanes(x)
     for t in range(start, stop):
         for b in range(batch):
             p, e = (t * batch + b) * width, starts[(b * steps + t) * tiles]
-            for m in range(0, width - L + 1, L):
-                bits = nonzero(load(x, p + m))
+            for first in range(0, width - 63, 64):
+                bits = are_not_zero(x, p + first)
                 while bits != 0:
-                    j = m + first_bit(bits)
+                    j = first + first_bit(bits)
                     put(source, e, j)
                     put(value, e, get(x, p + j))
                     bits &= bits - 1
                     e += 1
-            for m in range(width // L * L, width):
-                if get(x, p + m) != 0:
-                    put(source, e, m)
-                    put(value, e, get(x, p + m))
+            for j in range(width // 64 * 64, width):
+                if get(x, p + j) != 0:
+                    put(source, e, j)
+                    put(value, e, get(x, p + j))
                     e += 1
 
 
 @kernel
-def mark(index, one_hot, codes, neurons, count, start, stop):
-    """Write `one_hot` and `codes`, zeros, of an index (M, N), flat, with `count` lanes a block; units are sources."""
+def mark(index, marks, neurons, count, start, stop):
+    """Write `marks`, zeros, of an index (M, N), flat, with `count` lanes a block; units are sources."""
     width = len(index) // neurons
     blocks = (neurons + count - 1) // count
-    groups = len(one_hot) // (blocks * width * 8)
     for j in range(start, stop):
         for i in range(neurons):
             k, bit = index[j * neurons + i], 1 << (i % count)
-            at = (i // count) * width + j
-            one_hot[(k // 8 * blocks * width + at) * 8 + k % 8] |= bit
-            e = (k // 8 * blocks * width + at) * 4
-            codes[e] |= bit * (k & 1)
-            codes[e + 1] |= bit * (k >> 1 & 1)
-            codes[e + 2] |= bit * (k >> 2 & 1)
-            codes[e + 3] |= bit
+            m = ((k // 8 * blocks + i // count) * width + j) * 8
+            marks[m + k % 4] |= bit
+            marks[m + 4] |= bit * (k & 1)
+            marks[m + 5] |= bit * (k >> 1 & 1)
+            marks[m + 6] |= bit * (k >> 2 & 1)
+            marks[m + 7] |= bit
 
 
 @kernel
@@ -107,7 +113,7 @@ def chosen(bits0, bits1, bits2, a0, a1, a2, a3, a4, a5, a6, a7):
 
 
 @kernel
-def currents_fwd(starts, source, value, w, one_hot, c, bias, u, steps, batch, width, tiles, rows, start, stop):
+def currents_fwd(starts, source, value, w, marks, c, bias, u, steps, batch, width, tiles, rows, start, stop):
     """u_i[t] = bias_i + sum_k f_ik[t], [b][block][T][lanes]; units are (some rows, block, one of these rows)."""
     L = lanes(u)
     blocks, groups = len(bias) // L, len(c) // 8
@@ -120,7 +126,8 @@ def currents_fwd(starts, source, value, w, one_hot, c, bias, u, steps, batch, wi
             k, m0 = group * 8, (group * blocks + block) * width * 8
             c0, c1, c2, c3 = splat(c[k]), splat(c[k + 1]), splat(c[k + 2]), splat(c[k + 3])
             c4, c5, c6, c7 = splat(c[k + 4]), splat(c[k + 5]), splat(c[k + 6]), splat(c[k + 7])
-            f0 = f1 = f2 = f3 = f4 = f5 = f6 = f7 = sub(c0, c0)
+            zero = sub(c0, c0)
+            f0 = f1 = f2 = f3 = f4 = f5 = f6 = f7 = zero
             q = (b * blocks + block) * steps * L
             for t in range(steps):
                 row = (b * steps + t) * tiles
@@ -129,10 +136,13 @@ def currents_fwd(starts, source, value, w, one_hot, c, bias, u, steps, batch, wi
                 for e in range(get(starts, row), get(starts, row + tiles)):
                     j = get(source, e)
                     x, m = mul(splat(get(value, e)), load(w, w0 + j * L)), m0 + j * 8
-                    f0, f1 = pick(get(one_hot, m), add(f0, x), f0), pick(get(one_hot, m + 1), add(f1, x), f1)
-                    f2, f3 = pick(get(one_hot, m + 2), add(f2, x), f2), pick(get(one_hot, m + 3), add(f3, x), f3)
-                    f4, f5 = pick(get(one_hot, m + 4), add(f4, x), f4), pick(get(one_hot, m + 5), add(f5, x), f5)
-                    f6, f7 = pick(get(one_hot, m + 6), add(f6, x), f6), pick(get(one_hot, m + 7), add(f7, x), f7)
+                    is_high = get(marks, m + 6)
+                    low, high = pick(is_high, zero, x), pick(is_high, x, zero)
+                    m1, m2, m3 = m + 1, m + 2, m + 3
+                    f0, f4 = pick(get(marks, m), add(f0, low), f0), pick(get(marks, m), add(f4, high), f4)
+                    f1, f5 = pick(get(marks, m1), add(f1, low), f1), pick(get(marks, m1), add(f5, high), f5)
+                    f2, f6 = pick(get(marks, m2), add(f2, low), f2), pick(get(marks, m2), add(f6, high), f6)
+                    f3, f7 = pick(get(marks, m3), add(f3, low), f3), pick(get(marks, m3), add(f7, high), f7)
                 sums = add(add(add(f0, f1), add(f2, f3)), add(add(f4, f5), add(f6, f7)))
                 before = load(bias, block * L) if group == 0 else load(u, q)
                 store(u, q, add(before, sums))
@@ -140,7 +150,7 @@ def currents_fwd(starts, source, value, w, one_hot, c, bias, u, steps, batch, wi
 
 
 @kernel
-def synapses_bwd(starts, source, value, g, codes, c, gw, gr, steps, batch, width, tiles, rows, start, stop):
+def synapses_bwd(starts, source, value, g, marks, c, gw, gr, steps, batch, width, tiles, rows, start, stop):
     """gw_ij += sum s a and gr_ij += sum s q, [block][j][lanes], zeros; units are (block, tile)."""
     L = lanes(g)
     blocks, groups, count = len(gw) // (width * L), len(c) // 8, stop - start
@@ -149,7 +159,7 @@ def synapses_bwd(starts, source, value, g, codes, c, gw, gr, steps, batch, width
         block, tile = unit // tiles, unit % tiles
         e0 = block * width * L
         for group in range(groups):
-            k, m0 = group * 8, (group * blocks + block) * width * 4
+            k, m0 = group * 8, (group * blocks + block) * width * 8
             c0, c1, c2, c3 = splat(c[k]), splat(c[k + 1]), splat(c[k + 2]), splat(c[k + 3])
             c4, c5, c6, c7 = splat(c[k + 4]), splat(c[k + 5]), splat(c[k + 6]), splat(c[k + 7])
             for b in range(b0, min(b0 + rows, batch)):
@@ -164,9 +174,9 @@ def synapses_bwd(starts, source, value, g, codes, c, gw, gr, steps, batch, width
                     row = (b * steps + t) * tiles + tile
                     for e in range(get(starts, row), get(starts, row + 1)):
                         j = get(source, e)
-                        s, m, p = splat(get(value, e)), m0 + j * 4, e0 + j * L
-                        bits = get(codes, m), get(codes, m + 1), get(codes, m + 2)
-                        inside = get(codes, m + 3)
+                        s, m, p = splat(get(value, e)), m0 + j * 8, e0 + j * L
+                        bits = get(marks, m + 4), get(marks, m + 5), get(marks, m + 6)
+                        inside = get(marks, m + 7)
                         x, y = load(gw, p), load(gr, p)
                         a = chosen(*bits, a0, a1, a2, a3, a4, a5, a6, a7)
                         store(gw, p, pick(inside, fma(s, a, x), x))
@@ -192,10 +202,10 @@ def last_traces(starts, source, value, c, X, steps, width, tiles, start, stop):
 
 
 @kernel
-def last_currents(X, w, codes, out, width, padded, blocks, start, stop):
+def last_currents(X, w, marks, out, width, padded, blocks, start, stop):
     """w_ij X_kj, [b][j][N], of traces [b][j][padded]; units are rows of the batch."""
     L = lanes(out)
-    groups = len(codes) // (blocks * width * 4)
+    groups = len(marks) // (blocks * width * 8)
     for b in range(start, stop):
         for j in range(width):
             for group in range(groups):
@@ -203,8 +213,8 @@ def last_currents(X, w, codes, out, width, padded, blocks, start, stop):
                 x0, x1, x2, x3 = splat(get(X, k)), splat(get(X, k + 1)), splat(get(X, k + 2)), splat(get(X, k + 3))
                 x4, x5, x6, x7 = splat(get(X, k + 4)), splat(get(X, k + 5)), splat(get(X, k + 6)), splat(get(X, k + 7))
                 for block in range(blocks):
-                    m = ((group * blocks + block) * width + j) * 4
+                    m = ((group * blocks + block) * width + j) * 8
                     p = ((b * width + j) * blocks + block) * L
-                    bits = get(codes, m), get(codes, m + 1), get(codes, m + 2)
+                    bits = get(marks, m + 4), get(marks, m + 5), get(marks, m + 6)
                     x = mul(load(w, (block * width + j) * L), chosen(*bits, x0, x1, x2, x3, x4, x5, x6, x7))
-                    store(out, p, x if group == 0 else pick(get(codes, m + 3), x, load(out, p)))
+                    store(out, p, x if group == 0 else pick(get(marks, m + 7), x, load(out, p)))

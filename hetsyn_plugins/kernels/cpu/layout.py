@@ -125,6 +125,10 @@ class Layout(ABC):
         """
 
     @abstractmethod
+    def _from_initial(self, initial: Tensor, g: Array, decay: Tensor) -> Tensor:
+        """What initial currents (B, N, K) add to the gradient of the decay, (N, K)."""
+
+    @abstractmethod
     def recurrent_fwd(
         self, u: Array, state: Arrays, soma: Arrays, synapses: Synapses, past: Tensor | None = None
     ) -> Tensor:
@@ -136,6 +140,10 @@ class Layout(ABC):
     @abstractmethod
     def recurrent_bwd(self, g: Array, gz_and_d: Arrays, state: Arrays, soma: Arrays, synapses: Synapses) -> None:
         """As `soma.neurons_bwd` with recurrent synapses."""
+
+    def sources(self, x: Tensor) -> Array:
+        """The inputs (T, B, M) as `currents_fwd` and `synapses_bwd` take them."""
+        return self.pack(x, self.m)
 
     def neuron_lanes(self) -> NeuronLanes:
         """The layout with lanes = neurons, which alone works on currents (B, N, K)."""
@@ -263,7 +271,6 @@ class BatchLanes(Layout):
         return torch.from_numpy(gw[:n, :k]), torch.from_numpy(gr[:n, :k]), from_initial, None
 
     def _from_initial(self, initial: Tensor, g: Array, decay: Tensor) -> Tensor:
-        """What initial currents (B, N, K) add to the gradient of the decay, (N, K)."""
         r = self.matrix(decay, self.n, self.pad(decay.shape[1]))
         out = np.zeros_like(r)
         arguments = (self._pack_currents(initial), g, r, out, self.steps, self.blocks)
@@ -372,29 +379,26 @@ class NeuronLanes(Layout):
         delay: Tensor | None = None,
         needs_delay: bool = False,
     ) -> SynapseGradients:
-        n, k = decay.shape
+        k = decay.shape[1]
         sources = self.pad(k)
         rT = self.matrix(decay.T, sources, self.n).ravel()
         gw, gr = self.empty(rT.size), self.empty(rT.size)
         sizes = (sources, self.steps, self.batch)
         parallel(neuron_lanes.synapses_bwd, rT.size // 4 // self.lanes, s, g, rT, gw, gr, *sizes)
-        from_initial = None
-        if initial is not None:
-            from_initial = np.zeros_like(rT)
-            parallel(
-                neuron_lanes.initial_current_bwd,
-                self.n // self.lanes,
-                self._pack_currents(initial),
-                g,
-                rT,
-                from_initial,
-                *sizes,
-            )
+        from_initial = None if initial is None else self._from_initial(initial, g, decay)
+        return self._to_matrix(gw, k), self._to_matrix(gr, k), from_initial, None
 
-        def back(x: Array) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(x.reshape(sources, self.n)[:k, :n].T))
+    def _to_matrix(self, x: Array, width: int) -> Tensor:
+        """A matrix (sources, neurons), padded, as (N, K)."""
+        return torch.from_numpy(np.ascontiguousarray(x.reshape(-1, self.n)[:width, : self.neurons].T))
 
-        return back(gw), back(gr), None if from_initial is None else back(from_initial), None
+    def _from_initial(self, initial: Tensor, g: Array, decay: Tensor) -> Tensor:
+        sources = self.pad(decay.shape[1])
+        rT = self.matrix(decay.T, sources, self.n).ravel()
+        out = np.zeros_like(rT)
+        arguments = (self._pack_currents(initial), g, rT, out, sources, self.steps, self.batch)
+        parallel(neuron_lanes.initial_current_bwd, self.n // self.lanes, *arguments)
+        return self._to_matrix(out, decay.shape[1])
 
     def recurrent_fwd(
         self, u: Array, state: Arrays, soma: Arrays, synapses: Synapses, past: Tensor | None = None

@@ -20,8 +20,9 @@ from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu import one_step, soma
 from hetsyn_plugins.kernels.cpu.delayed_layout import delayed_layout
-from hetsyn_plugins.kernels.cpu.layout import ONLY, Array, Layout, known_zero, layout
+from hetsyn_plugins.kernels.cpu.layout import ONLY, Array, Layout, known_zero
 from hetsyn_plugins.kernels.cpu.neurons import derivative, soma_arrays, soma_gradients
+from hetsyn_plugins.kernels.cpu.shared_layout import BACKWARD, FORWARD, Limit, layout_of
 from hetsyn_plugins.kernels.cpu.threads import parallel
 from hetsyn_plugins.kernels.delays import with_past
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
@@ -33,8 +34,8 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
         return eager.forward(inputs, layer, state)
     if _is_one_step(inputs) and not layer.has_delays:
         return one_step.forward(inputs, layer, state)
-    at = _layout(inputs, layer, state)
-    sources = at.pack(with_past(state.past_inputs, inputs), at.m)
+    at = _layout(inputs, layer, state, FORWARD, layer.recurrent_weight is not None)
+    sources = at.sources(with_past(state.past_inputs, inputs))
     u, current = at.currents_fwd(sources, (layer.decay, layer.weight, layer.delay), layer.bias)
     if not known_zero(state.current):
         at.initial_current_fwd(u, state.current, layer.decay)
@@ -61,10 +62,10 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     return v, HetSynState(current, recurrent, reset, adaptation, at.unpack_state(z), v[-1])
 
 
-def _layout(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> Layout:
-    """How a call of this layer lies in memory."""
+def _layout(inputs: Tensor, layer: LayerTensors, state: HetSynState, limit: Limit, turns: bool) -> Layout:
+    """How a call of this layer lies in memory; `limit` and `turns` as in `shared_layout.layout_of`."""
     if not layer.has_delays:
-        return layout(inputs, len(layer.weight))
+        return layout_of(inputs, layer, limit, turns)
     past = state.past_spikes if layer.delay is None else state.past_inputs
     return delayed_layout(inputs, len(layer.weight), len(past))
 
@@ -150,7 +151,8 @@ def backward(
         return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
     if _is_one_step(inputs) and not layer.has_delays:
         return one_step.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
-    at, grad_state = _layout(inputs, layer, state), output_gradients.state
+    turns = needs_grad.inputs or layer.recurrent_weight is not None
+    at, grad_state = _layout(inputs, layer, state, BACKWARD, turns), output_gradients.state
     of_inputs, recurrent = (_synapses(name, layer, state, grad_state, needs_grad) for name in ("", "recurrent_"))
     if layer.has_delays and _through_states(needs_grad, of_inputs, recurrent):  # which few ask for
         return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
@@ -165,7 +167,7 @@ def backward(
     in_states = [x for x in (of_inputs, recurrent) if x is not None and x.needs_states]
     g_v = at.unpack(g, at.n, at.neurons) if in_states else None
     if of_inputs.needs_grad or of_inputs.needs_states:
-        packed = at.pack(with_past(state.past_inputs, inputs), at.m) if of_inputs.needs_grad else None
+        packed = at.sources(with_past(state.past_inputs, inputs)) if of_inputs.needs_grad else None
         _synapse_gradients(at, of_inputs, packed, g, inputs, g_v, grads_initial, grads)
     if recurrent is not None and (recurrent.needs_grad or recurrent.needs_states):
         sources, theta = at.sequence(at.n), at.pack_neuron(layer.threshold, fill=1.0)
