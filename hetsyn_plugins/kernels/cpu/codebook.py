@@ -89,10 +89,9 @@ def list_events(x, steps, batch, width, tiles, starts, source, value, start, sto
 
 
 @kernel
-def mark(index, marks, neurons, count, start, stop):
+def mark(index, marks, neurons, blocks, count, start, stop):
     """Write `marks`, zeros, of an index (M, N), flat, with `count` lanes a block; units are sources."""
     width = len(index) // neurons
-    blocks = (neurons + count - 1) // count
     for j in range(start, stop):
         for i in range(neurons):
             k, bit = index[j * neurons + i], 1 << (i % count)

@@ -109,11 +109,11 @@ class Book:
         self.index, self.groups, self.decays = index, groups, np.zeros(groups * GROUP, decay.dtype)
         self.decays[index] = decay
 
-    def marks(self, lanes: int) -> Array:
-        """`marks` of the kernels."""
+    def marks(self, blocks: int, lanes: int) -> Array:
+        """`marks` of the kernels, of so many blocks of the neurons."""
         neurons, width = self.index.shape
-        marks = np.zeros(self.groups * -(-neurons // lanes) * width * 8, np.uint16)
-        parallel(codebook.mark, width, np.ascontiguousarray(self.index.T).ravel(), marks, neurons, lanes)
+        marks = np.zeros(self.groups * blocks * width * 8, np.uint16)
+        parallel(codebook.mark, width, np.ascontiguousarray(self.index.T).ravel(), marks, neurons, blocks, lanes)
         return marks
 
 
@@ -124,7 +124,7 @@ class _Events(Layout):
         super().__init__((plain.steps, plain.batch, plain.inputs), plain.neurons, plain.dtype)
         self.events, self.book, self.own = events, book, self.neuron_lanes()
         self.of_lanes = self.own.n // self.lanes
-        self.marks = book.marks(self.lanes)
+        self.marks = book.marks(self.of_lanes, self.lanes)
 
     def sources(self, x: Tensor) -> Any:
         return self.events
