@@ -136,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--loops", action="store_true", help="only what loops of single steps cost beside sequences")
     bench.add_argument("--delays", action="store_true", help="only what delays of synapses cost")
     bench.add_argument("--convolutions", action="store_true", help="only what HetSynConv2d costs beside Conv2d, Leaky")
+    bench.add_argument("--codebook", action="store_true", help="only what shared decays save (with snntorch)")
     bench.add_argument("--compiled", action="store_true", help="only what torch.compile makes of calls of layers")
     bench.set_defaults(handler=run_bench, less="--shape")
 
@@ -197,7 +198,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Check the request, then measure."""
-    from hetsyn_plugins.benchmark import bench, calls, compiled, convolutions, delays, loops
+    from hetsyn_plugins.benchmark import bench, calls, codebook, compiled, convolutions, delays, loops
     from hetsyn_plugins.experiments.affordable import check_rounds
 
     shapes = list(bench.shapes_on(arguments.device))
@@ -205,7 +206,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if arguments.runs < 1:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
     check_rounds("--runs", arguments.runs)
-    for option in ("calls", "loops", "compiled", "delays", "convolutions"):
+    for option in ("calls", "loops", "compiled", "delays", "convolutions", "codebook"):
         if getattr(arguments, option) and arguments.shape is not None:
             raise ValueError(f"--{option}: expected without --shape, it has shapes of its own, got both")
         if getattr(arguments, option) and arguments.device != "cpu":
@@ -221,6 +222,9 @@ def run_bench(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.convolutions:
         print(convolutions.table(convolutions.measure(arguments.runs, not arguments.no_memory)))
+        return 0
+    if arguments.codebook:
+        print(codebook.table(codebook.measure(arguments.runs)))
         return 0
     if arguments.compiled:
         print(compiled.table(compiled.measure(arguments.runs)))
