@@ -147,7 +147,7 @@ CLAIMS = {
         short=Short(
             range(2),
             (),
-            "real voices, three folds, 10,000 parameters, two seeds: 30 min",
+            "real voices, three folds, 10,000 parameters, two seeds: 20 min",
             frozenset(name for network in FIRST for name in list(network.arms)[:3]),
         ),
     ),
