@@ -245,6 +245,25 @@ def of_delays() -> dict[str, Array]:
     }
 
 
+def with_delays(data: str, budget: int, variant: str, delayed: bool) -> Array:
+    arm = f"delays-{data}-{budget}-{variant}{'-delays' if delayed else ''}"
+    if data != "fsdd":
+        return values(arm)
+    return np.array([values(f"{arm}-{fold}").mean() for fold in range(6)])
+
+
+def of_learned_delays() -> dict[str, Array]:
+    return {
+        f"{title}, {budget:,} parameters: {taus}{', delays' if delayed else ''}": 100
+        * with_delays(data, budget, variant, delayed)
+        for data, title in (("fsdd", "real voices"), ("digits", "synthetic digits"), ("dms", "DMS"))
+        for budget in (2_000, 10_000, 50_000)
+        for variant, taus in TAUS.items()
+        for delayed in (False, True)
+    }
+
+
+TAUS = {"single_tau": "one tau", "hetneu": "a tau a neuron", "hetsyn": "a tau a synapse"}
 DELAYS = (0.2, 0.4, 0.8, 1.6, 2.5, 5.0)
 SPEEDS = (0.5, 0.71, 1.0, 1.41, 2.0)
 LEARNED = {
@@ -320,6 +339,7 @@ ROWS: dict[str, Callable[[], dict[str, Array]]] = {
     },
     "dms-timescales": of_delays,
     "biology": of_biology,
+    "delays": of_learned_delays,
     "visual": lambda: accuracies({f"{v.title}: accuracy": f"images-{name}-64" for name, v in VARIANTS.items()}),
     "visual-small": lambda: accuracies(
         {
@@ -415,6 +435,12 @@ def pictures_of(name: str) -> dict[str, dict[str, list[float]] | list[float]]:
         },
         "patterns-noise": {
             f"noise-{k}.png": curves(lambda v, n, k=k: f"patterns-{k}-{v}-{n}hz", PAPERS, (1, 2, 3, 4)) for k in "FR"
+        },
+        "delays": {
+            f"{data}.png": [
+                with_delays(data, 50_000, variant, delayed).mean() for variant in TAUS for delayed in (False, True)
+            ]
+            for data in ("fsdd", "digits", "dms")
         },
         "speech": {"variants.png": [values(f"speech-{v}").mean() for v in VARIANTS]},
         "speech-robustness": {

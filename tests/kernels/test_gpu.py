@@ -50,7 +50,7 @@ conftest.poison_empty(pytest.MonkeyPatch())
 checks.EDGES = [sizes for sizes in checks.EDGES if math.prod(sizes) < 15_000 and sizes[0] < 10 and sizes[1] < 40]
 checks.EDGES += [(2, 2, 129, 3), (2, 2, 3, 129), (100, 1, 2, 3)]
 for kind in set(cases.KINDS) - {
-    "feed-forward", "adaptation", "everything", "no reset", "readout", "tau 0 to infinity", "HetNeuLIF"
+    "feed-forward", "adaptation", "everything", "no reset", "readout", "tau 0 to infinity", "HetNeuLIF", "delays"
 }:
     del cases.KINDS[kind]
 gpu = [b for b in backends.available()[0] if b.name == "gpu"]
@@ -109,7 +109,7 @@ def mm(*factors, out):
 recurrent.MAX_NEURONS, lags.STEPS, torch.mm = 0, 3, mm
 torch.set_float32_matmul_precision("medium")
 for kind in set(cases.KINDS) - {
-    "everything", "no reset", "adaptation", "tau 0 to infinity", "feed-forward", "readout", "HetNeuLIF"
+    "everything", "no reset", "adaptation", "tau 0 to infinity", "feed-forward", "readout", "HetNeuLIF", "delays"
 }:
     del cases.KINDS[kind]
 names = ["threshold-gradients", "states", "arguments-kept", "state-gradients", "detached-reset"]
