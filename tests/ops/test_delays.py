@@ -15,7 +15,7 @@ from hetsyn_plugins.conformance import cases
 from hetsyn_plugins.core import memory, reference
 from hetsyn_plugins.core.fields import ARRAYS, DELAYS
 from hetsyn_plugins.fixed_point import quantise
-from hetsyn_plugins.kernels.cpu import delayed
+from hetsyn_plugins.kernels.cpu import delayed, delayed_layout
 from hetsyn_plugins.ops import arguments, operators, steps
 
 T, B, N, M = 40, 3, 5, 4
@@ -180,6 +180,15 @@ def test_a_past_beyond_memory_is_refused_with_its_bytes(monkeypatch: pytest.Monk
     message = r"max_delay: expected so few steps that a state fits memory, got 100: .* \(9600 bytes\)"
     with pytest.raises(ValueError, match=message):
         ops.hetsyn_lif(train(T, B, M), **layer(delay=1.0), max_delay=100)
+
+
+def test_delays_that_nobody_has_looked_at_stay_inside_of_memory() -> None:
+    """Where values cannot be checked (a compiled graph): what is read is of the past, and NaN comes out as NaN."""
+    lanes = delayed_layout.DelayedLanes((T, B, 4), 4, np.dtype(np.float64), past=3)
+    wild = torch.tensor([[-7.0, 1e30, float("nan"), float("inf")], [0.0, 1.5, 3.0, 2.0]], dtype=torch.float64)
+    (k, f, h), whole = lanes._pieces(wild, 4, 4)
+    assert not whole and k.min() >= 0 and k.max() <= 2 and np.isnan(f[0, 2]) and np.isnan(h[0, 2])
+    assert f[1].tolist() == [0.0, 0.5, 1.0, 0.0] and k[1].tolist() == [0, 1, 2, 2]
 
 
 def test_integers_refuse_delays() -> None:

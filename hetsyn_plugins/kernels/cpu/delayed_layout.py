@@ -36,10 +36,10 @@ class DelayedLanes(BatchLanes):
     def _pieces(self, delay: Tensor, rows: int, columns: int, as_fractional: bool = False) -> tuple[Pieces, bool]:
         """k, f and 1 - f of delays (N, K), and are they whole? Those of `delays.pieces` where they are not."""
         d = delay.detach().numpy()
-        k = np.floor(d)
+        k = np.clip(np.nan_to_num(np.floor(d)), 0, self.past)  # whatever nobody has looked at stays inside of memory
         whole = not as_fractional and bool((d == k).all())
         if not whole:
-            k = np.minimum(k, max(self.past - 1, 0))
+            k = np.minimum(k, self.past - 1)
         steps, rest = np.zeros((rows, columns), np.int64), np.zeros((rows, columns), self.dtype)
         steps[: d.shape[0], : d.shape[1]], rest[: d.shape[0], : d.shape[1]] = k, d - k
         return (steps, rest, 1 - rest), whole
