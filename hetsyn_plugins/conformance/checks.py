@@ -232,7 +232,7 @@ def check_sizes(backend: Backend) -> Tally:
     tally = Tally()
     for seed, sizes in enumerate(EDGES):
         for dtype in backend.dtypes:
-            for kind in ("everything", "readout", *(["delays"] if seed % 3 == 1 else [])):
+            for kind in ("everything", "readout", *(["delays"] if seed in (4, 10, 16) else [])):
                 through_state = backend.states and seed % 4 == 0
                 options = {"with_gradients": backend.gradients, "through_state": through_state, "dtype": dtype}
                 compare(backend, backend.draw(seed, kind, sizes=sizes, **options), tally)

@@ -244,28 +244,21 @@ def test_a_checkpoint_over_hidden_states_is_refused_unless_it_resets_them(reentr
 
 FIRST_USE = """
 import torch
-from hetsyn_plugins.adapters.{module} import {layer}
-layer = {layer}(6, 4{options})
+from hetsyn_plugins.adapters.snntorch import HetSynLeaky
+layer = HetSynLeaky(6, 4, init_hidden=True)
 x = torch.rand(5, 3, 6)
 out = torch.compile(torch.nn.Sequential(layer), backend="eager")(x)
-want = {layer}(6, 4{options}, {weight}=layer.stored("weight"))(x)
-take = lambda out: out[0] if isinstance(out, tuple) else out
-assert torch.equal(take(out), take(want))
+assert torch.equal(out, HetSynLeaky(6, 4, init_hidden=True, weight=layer.stored("weight"))(x))
 print("equal")
 """
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        {"module": "snntorch", "layer": "HetSynLeaky", "options": ", init_hidden=True", "weight": "weight"},
-        {"module": "norse", "layer": "HetSynLIF", "options": "", "weight": "input_weights"},
-    ],
-    ids=["snntorch", "norse"],
-)
-def test_a_compiled_sequence_may_be_the_first_that_a_process_computes(names: dict[str, str], tmp_path: Path) -> None:
-    """The compiler must not see numba start: once it is awake, a test in this process could not tell."""
-    command = [sys.executable, "-W", "ignore", "-c", FIRST_USE.format(**names)]
+def test_a_compiled_sequence_may_be_the_first_that_a_process_computes(tmp_path: Path) -> None:
+    """The compiler must not see numba start: once it is awake, a test in this process could not tell.
+
+    One host is enough: what starts is behind the operator, which both call.
+    """
+    command = [sys.executable, "-W", "ignore", "-c", FIRST_USE]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.stdout.strip() == "equal", done.stderr[-2000:]
 
