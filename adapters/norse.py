@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.adapters import containers
 from hetsyn_plugins.core.autograd import transforming
-from hetsyn_plugins.core.fields import DECAYS, DELAYS, HetSynState
+from hetsyn_plugins.core.fields import DECAYS, DELAYS, MASKS, HetSynState
+from hetsyn_plugins.core.masks import as_mask
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams, is_unlikely
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, Surrogate, resolve
@@ -71,6 +72,8 @@ FIELD_NAMES = {
     "bias": "bias",
     "delay": "delay",
     "recurrent_delay": "rec_delay",
+    "mask": "mask",
+    "recurrent_mask": "rec_mask",
 }
 DEFAULT_TAU_INV = 1 / 20e-3  # 1/s: the paper's 20 ms
 
@@ -207,6 +210,8 @@ class HetSynLIFParameters(TrainableFields):
     delay, rec_delay   steps from an input (a spike) to the synapse, >= 0, whole or not, in the shapes of tau_syn_inv,
                        or a function (shape, generator) -> array; None: none
     max_delay          no delay becomes longer, so many steps are kept in the state; None: as the longest asks for
+    mask, rec_mask     booleans (N, M) and (N, N), 0 and 1, or sparse tensors: which synapses there are; None: all. Weights
+                       that a layer draws are drawn for as many inputs; `cell.p.mask = ...` replaces it between sequences
     method, alpha   a surrogate (`hetsyn_plugins.core.surrogate`), its name, or a method of Norse's with its alpha
     dtype   None: torch's default for numbers; a float64 layer from numbers wants float64 here too
     learn_...       what is trained beside the synaptic decays and the bias
@@ -225,6 +230,8 @@ class HetSynLIFParameters(TrainableFields):
         "bias": "bias",
         "delay": "delay",
         "recurrent_delay": "rec_delay",
+        "mask": "mask",
+        "recurrent_mask": "rec_mask",
     }
 
     @torch.inference_mode(False)  # or what is made in inference mode could never be trained
@@ -247,6 +254,8 @@ class HetSynLIFParameters(TrainableFields):
         rec_delay: Any = None,
         max_delay: int | None = None,
         learn_delay: bool = True,
+        mask: Any = None,
+        rec_mask: Any = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
@@ -275,6 +284,9 @@ class HetSynLIFParameters(TrainableFields):
             self._register(field, None if value is None else _tensor(value, dtype))
         for field, value in delays.items():
             self._register(field, None if value is None or field in self.initialisers else _steps(value, dtype))
+        for field, value in (("mask", mask), ("recurrent_mask", rec_mask)):
+            own = None if value is None else torch.from_numpy(as_mask(FIELD_NAMES[field], value))
+            self.register_buffer(self.stored_name(field), own)
         self.given_max_delay = max_delay  # which layers have, where it is None, depends on what they draw
         start = {field: self.stored(field) for field in delays}
         known = not any(field in self.initialisers for field in delays)
@@ -430,7 +442,7 @@ def hetsyn_lif_step(
         raise ValueError(f"p: expected values, got an initialiser for {names}, which only a layer can draw from")
     fields = {**p.tensors(), **p.decays(dt), "weight": input_weights, "recurrent_weight": recurrent_weights}
     if recurrent_weights is None:
-        fields |= dict.fromkeys(("recurrent_decay", "recurrent_delay"))
+        fields |= dict.fromkeys(("recurrent_decay", "recurrent_delay", "recurrent_mask"))
     has_delays = any(fields[field] is not None for field in DELAYS)
     kind = WITH_DELAYS[kind] if has_delays else kind
     start = None if state is None else _to_core(state, kind, fields)
@@ -543,7 +555,7 @@ class _HetSynModule(HetSynModule, nn.Module):
             "recurrent_weight": True if recurrent_weights is None else recurrent_weights,
         }
         if not self.recurrent:
-            fields |= dict.fromkeys(("recurrent_weight", "recurrent_decay", "recurrent_delay"))
+            fields |= dict.fromkeys(("recurrent_weight", "recurrent_decay", "recurrent_delay", "recurrent_mask"))
         if not self.spiking:
             fields |= dict.fromkeys(("reset_decay", "adaptation_decay", "adaptation_strength"))
         _warn_of_units(p, [field for field in DECAYS if fields[field] is not None], self.dt, 4 + self.sequential)
@@ -566,7 +578,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         wide = dtype or _dtype_of(fields)
         kept = torch.float32 if wide in HALF else wide
         for field, value in fields.items():  # p's own tensors follow the layer's dtype: they are start values
-            if isinstance(value, Tensor) and field not in ("weight", "recurrent_weight"):
+            if isinstance(value, Tensor) and field not in ("weight", "recurrent_weight", *MASKS):
                 if value.dtype == torch.float64 != wide:
                     raise ValueError(f"{FIELD_NAMES[field]}: expected {kept} like the layer, got {value.dtype} in p")
                 fields[field] = value.detach().to(kept if field in PRECISE else wide)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hetsyn_plugins.adapters import snntorch_host
 from hetsyn_plugins.adapters.snntorch_host import reset as reset
 from hetsyn_plugins.core.autograd import backward_pass, transforming
-from hetsyn_plugins.core.fields import DECAYS, DELAYS, HetSynState
+from hetsyn_plugins.core.fields import DECAYS, DELAYS, MASKS, HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Arctan, Foreign, NoGradient, Surrogate, resolve
@@ -49,6 +49,8 @@ FIELD_NAMES = {
     "adaptation_strength": "adaptation_strength",
     "delay": "delay",
     "recurrent_delay": "rec_delay",
+    "mask": "mask",
+    "recurrent_mask": "rec_mask",
 }
 STATES = {
     "state.current": "syn",
@@ -76,6 +78,7 @@ class RecurrentOptions(NamedTuple):
     learn_alpha: bool = False
     delay: Any = None
     learn_delay: bool = False
+    mask: Any = None
 
 
 Run = tuple[Tensor, Tensor, HetSynState]  # spk, ungraded, and mem of every step, and the state after the last
@@ -111,6 +114,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
                  a function (shape, generator) -> array; None: none. Trained where learn_delay
     max_delay    no delay becomes longer; as many inputs are kept from step to step, as the state **past**; None: as
                  the longest delay asks for
+    mask         (N, M) booleans, 0 and 1, or a sparse tensor: which synapses there are; None: all. A buffer, which may
+                 be replaced, `layer.mask = ...`, between sequences; weights that are drawn are so for these inputs
     share, clusters, reassign, parametrization, tie_reset, dt   see `hetsyn_plugins.ops.trainable`
     detach_reset, backend, check            see `hetsyn_plugins.ops.hetsyn_lif`
     batch_first            sequences are (B, T, M) in and (B, T, N) out, as in torch.nn.RNN; single steps and all other
@@ -171,6 +176,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         delay: Any = None,
         max_delay: int | None = None,
         learn_delay: bool = True,
+        mask: Any = None,
         share: str = "synapse",
         clusters: int | None = None,
         reassign: bool = False,
@@ -201,6 +207,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             "adaptation_strength": adaptation_strength,
             "delay": delay,
             "recurrent_delay": of_recurrence.delay,
+            "mask": mask,
+            "recurrent_mask": of_recurrence.mask,
         }
         if bias is False:
             fields["bias"] = None
@@ -623,7 +631,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         n, m = params.weight.shape
         fields = {name: getattr(params, field) for field, name in FIELD_NAMES.items()}
         if not recurrent:
-            del fields["rec_weight"], fields["rec_alpha"], fields["rec_delay"]
+            del fields["rec_weight"], fields["rec_alpha"], fields["rec_delay"], fields["rec_mask"]
         if params.reset_decay is None:
             fields["beta"] = 0.9
         if params.bias is None:
@@ -671,7 +679,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
                 name = name.replace("alpha", "tau")
                 values = values.exp() if self.parametrization == "log_tau" else values
             ranges.append(f"{name}={_range(values.detach())}")
-        return ranges
+        return ranges + [f"{FIELD_NAMES[field]}={shown}" for field in MASKS if (shown := self.mask_shown(field))]
 
 
 def _range(values: Tensor) -> str:
@@ -727,7 +735,7 @@ class RHetSynLeaky(HetSynLeaky):
 
     Further arguments: rec_alpha=0.9 (as alpha), learn_rec_alpha=True, rec_weight=None (as weight: N(0, 1 / N), or with
     input_rate fluctuation-driven), rec_delay=None (as delay, steps beyond the one that recurrence takes),
-    learn_rec_delay=True; in and out also
+    learn_rec_delay=True, rec_mask=None (as mask); in and out also
     **spk** (B, N), what recurrence and reset see next, **rec** (B, N, N), the recurrent currents, and with rec_delay
     **past_spk** (max_delay, B, N), just in front of mem.
     """
@@ -743,10 +751,11 @@ class RHetSynLeaky(HetSynLeaky):
         rec_weight: Any = None,
         rec_delay: Any = None,
         learn_rec_delay: bool = True,
+        rec_mask: Any = None,
         **options: Any,
     ) -> None:
         weight = True if rec_weight is None else rec_weight
-        recurrent = RecurrentOptions(weight, rec_alpha, learn_rec_alpha, rec_delay, learn_rec_delay)
+        recurrent = RecurrentOptions(weight, rec_alpha, learn_rec_alpha, rec_delay, learn_rec_delay, rec_mask)
         super().__init__(*args, _recurrent=recurrent, **options)
 
     def init_rhetsynleaky(self) -> Any:

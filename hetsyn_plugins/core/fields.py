@@ -14,11 +14,14 @@ Notation of the paper (Deng et al., "HetSyn", NeurIPS 2025), N neurons with M in
     bias                 b_i      (N,), or None               finite   threshold's
     delay                d_ij     (N, M), or shared, or None  >= 0     steps
     recurrent_delay      e_ik     (N, N), or shared, or None  >= 0     steps
+    mask                 c_ij     (N, M), or None             boolean  is there such a synapse?
+    recurrent_mask       h_ik     (N, N), or None             boolean  likewise
 
 A decay or delay of synapses is shared by its shape: () for the whole layer, (N,) or (N, 1) a neuron, (1, M) a
 presynaptic line. None says that the layer has no such part; `Field.beside` names the field that must then be None too,
 `Field.part_of` one that it cannot be without. The bias is added to v at every step, unfiltered. A recurrent delay
-comes on top of the one step that recurrence takes.
+comes on top of the one step that recurrence takes. A synapse that is masked out has no current and no gradient; without
+a mask all are there.
 """
 
 from __future__ import annotations
@@ -53,6 +56,7 @@ class Range(NamedTuple):
 FINITE = Range(-inf, inf, False, "finite values")
 POSITIVE = Range(0.0, inf, False, "finite values > 0")
 DECAY = Range(0.0, 1.0, True, "decays in [0, 1]")
+BOOLEAN = Range(0.0, 1.0, True, "booleans, or 0 and 1")
 DELAY = Range(0.0, float(np.finfo(np.float32).max), True, "delays of 0 steps or more, finite")
 
 
@@ -85,7 +89,7 @@ def full_shapes(n: int, m: int) -> dict[str, tuple[int, ...]]:
     return {"NM": (n, m), "NN": (n, n), "N": (n,), "M": (m,)}
 
 
-OF_THRESHOLD, PER_STEP, STEPS = "threshold's", "exp(-dt / tau)", "steps"  # units
+OF_THRESHOLD, PER_STEP, STEPS, BOOLEANS = "threshold's", "exp(-dt / tau)", "steps", "boolean"  # units
 
 FIELDS: dict[str, Field] = {
     "weight": Field("w_ij", "NM", False, FINITE, OF_THRESHOLD, required=True),
@@ -99,6 +103,8 @@ FIELDS: dict[str, Field] = {
     "bias": Field("b_i", "N", False, FINITE, OF_THRESHOLD),
     "delay": Field("d_ij", "NM", True, DELAY, STEPS),
     "recurrent_delay": Field("e_ik", "NN", True, DELAY, STEPS, part_of="recurrent_weight", reads_spikes=True),
+    "mask": Field("c_ij", "NM", False, BOOLEAN, BOOLEANS),
+    "recurrent_mask": Field("h_ik", "NN", False, BOOLEAN, BOOLEANS, part_of="recurrent_weight", reads_spikes=True),
 }
 ARRAYS = tuple(FIELDS)
 MATRICES = tuple(name for name, field in FIELDS.items() if len(field.axes) == 2)  # the synapses'
@@ -127,6 +133,8 @@ class Taus(NamedTuple):
 DECAYS = Taus._fields  # the fields whose range is DECAY, in the order in which they are shown
 SYNAPTIC = tuple(name for name in MATRICES if name in DECAYS)  # the decays that a share is about
 DELAYS = tuple(name for name, field in FIELDS.items() if field.range is DELAY)
+MASKS = {"mask": "", "recurrent_mask": "recurrent_"}  # and what the names of their synapses' fields begin with
+NUMBERS = tuple(name for name in FIELDS if name not in MASKS)  # the fields that have a dtype, and gradients
 
 
 class HetSynState(NamedTuple):

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, DELAYS, NAMES, Array, HetSynState, Taus
+from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, DELAYS, MASKS, NAMES, NUMBERS, Array, HetSynState, Taus
+from hetsyn_plugins.core.masks import as_mask, say_empty_rows, without_absent
 from hetsyn_plugins.core.validation import (
     allowed_shapes,
     as_array,
@@ -122,6 +123,7 @@ class HetSynParams:
     (`reset_decay=None`). The shapes given are kept. An array's own dtype must be the weight's; Python numbers and
     lists are taken in the weight's dtype; a decay may also be an initialiser (`hetsyn_plugins.core.initialisers`).
     `max_delay` is for how many steps the state keeps inputs and spikes, at least the longest delay; None: that.
+    Masks are booleans, 0 and 1, or a sparse tensor; weights of absent synapses become 0.
 
     Raises ValueError naming the field, what was expected and what came.
     """
@@ -138,21 +140,28 @@ class HetSynParams:
     bias: Any = None
     delay: Any = None
     recurrent_delay: Any = None
+    mask: Any = None
+    recurrent_mask: Any = None
     spiking: bool = True
     max_delay: Any = None
 
     def __post_init__(self) -> None:
         weight = as_array("weight", self.weight, None)
         arrays: dict[str, Any] = {"weight": weight}
-        for name in ARRAYS[1:]:
+        for name in NUMBERS[1:]:
             value = getattr(self, name)
             if callable(value):
                 value = value(full_shape(name, weight)).astype(weight.dtype)
             value = in_steps(value, weight.dtype) if name in DELAYS else value
             arrays[name] = None if value is None else as_array(name, value, weight.dtype)
+        for name in MASKS:
+            value = getattr(self, name)
+            arrays[name] = None if value is None else as_mask(name, value)
         object.__setattr__(self, "spiking", checked_bool("spiking", self.spiking))
         check_fields(arrays, self.spiking)
         check_values(arrays)
+        say_empty_rows(arrays)
+        arrays = without_absent(arrays)
         delays = {name: arrays[name] for name in DELAYS}
         has_delays = any(delay is not None for delay in delays.values())
         object.__setattr__(self, "max_delay", checked_max_delay(self.max_delay, delays) if has_delays else 0)
@@ -298,7 +307,7 @@ class HetSynParams:
 
     def astype(self, dtype: Any) -> HetSynParams:
         """The same values in another floating dtype."""
-        arrays = {name: getattr(self, name) for name in ARRAYS}
+        arrays = {name: getattr(self, name) for name in NUMBERS}
         return self.replace(**{name: None if a is None else a.astype(dtype) for name, a in arrays.items()})
 
     def __repr__(self) -> str:

@@ -10,7 +10,8 @@ For neuron i, presynaptic line j, recurrent line k (Deng et al. 2025, Eqs. 2 to 
     z_i[t]  = 1 if v_i[t] > theta_i else 0            strict; the readout has v only
 
 The recursion of A is lost in the text of the paper that we have; this form fits the strengths it reports. The delays d
-and e are ours, 0 in the paper; between two steps, x and z are interpolated linearly (`taps`).
+and e are ours, 0 in the paper; between two steps, x and z are interpolated linearly (`taps`). A synapse that is masked
+out has w = r = 0, and no gradient.
 Indices in einsum: b batch, n neuron, m input line, k recurrent line. Every step is kept: O(T B N M) memory.
 """
 
@@ -21,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hetsyn_plugins.core.fields import ARRAYS, Array, HetSynState
+from hetsyn_plugins.core.fields import ARRAYS, MASKS, NUMBERS, Array, HetSynState
+from hetsyn_plugins.core.masks import without_absent
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate, resolve
 from hetsyn_plugins.core.validation import check_inputs_shape, check_state, host_array, state_shapes
@@ -41,7 +43,7 @@ def step(params: HetSynParams, inputs: ArrayLike, state: HetSynState | None = No
     if x.ndim != 2:
         raise ValueError(f"inputs: expected shape (B, {params.weight.shape[1]}), got {x.shape}")
     initial_state = _checked_state(params, state, len(x))
-    return advance(params.astype(np.float64).expanded(), _checked_inputs(params, x[None])[0], initial_state)
+    return advance(_in_full(params), _checked_inputs(params, x[None])[0], initial_state)
 
 
 def advance(p: HetSynParams, x: Array, state: HetSynState) -> HetSynState:
@@ -120,7 +122,7 @@ def trajectory(
 ) -> tuple[Array, list[HetSynState]]:
     """v (T, B, N) and the T + 1 states before, between and after the steps."""
     x = _checked_inputs(params, host_array("inputs", inputs))
-    p = params.astype(np.float64).expanded()
+    p = _in_full(params)
     states = [_checked_state(params, state, x.shape[1])]
     for x_t in x:
         states.append(advance(p, x_t, states[-1]))
@@ -157,8 +159,8 @@ def gradients(
     surrogate = resolve(surrogate)
     v, states = trajectory(params, inputs, state)
     x = host_array("inputs", inputs, np.float64)
-    p = params.astype(np.float64).expanded()
-    g = {name: np.zeros(getattr(p, name).shape) for name in ARRAYS if getattr(p, name) is not None}
+    p = _in_full(params)
+    g: dict[str, Any] = {name: np.zeros(getattr(p, name).shape) for name in NUMBERS if getattr(p, name) is not None}
     g_spikes = np.zeros(v.shape) if grad_spikes is None else np.asarray(grad_spikes, np.float64)
     g_v = np.zeros(v.shape) if grad_v is None else np.asarray(grad_v, np.float64)
 
@@ -209,6 +211,8 @@ def gradients(
             gA = p.adaptation_decay * gA
         if p.bias is not None:
             g["bias"] += gv.sum(0)
+    g |= {name: getattr(p, name) for name in MASKS}
+    g = {**without_absent(g, ("weight", "decay")), **dict.fromkeys(MASKS)}
     first = len(gz_all) - len(x) - 1  # of z[-1], the `spikes` of the first state
     state_gradient = HetSynState(
         gI,
@@ -256,6 +260,13 @@ def _through_synapses(
     g[f"{kind}weight"] += np.einsum("bnk,lnk,lbk->nk", g_current, weights, of_lag)
     g_of_lag += np.einsum("bnk,nk,lnk->lbk", g_current, weight, weights)
     g[f"{kind}delay"] += weight * np.einsum("bnk,lnk,lbk->nk", g_current, slopes, of_lag)
+
+
+def _in_full(params: HetSynParams) -> HetSynParams:
+    """In float64, every shared field written out, absent synapses without a decay."""
+    full = params.astype(np.float64).expanded()
+    decays = without_absent(_fields(full), ("decay",))
+    return full.replace(decay=decays["decay"], recurrent_decay=decays["recurrent_decay"])
 
 
 def _to_shape(gradient: Array | None, field: Any) -> Array | None:

@@ -27,7 +27,8 @@ from hetsyn_plugins.core.surrogate import Surrogate
 class LayerTensors(NamedTuple):
     """A layer's parameters as a kernel takes them: one device, float32 or float64, decays and (N,) fields expanded.
 
-    Fields as in `core/fields.py`; None where the layer has no such part; `threshold` is None for the readout.
+    Fields as in `core/fields.py`; None where the layer has no such part; `threshold` is None for the readout. Where a
+    mask is False, weight and decay are 0, and nobody reads their gradients: a kernel need not look at masks.
     decay_index  (N, M) whole numbers from 0 on: synapses with the same one have the same decay; None: nobody knows
     """
 
@@ -42,12 +43,19 @@ class LayerTensors(NamedTuple):
     bias: Tensor | None = None
     delay: Tensor | None = None
     recurrent_delay: Tensor | None = None
+    mask: Tensor | None = None
+    recurrent_mask: Tensor | None = None
     decay_index: Tensor | None = None
 
     @property
     def has_delays(self) -> bool:
         """Do synapses read sources of earlier steps?"""
         return self.delay is not None or self.recurrent_delay is not None
+
+    @property
+    def is_masked(self) -> bool:
+        """Are there masks, of synapses that are absent?"""
+        return self.mask is not None or self.recurrent_mask is not None
 
 
 class OutputGradients(NamedTuple):
@@ -77,6 +85,8 @@ class NeedsGrad(NamedTuple):
     bias: bool = False
     delay: bool = False
     recurrent_delay: bool = False
+    mask: bool = False
+    recurrent_mask: bool = False
     decay_index: bool = False
     current: bool = False
     recurrent_current: bool = False

@@ -21,7 +21,18 @@ from torch import Tensor
 
 from hetsyn_plugins.core import memory
 from hetsyn_plugins.core.autograd import refuse_forward_mode, transforming
-from hetsyn_plugins.core.fields import ARRAYS, DECAYS, DELAYS, FIELDS, MATRICES, STATE, HetSynState, full_shapes
+from hetsyn_plugins.core.fields import (
+    ARRAYS,
+    DECAYS,
+    DELAYS,
+    FIELDS,
+    MASKS,
+    MATRICES,
+    STATE,
+    HetSynState,
+    full_shapes,
+)
+from hetsyn_plugins.core.masks import as_mask, without_absent
 from hetsyn_plugins.core.validation import check_fields, check_part, check_values, checked_max_delay, state_shapes
 from hetsyn_plugins.kernels import zeros
 from hetsyn_plugins.kernels.interface import LayerTensors
@@ -101,7 +112,7 @@ def in_full(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
     dtype, shapes = compute_dtype(tensors["weight"]), full_shapes(*tensors["weight"].shape)
     layer = dict(tensors)
     for name, t in tensors.items():
-        if t is None:
+        if t is None or name in MASKS:
             continue
         if t.ndim == 1 and name in MATRICES:  # one a neuron
             layer[name] = t = t[:, None]
@@ -111,7 +122,24 @@ def in_full(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
             layer[name] = t.expand(shapes[FIELDS[name].axes])
     if not spiking:
         layer["threshold"] = None
-    return LayerTensors(**layer)
+    for name in MASKS:
+        if layer.get(name) is not None:
+            layer[name] = _absent(layer[name], shapes[FIELDS[name].axes], name)
+    return LayerTensors(**without_absent(layer, ("weight", "decay")))
+
+
+def _absent(mask: Tensor, shape: tuple[int, ...], name: str) -> Tensor | None:
+    """A mask, which may have been replaced since a layer was built; None where no synapse is seen to be absent."""
+    if mask.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {tuple(mask.shape)}")
+    mask = mask if mask.dtype == torch.bool else mask != 0
+    return None if _all_there(mask) else mask
+
+
+def _all_there(mask: Tensor) -> bool:
+    """Is no synapse masked out, as far as that can be seen?"""
+    is_seen = mask.device.type == "cpu" and not torch.compiler.is_compiling() and not transforming()
+    return is_seen and bool(mask.numpy().all())
 
 
 def check_ranges(tensors: Mapping[str, Tensor | None], names: ArgumentNames) -> None:
@@ -307,6 +335,8 @@ def _as_tensor(name: str, value: Any, weight: Tensor, autocast: bool, names: Arg
     """A field as a tensor beside this weight; numbers take its device and the dtype of the arithmetic."""
     if value is None:
         return None
+    if name in MASKS:
+        return _as_mask(name, value, weight, names)
     dtype = compute_dtype(weight)
     if not isinstance(value, Tensor):
         try:
@@ -324,6 +354,14 @@ def _as_tensor(name: str, value: Any, weight: Tensor, autocast: bool, names: Arg
         dtypes = " or ".join(sorted(str(d) for d in allowed))
         raise ValueError(f"{names[name]}: expected {dtypes} beside a weight of {weight.dtype}, got {value.dtype}")
     return usable(value)
+
+
+def _as_mask(name: str, value: Any, weight: Tensor, names: ArgumentNames) -> Tensor:
+    if isinstance(value, Tensor) and value.dtype == torch.bool and value.layout == torch.strided:
+        if value.device != weight.device:
+            raise ValueError(f"{names[name]}: expected on the weight's device, {weight.device}, got {value.device}")
+        return value
+    return torch.from_numpy(as_mask(names[name], value)).to(weight.device)
 
 
 def _plain(t: Tensor) -> Any:

@@ -86,7 +86,9 @@ class HetSynModule(Copied):
 
     def layer_tensors(self) -> LayerTensors:
         """Every field as a kernel takes it: in full, half types as float32; and who is known to share a decay."""
-        return in_full(self.tensors(), self.spiking)._replace(decay_index=self.decay_index())
+        layer = in_full(self.tensors(), self.spiking)
+        # what is masked out decays by 0, which is none of a codebook's
+        return layer if layer.is_masked else layer._replace(decay_index=self.decay_index())
 
     def decay_index(self) -> Tensor | None:
         """Which decay of a codebook each synapse has, (N, M); None where there is none."""

@@ -83,6 +83,8 @@ def hetsyn_lif(
     bias: Tensor | None = None,
     delay: Tensor | float | None = None,
     recurrent_delay: Tensor | float | None = None,
+    mask: Tensor | None = None,
+    recurrent_mask: Tensor | None = None,
     max_delay: int | None = None,
     state: HetSynState | None = None,
     surrogate: Any = None,
@@ -96,6 +98,8 @@ def hetsyn_lif(
     inputs        (T, B, M), spikes or any graded values
     weight ... recurrent_delay   shapes and units as in `core/fields.py`: decays in [0, 1], (N, M) or shared;
                   threshold > 0; delays >= 0 in steps, whole or not
+    mask, recurrent_mask   (N, M) and (N, N) booleans, or a sparse tensor: which synapses there are; the others have no
+                  current and no gradient. May change from call to call; None: all
     max_delay     for how many steps the state keeps inputs and spikes, at least the longest delay; None: as the state
                   given does, or the longest delay asks for
     state         HetSynState of tensors from an earlier call, or None: zeros
@@ -129,6 +133,7 @@ def hetsyn_li(
     *,
     bias: Tensor | None = None,
     delay: Tensor | float | None = None,
+    mask: Tensor | None = None,
     max_delay: int | None = None,
     state: HetSynState | None = None,
     backend: str = "auto",
@@ -140,7 +145,8 @@ def hetsyn_li(
     Arguments as in `hetsyn_lif`. Returns v (T, B, N) and the state after the last step.
     """
     names = ArgumentNames(argument_names or {})
-    fields = {**dict.fromkeys(ARRAYS), "weight": weight, "decay": decay, "threshold": 1.0, "bias": bias, "delay": delay}
+    given = {"weight": weight, "decay": decay, "threshold": 1.0, "bias": bias, "delay": delay, "mask": mask}
+    fields = {**dict.fromkeys(ARRAYS), **given}
     layer = checked_layer(fields, False, check, names)
     x = checked_inputs(inputs, weight, check, OP._replace(names=names))
     initial = checked_state(state, layer, x.shape[1], names, steps_kept(max_delay, layer, state, names))
@@ -164,6 +170,8 @@ def hetsyn_lif_step(
     bias: Tensor | None = None,
     delay: Tensor | float | None = None,
     recurrent_delay: Tensor | float | None = None,
+    mask: Tensor | None = None,
+    recurrent_mask: Tensor | None = None,
     max_delay: int | None = None,
     spiking: bool = True,
     state: HetSynState | None = None,

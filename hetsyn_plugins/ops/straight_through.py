@@ -42,6 +42,8 @@ def hetsyn_lif_quantised(  # long for its arguments: those of `hetsyn_lif`, writ
     bias: Tensor | None = None,
     delay: None = None,
     recurrent_delay: None = None,
+    mask: Tensor | None = None,
+    recurrent_mask: Tensor | None = None,
     spiking: bool = True,
     unit: float,
     form: str = "cluster",
@@ -54,7 +56,7 @@ def hetsyn_lif_quantised(  # long for its arguments: those of `hetsyn_lif`, writ
     """A HetSynLIF layer over a sequence, rounded to integers in the forward pass.
 
     inputs              (T, B, M), whole numbers
-    weight ... bias     as in `ops.hetsyn_lif`; delays are refused; spiking=False: the leaky readout
+    weight ... recurrent_mask   as in `ops.hetsyn_lif`; delays are refused; spiking=False: the leaky readout
     unit                what one weight unit stands for; weights that do not fit 8 bits in it, and taus that do not fit
                         12, take the nearest value that does (`rounding.quantise`, clip=True); such a weight gets
                         only gradient that moves it back

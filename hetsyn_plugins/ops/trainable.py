@@ -13,6 +13,8 @@
   flat below dt / 10. "log_tau" cannot get there.
 * Delays are trained as they are, used bounded to [0, max_delay]: in the shape given, where they are an array; numbers
   and what is drawn are shared as the decays are.
+* Masks are buffers: what they take out is 0 where it is used, whatever is stored; `layer.mask = ...` changes them.
+  Weights that are drawn have the variance of as many inputs as a neuron has with them.
 * Decays and delays stay float32 under .half() and .bfloat16(): bfloat16 cannot tell a tau of 200 steps from one of 500.
 """
 
@@ -39,12 +41,14 @@ from hetsyn_plugins.core.fields import (
     DECAYS,
     DELAYS,
     FIELDS,
+    MASKS,
     PARAMETRIZATIONS,
     POSITIVE,
     SHARES,
     SYNAPTIC,
 )
 from hetsyn_plugins.core.initialisers import FluctuationDriven
+from hetsyn_plugins.core.masks import as_mask, say_empty_rows
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import (
     check_fields,
@@ -242,7 +246,7 @@ class TrainableFields(Copied, nn.Module):
                 continue
             if value is not None and field in DECAYS:
                 value = stored_from_decay(value, self.parametrization, self.dt)
-            if value is not None and learn.get(field, True):
+            if value is not None and field not in MASKS and learn.get(field, True):
                 self.register_parameter(self.stored_name(field), nn.Parameter(value))
             else:
                 self.register_buffer(self.stored_name(field), value)
@@ -305,6 +309,13 @@ class TrainableFields(Copied, nn.Module):
         """`index` as autograd may keep it: DistributedDataParallel writes to buffers at every forward."""
         index = self.index(field)
         return None if index is None else index.clone()
+
+    def mask_shown(self, field: str) -> str:
+        """What `repr` says of a mask: the part of the synapses that are there; nothing where all are."""
+        mask = self.stored(field) if field in self.names else None
+        if mask is None:
+            return ""
+        return "not known" if mask.is_meta else f"{float(mask.float().mean()):.3g} of the synapses"
 
     def share_shown(self) -> str:
         """What `repr` says of the share."""
@@ -594,15 +605,18 @@ def start_values(  # long: half of it says what the arguments are
     check_share(share, clusters)
     _check_steps(values, dt, names)
     driven = _fluctuation_driven(values, names)
+    drawn = [*driven, *(field for field in WEIGHTS if field in values and _is_drawn(field, values[field]))]
     dtype = _start_dtype(values, dtype, names)
     device = _start_device(values) if device is None else device
     shapes = torch.empty(sizes, device="meta")
     tensors: dict[str, Tensor | None] = {}
     for field, value in values.items():
         full = full_shape(field, shapes)
-        if field in driven:  # its weights depend on the other fields
+        if field in MASKS:
+            tensors[field] = None if value is None else torch.from_numpy(as_mask(names[field], value))
+        elif field in driven:  # its weights depend on the other fields
             tensors[field] = torch.empty(full, dtype=dtype, device="meta")
-        elif field in WEIGHTS and (value is True or (value is None and field == "weight")):
+        elif field in drawn:
             tensors[field] = _drawn_weight(full, dtype)
         elif value is None:
             tensors[field] = None
@@ -615,6 +629,7 @@ def start_values(  # long: half of it says what the arguments are
         raise ValueError(f"{names['weight']}: expected shape {sizes}, got {tuple(layer['weight'].shape)}")
     check_fields(layer, spiking, names)
     check_values({f: None if t is None or t.is_meta else t for f, t in layer.items()}, names)
+    say_empty_rows(layer, names)
     for field in DELAYS:
         if layer[field] is not None and layer[field].ndim == 0:
             tensors[field] = layer[field].expand(_trained_shape(field, full_shape(field, shapes), share)).clone()
@@ -623,6 +638,8 @@ def start_values(  # long: half of it says what the arguments are
             tensors[field] = _shared(names[field], layer[field], full_shape(field, shapes), share)
     for field, initialiser in driven.items():
         tensors[field] = _driven_weight(field, initialiser, tensors, tie_reset)
+    for field in drawn:
+        tensors[field] = _as_few_inputs(tensors[field], tensors.get("mask" if field == "weight" else "recurrent_mask"))
     if clusters is not None:
         tensors |= start_codebook(tensors, clusters)
     return {field: None if t is None else t.to(device) for field, t in tensors.items()}
@@ -724,6 +741,18 @@ def _drawn_weight(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """N(0, 1 / fan_in), as in the paper; half types are rounded from float32."""
     drawn = torch.randn(shape, dtype=torch.float32 if dtype in HALF else dtype)
     return drawn.div(shape[1] ** 0.5).to(dtype)
+
+
+def _is_drawn(field: str, value: Any) -> bool:
+    return field in WEIGHTS and (value is True or (value is None and field == "weight"))
+
+
+def _as_few_inputs(weight: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Drawn weights with the variance of as many inputs as each neuron has."""
+    if weight is None or mask is None or weight.is_meta:
+        return weight
+    share = mask.double().mean(1, keepdim=True).clamp(min=1 / mask.shape[1])
+    return (weight / share.sqrt()).to(weight.dtype)
 
 
 def to_hetsyn_params(tensors: Mapping[str, Tensor | None], spiking: bool, max_delay: int | None = None) -> HetSynParams:

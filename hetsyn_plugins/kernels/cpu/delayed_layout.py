@@ -45,7 +45,7 @@ class DelayedLanes(BatchLanes):
         return (steps, rest, 1 - rest), whole
 
     def currents_fwd(self, s: Array, synapses: Synapses, bias: Tensor | None) -> tuple[Array, Tensor]:
-        decay, weight, delay = synapses
+        decay, weight, delay, _ = synapses
         if delay is None or self.past == 0:
             return super().currents_fwd(s, synapses, bias)
         columns, (n, k) = self.pad(decay.shape[1]), decay.shape
@@ -57,7 +57,7 @@ class DelayedLanes(BatchLanes):
         return u, torch.from_numpy(by_row[: self.batch])
 
     def inputs_bwd(self, g: Array, synapses: Synapses) -> Array:
-        decay, weight, delay = synapses
+        decay, weight, delay, _ = synapses
         if delay is None or self.past == 0:
             return super().inputs_bwd(g, synapses)
         r, w = (self.matrix(x.T, self.m, self.n) for x in (decay, weight))
@@ -86,16 +86,11 @@ class DelayedLanes(BatchLanes):
         parallel(kernel, units, *arrays, sizes, self.steps, self.past, group, reverse)
 
     def synapses_bwd(
-        self,
-        s: Array,
-        g: Array,
-        decay: Tensor,
-        initial: Tensor | None,
-        delay: Tensor | None = None,
-        needs_delay: bool = False,
+        self, s: Array, g: Array, synapses: Synapses, initial: Tensor | None, needs_delay: bool = False
     ) -> SynapseGradients:
+        decay, _, delay, _ = synapses
         if delay is None or self.past == 0:
-            g_weight, g_decay, from_initial, _ = super().synapses_bwd(s, g, decay, initial)
+            g_weight, g_decay, from_initial, _ = super().synapses_bwd(s, g, synapses, initial)
             return g_weight, g_decay, from_initial, torch.zeros_like(decay) if needs_delay else None
         n, k = decay.shape
         r = self.matrix(decay, self.n, self.pad(k))
@@ -112,7 +107,7 @@ class DelayedLanes(BatchLanes):
     def recurrent_fwd(
         self, u: Array, state: Arrays, soma: Arrays, synapses: Synapses, past: Tensor | None = None
     ) -> Tensor:
-        decay, weight, delay = synapses
+        decay, weight, delay, _ = synapses
         if delay is None or past is None or self.past == 0:
             return super().recurrent_fwd(u, state, soma, synapses)
         X = self.zeros(self.blocks, self.n, self.n, self.lanes)
@@ -127,7 +122,7 @@ class DelayedLanes(BatchLanes):
         return self._unpack_traces(X)
 
     def recurrent_bwd(self, g: Array, gz_and_d: Arrays, state: Arrays, soma: Arrays, synapses: Synapses) -> None:
-        decay, weight, delay = synapses
+        decay, weight, delay, _ = synapses
         if delay is None or self.past == 0:
             super().recurrent_bwd(g, gz_and_d, state, soma, synapses)
             return

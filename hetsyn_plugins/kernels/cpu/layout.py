@@ -1,15 +1,15 @@
 """How one call lies in memory, and which kernels work on it: lanes = rows of the batch, or lanes = neurons.
 
 Both layouts offer the same methods to `sequence.py`; names say part and direction. Arrays are flat NumPy; `padded` is a
-number of lines or neurons with the padding of a layout; `synapses` are (decay, weight, delay), (N, K); `soma` are what
-`soma.py` calls theta, reset_strength, kappa, adaptation_strength, rho (backwards without theta).
+number of lines or neurons with the padding of a layout; `soma` are what `soma.py` calls theta, reset_strength, kappa,
+adaptation_strength, rho (backwards without theta).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +24,17 @@ from hetsyn_plugins.kernels.cpu.threads import parallel
 Array = NDArray[Any]
 Arrays = tuple[Array, ...]
 SynapseGradients = tuple[Tensor, Tensor, Tensor | None, Tensor | None]  # see `Layout.synapses_bwd`
-Synapses = tuple[Tensor, Tensor, Tensor | None]  # decay and weight, (N, K), and delay, which `delayed_layout.py` reads
 CACHE_BYTES = 1 << 19  # half of a core's L2 cache: what a kernel should work on at a time
 ONLY: ContextVar[type[Layout] | None] = ContextVar("ONLY", default=None)  # the checks set it: each on every case
+
+
+class Synapses(NamedTuple):
+    """What synapses (N, K) are; delays are what `delayed_layout.py` reads, masks `sparse_layout.py`."""
+
+    decay: Tensor
+    weight: Tensor
+    delay: Tensor | None = None
+    mask: Tensor | None = None
 
 
 def layout(inputs: Tensor, neurons: int) -> Layout:
@@ -112,13 +120,7 @@ class Layout(ABC):
 
     @abstractmethod
     def synapses_bwd(
-        self,
-        s: Array,
-        g: Array,
-        decay: Tensor,
-        initial: Tensor | None,
-        delay: Tensor | None = None,
-        needs_delay: bool = False,
+        self, s: Array, g: Array, synapses: Synapses, initial: Tensor | None, needs_delay: bool = False
     ) -> SynapseGradients:
         """sum g x and sum g y of synapses with sources s, (N, K), what initial currents add to the decay's, and, where
         that is needed, sum g dx/ddelay.
@@ -253,15 +255,9 @@ class BatchLanes(Layout):
         parallel(batch_lanes.initial_current_fwd, self.vectors, self._pack_currents(state), u, r, self.steps)
 
     def synapses_bwd(
-        self,
-        s: Array,
-        g: Array,
-        decay: Tensor,
-        initial: Tensor | None,
-        delay: Tensor | None = None,
-        needs_delay: bool = False,
+        self, s: Array, g: Array, synapses: Synapses, initial: Tensor | None, needs_delay: bool = False
     ) -> SynapseGradients:
-        n, k = decay.shape
+        decay, (n, k) = synapses.decay, synapses.decay.shape
         r = self.matrix(decay, self.n, self.pad(k))
         gw, gr = np.zeros_like(r), np.zeros_like(r)
         group = max(1, min(8, CACHE_BYTES // 2 // self.tile_bytes))
@@ -371,15 +367,9 @@ class NeuronLanes(Layout):
         parallel(neuron_lanes.initial_current_fwd, self.vectors, self._pack_currents(state), u, rT, sources, self.steps)
 
     def synapses_bwd(
-        self,
-        s: Array,
-        g: Array,
-        decay: Tensor,
-        initial: Tensor | None,
-        delay: Tensor | None = None,
-        needs_delay: bool = False,
+        self, s: Array, g: Array, synapses: Synapses, initial: Tensor | None, needs_delay: bool = False
     ) -> SynapseGradients:
-        k = decay.shape[1]
+        decay, k = synapses.decay, synapses.decay.shape[1]
         sources = self.pad(k)
         rT = self.matrix(decay.T, sources, self.n).ravel()
         gw, gr = self.empty(rT.size), self.empty(rT.size)

@@ -20,9 +20,10 @@ from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.cpu import one_step, soma
 from hetsyn_plugins.kernels.cpu.delayed_layout import delayed_layout
-from hetsyn_plugins.kernels.cpu.layout import ONLY, Array, Layout, known_zero
+from hetsyn_plugins.kernels.cpu.layout import ONLY, Array, Layout, Synapses, known_zero
 from hetsyn_plugins.kernels.cpu.neurons import derivative, soma_arrays, soma_gradients
 from hetsyn_plugins.kernels.cpu.shared_layout import BACKWARD, FORWARD, Limit, layout_of
+from hetsyn_plugins.kernels.cpu.sparse_layout import sparse_layout
 from hetsyn_plugins.kernels.cpu.threads import parallel
 from hetsyn_plugins.kernels.delays import with_past
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
@@ -36,7 +37,7 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
         return one_step.forward(inputs, layer, state)
     at = _layout(inputs, layer, state, FORWARD, layer.recurrent_weight is not None)
     sources = at.sources(with_past(state.past_inputs, inputs))
-    u, current = at.currents_fwd(sources, (layer.decay, layer.weight, layer.delay), layer.bias)
+    u, current = at.currents_fwd(sources, _synapses("", layer), layer.bias)
     if not known_zero(state.current):
         at.initial_current_fwd(u, state.current, layer.decay)
         _add_initial(current, state.current, layer.decay, at.steps)
@@ -51,7 +52,7 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     else:
         if not known_zero(state.recurrent_current):
             at.initial_current_fwd(u, state.recurrent_current, layer.recurrent_decay)
-        synapses = (layer.recurrent_decay, layer.recurrent_weight, layer.recurrent_delay)
+        synapses = _synapses("recurrent_", layer)
         recurrent = at.recurrent_fwd(u, packed, soma_arrays(at, layer), synapses, state.past_spikes)
         np.multiply(recurrent.numpy(), layer.recurrent_weight.detach().numpy(), out=recurrent.numpy())
         if not known_zero(state.recurrent_current):
@@ -65,7 +66,7 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
 def _layout(inputs: Tensor, layer: LayerTensors, state: HetSynState, limit: Limit, turns: bool) -> Layout:
     """How a call of this layer lies in memory; `limit` and `turns` as in `shared_layout.layout_of`."""
     if not layer.has_delays:
-        return layout_of(inputs, layer, limit, turns)
+        return sparse_layout(layout_of(inputs, layer, limit, turns), layer)
     past = state.past_spikes if layer.delay is None else state.past_inputs
     return delayed_layout(inputs, len(layer.weight), len(past))
 
@@ -93,46 +94,38 @@ def spikes_of(v: Tensor, threshold: Tensor) -> Tensor:
 # ---- backward -----------------------------------------------------------------------------------------------------
 
 
-class Synapses(NamedTuple):
+class Asked(NamedTuple):
     """One set of synapses, those of the inputs ("") or the "recurrent_" ones, and what is asked of it.
 
     initial       first currents (B, N, K), None where they are zero
     grad_final    dLoss/d(last currents) (B, N, K), or None
     needs_grad    are gradients of weight, decay or delay asked for?
-    delay         (N, K) or None
     needs_delay   are gradients of the delay asked for?
     needs_states  are gradients of the first currents asked for, or any through the last?
     """
 
     name: str
-    decay: Tensor
-    weight: Tensor
+    synapses: Synapses
     initial: Tensor | None
     grad_final: Tensor | None
     needs_grad: bool
     needs_states: bool
-    delay: Tensor | None
     needs_delay: bool
 
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Decay, weight and delay."""
-        return self.decay, self.weight, self.delay
+
+def _synapses(name: str, layer: LayerTensors) -> Synapses:
+    return Synapses(*(getattr(layer, f"{name}{part}") for part in Synapses._fields))
 
 
-def _synapses(
-    name: str, layer: LayerTensors, state: HetSynState, grad_state: HetSynState, needs_grad: NeedsGrad
-) -> Any:
-    weight, initial = getattr(layer, f"{name}weight"), getattr(state, f"{name}current")
-    if weight is None:
+def _asked(name: str, layer: LayerTensors, state: HetSynState, grad_state: HetSynState, needs_grad: NeedsGrad) -> Any:
+    if getattr(layer, f"{name}weight") is None:
         return None
+    initial = getattr(state, f"{name}current")
     of_fields = any(getattr(needs_grad, f"{name}{field}") for field in ("weight", "decay", "delay"))
     grad_final = getattr(grad_state, f"{name}current")
     needs_states = grad_final is not None or getattr(needs_grad, f"{name}current")
-    initial = None if known_zero(initial) else initial
-    decay, delay = getattr(layer, f"{name}decay"), getattr(layer, f"{name}delay")
-    needs_delay = getattr(needs_grad, f"{name}delay")
-    return Synapses(name, decay, weight, initial, grad_final, of_fields, needs_states, delay, needs_delay)
+    initial, needs_delay = None if known_zero(initial) else initial, getattr(needs_grad, f"{name}delay")
+    return Asked(name, _synapses(name, layer), initial, grad_final, of_fields, needs_states, needs_delay)
 
 
 # long: the order of the kernels, to be read as one
@@ -153,7 +146,7 @@ def backward(
         return one_step.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
     turns = needs_grad.inputs or layer.recurrent_weight is not None
     at, grad_state = _layout(inputs, layer, state, BACKWARD, turns), output_gradients.state
-    of_inputs, recurrent = (_synapses(name, layer, state, grad_state, needs_grad) for name in ("", "recurrent_"))
+    of_inputs, recurrent = (_asked(name, layer, state, grad_state, needs_grad) for name in ("", "recurrent_"))
     if layer.has_delays and _through_states(needs_grad, of_inputs, recurrent):  # which few ask for
         return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
     grads, grads_initial = dict[str, Any](), dict[str, Any]()
@@ -179,21 +172,21 @@ def backward(
         _synapse_gradients(at, recurrent, sources, g, z_prev, g_v, grads_initial, grads)
     g_inputs = None
     if needs_grad.inputs:
-        g_inputs = at.unpack(at.inputs_bwd(g, of_inputs.tensors), at.m, at.inputs)
+        g_inputs = at.unpack(at.inputs_bwd(g, of_inputs.synapses), at.m, at.inputs)
         if of_inputs.grad_final is not None:
-            g_inputs += at.neuron_lanes().final_current_bwd(of_inputs.grad_final, of_inputs.tensors)
+            g_inputs += at.neuron_lanes().final_current_bwd(of_inputs.grad_final, of_inputs.synapses)
     return Gradients(g_inputs, grads, HetSynState(grads_initial.pop("current", None), **grads_initial))
 
 
-def _through_states(needs_grad: NeedsGrad, *synapses: Synapses | None) -> bool:
+def _through_states(needs_grad: NeedsGrad, *asked: Asked | None) -> bool:
     """Are gradients asked for of the first currents and the past, or any through the last currents?"""
     of_past = needs_grad.past_inputs or needs_grad.past_spikes
-    return of_past or any(each is not None and each.needs_states for each in synapses)
+    return of_past or any(each is not None and each.needs_states for each in asked)
 
 
 def _synapse_gradients(
     at: Layout,
-    synapses: Synapses,
+    asked: Asked,
     packed: Array | None,
     g: Array,
     sources: Tensor | None,
@@ -206,20 +199,20 @@ def _synapse_gradients(
     packed, sources   the sequence of the sources, packed and as a tensor (T, B, K), where each is needed
     g, g_v            dLoss/dv, likewise
     """
-    name = synapses.name
+    name, synapses = asked.name, asked.synapses
     g_weight = g_decay = None
-    if synapses.needs_grad and packed is not None:
+    if asked.needs_grad and packed is not None:
         g_weight, g_decay, from_initial, g_delay = at.synapses_bwd(
-            packed, g, synapses.decay, synapses.initial, synapses.delay, synapses.needs_delay
+            packed, g, synapses, asked.initial, asked.needs_delay
         )
         if g_delay is not None:
             grads[f"{name}delay"] = g_delay * synapses.weight.detach()
         np.multiply(g_decay.numpy(), synapses.weight.detach().numpy(), out=g_decay.numpy())
         g_decay = g_decay if from_initial is None else g_decay + from_initial
-    if synapses.needs_states and sources is not None and g_v is not None:
-        ends = (synapses.initial, synapses.grad_final)
+    if asked.needs_states and sources is not None and g_v is not None:
+        ends = (asked.initial, asked.grad_final)
         grads_initial[f"{name}current"], from_final_weight, from_final_decay = at.neuron_lanes().states_bwd(
-            sources, g_v, synapses.tensors, *ends
+            sources, g_v, synapses, *ends
         )
         if g_weight is not None and g_decay is not None:
             g_weight, g_decay = g_weight + from_final_weight, g_decay + from_final_decay
@@ -231,7 +224,7 @@ def _neurons_bwd(
     g: Array,
     d: Array,
     layer: LayerTensors,
-    recurrent: Synapses | None,
+    recurrent: Asked | None,
     output_gradients: OutputGradients,
     detach_reset: bool,
 ) -> tuple[dict[str, Tensor], Tensor]:
@@ -239,7 +232,7 @@ def _neurons_bwd(
     grad_spikes, grad_state, from_final = output_gradients.spikes, output_gradients.state, None
     gz = at.zeros(len(g)) if grad_spikes is None else at.pack(grad_spikes, at.n)
     if recurrent is not None and recurrent.grad_final is not None:  # of z[t-1], at t
-        from_final = at.neuron_lanes().final_current_bwd(recurrent.grad_final, recurrent.tensors)
+        from_final = at.neuron_lanes().final_current_bwd(recurrent.grad_final, recurrent.synapses)
         shifted = torch.cat([from_final[1:], torch.zeros_like(from_final[:1])])
         gz = at.pack(shifted if grad_spikes is None else grad_spikes + shifted, at.n)
     _, reset_strength, *decays = soma_arrays(at, layer)
@@ -253,7 +246,7 @@ def _neurons_bwd(
     if recurrent is None:
         parallel(soma.neurons_bwd, at.vectors, g, gz, d, *packed, *constants, at.steps, at.tile)
     else:
-        at.recurrent_bwd(g, (gz, d), packed, constants, recurrent.tensors)
+        at.recurrent_bwd(g, (gz, d), packed, constants, recurrent.synapses)
     grads_initial = {"spikes": at.unpack_state(z)}
     if from_final is not None:
         grads_initial["spikes"] += from_final[0]

@@ -148,7 +148,7 @@ class _Events(Layout):
         return torch.from_numpy(np.ascontiguousarray(by_lane.reshape(-1, self.inputs)[: self.neurons]))
 
     def currents_fwd(self, s: Any, synapses: Synapses, bias: Tensor | None) -> tuple[Array, Tensor]:
-        w, u, events = self._by_block(synapses[1]), self.own.sequence(self.own.n), self.events
+        w, u, events = self._by_block(synapses.weight), self.own.sequence(self.own.n), self.events
         arrays = (*events.arrays, w, self.marks, self.book.decays, self.vector(bias, self.own.n), u)
         sizes = (self.steps, self.batch, self.inputs, events.tiles, events.rows)
         parallel(codebook.currents_fwd, self.of_lanes * self.batch, *arrays, *sizes)
@@ -167,23 +167,17 @@ class _Events(Layout):
         return torch.from_numpy(by_neuron[:, : self.neurons])
 
     def synapses_bwd(
-        self,
-        s: Any,
-        g: Array,
-        decay: Tensor,
-        initial: Tensor | None,
-        delay: Tensor | None = None,
-        needs_delay: bool = False,
+        self, s: Any, g: Array, synapses: Synapses, initial: Tensor | None, needs_delay: bool = False
     ) -> SynapseGradients:
         if not isinstance(s, Events):  # of recurrent synapses
             plain: Any = super()
-            gradients: SynapseGradients = plain.synapses_bwd(s, g, decay, initial, delay, needs_delay)
+            gradients: SynapseGradients = plain.synapses_bwd(s, g, synapses, initial, needs_delay)
             return gradients
         gw, gr = (self.zeros(self.of_lanes, self.inputs, self.lanes) for _ in range(2))
         arrays = (*s.arrays, self._to_own(g), self.marks, self.book.decays, gw, gr)
         sizes = (self.steps, self.batch, self.inputs, s.tiles, s.rows)
         parallel(codebook.synapses_bwd, self.of_lanes * s.tiles, *arrays, *sizes)
-        from_initial = None if initial is None else self._from_initial(initial, g, decay)
+        from_initial = None if initial is None else self._from_initial(initial, g, synapses.decay)
         return self._of_blocks(gw), self._of_blocks(gr), from_initial, None
 
 
