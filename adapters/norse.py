@@ -210,8 +210,8 @@ class HetSynLIFParameters(TrainableFields):
     delay, rec_delay   steps from an input (a spike) to the synapse, >= 0, whole or not, in the shapes of tau_syn_inv,
                        or a function (shape, generator) -> array; None: none
     max_delay          no delay becomes longer, so many steps are kept in the state; None: as the longest asks for
-    mask, rec_mask     booleans (N, M) and (N, N), 0 and 1, or sparse tensors: which synapses there are; None: all. Weights
-                       that a layer draws are drawn for as many inputs; `cell.p.mask = ...` replaces it between sequences
+    mask, rec_mask     booleans (N, M) and (N, N), 0 and 1, or sparse tensors: which synapses there are; None: all.
+                       Weights that a layer draws are so for these inputs; `cell.p.mask = ...` replaces it later
     method, alpha   a surrogate (`hetsyn_plugins.core.surrogate`), its name, or a method of Norse's with its alpha
     dtype   None: torch's default for numbers; a float64 layer from numbers wants float64 here too
     learn_...       what is trained beside the synaptic decays and the bias
@@ -381,6 +381,7 @@ class HetSynLIFParameters(TrainableFields):
             value = self.tensor(field)
             if value is not None:
                 shown[FIELD_NAMES[field]] = span(value.detach())
+        shown |= {FIELD_NAMES[field]: part for field in MASKS if (part := self.mask_shown(field))}
         surrogate = f"method={self.method!r}, parametrization={self.parametrization!r}"
         return ", ".join((*(f"{name}={text}" for name, text in shown.items()), surrogate))
 

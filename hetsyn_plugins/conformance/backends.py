@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hetsyn_plugins.conformance.cases import Backend, Case, Outcome
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import ARRAYS, Array, HetSynState
+from hetsyn_plugins.core.fields import ARRAYS, NUMBERS, Array, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.reference import Gradients
 from hetsyn_plugins.exchange import frameworks
@@ -22,11 +23,12 @@ from hetsyn_plugins.exchange import frameworks
 
 def available() -> tuple[list[Backend], dict[str, str]]:
     """The backends that can run here, and name -> reason for those that cannot."""
+    backend = partial(Backend, delays=True, masks=True)
     backends = [
-        Backend("reference", lambda case: run_reference(case), delays=True),
-        Backend("eager", lambda case: run_op(case), delays=True),
-        Backend("eager-step", lambda case: run_op_stepwise(case, backend="eager"), delays=True),
-        Backend("native-step", lambda case: run_op_stepwise(case, quantise=lambda state: state), delays=True),
+        backend("reference", lambda case: run_reference(case)),
+        backend("eager", lambda case: run_op(case)),
+        backend("eager-step", lambda case: run_op_stepwise(case, backend="eager")),
+        backend("native-step", lambda case: run_op_stepwise(case, quantise=lambda state: state)),
     ]
     absent = {}
     from hetsyn_plugins.ops import dispatch
@@ -34,28 +36,28 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     why = dispatch.why_no_cpu_kernel()
     if why is None:
         backends += [
-            Backend("cpu-batch", lambda case: run_cpu(case, "BatchLanes"), delays=True),
-            Backend("cpu-neuron", lambda case: run_cpu(case, "NeuronLanes"), delays=True),
-            Backend("cpu-step", lambda case: run_op_stepwise(case, backend="cpu"), delays=True),
+            backend("cpu-batch", lambda case: run_cpu(case, "BatchLanes")),
+            backend("cpu-neuron", lambda case: run_cpu(case, "NeuronLanes")),
+            backend("cpu-step", lambda case: run_op_stepwise(case, backend="cpu")),
         ]
     else:
         absent["cpu"] = why
     why = _why_no_gpu()
     if why is None:
-        backends.append(Backend("gpu", run_gpu, dtypes=(np.float32,)))
-        backends.append(Backend("gpu-step", run_gpu_stepwise, dtypes=(np.float32,)))
+        backends.append(Backend("gpu", run_gpu, dtypes=(np.float32,), masks=True))
+        backends.append(Backend("gpu-step", run_gpu_stepwise, dtypes=(np.float32,), masks=True))
     else:
         absent["gpu"] = why
     absent |= {name: why for name in frameworks.CONVERTIBLE if (why := frameworks.why_not_installed(name))}
     if "snntorch" not in absent:
         backends += [
-            Backend("snntorch", lambda case: run_snntorch(case, sequence=True), z_from_v=True, delays=True),
-            Backend("snntorch-step", lambda case: run_snntorch(case, sequence=False), z_from_v=True, delays=True),
+            backend("snntorch", lambda case: run_snntorch(case, sequence=True), z_from_v=True),
+            backend("snntorch-step", lambda case: run_snntorch(case, sequence=False), z_from_v=True),
         ]
     if "norse" not in absent:
         backends += [
-            Backend("norse", lambda case: run_norse(case, sequence=True), delays=True),
-            Backend("norse-cell", lambda case: run_norse(case, sequence=False), delays=True),
+            backend("norse", lambda case: run_norse(case, sequence=True)),
+            backend("norse-cell", lambda case: run_norse(case, sequence=False)),
         ]
     return backends, absent
 
@@ -80,7 +82,7 @@ def run_op(case: Case, backend: str = "eager", device: str = "cpu") -> Outcome:
         options["max_delay"] = case.params.max_delay
         spikes, v, end = lif.hetsyn_lif(x, state=state, **fields, **options)
     else:
-        readout = {name: fields[name] for name in ("weight", "decay", "bias", "delay")}
+        readout = {name: fields[name] for name in ("weight", "decay", "bias", "delay", "mask")}
         spikes, (v, end) = (
             None,
             lif.hetsyn_li(x, state=state, max_delay=case.params.max_delay, **readout, backend=backend),
@@ -244,7 +246,10 @@ def _leaves(case: Case, device: str = "cpu") -> tuple[Any, dict[str, Any], HetSy
     needs_grad = case.output_gradients is not None
     x = _shared(case.inputs, device).requires_grad_(needs_grad)
     arrays = {name: getattr(case.params, name) for name in ARRAYS}
-    fields = {k: None if a is None else _shared(a, device).requires_grad_(needs_grad) for k, a in arrays.items()}
+    fields = {k: None if a is None else _shared(a, device) for k, a in arrays.items()}
+    for name in NUMBERS:
+        if (field := fields[name]) is not None:
+            field.requires_grad_(needs_grad)
     through_state = case.output_gradients is not None and case.output_gradients.state is not None
     return x, fields, None if case.state is None else _tensors(case.state, x, through_state)
 

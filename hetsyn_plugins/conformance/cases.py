@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array, HetSynState
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, MASKS, Array, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate
 
@@ -90,6 +90,17 @@ def _delays(rng: np.random.Generator, n: int, m: int) -> dict[str, Any]:
     return {"delay": draw(m), "recurrent_delay": draw(n), "max_delay": 6}
 
 
+def _masks(rng: np.random.Generator, n: int, m: int) -> dict[str, Any]:
+    """A fifth of the synapses are there, at least one a neuron."""
+
+    def draw(columns: int) -> Any:
+        mask = rng.random((n, columns)) < 0.2
+        mask[np.arange(n), rng.integers(0, columns, n)] = True
+        return mask
+
+    return {"mask": draw(m), "recurrent_mask": draw(n)}
+
+
 Draw = Callable[[np.random.Generator, int, int], HetSynParams]
 
 
@@ -128,6 +139,9 @@ KINDS: dict[str, Draw] = {
         rng, n, m, **_recurrence(rng, n), **_adaptation(rng, n), bias=rng.normal(0, 0.05, n), **_delays(rng, n, m)
     ),
     "whole delays": lambda rng, n, m: _full(rng, n, m, delay=rng.choice([0.0, 1.0, 2.0, 7.0], (n, m))),
+    "masks": lambda rng, n, m: _full(
+        rng, n, m, **_recurrence(rng, n), **_adaptation(rng, n), bias=rng.normal(0, 0.05, n), **_masks(rng, n, m)
+    ),
 }
 
 
@@ -178,6 +192,7 @@ def _draw(
         state = None
         if with_state:
             state = _rounded(reference.run(params, INPUTS["dense"](rng, (9, batch, m)))[2], dtype)
+            state = _of_other_masks(params, state)
         case = Case(f"{kind}, {inputs}, seed {seed}", params, x, state)
         outputs = spikes, v, _ = reference.run(params, x, state)
         alive = spikes is None or inputs == "silent" or steps < 20 or 0.02 < spikes.mean() < 0.9
@@ -222,10 +237,23 @@ def draw_at_threshold(kind: str, dtype: Any) -> Case:
 def _dyadic(rng: np.random.Generator, name: str, like: Array | None) -> Array | None:
     if like is None:
         return None
+    if name in MASKS:
+        return like
     if name in DECAYS:
         return rng.choice([0.0, 0.5], like.shape)
     low, high = {"threshold": (2, 5), "adaptation_strength": (1, 2)}.get(name, (-2, 5))
     return rng.integers(low, high, like.shape) / 4
+
+
+def _of_other_masks(params: HetSynParams, state: HetSynState) -> HetSynState:
+    """The state of a layer whose masks were others a step ago: currents of 0.25 where now no synapse is."""
+    parts = {"current": params.mask, "recurrent_current": params.recurrent_mask}
+    currents = {
+        name: np.where(m, i, i.dtype.type(0.25))
+        for name, m in parts.items()
+        if (i := getattr(state, name)) is not None and m is not None
+    }
+    return state._replace(**currents)
 
 
 def _rounded(state: HetSynState, dtype: Any) -> HetSynState:
@@ -307,6 +335,7 @@ class Backend:
     gradients  False: it has a forward pass only
     states     False: it starts from zeros and shows spikes and v only; `Outcome.state` is not looked at
     delays     False: it has no synapses with delays
+    masks      False: it has no masks: gradients of absent weights, and first currents of absent synapses
     takes      of which cases it can hold the parameters; None: of all
     known      check -> why it is known not to hold; one that holds all the same is reported
     origin     where `loading.load` finds it, for what reproduces a failure
@@ -319,6 +348,7 @@ class Backend:
     gradients: bool = True
     states: bool = True
     delays: bool = False
+    masks: bool = False
     takes: Callable[[Case], bool] | None = None
     known: Mapping[str, str] = field(default_factory=dict)
     origin: str = ""
@@ -338,6 +368,8 @@ class Backend:
             return "no states"
         if case.params.has_delays() and not self.delays:
             return "no delays"
+        if (case.params.mask is not None or case.params.recurrent_mask is not None) and not self.masks:
+            return "no masks"
         if self.takes is not None and not self.takes(case):
             return "no such layers"
         return None

@@ -232,7 +232,7 @@ def check_sizes(backend: Backend) -> Tally:
     tally = Tally()
     for seed, sizes in enumerate(EDGES):
         for dtype in backend.dtypes:
-            for kind in ("everything", "readout", *(["delays"] if seed in (4, 10, 16) else [])):
+            for kind in ("everything", "readout", *(["delays", "masks"] if seed in (4, 10, 16) else [])):
                 through_state = backend.states and seed % 4 == 0
                 options = {"with_gradients": backend.gradients, "through_state": through_state, "dtype": dtype}
                 compare(backend, backend.draw(seed, kind, sizes=sizes, **options), tally)
@@ -243,7 +243,7 @@ def check_sizes(backend: Backend) -> Tally:
 def check_states(backend: Backend) -> Tally:
     """All of a first state is used, and the state returned is the last one."""
     tally = Tally()
-    for seed, kind in enumerate(("feed-forward", "everything", "no reset", "readout", "delays")):
+    for seed, kind in enumerate(("feed-forward", "everything", "no reset", "readout", "delays", "masks")):
         for steps in (0, 1, 25):
             compare(backend, backend.draw(seed, kind, "sparse", sizes=(steps, 2, 5, 6), with_state=True), tally)
     return tally
@@ -253,7 +253,7 @@ def check_states(backend: Backend) -> Tally:
 def check_chunks(backend: Backend) -> Tally:
     """Running T1 then T2 steps with the state carried equals running T1 + T2 steps at once."""
     tally = Tally()
-    for seed, kind in enumerate(("everything", "no reset", "readout", "delays")):
+    for seed, kind in enumerate(("everything", "no reset", "readout", "delays", "masks")):
         case = backend.draw(seed, kind, sizes=(37, 2, 5, 6))
         for cut in (1, 20, 37):
             start = reference.zero_state(case.params, 2)  # asks for states
@@ -361,7 +361,9 @@ def check_gradients(backend: Backend) -> Tally:
 def check_state_gradients(backend: Backend) -> Tally:
     """Gradients with a first state: of everything else where it is a constant, and of it too where it is not."""
     tally = Tally()
-    for seed, kind in enumerate(("feed-forward", "everything", "no reset", "readout", "tau 0 to infinity", "delays")):
+    for seed, kind in enumerate(
+        ("feed-forward", "everything", "no reset", "readout", "tau 0 to infinity", "delays", "masks")
+    ):
         for through_state in (False, True):
             options: dict[str, Any] = {"with_gradients": True, "through_state": through_state}
             compare(backend, backend.draw(seed, kind, "graded", sizes=(12, 2, 5, 6), with_state=True, **options), tally)

@@ -16,7 +16,7 @@ import numpy as np
 from hetsyn_plugins.conformance.cases import Backend, Case, OutputGradients, clear_of_threshold
 from hetsyn_plugins.conformance.comparison import Tally, compare
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import ARRAYS, FIELDS, PAIRS, STATE, HetSynState
+from hetsyn_plugins.core.fields import ARRAYS, DELAYS, FIELDS, MASKS, NUMBERS, PAIRS, STATE, HetSynState
 from hetsyn_plugins.core.surrogate import MultiGaussian
 
 MOST_RUNS = 300  # of a backend, for one failure
@@ -137,7 +137,7 @@ def without_options(case: Case) -> Iterator[Case]:
             yield replace(case, detach_reset=False)
     if case.state is not None:
         yield replace(case, state=None)
-    parts = [("delay",), ("recurrent_delay",), *PAIRS, ("bias",), ("reset_decay",)]
+    parts = [*((name,) for name in (*DELAYS, *MASKS)), *PAIRS, ("bias",), ("reset_decay",)]
     for part in parts:
         if getattr(case.params, part[0]) is not None:
             yield without_part(case, part)
@@ -188,7 +188,7 @@ def lines_alone(case: Case) -> Iterator[Case]:
 def rounder(case: Case) -> Iterator[Case]:
     """The case with simpler numbers: whole ones where it goes, else of one digit or two."""
     for digits in (0, 1, 2):
-        for names in [[*ARRAYS, "inputs"], *([name] for name in (*ARRAYS, "inputs"))]:
+        for names in [[*NUMBERS, "inputs"], *([name] for name in (*NUMBERS, "inputs"))]:
             yield from _rounded(case, names, digits)
 
 

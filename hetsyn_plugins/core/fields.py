@@ -14,8 +14,8 @@ Notation of the paper (Deng et al., "HetSyn", NeurIPS 2025), N neurons with M in
     bias                 b_i      (N,), or None               finite   threshold's
     delay                d_ij     (N, M), or shared, or None  >= 0     steps
     recurrent_delay      e_ik     (N, N), or shared, or None  >= 0     steps
-    mask                 c_ij     (N, M), or None             boolean  is there such a synapse?
-    recurrent_mask       h_ik     (N, N), or None             boolean  likewise
+    mask                 c_ij     (N, M), or None             0 or 1   boolean
+    recurrent_mask       h_ik     (N, N), or None             0 or 1   boolean
 
 A decay or delay of synapses is shared by its shape: () for the whole layer, (N,) or (N, 1) a neuron, (1, M) a
 presynaptic line. None says that the layer has no such part; `Field.beside` names the field that must then be None too,

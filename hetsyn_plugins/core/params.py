@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, DELAYS, MASKS, NAMES, NUMBERS, Array, HetSynState, Taus
-from hetsyn_plugins.core.masks import as_mask, say_empty_rows, without_absent
+from hetsyn_plugins.core.masks import as_mask, without_absent
 from hetsyn_plugins.core.validation import (
     allowed_shapes,
     as_array,
@@ -160,7 +160,6 @@ class HetSynParams:
         object.__setattr__(self, "spiking", checked_bool("spiking", self.spiking))
         check_fields(arrays, self.spiking)
         check_values(arrays)
-        say_empty_rows(arrays)
         arrays = without_absent(arrays)
         delays = {name: arrays[name] for name in DELAYS}
         has_delays = any(delay is not None for delay in delays.values())

@@ -7,6 +7,8 @@ checked by a digest when it is read back into plain data, and from there into an
     <i>.stored.<field>    tau or log tau, where that is what is trained
     <i>.codebook.<part>   decays (K,) and indices (`core.codebook.Codebook`), with share="codebook" in the place of the
                           decays of synapses; indices of one byte where they fit
+    <i>.mask              of a layer with masks, as <i>.recurrent_mask: bits, a row a neuron (numpy.packbits)
+    <i>.values.<name>     in the place of an array with an entry a synapse: those of synapses that are there, row by row
     architecture          a list of layers: type, name, options
 
 Files of format 1 had several entries of metadata and no digest: format, format_version, hetsyn_plugins (the version)
@@ -28,7 +30,7 @@ from hetsyn_plugins.core import array_file
 from hetsyn_plugins.core.array_file import ArrayFile
 from hetsyn_plugins.core.bounded import parse_json
 from hetsyn_plugins.core.codebook import INDICES, Codebook, check_index
-from hetsyn_plugins.core.fields import ARRAYS, DECAYS, SYNAPTIC, Array
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, MASKS, NUMBERS, SYNAPTIC, Array
 from hetsyn_plugins.core.file_format import LATER, FileFormatError, check_digest, from_check
 from hetsyn_plugins.core.network import OPTIONS, AlwaysOn, Dropout, HetSynLayer, Layer, Linear, Network
 from hetsyn_plugins.core.params import HetSynParams
@@ -90,12 +92,15 @@ def describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, An
         parts = {name: getattr(layer.params, name) for name in ARRAYS}
         if layer.codebook is not None:
             parts |= {**dict.fromkeys(SYNAPTIC), **_codebook_parts(layer.codebook)}
-        arrays |= {f"{index}.{name}": array for name, array in parts.items() if array is not None}
-        arrays |= {f"{index}.stored.{name}": array for name, array in layer.stored.items()}
+        parts |= {f"stored.{name}": array for name, array in layer.stored.items()}
+        there = _without_absent({name: array for name, array in parts.items() if array is not None})
+        arrays |= {f"{index}.{name}": array for name, array in there.items()}
         entry |= {name: getattr(layer, name) for name in OPTIONS}
         entry |= {"learned": sorted(layer.learned), "autapses": layer.autapses}
         entry |= {"spiking": layer.params.spiking, "surrogate": _describe_surrogate(layer.surrogate)}
         entry |= {"max_delay": layer.params.max_delay}
+        if layer.params.mask is not None:
+            entry["inputs"] = layer.params.weight.shape[1]
     elif isinstance(layer, Linear):
         arrays[f"{index}.weight"] = layer.weight
         if layer.bias is not None:
@@ -110,6 +115,25 @@ def _codebook_parts(codebook: Codebook) -> dict[str, Any]:
     parts: dict[str, Any] = {f"codebook.{name}": array for name, array in codebook._asdict().items()}
     kind = np.uint8 if len(codebook.decays) <= 256 else np.int64
     return {name: a if a is None or a.dtype != np.int32 else a.astype(kind) for name, a in parts.items()}
+
+
+def _without_absent(parts: dict[str, Array]) -> dict[str, Array]:
+    """The arrays of a layer, without the entries of synapses that are masked out."""
+    kept = dict(parts)
+    for name, kind in MASKS.items():
+        if name not in parts:
+            continue
+        mask: Any = parts[name]
+        kept[name] = np.packbits(mask, axis=1)  # type: ignore[assignment]  # bytes
+        for key in _of_synapses(kind):
+            if key in kept and kept[key].shape == mask.shape:
+                kept[f"values.{key}"] = kept.pop(key)[mask]
+    return kept
+
+
+def _of_synapses(kind: str) -> tuple[str, ...]:
+    """What arrays may have an entry a synapse, of kind "" or "recurrent_"."""
+    return f"{kind}weight", f"{kind}decay", f"{kind}delay", f"stored.{kind}decay"
 
 
 def _describe_surrogate(surrogate: Surrogate) -> dict[str, Any] | None:
@@ -177,7 +201,8 @@ def _layer(path: Path, index: int, entry: Any, arrays: dict[str, Array]) -> Laye
 
 def _hetsyn(entry: dict[str, Any], arrays: dict[str, Array]) -> HetSynLayer:
     codebook = _codebook(arrays) if entry["share"] == "codebook" else None
-    fields: dict[str, Any] = {field: arrays.pop(field, None) for field in ARRAYS}
+    masks = _put_back(arrays, entry["inputs"], entry["parametrization"])
+    fields: dict[str, Any] = {**{field: arrays.pop(field, None) for field in NUMBERS}, **masks}
     if codebook is not None:
         fields |= {
             field: None if i is None else codebook.decays[i] for field, i in zip(SYNAPTIC, codebook[1:], strict=True)
@@ -192,6 +217,29 @@ def _hetsyn(entry: dict[str, Any], arrays: dict[str, Array]) -> HetSynLayer:
         codebook=codebook,
         **{option: entry[option] for option in OPTIONS},
     )
+
+
+def _put_back(arrays: dict[str, Array], inputs: Any, parametrization: str) -> dict[str, Array]:
+    """The masks of a layer, of which the arrays get whole matrices again: 0, and decays of 0, where no synapse is."""
+    masks: dict[str, Array] = {}
+    for name, kind in MASKS.items():
+        if name not in arrays:
+            continue
+        bits: Any = arrays.pop(name)
+        columns = inputs if kind == "" else len(bits)
+        if bits.dtype != np.uint8 or bits.ndim != 2 or type(columns) is not int or bits.shape[1] != -(-columns // 8):
+            raise ValueError(f"{name}: expected bits of {columns} inputs, got {bits.dtype} of {bits.shape}")
+        masks[name] = mask = np.unpackbits(bits, axis=1, count=columns).astype(bool)
+        for key in _of_synapses(kind):
+            values = arrays.pop(f"values.{key}", None)
+            if values is None:
+                continue
+            if values.shape != (mask.sum(),):
+                raise ValueError(f"values.{key}: expected shape ({mask.sum()},), got {values.shape}")
+            nothing = -np.inf if key.startswith("stored") and parametrization == "log_tau" else 0.0
+            arrays[key] = np.full(mask.shape, nothing, values.dtype)
+            arrays[key][mask] = values
+    return masks
 
 
 def _codebook(arrays: dict[str, Array]) -> Codebook:
@@ -250,8 +298,8 @@ class Kind(NamedTuple):
 KINDS = {
     "HetSynLayer": Kind(
         _hetsyn,
-        (*OPTIONS, "learned", "autapses", "spiking", "surrogate", "max_delay"),
-        {"autapses": True, "batch_first": False, "max_delay": 0},
+        (*OPTIONS, "learned", "autapses", "spiking", "surrogate", "max_delay", "inputs"),
+        {"autapses": True, "batch_first": False, "max_delay": 0, "inputs": None},
     ),
     "Linear": Kind(_linear, ("learned",), {"learned": sorted(Linear.learned)}),
     "Dropout": Kind(_dropout, ("p",)),

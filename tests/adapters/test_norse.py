@@ -609,6 +609,8 @@ def test_params_round_trip(dtype: Any, parametrization: str) -> None:
         bias=rng.normal(size=N),
         delay=rng.uniform(0, 5, (N, M)),
         recurrent_delay=rng.integers(0, 4, (N, N)),
+        mask=rng.random((N, M)) < 0.7,
+        recurrent_mask=rng.random((N, N)) < 0.7,
         max_delay=9,
     ).astype(dtype)
     first = HetSynLIFRecurrent.from_params(params, DT, parametrization=parametrization).to_params()
@@ -616,7 +618,8 @@ def test_params_round_trip(dtype: Any, parametrization: str) -> None:
     ulps = {np.float32: 4, np.float64: 2}[dtype]
     limit = 0 if parametrization == "decay" else ulps * np.finfo(dtype).eps
     for name in ARRAYS:
-        np.testing.assert_allclose(getattr(first, name), getattr(params, name), rtol=0, atol=limit, err_msg=name)
+        got, given = (np.float64(getattr(p, name)) for p in (first, params))
+        np.testing.assert_allclose(got, given, rtol=0, atol=limit, err_msg=name)
         np.testing.assert_array_equal(getattr(second, name), getattr(first, name), err_msg=name)
     assert first.max_delay == 9
 

@@ -919,7 +919,8 @@ def test_who_exports_with_a_map_of_his_own_is_let_through() -> None:
 def test_signatures_are_real() -> None:
     ours, recurrent = (inspect.signature(cls).parameters for cls in (HetSynLeaky, RHetSynLeaky))
     assert list(ours)[:3] == ["in_features", "out_features", "alpha"] and ours["alpha"].default == 0.9
-    assert set(recurrent) - set(ours) == {"rec_alpha", "learn_rec_alpha", "rec_weight", "rec_delay", "learn_rec_delay"}
+    of_recurrence = {"rec_alpha", "learn_rec_alpha", "rec_weight", "rec_delay", "learn_rec_delay", "rec_mask"}
+    assert set(recurrent) - set(ours) == of_recurrence
     assert not any(name.startswith("_") or p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for name, p in recurrent.items())
     RHetSynLeaky(
         **{name: p.default for name, p in recurrent.items() if p.default is not p.empty}, in_features=M, out_features=N

@@ -9,10 +9,10 @@ import pytest
 
 from hetsyn_plugins import HetSynParams
 from hetsyn_plugins.conformance import cases, integers
-from hetsyn_plugins.core.fields import DELAYS, FIELDS
+from hetsyn_plugins.core.fields import DELAYS, FIELDS, MASKS
 from hetsyn_plugins.fixed_point.neuron import HELD
 
-PARTS_OF_A_LIF = {"reset_decay", "recurrent_weight", "recurrent_decay"}
+PARTS_OF_A_LIF = {"reset_decay", "recurrent_weight", "recurrent_decay", *MASKS}
 OTHERS = [name for name, field in FIELDS.items() if not field.required and name not in PARTS_OF_A_LIF]
 
 

@@ -16,13 +16,16 @@ from planting import caught, changed
 from hetsyn_plugins.core import fields, params, validation
 from hetsyn_plugins.core.fields import (
     ARRAYS,
+    BOOLEAN,
     DECAY,
     DECAYS,
     DELAY,
     DELAYS,
     FIELDS,
     FINITE,
+    MASKS,
     MATRICES,
+    NUMBERS,
     PAIRS,
     POSITIVE,
     STATE,
@@ -44,7 +47,7 @@ def test_the_legend_is_the_table() -> None:
     """Field by field, in order: symbol, shapes, range and unit as the docstring of fields.py writes them."""
     legend = rows(str(fields.__doc__), FIELDS)
     assert list(legend) == list(FIELDS)
-    ranges = {FINITE: "finite", POSITIVE: "> 0", DECAY: "[0, 1]", DELAY: ">= 0"}
+    ranges = {FINITE: "finite", POSITIVE: "> 0", DECAY: "[0, 1]", DELAY: ">= 0", BOOLEAN: "0 or 1"}
     for name, field in FIELDS.items():
         shape = "(" + ", ".join(field.axes) + (",)" if len(field.axes) == 1 else ")")
         if field.shared:
@@ -67,27 +70,29 @@ def test_what_derives_from_the_table() -> None:
     """Names, pairs and shapes, written out once more here: the paper's layer as it is."""
     assert ARRAYS == (
         "weight", "decay", "reset_decay", "threshold", "recurrent_weight", "recurrent_decay", "adaptation_decay",
-        "adaptation_strength", "bias", "delay", "recurrent_delay",
+        "adaptation_strength", "bias", "delay", "recurrent_delay", "mask", "recurrent_mask",
     )  # fmt: skip
     assert DECAYS == ("decay", "recurrent_decay", "reset_decay", "adaptation_decay")
     assert set(DECAYS) == {name for name, field in FIELDS.items() if field.range is DECAY}
-    assert DELAYS == ("delay", "recurrent_delay")
-    assert MATRICES == ("weight", "decay", "recurrent_weight", "recurrent_decay", *DELAYS)
+    assert DELAYS == ("delay", "recurrent_delay") and tuple(MASKS) == ("mask", "recurrent_mask")
+    assert NUMBERS == tuple(name for name in ARRAYS if name not in MASKS)
+    assert MATRICES == ("weight", "decay", "recurrent_weight", "recurrent_decay", *DELAYS, *MASKS)
     assert PAIRS == (("recurrent_weight", "recurrent_decay"), ("adaptation_decay", "adaptation_strength"))
     assert {name for name, field in FIELDS.items() if field.required} == {"weight", "decay", "threshold"}
     assert {name for name, field in FIELDS.items() if field.reads_spikes} == {
-        "reset_decay", *PAIRS[0], *PAIRS[1], "recurrent_delay"
+        "reset_decay", *PAIRS[0], *PAIRS[1], "recurrent_delay", "recurrent_mask"
     }  # fmt: skip
     assert {name: field.part_of for name, field in FIELDS.items() if field.part_of} == {
-        "recurrent_delay": "recurrent_weight"
+        "recurrent_delay": "recurrent_weight",
+        "recurrent_mask": "recurrent_weight",
     }
     for one, field in FIELDS.items():
         assert field.beside is None or FIELDS[field.beside].beside == one
     shapes = {name: fields.full_shapes(N, M)[field.axes] for name, field in FIELDS.items()}
-    assert [shapes[name] for name in MATRICES] == [(N, M), (N, M), (N, N), (N, N), (N, M), (N, N)]
+    assert [shapes[name] for name in MATRICES] == [(N, M), (N, M), *[(N, N), (N, N)], *[(N, M), (N, N)] * 2]
     assert {shapes[name] for name in ARRAYS if name not in MATRICES} == {(N,)}
     assert [field.symbol for field in FIELDS.values()] == [
-        "w_ij", "r_ij", "kappa_i", "theta_i", "u_ik", "p_ik", "rho_i", "a_i", "b_i", "d_ij", "e_ik",
+        "w_ij", "r_ij", "kappa_i", "theta_i", "u_ik", "p_ik", "rho_i", "a_i", "b_i", "d_ij", "e_ik", "c_ij", "h_ik",
     ]  # fmt: skip
 
 
@@ -113,7 +118,12 @@ def test_ranges_on_both_sides_of_their_limits(dtype: Any) -> None:
 
 LIMIT_BUGS = [
     ("r = 0 is refused", "(values >= self.least)", "(values > self.least)", "decays on their limits"),
-    ("r just above 1 is taken", "Range(0.0, 1.0, True", "Range(0.0, 1.0001, True", "decays beyond their limits"),
+    (
+        "r just above 1 is taken",
+        "DECAY = Range(0.0, 1.0, True",
+        "DECAY = Range(0.0, 1.0001, True",
+        "decays beyond their limits",
+    ),
     (
         "a threshold of 0 is taken",
         "POSITIVE = Range(0.0, inf, F",

@@ -791,7 +791,7 @@ def test_every_field_of_the_core_has_its_dataset() -> None:
     """Each in its full shape; what a layer may lack may be empty; with what only integers have, it is FixedParams."""
     ours = {**chip_file.FIELDS, **chip_file.WEIGHTS}
     assert set(ours) | {"form"} == {field.name for field in fields(FixedParams)} and len(HELD) == 9
-    assert set(core_fields.FIELDS) - set(core_fields.DELAYS) == set(HELD) <= set(ours)
+    assert set(core_fields.FIELDS) - {*core_fields.DELAYS, *core_fields.MASKS} == set(HELD) <= set(ours)
     optional = {name for name, field in HELD.items() if not field.required}
     assert chip_file.OPTIONAL == optional - {"recurrent_weight"}  # whose dataset, netx's, is not there then
     assert len({at.path for at in ours.values()}) == len(ours)

@@ -14,7 +14,7 @@ from planting import caught, planted
 from torch import Tensor, nn
 
 from hetsyn_plugins import HetSynParams, fixed_point
-from hetsyn_plugins.core.fields import ARRAYS, DELAYS
+from hetsyn_plugins.core.fields import ARRAYS, DELAYS, MASKS
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, Network
 from hetsyn_plugins.core.surrogate import Arctan
 from hetsyn_plugins.deployment import finetune
@@ -151,7 +151,7 @@ def test_decays_are_bounded_and_clamped(module: Any) -> None:
 def test_what_is_learned_is_what_the_layer_says(module: Any) -> None:
     layer, plain = hidden_of(module)
     assert {name for name, _ in layer.named_parameters()} == {"weight", "recurrent_weight", "decay_codebook", "bias"}
-    everything = {*ARRAYS} - {"decay", "weight", *DELAYS}
+    everything = {*ARRAYS} - {"decay", "weight", *DELAYS, *MASKS}
     other = module.CodebookHetSyn(HetSynLayer("h", plain.params, learned=frozenset(everything)))
     names = {name for name, _ in other.named_parameters()}
     assert names == everything - {"recurrent_decay"}

@@ -20,7 +20,7 @@ from planting import caught, changed
 
 from hetsyn_plugins import HetSynParams, fixed_point
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import DECAYS, DELAYS, FIELDS, FINITE
+from hetsyn_plugins.core.fields import DECAYS, DELAYS, FIELDS, FINITE, MASKS
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, Network
 from hetsyn_plugins.fixed_point.neuron import COUNTS, DECAY_WORDS, EXPONENTS, HELD
 
@@ -1118,9 +1118,9 @@ def test_the_lowest_mantissa_is_used() -> None:
 
 
 def test_the_fields_are_those_of_the_core() -> None:
-    """FixedParams has every field of the core's table but delays, in order, and the exponents of its two matrices."""
+    """FixedParams has the fields of the core's table but delays and masks, in order, and exponents of two matrices."""
     names = [field.name for field in fields(fixed_point.FixedParams)]
-    ours, held = [name for name in names if name in FIELDS], [name for name in FIELDS if name not in DELAYS]
+    ours, held = [name for name in names if name in FIELDS], [name for name in FIELDS if name not in (*DELAYS, *MASKS)]
     assert ours == held == list(HELD) == sorted(COUNTS, key=list(FIELDS).index)
     assert set(names) - set(ours) == {*EXPONENTS.values(), "spiking", "form", "fraction", "unit"}
     legend = str(fixed_point.FixedParams.__doc__).partition("int64.")[2]

@@ -19,6 +19,7 @@ from hetsyn_plugins.adapters.lava_dl.slayer.hooks import HookedCall, hooked, rem
 from hetsyn_plugins.adapters.lava_dl.slayer.names import WithoutNorm, arguments_of, check_names
 from hetsyn_plugins.adapters.lava_dl.slayer.neuron import Neuron
 from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
+from hetsyn_plugins.core.fields import DELAYS, MASKS
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer
@@ -209,7 +210,8 @@ class Layer(WithoutNorm, nn.Module):
         if not self.spiking:
             fields = {**dict.fromkeys(fields), "threshold": 1.0, "bias": fields["bias"]}
         fields.update(weight=self._input.matrix(self.mask, hook), decay=self._input.tensor("decay"))
-        fields.update(recurrent_weight=None, recurrent_decay=None, delay=None, recurrent_delay=None)
+        absent = ("recurrent_weight", "recurrent_decay", *DELAYS, *MASKS)  # a mask of its own is in the weight
+        fields.update(dict.fromkeys(absent))
         for synapse in self._others:
             fields.update(recurrent_weight=synapse.matrix(hook=hook), recurrent_decay=synapse.tensor("decay"))
         return fields
@@ -284,7 +286,8 @@ class Layer(WithoutNorm, nn.Module):
         """
         for part in (self.neuron, self._input, *self._others):
             remake(part)
-        return to_hetsyn_params({k: v for k, v in self.fields(hook).items() if isinstance(v, Tensor)}, self.spiking)
+        fields = {**self.fields(hook), "mask": self.mask}
+        return to_hetsyn_params({k: v for k, v in fields.items() if isinstance(v, Tensor)}, self.spiking)
 
     def to_fixed(self, name: str = "layer") -> FixedLayer:
         """The layer in integers, what the quantised forward computes and `export_hdf5` writes."""
@@ -334,6 +337,11 @@ class Layer(WithoutNorm, nn.Module):
         derived = options_from_params(params, options.get("share"), options.get("tie_reset", False))
         del derived["clusters"]  # no codebook: `Synapse.shares`
         derived["decay"] = params.decay
+        if params.recurrent_mask is not None:
+            hint = "replace(recurrent_mask=None) keeps absent weights at 0, from where they train"
+            raise ValueError(f"recurrent_mask: expected None for a block of slayer's, got one; {hint}")
+        if params.mask is not None:
+            derived["mask"] = torch.from_numpy(params.mask)
         if params.recurrent_weight is not None:
             derived["recurrent_decay"] = params.recurrent_decay
         block = cls({**fields, **(neuron_params or {})}, m, n, **{**derived, **options})

@@ -20,7 +20,7 @@ Kernels are unrolled by fours by hand, for registers: that makes them longer tha
 from __future__ import annotations
 
 from hetsyn_plugins.kernels.cpu.compiled import kernel
-from hetsyn_plugins.kernels.cpu.simd import add, fma, get, lanes, load, mul, put, splat, store, sub, total
+from hetsyn_plugins.kernels.cpu.simd import add, fma, get, lanes, load, mul, put, splat, store, sub, total, turn
 from hetsyn_plugins.kernels.cpu.soma import load_soma, soma_bwd, soma_fwd
 
 CHUNK = 8  # steps packed at a time: what is written together is contiguous
@@ -34,7 +34,12 @@ def pack(x, steps, batch, width, rows, out, start, stop):
     for unit in range(start, stop):
         block, t0 = unit // chunks, unit % chunks * CHUNK
         here = min(L, batch - block * L)
-        for tile in range(rows // 4):
+        turned = width // L * L if here == L else 0
+        for k in range(0, turned, L):
+            for t in range(t0, min(t0 + CHUNK, steps)):
+                q = ((block * (rows // 4) + k // 4) * steps + t) * 4 * L + k % 4 * L  # two lanes are half a tile
+                turn(x, (t * batch + block * L) * width + k, 4 * width, width, out, q, steps * 4 * L, L)
+        for tile in range(turned // 4, rows // 4):
             inside = min(4, width - tile * 4)
             for t in range(t0, min(t0 + CHUNK, steps)):
                 q = ((block * (rows // 4) + tile) * steps + t) * 4 * L
@@ -60,7 +65,12 @@ def unpack(packed, rows, x, steps, batch, width, start, stop):
     chunks = (steps + CHUNK - 1) // CHUNK
     for unit in range(start, stop):
         block, t0 = unit // chunks, unit % chunks * CHUNK
-        for tile in range((width + 3) // 4):
+        turned = width // L * L if batch - block * L >= L else 0
+        for k in range(0, turned, L):
+            for t in range(t0, min(t0 + CHUNK, steps)):
+                q = ((block * (rows // 4) + k // 4) * steps + t) * 4 * L + k % 4 * L  # two lanes are half a tile
+                turn(packed, q, steps * 4 * L, L, x, (t * batch + block * L) * width + k, 4 * width, width)
+        for tile in range(turned // 4, (width + 3) // 4):
             inside = min(4, width - tile * 4)
             for t in range(t0, min(t0 + CHUNK, steps)):
                 q = ((block * (rows // 4) + tile) * steps + t) * 4 * L

@@ -296,3 +296,45 @@ def count_bits(typing: Any, bits: Any) -> Any:
         return builder.ctpop(args[0])
 
     return types.int64(types.int64), generate
+
+
+@intrinsic
+def turn(typing: Any, source: Any, p: Any, tile: Any, line: Any, out: Any, q: Any, out_tile: Any, out_line: Any) -> Any:
+    """Write a square of numbers, as many vectors as each has lanes, with rows and columns exchanged.
+
+    Vector k is at p + k // 4 * tile + k % 4 * line of the source, and at q + k // 4 * out_tile + k % 4 * out_line.
+    """
+    size = Vector(source.dtype).lanes
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        whole = ir.IntType(64)
+
+        def place(k: int, first: Any, tile: Any, line: Any) -> Any:
+            tiles, lines = (builder.mul(x, ir.Constant(whole, n)) for x, n in ((tile, k // 4), (line, k % 4)))
+            return builder.add(first, builder.add(tiles, lines))
+
+        def pointer(at: int, k: int) -> Any:
+            return _pointer(context, builder, signature.args[at], args[at], place(k, *args[at + 1 : at + 4]))
+
+        rows = []
+        for k in range(size):
+            row = builder.load(pointer(0, k))
+            row.align = source.dtype.bitwidth // 8
+            rows.append(row)
+        half = 1
+        while half < size:  # squares of 2 * half change their corners
+            for k in (k for k in range(size) if not k & half):
+                a, b = rows[k], rows[k + half]
+                low = [j if not j & half else size + j - half for j in range(size)]
+                high = [j + half if not j & half else size + j for j in range(size)]
+                rows[k], rows[k + half] = (builder.shuffle_vector(a, b, _numbers(order)) for order in (low, high))
+            half *= 2
+        for k, row in enumerate(rows):
+            builder.store(row, pointer(4, k)).align = source.dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, types.intp, types.intp, out, types.intp, types.intp, types.intp), generate
+
+
+def _numbers(numbers: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), numbers)

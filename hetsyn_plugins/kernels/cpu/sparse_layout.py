@@ -19,8 +19,8 @@ from hetsyn_plugins.kernels.cpu.threads import parallel
 from hetsyn_plugins.kernels.interface import LayerTensors
 
 Places = NDArray[np.int64]
-MOST = 0.4  # of the synapses: with more of them there, all are faster (measured)
-GROUP = 32  # neurons a unit of work, of those that read the same chunk of time
+MOST = 0.38  # of the synapses: with more of them there, all are faster (measured)
+GROUP = 128  # neurons a unit of work, of those that read the same chunk of time
 QUADS = 256  # a unit of work backwards, which are a CELL of sources and one of neurons wide
 CELL = 32
 CHUNK = 256  # steps at most that these read before they come to the next synapses
@@ -123,7 +123,7 @@ class SparseLanes(BatchLanes):
         r, w = (quads.listed(x, self.dtype) for x in synapses[:2])
         X = self.zeros(self.blocks, quads.size, self.lanes)
         place = quads.placed(self._line_places(sources), quads.column)
-        chunk = max(8, CACHE_BYTES * 3 // 2 // (sources * self.lanes * self.dtype.itemsize))
+        chunk = max(8, CACHE_BYTES * 2 // (sources * self.lanes * self.dtype.itemsize))
         units = self.blocks * -(-len(bias) // GROUP)
         arrays = (s, u, quads.first, place, r, w, X, bias)
         parallel(sparse.currents_fwd, units, *arrays, sources, self.steps, chunk, GROUP, reverse)
