@@ -103,10 +103,12 @@ def draw_layer(
     bias: bool = False,
     always_on: bool = False,
     delays: int = 0,
+    late: int = 0,
     **fields: Any,
 ) -> FixedLayer:
     """A random layer of n neurons behind m lines; `words` are its decay words, or how many to draw (log-uniform).
 
+    delays, late   how many steps later spikes leave at most, and synapses read at most
     Weights are even multiples of 1 / 64, as slayer's; `fields` replaces fields of FixedParams.
     """
     if isinstance(words, int):
@@ -131,6 +133,9 @@ def draw_layer(
         values["adaptation_strength"] = rng.integers(-500, 4000, n)
     if bias:
         values["bias"] = rng.integers(-1500, 1500, n)
+    if late:
+        values["delay"] = rng.integers(0, late + 1, (n, lines))
+        values["recurrent_delay"] = rng.integers(0, late + 1, (n, n)) if recurrent else None
     if not fields.get("spiking", True):
         values |= {"reset_decay": None, "threshold": 1}
     delay = rng.integers(0, delays + 1, n) if delays else None
@@ -277,6 +282,18 @@ def check_delays() -> list[Case]:
 
 
 @check
+def check_delays_of_synapses() -> list[Case]:
+    """A delay a synapse, recurrent ones too, in either form, behind delays of the axon; some longer than the sample."""
+    stack: list[dict[str, Any]] = [
+        {"late": 5, "delays": 4, **EVERYTHING},
+        {"late": 7, "form": "synapse", "recurrent": True},
+        {"late": 2, "threshold": 150},
+        {"late": 40, "spiking": False},
+    ]
+    return [draw(10, "delays of synapses", stack, sizes=(20, 4, 7, 6), inputs=_rising)]
+
+
+@check
 def check_graded_inputs() -> list[Case]:
     """Counts and negative graded spikes, into either form."""
 
@@ -291,11 +308,11 @@ def check_samples() -> list[Case]:
     """Five samples, active until their last step, with slow decays: whatever one leaves behind changes the next."""
     slow: dict[str, Any] = {"words": np.array([3, 20, 60]), "reset_decay": 30, "threshold": 800}
     stack: list[dict[str, Any]] = [{**slow, "delays": 5}, {**slow, **EVERYTHING}, {"spiking": False, "words": 1}]
+    return [draw(8, "samples", stack, sizes=(16, 5, 7, 6), inputs=_rising)]
 
-    def rising(rng: Rng, shape: tuple[int, ...]) -> Any:
-        return rng.random(shape) < np.linspace(0.0, 0.8, shape[0])[:, None, None]
 
-    return [draw(8, "samples", stack, sizes=(16, 5, 7, 6), inputs=rising)]
+def _rising(rng: Rng, shape: tuple[int, ...]) -> Any:
+    return rng.random(shape) < np.linspace(0.0, 0.8, shape[0])[:, None, None]
 
 
 @check
@@ -433,9 +450,11 @@ def run_quantised(cases: list[Case]) -> list[Outputs]:
 
 
 def fits_slayer(case: Case) -> bool:
-    """Whether every weight is even and none wraps: slayer's weights have an exponent of 1."""
+    """Whether no synapse has a delay, every weight is even and none wraps: slayer's weights have an exponent of 1."""
     params = [layer.params for layer in case.network.layers]
-    return all(p.weight_exp == 1 and (p.recurrent_weight is None or p.recurrent_exp == 1) for p in params)
+    return not any(p.delay is not None for p in params) and all(
+        p.weight_exp == 1 and (p.recurrent_weight is None or p.recurrent_exp == 1) for p in params
+    )
 
 
 def run_slayer(cases: list[Case]) -> list[Outputs]:

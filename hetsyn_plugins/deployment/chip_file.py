@@ -5,7 +5,7 @@ A layer is a group `layer/<i>`, as Lava-DL's slayer writes it and netx reads it:
     type                    (1,) S10        dense, or dense_rec with recurrent synapses
     shape, inFeatures, outFeatures          N, M, N: M counts an always-on line, which is the last column of `weight`
     weight                  (N, M) float32  weight units, mantissa << exponent; weight_rec (N, N) likewise
-    delay                   (N,) float32    steps; only where there are delays
+    delay                   (N,) float32    steps by which spikes leave later; only where there are such delays
     neuron/type             HETSYN          stock netx knows no such neuron and raises, instead of dropping the layer
     neuron/vThMant          (N,) int64      weight units
     neuron/refDelay, neuron/gradedSpike     1, False
@@ -17,7 +17,8 @@ names the file, the layer and the dataset.
 
 A file vouches for itself: an attribute, which netx does not look at, has the digest of all datasets, dt among them. A
 layer that slayer writes into a file of its own has one itself, of its datasets and its place in the file. Version 1 had
-none: it is read with an UncheckedFileWarning.
+none: it is read with an UncheckedFileWarning. Version 3 is a layer whose synapses have delays (DELAYS); one without is
+of version 2, as before.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
 from hetsyn_plugins.fixed_point.neuron import EXPONENTS, MANTISSA, MAX_EXP, FixedParams
 
 NEURON = "HETSYN"
-VERSION, UNCHECKED = 2, 1  # what is written, and the version of before there were digests
+UNCHECKED, VERSION, DELAYED = 1, 2, 3  # of before there were digests; what is written; where synapses have delays
 TYPES = ("dense", "dense_rec")
 PASSING = ("input", "flatten")  # group types that may stand in front
 TO_DO = "export the network anew"
@@ -68,8 +69,12 @@ FIELDS = {
     "fraction": Dataset("neuron/fraction", "int64"),
     "unit": Dataset("neuron/unit", "float64"),
 }
+DELAYS = {
+    "delay": Dataset("synapse/delay", "int16"),
+    "recurrent_delay": Dataset("synapse/delay_rec", "int16"),
+}
 WEIGHTS = {"weight": Dataset("weight", "float32"), "recurrent_weight": Dataset("weight_rec", "float32")}  # as in netx
-OPTIONAL = {name for name in FIELDS if name in fields.FIELDS and not fields.FIELDS[name].required}
+OPTIONAL = {name for name in (*FIELDS, *DELAYS) if name in fields.FIELDS and not fields.FIELDS[name].required}
 TEXTS = ("type", "name", "neuron/type", "neuron/form")
 
 
@@ -105,10 +110,12 @@ def _put(group: h5py.Group, layer: FixedLayer) -> None:
     for dataset, text in (("name", layer.name), ("neuron/type", NEURON), ("neuron/form", p.form)):
         # of fixed length: HDF5 may hang on a damaged heap, where the others are kept
         group[dataset] = np.array(text.encode(), h5py.string_dtype("utf-8", max(1, len(text.encode()))))
-    for dataset, value in _stated(*p.weight.shape).items():
+    version = VERSION if p.delay is None and p.recurrent_delay is None else DELAYED
+    n, m = p.weight.shape
+    for dataset, value in _stated(n, m, version).items():
         group[dataset] = value
     group["alwaysOn"] = bool(layer.always_on)
-    for name, at in FIELDS.items():
+    for name, at in _fields(version).items():
         value = getattr(p, name)
         group[at.path] = h5py.Empty(at.dtype) if value is None else np.asarray(value, at.dtype)
     group["weight"] = (p.weight << p.weight_exp).astype(np.float32)
@@ -189,9 +196,9 @@ def checked_layer(group: h5py.Group) -> FixedLayer:
             raise ValueError(f"type: expected {' or '.join(TYPES)} (input and flatten in front of them), got {kind!r}")
         if neuron != NEURON:
             raise ValueError(f"neuron/type: expected {NEURON}, got {neuron}, which the integer core does not know")
-        n, m = _widths(group)
-        _check_known(group, kind)
-        values = {name: _value(group, name, at, n, m) for name, at in FIELDS.items()}
+        n, m, version = _stated_there(group)
+        _check_known(group, kind, version)
+        values = {name: _value(group, name, at, n, m) for name, at in _fields(version).items()}
         for name in ("weight", "recurrent_weight") if kind == "dense_rec" else ("weight",):
             shifted = _value(group, name, WEIGHTS[name], n, m)
             values[name] = _mantissas(WEIGHTS[name].path, shifted, values[EXPONENTS[name]])
@@ -205,20 +212,25 @@ def checked_layer(group: h5py.Group) -> FixedLayer:
         return FixedLayer(read_text(group, "name"), params, always_on, delay)
 
 
-def _widths(group: h5py.Group) -> tuple[int, int]:
-    """The shape (N, M) of the weight, once all that follows from it is as it should be."""
+def _fields(version: int) -> dict[str, Dataset]:
+    """Where the fields of FixedParams stand in a layer of this version."""
+    return FIELDS | DELAYS if version == DELAYED else FIELDS
+
+
+def _stated_there(group: h5py.Group) -> tuple[int, int, int]:
+    """The shape (N, M) of the weight and the version, once all that follows from them is as it should be."""
     shape = _dataset(group, "weight").shape
     if len(shape or ()) != 2:
         raise ValueError(f"weight: expected shape (N, M), got {shape}")
     version = _array(group, "version", np.dtype("int64"), ()).item()
-    if version not in (VERSION, UNCHECKED):
-        raise ValueError(f"version: expected {UNCHECKED} or {VERSION}, got {version}")
+    if version not in (UNCHECKED, VERSION, DELAYED):
+        raise ValueError(f"version: expected {UNCHECKED}, {VERSION} or {DELAYED}, got {version}")
     n, m = shape
     for dataset, stated in _stated(n, m, version).items():
         there = _array(group, dataset, stated.dtype, stated.shape)
         if not np.array_equal(there, stated):
             raise ValueError(f"{dataset}: expected {stated} beside a weight of {shape}, got {there}")
-    return n, m
+    return n, m, version
 
 
 def _value(group: h5py.Group, name: str, at: Dataset, n: int, m: int) -> Any:
@@ -228,7 +240,7 @@ def _value(group: h5py.Group, name: str, at: Dataset, n: int, m: int) -> Any:
     return value.item() if value is not None and shape == () else value
 
 
-def _stated(n: int, m: int, version: int = VERSION) -> dict[str, Any]:
+def _stated(n: int, m: int, version: int) -> dict[str, Any]:
     """The datasets whose value follows from the shape of the weight, or is the same everywhere."""
     return {
         "version": np.int64(version),
@@ -268,7 +280,7 @@ def _told(group: h5py.Group) -> Iterator[None]:
 def _by_dataset(error: ValueError) -> str:
     """The message of FixedParams, which begins with its own name of a field, with the dataset's name instead."""
     name, colon, rest = str(error).partition(": ")
-    datasets = {"form": "neuron/form", **{field: at.path for field, at in FIELDS.items()}}
+    datasets = {"form": "neuron/form", **{field: at.path for field, at in (FIELDS | DELAYS).items()}}
     return f"{datasets.get(name, name)}{colon}{rest}"
 
 
@@ -303,9 +315,10 @@ def _check_passes(group: h5py.Group, lines: int) -> None:
             raise ValueError(f"shape: expected {lines} lines, as go into the next layer, got {shape}")
 
 
-def _check_known(group: h5py.Group, kind: str) -> None:
+def _check_known(group: h5py.Group, kind: str, version: int) -> None:
     """Raise ValueError for a dataset that nobody here would read: it says something of another network."""
-    known = {*TEXTS, *_stated(1, 1), "alwaysOn", "weight", "delay", *(at.path for at in FIELDS.values())}
+    ours = (at.path for at in _fields(version).values())
+    known = {*TEXTS, *_stated(1, 1, version), "alwaysOn", "weight", "delay", *ours}
     known |= {"weight_rec"} if kind == "dense_rec" else set()
     datasets: list[str] = []
     group.visititems(lambda name, item: datasets.append(name) if isinstance(item, h5py.Dataset) else None)

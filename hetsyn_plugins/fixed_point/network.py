@@ -16,11 +16,9 @@ from numpy.typing import ArrayLike
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Network, check_name
 from hetsyn_plugins.core.validation import host_array
 from hetsyn_plugins.fixed_point import neuron
-from hetsyn_plugins.fixed_point.neuron import FixedParams, FixedRun, Integers, checked_integers
+from hetsyn_plugins.fixed_point.neuron import MAX_DELAY, FixedParams, FixedRun, Integers, checked_integers
 from hetsyn_plugins.fixed_point.rounding import Rounding
 from hetsyn_plugins.fixed_point.rounding import quantise as quantise_neuron
-
-MAX_DELAY = 62  # steps, as Loihi's axons have
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +68,7 @@ class FixedNetwork:
             if before.widths[1] != after.widths[0]:
                 came = f"{before.widths[1]} come out of {before.name!r}"
                 raise ValueError(f"layer {after.name!r}: expected {after.widths[0]} lines in, {came}")
+            _check_whole_delay(before, after)
 
     def run(self, inputs: ArrayLike, *, latency: int = 0, allow_overflow: bool = False) -> dict[str, FixedRun]:
         """Run every layer from zero states on inputs (T, B, M) of the first; returns name -> FixedRun, in order.
@@ -95,6 +94,16 @@ class FixedNetwork:
         """What the last layer gives, (T, B, N): v of a readout, else spikes."""
         *_, readout = self.run(inputs, **options).values()
         return readout.v if readout.spikes is None else readout.spikes
+
+
+def _check_whole_delay(before: FixedLayer, after: FixedLayer) -> None:
+    """Raise ValueError where a spike's delays, as it leaves and as it arrives, are longer together than an axon's."""
+    if before.delay is None or after.params.delay is None:
+        return
+    longest = int((before.delay + after.params.delay[:, : before.widths[1]]).max())
+    if longest > MAX_DELAY:
+        expected = f"at most {MAX_DELAY} steps together with those by which the spikes of {before.name!r} leave later"
+        raise ValueError(f"layer {after.name!r}: delay: expected {expected}, got {longest}")
 
 
 def shifted(x: Integers, steps: Any) -> Integers:

@@ -7,6 +7,7 @@ The equations are those of `reference.py`; what differs is the arithmetic (`f` f
     currents     wrap around at S bits, as the current u of Lava's LIF does
     v            the clipped sum of the currents, as the voltage of Lava's LIF
     spike        where v > threshold << f, strictly; reset and adaptation act one step later, as currents
+    delay        whole steps; a synapse reads its line, or the spikes of the step before, so many steps earlier
 
 Two forms. "cluster": synapses of a neuron with the same decay word share one accumulator, inputs and recurrent ones
 alike; 24 bits, 6 of them fractional: what a chip holds. "synapse": every synapse has an accumulator; 32 bits, 12
@@ -18,13 +19,14 @@ Scale: one weight unit stands for `unit` in the float model; currents and v are 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hetsyn_plugins.core.fields import DECAYS, FIELDS, PAIRS, full_shapes
+from hetsyn_plugins.core.fields import DECAYS, DELAYS, FIELDS, PAIRS, STEPS, full_shapes
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import check_inputs_shape, host_array
 
@@ -36,12 +38,14 @@ MAX_EXP = 7  # three bits of exponent
 MAX_THRESHOLD = (1 << 17) - 1  # weight units, as Lava's 17-bit vth
 FORMS = {"cluster": (24, 6), "synapse": (32, 12)}  # state bits, fractional bits
 MAX_INPUT = (1 << 23) - 1  # a graded spike's payload; sums of 2^15 lines stay exact in float64
+MAX_DELAY = 62  # steps, as Loihi's axons have
 CHUNK = 1 << 22  # numbers of input sums made at a time
 
 # what the integers of a field count; the fields' shapes and pairs are those of `core.fields`
 WEIGHT_MANTISSAS, WEIGHT_UNITS, STATE_UNITS, DECAY_WORDS = "mantissas", "weight units", "state units", "decay words"
 COUNTS = {
     **dict.fromkeys(DECAYS, DECAY_WORDS),
+    **dict.fromkeys(DELAYS, STEPS),
     "weight": WEIGHT_MANTISSAS,
     "threshold": WEIGHT_UNITS,
     "recurrent_weight": WEIGHT_MANTISSAS,
@@ -68,6 +72,7 @@ class FixedParams:
     recurrent_weight, recurrent_decay  (N, N), recurrent_exp (): as those of the inputs; None: feed-forward
     adaptation_decay     (N,)          decay words; adaptation_strength (N,) in state units; None: no adaptation
     bias                 (N,)          state units, added to v every step, or None
+    delay                (N, M)        steps, 0..62, or None; recurrent_delay (N, N): beyond the one that a loop takes
     spiking              False: the leaky readout
     form, fraction       see the module; fraction None: the form's
     unit                 what one weight unit is in the float model
@@ -85,6 +90,8 @@ class FixedParams:
     adaptation_decay: Any = None
     adaptation_strength: Any = None
     bias: Any = None
+    delay: Any = None
+    recurrent_delay: Any = None
     spiking: bool = True
     form: str = "cluster"
     fraction: Any = None
@@ -106,6 +113,7 @@ class FixedParams:
             DECAY_WORDS: (0, DECAY_ONE),
             WEIGHT_UNITS: (1, MAX_THRESHOLD),
             STATE_UNITS: (-limit, limit),
+            STEPS: (0, MAX_DELAY),
         }
         shapes = full_shapes(n, m)
         for name, field in HELD.items():
@@ -118,6 +126,8 @@ class FixedParams:
         for one, other in PAIRS:
             if (getattr(self, one) is None) != (getattr(self, other) is None):
                 raise ValueError(f"{other}: expected together with {one}, got one of them")
+        if self.recurrent_delay is not None and self.recurrent_weight is None:
+            raise ValueError("recurrent_delay: expected None where there is no recurrent_weight, got a value")
         for name, field in HELD.items():
             if field.reads_spikes and not self.spiking and getattr(self, name) is not None:
                 raise ValueError(f"{name}: expected None where spiking=False (the readout has no spikes), got a value")
@@ -126,6 +136,12 @@ class FixedParams:
     def state_bits(self) -> int:
         """How many bits a current has, its sign included."""
         return FORMS[self.form][0]
+
+    @property
+    def max_delay(self) -> int:
+        """The longest delay of a synapse, in steps: for so many the state keeps what came."""
+        delays = (self.delay, self.recurrent_delay)
+        return max((int(delay.max()) for delay in delays if delay is not None), default=0)
 
     @property
     def codebook(self) -> Integers:
@@ -146,6 +162,8 @@ class FixedParams:
         value, counts = getattr(self, name), COUNTS[name]
         if value is None:
             return None
+        if counts == STEPS:
+            return value.astype(np.float64)
         if counts == DECAY_WORDS:
             return 1.0 - value / DECAY_ONE
         if counts == WEIGHT_MANTISSAS:
@@ -197,6 +215,8 @@ class FixedState(NamedTuple):
     recurrent_current   synapse form only: (B, N, N)
     reset, adaptation   (B, N)
     spikes              (B, N)  0 or 1
+    past_inputs         (D, B, M)  where inputs have delays: those of the last D = max_delay steps, the latest last
+    past_spikes         (D, B, N)  likewise the spikes of the D steps before those in `spikes`
     """
 
     current: Any
@@ -204,6 +224,8 @@ class FixedState(NamedTuple):
     reset: Any = None
     adaptation: Any = None
     spikes: Any = None
+    past_inputs: Any = None
+    past_spikes: Any = None
 
 
 class FixedRun(NamedTuple):
@@ -248,6 +270,8 @@ def zero_state(p: FixedParams, batch: int) -> FixedState:
         None if p.reset_decay is None else zeros,
         None if p.adaptation_decay is None else zeros,
         zeros if p.spiking else None,
+        None if p.delay is None else np.zeros((p.max_delay, batch, m), np.int64),
+        None if p.recurrent_delay is None else np.zeros((p.max_delay, batch, n), np.int64),
     )
 
 
@@ -275,9 +299,11 @@ def run(
     s = zero_state(params, batch) if state is None else fitting_state(params, state, batch)
     v = np.zeros((steps, batch, len(params.weight)), np.int64)
     spikes = np.zeros_like(v)
-    for t, drive in enumerate(neurons.synapses.drives(x)):
+    sources = with_past(s.past_inputs, x)
+    for t, drive in enumerate(neurons.synapses.drives(sources, steps)):
         s, v[t] = neurons.step(s, drive, t)
         spikes[t] = 0 if s.spikes is None else s.spikes
+    s = s._replace(past_inputs=None if s.past_inputs is None else sources[steps:])
     return FixedRun(spikes if params.spiking else None, v, s, neurons.watch.overflows, neurons.watch.peak)
 
 
@@ -289,10 +315,17 @@ class Neurons:
         self.synapses = Accumulators(params) if params.form == "cluster" else Synapses(params)
         self.watch = Watch(params, name, allow_overflow)
 
+    def advance(self, s: FixedState, x: Integers, t: int) -> tuple[FixedState, Integers]:
+        """Step t: inputs (B, M) and the state before give the state after, and v (B, N)."""
+        sources = with_past(s.past_inputs, x[None])
+        after, v = self.step(s, self.synapses.drive(sources), t)
+        return after._replace(past_inputs=None if s.past_inputs is None else sources[1:]), v
+
     def step(self, s: FixedState, drive: Integers, t: int) -> tuple[FixedState, Integers]:
-        """Step t: what the inputs add (`synapses.drive`) and the state before give the state after, and v (B, N)."""
+        """The same with what the inputs add (`synapses.drive`) in their place; past inputs stay as they were."""
         p, watch = self.params, self.watch
-        current, recurrent = self.synapses.step(s, drive, watch, t)
+        fired: Any = None if s.spikes is None else with_past(s.past_spikes, s.spikes[None])
+        current, recurrent = self.synapses.step(s, drive, fired, watch, t)
         total = current.sum(-1) if recurrent is None else current.sum(-1) + recurrent.sum(-1)
         reset = adaptation = None
         if p.reset_decay is not None:
@@ -305,53 +338,107 @@ class Neurons:
             total = total - adaptation
         v = watch.clip(total if p.bias is None else total + p.bias, t)
         spikes = (v > (p.threshold << p.fraction)).astype(np.int64) if p.spiking else None
-        return FixedState(current, recurrent, reset, adaptation, spikes), v
+        past_spikes = None if s.past_spikes is None else fired[1:]
+        return FixedState(current, recurrent, reset, adaptation, spikes, s.past_inputs, past_spikes), v
+
+
+def with_past(past: Integers | None, latest: Integers) -> Integers:
+    """What synapses read: rows of now, (T, B, lines), behind those of earlier steps where there are any."""
+    return latest if past is None else np.concatenate([past, latest])
+
+
+def arrived(sources: Integers, delay: Integers | None) -> Integers:
+    """What arrives at each synapse at the last of the steps (rows, B, lines): (B, N, lines), or (B, 1, lines)."""
+    if delay is None:
+        return sources[-1][:, None, :]
+    return np.moveaxis(sources[len(sources) - 1 - delay, :, np.arange(sources.shape[2])], 2, 0)
+
+
+def each_step(sources: Integers, steps: int) -> Iterator[Integers]:
+    """The sources up to each of the last so many steps."""
+    return (sources[:end] for end in range(len(sources) - steps + 1, len(sources) + 1))
 
 
 class Accumulators:
     """The cluster form: one current for each decay word of a neuron, (B, N, K)."""
 
     def __init__(self, p: FixedParams) -> None:
-        self.words = p.codebook
-        self.fraction = p.fraction
-        self.weight = self._by_word(p.weight << p.weight_exp, p.decay)
-        self.recurrent_weight = None
+        self.words, self.fraction = p.codebook, p.fraction
+        self.inputs = self._sums(p.weight << p.weight_exp, p.decay, p.delay)
+        self.recurrent = None
         if p.recurrent_weight is not None:
-            self.recurrent_weight = self._by_word(p.recurrent_weight << p.recurrent_exp, p.recurrent_decay)
+            weight = p.recurrent_weight << p.recurrent_exp
+            self.recurrent = self._sums(weight, p.recurrent_decay, p.recurrent_delay)
 
-    def _by_word(self, weight: Integers, decay: Integers) -> NDArray[np.float64]:
-        """(lines, N * K): the weight where the synapse has the word k, else 0. Sums of whole numbers below 2^53 are
-        exact in float64, whose matrix product is the fast one."""
+    def _sums(self, weight: Integers, decay: Integers, delay: Any) -> Products | DelayedSums:
+        word, many = np.searchsorted(self.words, decay), len(self.words)
+        return Products(weight, word, many) if delay is None else DelayedSums(weight, word, many, delay)
+
+    def drive(self, sources: Integers) -> Integers:
+        """What inputs (rows, B, M) add at the last step, (B, N, K)."""
+        return self.inputs.of(sources) << self.fraction
+
+    def drives(self, sources: Integers, steps: int) -> Iterator[Integers]:
+        """The same of each of the last so many steps."""
+        return (added << self.fraction for added in self.inputs.each(sources, steps))
+
+    def step(self, s: FixedState, drive: Integers, fired: Any, watch: Watch, t: int) -> tuple[Integers, None]:
+        u = decayed(s.current, self.words) + drive
+        if self.recurrent is not None:
+            u += self.recurrent.of(fired) << self.fraction
+        return watch.wrap(u, "synaptic current", t), None
+
+
+class Products:
+    """Weights summed over the lines that are not silent, neuron by neuron and word by word: a matrix product.
+
+    Sums of whole numbers below 2^53 are exact in float64, whose matrix product is the fast one.
+    """
+
+    def __init__(self, weight: Integers, word: Integers, words: int) -> None:
         n, lines = weight.shape
-        out = np.zeros((lines, n, len(self.words)))
+        self.shape = (n, words)
+        out = np.zeros((lines, n, words))
         neuron, line = np.indices(weight.shape)
-        out[line, neuron, np.searchsorted(self.words, decay)] = weight
-        return out.reshape(lines, -1)
+        out[line, neuron, word] = weight  # 0 where the synapse has another word
+        self.weight = out.reshape(lines, -1)
 
-    def drive(self, x: Integers) -> Integers:
-        """What inputs (B, M) of one step add, (B, N, K)."""
-        return self._sums(x, self.weight)
-
-    def _sums(self, x: Integers, weight: NDArray[np.float64]) -> Integers:
-        """Of a single row only the lines that are not silent are read: few are, in most steps."""
+    def of(self, sources: Integers) -> Integers:
+        """At the last step, (B, N, K). Of a single row only the lines that are not silent are read: few, mostly."""
+        x = sources[-1]
         active = np.flatnonzero(x[0]) if len(x) == 1 else slice(None)
-        added = x[:, active].astype(np.float64) @ weight[active]
-        out: Integers = added.astype(np.int64).reshape(len(x), -1, len(self.words)) << self.fraction
-        return out
+        added = x[:, active].astype(np.float64) @ self.weight[active]
+        return added.astype(np.int64).reshape(-1, *self.shape)
 
-    def drives(self, x: Integers) -> Any:
-        """The same of each step of (T, B, M), many steps at a time."""
-        steps, batch, _ = x.shape
-        at_once = max(1, CHUNK // (batch * self.weight.shape[1]))
+    def each(self, sources: Integers, steps: int) -> Iterator[Integers]:
+        """At each of the last so many steps; many of them at a time."""
+        x = sources[len(sources) - steps :]
+        at_once = max(1, CHUNK // (x.shape[1] * self.weight.shape[1]))
         for t in range(0, steps, at_once):
             part = x[t : t + at_once].astype(np.float64) @ self.weight
-            yield from part.astype(np.int64).reshape(len(part), batch, -1, len(self.words)) << self.fraction
+            yield from part.astype(np.int64).reshape(len(part), -1, *self.shape)
 
-    def step(self, s: FixedState, drive: Integers, watch: Watch, t: int) -> tuple[Integers, None]:
-        u = decayed(s.current, self.words) + drive
-        if self.recurrent_weight is not None:
-            u += self._sums(s.spikes, self.recurrent_weight)
-        return watch.wrap(u, "synaptic current", t), None
+
+class DelayedSums:
+    """The same where every synapse reads its line so many steps earlier: synapse by synapse, then summed."""
+
+    def __init__(self, weight: Integers, word: Integers, words: int, delay: Integers) -> None:
+        n, _ = weight.shape
+        self.shape, self.weight, self.delay = (n, words), weight, delay
+        cell = (word + np.arange(n)[:, None] * words).ravel()
+        self.order = np.argsort(cell, kind="stable")
+        self.cells, self.starts = np.unique(cell[self.order], return_index=True)
+
+    def of(self, sources: Integers) -> Integers:
+        """At the last step, (B, N, K)."""
+        added = self.weight * arrived(sources, self.delay)
+        out = np.zeros((len(added), self.shape[0] * self.shape[1]), np.int64)
+        out[:, self.cells] = np.add.reduceat(added.reshape(len(added), -1)[:, self.order], self.starts, axis=1)
+        return out.reshape(-1, *self.shape)
+
+    def each(self, sources: Integers, steps: int) -> Iterator[Integers]:
+        """At each of the last so many steps."""
+        return map(self.of, each_step(sources, steps))
 
 
 class Synapses:
@@ -364,20 +451,22 @@ class Synapses:
         if p.recurrent_weight is not None:
             self.recurrent_weight = p.recurrent_weight << (p.recurrent_exp + p.fraction)
 
-    def drive(self, x: Integers) -> Integers:
-        """What inputs (B, M) of one step add, (B, N, M)."""
-        out: Integers = self.weight * x[:, None, :]
+    def drive(self, sources: Integers) -> Integers:
+        """What inputs (rows, B, M) add at the last step, (B, N, M)."""
+        out: Integers = self.weight * arrived(sources, self.p.delay)
         return out
 
-    def drives(self, x: Integers) -> Any:
-        """The same of each step of (T, B, M)."""
-        return map(self.drive, x)
+    def drives(self, sources: Integers, steps: int) -> Iterator[Integers]:
+        """The same of each of the last so many steps."""
+        return map(self.drive, each_step(sources, steps))
 
-    def step(self, s: FixedState, drive: Integers, watch: Watch, t: int) -> tuple[Integers, Integers | None]:
+    def step(
+        self, s: FixedState, drive: Integers, fired: Any, watch: Watch, t: int
+    ) -> tuple[Integers, Integers | None]:
         current = watch.wrap(decayed(s.current, self.p.decay) + drive, "synaptic current", t)
         if self.recurrent_weight is None:
             return current, None
-        added = self.recurrent_weight * s.spikes[:, None, :]
+        added = self.recurrent_weight * arrived(fired, self.p.recurrent_delay)
         recurrent = decayed(s.recurrent_current, self.p.recurrent_decay) + added
         return current, watch.wrap(recurrent, "recurrent synaptic current", t)
 
@@ -452,11 +541,12 @@ def truncation_bound(params: FixedParams, steps: int) -> NDArray[np.float64]:
         return np.where(inside, (1 - r**steps) / np.where(inside, 1 - r, 1.0), 0.0)
 
     if p.form == "cluster":
-        used = Accumulators(p)
-        present = used.weight.any(0)
-        if used.recurrent_weight is not None:
-            present = present | used.recurrent_weight.any(0)
-        total = (present.reshape(len(p.weight), -1) * largest_loss(used.words)).sum(1)
+        present = np.zeros((len(p.weight), len(p.codebook)), bool)
+        for weight, decay in ((p.weight, p.decay), (p.recurrent_weight, p.recurrent_decay)):
+            if weight is not None:
+                neuron, line = np.nonzero(weight)
+                present[neuron, np.searchsorted(p.codebook, decay[neuron, line])] = True
+        total = (present * largest_loss(p.codebook)).sum(1)
     else:
         total = largest_loss(p.decay).sum(1)
         if p.recurrent_decay is not None:

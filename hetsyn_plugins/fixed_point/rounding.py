@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hetsyn_plugins.core.fields import DECAYS
+from hetsyn_plugins.core.fields import DECAYS, DELAYS, STEPS
 from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.validation import describe_values
 from hetsyn_plugins.fixed_point.neuron import (
     COUNTS,
     DECAY_ONE,
@@ -17,6 +18,7 @@ from hetsyn_plugins.fixed_point.neuron import (
     FORMS,
     HELD,
     MANTISSA,
+    MAX_DELAY,
     MAX_EXP,
     MAX_THRESHOLD,
     WEIGHT_MANTISSAS,
@@ -62,9 +64,10 @@ def quantise(
     clip   take the nearest value where a weight does not fit 8 bits or a tau 12 bits (r in (0, 1) that rounds to 0 or
            1); otherwise that raises ValueError with the number of them
 
-    In the cluster form every distinct decay word is an accumulator: cluster the decays first (`clusters.py`).
+    In the cluster form every distinct decay word is an accumulator: cluster the decays first (`clusters.py`). Delays
+    are never rounded here: ValueError where they are not whole, or longer than an axon's 62 steps.
     """
-    params.refuse_delays("integers")
+    check_delays(params)
     p = params.astype(np.float64).expanded()
     unit = _largest_unit(p) if unit is None else checked_unit(unit)
     if form not in FORMS:
@@ -72,18 +75,7 @@ def quantise(
     bits, form_fraction = FORMS[form]
     fraction = form_fraction if fraction is None else fraction
     fraction = int(checked_integers("fraction", fraction, (0, bits - 9), ()))
-    integers: dict[str, Any] = {}
-    for name in HELD:
-        value = getattr(p, name)
-        if value is None:
-            continue
-        if COUNTS[name] == WEIGHT_MANTISSAS:
-            mantissas, integers[EXPONENTS[name]] = _mantissas(value, unit)
-            integers[name] = np.clip(mantissas, *MANTISSA)
-        elif COUNTS[name] == DECAY_WORDS:
-            integers[name] = decay_to_word(value)
-        else:
-            integers[name] = np.rint(value / (unit if COUNTS[name] == WEIGHT_UNITS else unit / (1 << fraction)))
+    integers = _integers(p, unit, fraction)
     if not p.spiking:
         integers["threshold"] = 1  # a readout's is never compared
     if not np.all(integers["threshold"]):
@@ -93,6 +85,43 @@ def quantise(
     if not clip:
         refuse_clipped(report)
     return fixed, report
+
+
+def _integers(p: HetSynParams, unit: float, fraction: int) -> dict[str, Any]:
+    """The fields of FixedParams that a layer has, clipped where they do not fit, with the exponents of its matrices."""
+    integers: dict[str, Any] = {}
+    for name in HELD:
+        value, counts = getattr(p, name), COUNTS[name]
+        if value is None:
+            continue
+        if counts == WEIGHT_MANTISSAS:
+            mantissas, integers[EXPONENTS[name]] = _mantissas(value, unit)
+            integers[name] = np.clip(mantissas, *MANTISSA)
+        elif counts == DECAY_WORDS:
+            integers[name] = decay_to_word(value)
+        elif counts == STEPS:
+            integers[name] = value
+        else:
+            integers[name] = np.rint(value / (unit if counts == WEIGHT_UNITS else unit / (1 << fraction)))
+    return integers
+
+
+def check_delays(params: HetSynParams) -> None:
+    """Raise ValueError where integers cannot hold the delays of a layer as they are."""
+    for name in DELAYS:
+        delay = getattr(params, name)
+        if delay is None:
+            continue
+        if (delay != np.rint(delay)).any():
+            raise ValueError(
+                f"{name}: expected whole steps for integers, got {describe_values(delay)}; round_delays_(net) makes "
+                "them whole, which changes what the network does: look at its accuracy, or train on with them fixed"
+            )
+        if delay.max() > MAX_DELAY:
+            raise ValueError(
+                f"{name}: expected at most {MAX_DELAY} steps, as a chip's axons delay, got {delay.max():g}; train with "
+                f"max_delay={MAX_DELAY}, or take longer steps (dt)"
+            )
 
 
 def _lost_threshold(p: HetSynParams, unit: float) -> str:

@@ -40,8 +40,8 @@ def hetsyn_lif_quantised(  # long for its arguments: those of `hetsyn_lif`, writ
     adaptation_decay: Tensor | float | None = None,
     adaptation_strength: Tensor | float | None = None,
     bias: Tensor | None = None,
-    delay: None = None,
-    recurrent_delay: None = None,
+    delay: Tensor | float | None = None,
+    recurrent_delay: Tensor | float | None = None,
     mask: Tensor | None = None,
     recurrent_mask: Tensor | None = None,
     spiking: bool = True,
@@ -56,7 +56,8 @@ def hetsyn_lif_quantised(  # long for its arguments: those of `hetsyn_lif`, writ
     """A HetSynLIF layer over a sequence, rounded to integers in the forward pass.
 
     inputs              (T, B, M), whole numbers
-    weight ... recurrent_mask   as in `ops.hetsyn_lif`; delays are refused; spiking=False: the leaky readout
+    weight ... recurrent_mask   as in `ops.hetsyn_lif`, delays whole and of at most 62 steps; spiking=False: the leaky
+                        readout
     unit                what one weight unit stands for; weights that do not fit 8 bits in it, and taus that do not fit
                         12, take the nearest value that does (`rounding.quantise`, clip=True); such a weight gets
                         only gradient that moves it back
@@ -203,6 +204,13 @@ def _float_state(fixed: FixedParams, state: FixedState | None, like: Tensor) -> 
         value = torch.from_numpy(parts[name]).to(like)
         return value if name == "spikes" else value * scale
 
+    def past(name: str, delay: Any, lines: int) -> Any:
+        if delay is None:
+            return None
+        if parts.get(name) is None:
+            return like.new_zeros((fixed.max_delay, batch, lines))
+        return torch.from_numpy(parts[name]).to(like)
+
     loop = fixed.recurrent_weight is not None
     return HetSynState(
         part("current", True, n, m),
@@ -211,4 +219,6 @@ def _float_state(fixed: FixedParams, state: FixedState | None, like: Tensor) -> 
         part("adaptation", fixed.adaptation_decay is not None, n),
         part("spikes", fixed.spiking, n),
         None,
+        past("past_inputs", fixed.delay, m),
+        past("past_spikes", fixed.recurrent_delay, n),
     )

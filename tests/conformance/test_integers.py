@@ -122,16 +122,25 @@ CORE = [
         "kinds",
         POINT,
         "        total = current.sum(-1) if",
-        "        early = s._replace(spikes=(current.sum(-1) > p.threshold << p.fraction).astype(np.int64))\n"
+        "        early = (current.sum(-1) > p.threshold << p.fraction).astype(np.int64)[None]\n"
         "        if p.recurrent_weight is not None:\n"
-        "            current, recurrent = self.synapses.step(early, drive, watch, t)\n"
+        "            current, recurrent = self.synapses.step(s, drive, early, watch, t)\n"
         "        total = current.sum(-1) if",
     ),
-    Bug("two clusters in one", "clusters", POINT, "(self.words, decay)]", "(self.words, decay) // 2]"),
+    Bug("two clusters in one", "clusters", POINT, "(self.words, decay), len", "(self.words, decay) // 2, len"),
     Bug("always 12 fractional bits", "synapse-form", POINT, "(p.weight_exp + p.fraction)", "(p.weight_exp + 12)"),
-    Bug("graded spikes as spikes", "graded-inputs", POINT, "self.weight * x[", "self.weight * np.sign(x)["),
-    Bug("spikes of another sample", "samples", POINT, "_sums(s.spikes,", "_sums(s.spikes[::-1],"),
+    Bug("graded spikes as spikes", "graded-inputs", POINT, "return sources[-1][:", "return np.sign(sources)[-1][:"),
+    Bug("spikes of another sample", "samples", POINT, "s.spikes[None])", "s.spikes[None, ::-1])"),
     Bug("delays off by one", "delays", STACK, "latency + delay)", "latency + delay + 1)"),
+    Bug("synapses a step later", "delays-of-synapses", POINT, "- 1 - delay,", "- 1 - np.maximum(delay - 1, 0),"),
+    Bug(
+        "recurrent delays from z[t]",
+        "delays-of-synapses",
+        POINT,
+        "self.recurrent.of(fired)",
+        "self.recurrent.of(np.concatenate([fired[1:], fired[-1:]]))",
+    ),
+    Bug("the past of spikes a step late", "delays-of-synapses", POINT, "else fired[1:]", "else fired[:-1]"),
     Bug("the always-on line is off", "kinds", STACK, "np.ones(", "np.zeros("),
 ]  # fmt: skip
 IN_LAVA = [
@@ -142,8 +151,18 @@ IN_LAVA = [
     Bug("samples in the wrong order", "samples", RUNTIME, "inputs.transpose(", "inputs[:, ::-1].transpose("),
     Bug("read a step early", "kinds", RUNTIME, "sink.data[tap.latency :]", "sink.data[tap.latency - 1 :]"),
     Bug("the always-on line is off", "kinds", MODELS, "np.append(x, 1)", "np.append(x, 0)"),
-    Bug("graded spikes as spikes", "graded-inputs", MODELS, "drive(x[None]", "drive(np.sign(x)[None]"),
+    Bug("graded spikes as spikes", "graded-inputs", MODELS, "self.state, x[None]", "self.state, np.sign(x)[None]"),
     Bug("the state is not carried", "kinds", MODELS, "self.state, v = self.core", "_, v = self.core"),
+    Bug("inputs of before kept between samples", "delays-of-synapses", MODELS,
+        "self.state = neuron.zero_state(self.layer.params, batch=1)",
+        "past = getattr(self, 'state', neuron.zero_state(self.layer.params, batch=1)).past_inputs\n"
+        "        self.state = neuron.zero_state(self.layer.params, batch=1)._replace(past_inputs=past)"),
+    Bug("spikes of before kept between samples", "delays-of-synapses", MODELS,
+        "self.state = neuron.zero_state(self.layer.params, batch=1)",
+        "past = getattr(self, 'state', neuron.zero_state(self.layer.params, batch=1)).past_spikes\n"
+        "        self.state = neuron.zero_state(self.layer.params, batch=1)._replace(past_spikes=past)"),
+    Bug("the past is not carried", "delays-of-synapses", MODELS, "self.core.advance(self.state,",
+        "self.core.advance(self.state._replace(past_inputs=neuron.zero_state(self.layer.params, 1).past_inputs),"),
     Bug("no delays", "delays", MODELS, "(t + 1 + self.delay)", "(t + 1 + 0 * self.delay)"),
 ]  # fmt: skip
 IN_FLOAT = [

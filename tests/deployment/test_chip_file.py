@@ -54,15 +54,19 @@ def params(seed: int, n: int, m: int, *, recurrent: bool = False, spiking: bool 
 
 
 def network(seed: int = 0) -> FixedNetwork:
-    """Every kind of layer: feed-forward, recurrent, delays, adaptation, bias, always-on, no reset, readout."""
+    """Every kind of layer: feed-forward, recurrent, delays, adaptation, bias, always-on, no reset, readout.
+
+    The second has delays of inputs and recurrent synapses, the last of its synapses alone: both of version 3.
+    """
+    late = {"delay": np.arange(16).reshape(4, 4) * 4 % 23, "recurrent_delay": np.arange(16).reshape(4, 4) * 62 // 15}
     adapting = {"adaptation_decay": [5, 4096, 0], "adaptation_strength": [-(2**23) + 1, 3, 2**23 - 1]}
     return FixedNetwork(
         (
-            FixedLayer("first", params(seed, 4, 3), delay=[0, 62, 1, 7]),
-            FixedLayer("räckt/2", params(seed + 1, 4, 4, recurrent=True)),
+            FixedLayer("first", params(seed, 4, 3), delay=[0, 40, 1, 7]),
+            FixedLayer("räckt/2", params(seed + 1, 4, 4, recurrent=True, **late)),
             FixedLayer("adapting", params(seed + 2, 3, 5, recurrent=True, **adapting), always_on=True),
             FixedLayer("biased", params(seed + 3, 3, 3, bias=[1, -(2**23) + 1, 7], reset_decay=None, weight_exp=0)),
-            FixedLayer("out", params(seed + 4, 2, 3, spiking=False, weight_exp=7, fraction=3)),
+            FixedLayer("out", params(seed + 4, 2, 3, spiking=False, weight_exp=7, fraction=3, delay=[[0, 1, 62]] * 2)),
         )
     )
 
@@ -105,7 +109,7 @@ def check_datasets(module: Any, path: Path) -> None:
             assert group["neuron/form"][()].decode() == p.form and group["neuron/fraction"][()] == p.fraction
             # as a Python number: NumPy 2 would compare a float32 and a number in float32
             assert group["neuron/unit"][()].item() == p.unit, "neuron/unit"
-            assert group["version"][()] == 2
+            assert group["version"][()] == (2 if p.delay is None else 3)
             assert group["neuron/vThMant"][()].tolist() == p.threshold.tolist()
             assert ("weight_rec" in group, "delay" in group) == (recurrent, layer.delay is not None)
             for i in range(n):
@@ -122,6 +126,8 @@ def check_datasets(module: Any, path: Path) -> None:
                 "neuron/adaptationStrength": p.adaptation_strength,
                 "neuron/bias": p.bias,
             }
+            if p.delay is not None:
+                optional |= {"synapse/delay": p.delay, "synapse/delay_rec": p.recurrent_delay}
             for dataset, value in optional.items():
                 shape = group[dataset].shape
                 assert (shape is None) == (value is None), dataset
@@ -279,7 +285,11 @@ def entry(index: tuple[int, ...], value: Any) -> Callable[[Any], Any]:
         ("type", lambda old: np.array([b"dense"], "S10"), "weight_rec: expected no such dataset in a dense layer"),
         ("neuron/type", lambda old: "CUBA", "neuron/type: expected HETSYN, got CUBA"),
         ("neuron/form", lambda old: "microcode", "neuron/form: expected one of cluster, synapse, got 'microcode'"),
-        ("version", lambda old: np.int64(3), "version: expected 1 or 2, got 3"),
+        ("version", lambda old: np.int64(4), "version: expected 1, 2 or 3, got 4"),
+        ("version", lambda old: np.int64(2), "synapse/delay: expected no such dataset in a dense_rec layer"),
+        ("synapse/delay", entry((0, 1), 63), "synapse/delay: expected 0..62, got 1 outside, from 0 to 63"),
+        ("synapse/delay_rec", lambda old: old[:2], "synapse/delay_rec: expected shape (4, 4), got (2, 4)"),
+        ("synapse/delay", lambda old: old.astype("f4"), "synapse/delay: expected int16, got float32"),
         ("shape", lambda old: np.array([5]), "shape: expected [4] beside a weight of (4, 4), got [5]"),
         ("inFeatures", lambda old: np.int64(5), "inFeatures: expected 4 beside a weight of (4, 4), got 5"),
         ("neuron/refDelay", lambda old: np.int64(2), "neuron/refDelay: expected 1"),
@@ -352,6 +362,9 @@ def test_delays_out_of_range_are_named(tmp_path: Path) -> None:
     path = written(tmp_path)
     swap(path, "layer/0/delay", entry((1,), 63.0))
     with pytest.raises(ValueError, match=r"layer/0: layer 'first': delay: expected 0..62, got 1 outside"):
+        chip_file.read(path)
+    swap(path, "layer/0/delay", entry((1,), 50.0))
+    with pytest.raises(ValueError, match=r"layer 'räckt/2': delay: expected at most 62 steps together with .* got 70"):
         chip_file.read(path)
     swap(path, "layer/0/delay", entry((1,), 0.5))
     with pytest.raises(ValueError, match=r"layer/0: layer 'first': delay: expected whole numbers"):
@@ -702,6 +715,20 @@ BUGS = [
         check_round_trip,
         "weight\nassert",
     ),
+    Bug(
+        "delays of synapses dropped",
+        "p.delay is None and p.recurrent_delay is None",
+        "True",
+        check_round_trip,
+        "delay\nassert",
+    ),
+    Bug(
+        "synapses a step later",
+        "np.asarray(value, at.dtype)",
+        "np.asarray(value + (name == 'recurrent_delay'), at.dtype)",
+        check_datasets,
+        "synapse/delay_rec",
+    ),
     Bug("delay dropped", "if layer.delay is not None:", "if False:", check_datasets, "At index 1 diff: False != True"),
     Bug(
         "delay read without being there",
@@ -765,7 +792,7 @@ def test_planted_bugs_are_caught(bug: Bug, tmp_path: Path) -> None:
 
 
 def test_planting_breaks_nothing_by_itself(tmp_path: Path) -> None:
-    with planted(chip_file.__name__, "VERSION, UNCHECKED = 2, 1", "VERSION, UNCHECKED = 2, 1") as module:
+    with planted(chip_file.__name__, "VERSION, DELAYED = 1, 2, 3", "VERSION, DELAYED = 1, 2, 3") as module:
         check_datasets(module, tmp_path / "a.net")
         check_round_trip(module, tmp_path / "b.net")
 
@@ -789,9 +816,9 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 def test_every_field_of_the_core_has_its_dataset() -> None:
     """Each in its full shape; what a layer may lack may be empty; with what only integers have, it is FixedParams."""
-    ours = {**chip_file.FIELDS, **chip_file.WEIGHTS}
-    assert set(ours) | {"form"} == {field.name for field in fields(FixedParams)} and len(HELD) == 9
-    assert set(core_fields.FIELDS) - {*core_fields.DELAYS, *core_fields.MASKS} == set(HELD) <= set(ours)
+    ours = {**chip_file.FIELDS, **chip_file.DELAYS, **chip_file.WEIGHTS}
+    assert set(ours) | {"form"} == {field.name for field in fields(FixedParams)} and len(HELD) == 11
+    assert set(core_fields.NUMBERS) == set(HELD) <= set(ours)
     optional = {name for name, field in HELD.items() if not field.required}
     assert chip_file.OPTIONAL == optional - {"recurrent_weight"}  # whose dataset, netx's, is not there then
     assert len({at.path for at in ours.values()}) == len(ours)

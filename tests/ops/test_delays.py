@@ -14,7 +14,6 @@ from hetsyn_plugins import HetSynParams, HetSynState, UniformDelay, ops, round_d
 from hetsyn_plugins.conformance import cases
 from hetsyn_plugins.core import memory, reference
 from hetsyn_plugins.core.fields import ARRAYS, DELAYS
-from hetsyn_plugins.fixed_point import quantise
 from hetsyn_plugins.kernels.cpu import delayed, delayed_layout
 from hetsyn_plugins.ops import arguments, operators, steps
 
@@ -189,12 +188,6 @@ def test_delays_that_nobody_has_looked_at_stay_inside_of_memory() -> None:
     (k, f, h), whole = lanes._pieces(wild, 4, 4)
     assert not whole and k.min() >= 0 and k.max() <= 2 and np.isnan(f[0, 2]) and np.isnan(h[0, 2])
     assert f[1].tolist() == [0.0, 0.5, 1.0, 0.0] and k[1].tolist() == [0, 1, 2, 2]
-
-
-def test_integers_refuse_delays() -> None:
-    params = cases.KINDS["whole delays"](np.random.default_rng(0), N, M)
-    with pytest.raises(ValueError, match="delay: expected None for integers, got values from 0 to 7 steps"):
-        quantise(params)
 
 
 def test_params_know_how_many_steps_they_need() -> None:

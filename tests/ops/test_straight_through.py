@@ -22,7 +22,7 @@ from hetsyn_plugins.ops import straight_through as quantised
 
 UNIT = 1 / 64
 FORMS = ("cluster", "synapse")
-KINDS = ("feed-forward", "recurrent", "readout", "adaptation", "bias", "no reset", "everything")
+KINDS = ("feed-forward", "recurrent", "readout", "adaptation", "bias", "no reset", "everything", "delays")
 
 
 class Code(NamedTuple):
@@ -45,12 +45,14 @@ def layer(kind: str, k: int | None = None, n: int = 11, m: int = 7, seed: int = 
         return rng.uniform(0, 1, shape) if k is None else rng.choice(np.linspace(0.3, 0.99, k), shape)
 
     fields: dict[str, Any] = {"reset_decay": rng.uniform(0.5, 1, n)}
-    if kind in ("recurrent", "everything"):
+    if kind in ("recurrent", "everything", "delays"):
         fields.update(recurrent_weight=rng.normal(0, 0.3, (n, n)), recurrent_decay=decays(n, n))
     if kind in ("adaptation", "everything"):
         fields.update(adaptation_decay=rng.uniform(0.5, 1, n), adaptation_strength=rng.uniform(0.05, 0.3, n))
     if kind in ("bias", "everything"):
         fields.update(bias=rng.normal(0, 0.1, n))
+    if kind == "delays":
+        fields.update(delay=rng.choice([0.0, 1.0, 6.0], (n, m)), recurrent_delay=rng.choice([0.0, 2.0, 9.0], (n, n)))
     if kind == "no reset":
         fields.update(reset_decay=None)
     if kind == "readout":
@@ -94,10 +96,13 @@ def test_forward_is_the_integer_core(code: Code, form: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["everything", "delays"])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (8, 4, 2), (9, 5, 4), (17, 13, 1)])
-def test_the_kernel_gives_all_that_the_core_gives(code: Code, form: str, sizes: tuple[int, int, int]) -> None:
+def test_the_kernel_gives_all_that_the_core_gives(
+    code: Code, form: str, sizes: tuple[int, int, int], kind: str
+) -> None:
     n, m, batch = sizes
-    p, _ = fixed_point.quantise(layer("everything", None, n, m), form=form)
+    p, _ = fixed_point.quantise(layer(kind, None, n, m), form=form)
     x = spikes_in(30, batch, m)
     want, got = fixed_point.run(p, x), code.fixed.run(p, x)
     for one, other in zip((*want[:2], *want.state, want.peak), (*got[:2], *got.state, got.peak), strict=True):
@@ -323,14 +328,24 @@ BUGS = [
     Bug("the last lines unread", FIXED, "for j in range(0, lines, 4):", "for j in range(0, lines - 4, 4):",
         forward_of("synapse", "readout"),
         "FixedParams(7 -> 11, readout, synapse form"),
-    Bug("recurrent spikes of the first row", FIXED, "spike = get(z, b * N + j)", "spike = get(z, j)",
+    Bug("recurrent spikes of the first row", FIXED, "at = (b * rows + (t", "at = ((t",
         forward_of("cluster", "recurrent"),
         "FixedParams(7 -> 11, recurrent, cluster form"),
-    Bug("blind to overflow of v", FIXED, "larger(magnitude(reset), magnitude(adapt)), magnitude(now))",
+    Bug("delays of inputs one short", FIXED, "kept + t - delay)", "kept + t - max(delay - 1, 0))",
+        forward_of("cluster", "delays"),
+        "FixedParams(7 -> 11, recurrent, cluster form"),
+    Bug("recurrent delays count from the step itself", FIXED, "(t + rows - delay)",
+        "(t + rows - delay + (rows > 1))", forward_of("cluster", "delays"),
+        "FixedParams(7 -> 11, recurrent, cluster form"),
+    Bug("no past in front of the inputs", FIXED, "if initial is not None and kept:", "if False:",
+        lambda c: test_the_kernel_gives_all_that_the_core_gives(c, "cluster", (9, 5, 4), "delays"),
+        "array_equal"),
+    Bug("blind to overflow of v", FIXED, "larger(magnitude(reset), magnitude(adapt)), magnitude(membrane))",
         "magnitude(reset), magnitude(adapt))", lambda c: test_overflow_is_the_cores(c, "cluster", "v"),
         "FixedPointOverflow", pytest.fail.Exception),
-    Bug("blind to overflow of the reset", FIXED, "larger(larger(magnitude(reset), magnitude(adapt)), magnitude(now))",
-        "magnitude(now)", lambda c: test_overflow_is_the_cores(c, "synapse", "reset"),
+    Bug("blind to overflow of the reset", FIXED,
+        "larger(larger(magnitude(reset), magnitude(adapt)), magnitude(membrane))", "magnitude(membrane)",
+        lambda c: test_overflow_is_the_cores(c, "synapse", "reset"),
         "FixedPointOverflow", pytest.fail.Exception),
     Bug("fractions pass", FIXED, "if wrong.any():", "if wrong.all():",
         lambda c: test_fractions_are_refused(c, "synapse", 0.5),

@@ -9,8 +9,10 @@ or wraps.
     v  u, then the membrane          z, J, A, theta, reset_strength, adaptation_strength      as in `soma.py`
     c_reset, c_adapt                 c of J and A                peak  the largest |state| so far
 
-Synapse form: lanes = neurons, and a synapse's current stays in a register over all of time. Cluster form: every spike
-adds its weights to the accumulators of its synapses, so that silent lines cost nothing.
+Synapse form: lanes = neurons, and a synapse's current stays in a register over all of time; with delays, which are for
+simulation there, the integer core runs it. Cluster form: every spike adds its weights to the accumulators of its
+synapses, so that silent lines cost nothing. Synapses that read a line with the same delay have an axon of their own,
+as on a chip, and a spike comes over each of them.
 """
 
 # mypy: no-check-untyped-defs
@@ -18,7 +20,7 @@ adds its weights to the accumulators of its synapses, so that silent lines cost 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,17 +69,39 @@ def run(
     """
     p, x = params, torch.as_tensor(inputs).detach()
     check_inputs_shape(x, p.weight)
+    by_core: dict[str, Any] = {"name": name, "allow_overflow": allow_overflow}
     if 0 in x.shape:
         return fixed_point.run(p, x.numpy(), state)
+    if p.form == "synapse" and p.max_delay:
+        result = fixed_point.run(p, x.numpy(), state, **by_core)
+        return result if keep_state else result._replace(state=None)  # type: ignore[arg-type]  # as below
     initial = None if state is None else fixed_point.fitting_state(p, state, x.shape[1])
     with np.errstate(invalid="ignore"):  # a state that no int64 holds is not used
         v, last, peak = (_clusters if p.form == "cluster" else _synapses)(p, x, initial, keep_state)
     if peak >= 1 << (p.state_bits - 1):
-        return fixed_point.run(p, x.numpy(), state, name=name, allow_overflow=allow_overflow)
+        return fixed_point.run(p, x.numpy(), state, **by_core)
     spikes = (v > (p.threshold << p.fraction)).astype(np.int64) if p.spiking else None
-    if last is not None and spikes is not None:
-        last = last._replace(spikes=spikes[-1])
+    if last is not None:
+        start = fixed_point.zero_state(p, x.shape[1]) if initial is None else initial
+        last = _with_spikes(last, start, x, spikes)
     return FixedRun(spikes, v, last, 0, peak)  # type: ignore[arg-type]  # no state where none is to be kept
+
+
+def _with_spikes(last: FixedState, start: FixedState, x: Tensor, spikes: Any) -> FixedState:
+    """The last state with its spikes, and with inputs and spikes of the steps before it where synapses have delays."""
+    parts: dict[str, Any] = {}
+    if start.past_inputs is not None:
+        of_call = x[-len(start.past_inputs) :] if len(start.past_inputs) else x[:0]
+        parts["past_inputs"] = _latest(start.past_inputs, of_call.to(torch.int64).numpy())
+    if start.past_spikes is not None:
+        parts["past_spikes"] = _latest(start.past_spikes, np.concatenate([start.spikes[None], spikes[:-1]]))
+    return last._replace(spikes=None if spikes is None else spikes[-1], **parts)
+
+
+def _latest(past: Integers, since: Integers) -> Integers:
+    """The last rows, as many as there were, of a past and of what came since."""
+    both = np.concatenate([past, since])
+    return both[len(both) - len(past) :]
 
 
 def _synapses(
@@ -87,7 +111,7 @@ def _synapses(
     steps, batch, lines = x.shape
     soma = _Soma(p, initial, batch)
     sources = np.zeros((batch, _up(lines, 4), steps))
-    _gather(x, sources, (1, sources[0].size, steps))
+    _gather(x, sources.ravel(), (1, sources[0].size, steps))
     c, w = _blocked(_factor(p.decay), 4), _blocked(p.weight << (p.weight_exp + p.fraction), 4)
     v, units = np.empty((batch, steps, soma.n)), batch * soma.n // LANES
     if initial is None:
@@ -114,19 +138,22 @@ def _clusters(
 ) -> tuple[Integers, FixedState | None, int]:
     """The same in the cluster form."""
     steps, batch, lines = x.shape
-    words, soma = p.codebook, _Soma(p, initial, batch)
+    words, soma, kept = p.codebook, _Soma(p, initial, batch), p.max_delay if p.delay is not None else 0
     u = np.zeros((batch, len(words), soma.n))
     if initial is not None:
         u[:, :, : soma.neurons] = initial.current.transpose(0, 2, 1)
     v, peaks = np.empty((batch, steps, soma.n)), np.zeros((batch, LANES))
-    of_inputs = _spike_table(p.weight << p.weight_exp, p.decay, p, soma.n)
-    recurrent = of_inputs[0][:0], of_inputs[1][:0]
+    of_inputs = _axons(p.weight << p.weight_exp, p.decay, p.delay, p, soma.n)
+    recurrent = of_inputs.none()
     if p.recurrent_weight is not None:
-        recurrent = _spike_table(p.recurrent_weight << p.recurrent_exp, p.recurrent_decay, p, soma.n)
-    sources = np.empty((batch, steps, lines))
-    _gather(x, sources, (lines, steps * lines, 1))
+        weight = p.recurrent_weight << p.recurrent_exp
+        recurrent = _axons(weight, p.recurrent_decay, p.recurrent_delay, p, soma.n)
+    sources = np.zeros((batch, kept + steps, lines))
+    if initial is not None and kept:
+        sources[:, :kept] = initial.past_inputs.transpose(1, 0, 2)
+    _gather(x, sources.ravel()[kept * lines :], (lines, (kept + steps) * lines, 1))
     arrays = (sources, *of_inputs, *recurrent, _factor(words), u, v, *soma.state, *soma.constants, peaks)
-    parallel(clusters_fwd, batch, *map(np.ravel, arrays), soma.neurons, steps)
+    parallel(clusters_fwd, batch, *map(np.ravel, arrays), lines, soma.neurons, kept, soma.rows, steps)
     last = (
         FixedState(u[:, :, : soma.neurons].transpose(0, 2, 1).astype(np.int64), None, *soma.final()) if keep else None
     )
@@ -134,25 +161,34 @@ def _clusters(
 
 
 def _gather(x: Tensor, out: Floats, strides: tuple[int, int, int]) -> None:
-    """Copy inputs to where the strides of (T, B, M) say, as float64; ValueError where the core refuses them."""
+    """Copy inputs to where the strides of (T, B, M) say, as float64, flat; ValueError where the core refuses them."""
     x = x if x.dtype in (torch.float32, torch.float64) else x.double()
     flat = x.as_strided((1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)),), (1,)).numpy()
     steps, batch, lines = x.shape
     wrong = np.zeros(batch, np.int64)
-    parallel(gather, batch, flat, out.ravel(), (*x.stride(), *strides), wrong, steps, lines)
+    parallel(gather, batch, flat, out, (*x.stride(), *strides), wrong, steps, lines)
     if wrong.any():
         fixed_point.whole_numbers(x.numpy())  # raises, and says what is wrong with them
 
 
 class _Soma:
-    """What a neuron has once, padded to n neurons: its state, (B, n), which the kernels update, and its parameters."""
+    """What a neuron has once, padded to n neurons: its state, (B, n), which the kernels update, and its parameters.
+
+    Of the spikes there are so many rows, (B, rows, n), the last ones in turn: those of step t - 1 in row t % rows.
+    """
 
     def __init__(self, p: FixedParams, initial: FixedState | None, batch: int) -> None:
         self.neurons = len(p.weight)
         self.n = _up(self.neurons, LANES)
         self.parts = (p.reset_decay is not None, p.adaptation_decay is not None)
-        parts = (None,) * 3 if initial is None else (initial.spikes, initial.reset, initial.adaptation)
-        self.state = [self._rows(part, batch) for part in parts]
+        self.rows = 1 if p.recurrent_delay is None else 1 + p.max_delay
+        spikes = np.zeros((batch, self.rows, self.n))
+        parts = (None, None) if initial is None else (initial.reset, initial.adaptation)
+        if initial is not None and initial.spikes is not None:
+            spikes[:, 0, : self.neurons] = initial.spikes
+        if initial is not None and initial.past_spikes is not None:
+            spikes[:, 1:, : self.neurons] = initial.past_spikes.transpose(1, 0, 2)
+        self.state = [spikes, *(self._rows(part, batch) for part in parts)]
         theta = p.threshold << p.fraction
         self.constants = [
             self._row(p.bias),
@@ -205,14 +241,32 @@ def _unblocked(blocks: Floats, batch: int, weight: Any) -> Any:
     return full[:, :n, :k].astype(np.int64)
 
 
-def _spike_table(weight: Integers, decay: Integers, p: FixedParams, n: int) -> tuple[Any, Any]:
-    """Line by line, (lines, N): where the accumulator of each synapse is in [word][n], and what a spike adds to it.
+class _Axons(NamedTuple):
+    """The synapses of a matrix, axon by axon; an axon has all that read a line with one delay.
 
-    8-bit mantissas times powers of two: exact in float32, half the memory to go through for each spike.
+    where, adds   (S,) of each synapse: where its accumulator is in [word][n], and what a spike adds to it
+    first         (delays * lines + 1,) where the synapses of each delay and line begin
     """
-    where = np.searchsorted(p.codebook, decay) * n + np.arange(len(weight))[:, None]
+
+    where: Any
+    adds: Any
+    first: Any
+
+    def none(self) -> _Axons:
+        """No axon, in arrays of the same types."""
+        return _Axons(self.where[:0], self.adds[:0], self.first[:1])
+
+
+def _axons(weight: Integers, decay: Integers, delay: Any, p: FixedParams, n: int) -> _Axons:
+    """8-bit mantissas times powers of two: exact in float32, half the memory to go through for each spike."""
+    neurons, lines = weight.shape
+    where = np.searchsorted(p.codebook, decay) * n + np.arange(neurons)[:, None]
     adds = weight.astype(np.float32) * np.float32(1 << p.fraction)
-    return np.ascontiguousarray(where.T.astype(np.int32)), np.ascontiguousarray(adds.T)
+    delay = np.zeros_like(weight) if delay is None else delay
+    axon = (np.arange(lines) + delay * lines).T.ravel()
+    order, first = np.argsort(axon, kind="stable"), np.zeros((delay.max() + 1) * lines + 1, np.int64)
+    first[1:] = np.bincount(axon, minlength=len(first) - 1).cumsum()
+    return _Axons(where.T.ravel()[order].astype(np.int32), adds.T.ravel()[order], first)
 
 
 def _time_first(v: Floats, p: FixedParams) -> Integers:
@@ -275,20 +329,23 @@ def currents_fwd(x, c, w, u, v, peaks, steps, lines, start, stop):
 
 
 @kernel
-def soma_fwd(v, q, z, J, A, row, bias, theta, c_reset, reset_strength, c_adapt, adaptation_strength, peak):
-    """One step of one row: v, the summed synaptic currents, becomes v; z, J, A move on; the peak is returned."""
+def soma_fwd(v, q, z, before, now, J, A, row, bias, theta, c_reset, reset_strength, c_adapt, adaptation_strength, peak):
+    """One step of one row: v, the summed synaptic currents, becomes v; J, A move on; the peak is returned.
+
+    before, now   where the spikes of the step before are in z, and where those of this one go
+    """
     L = lanes(v)
     for i in range(0, len(theta), L):
         e = row + i
-        before = load(z, e)
-        reset = fma(load(reset_strength, i), before, trunc(mul(load(c_reset, i), load(J, e))))
-        adapt = fma(load(adaptation_strength, i), before, trunc(mul(load(c_adapt, i), load(A, e))))
-        now = add(sub(sub(load(v, q + i), reset), adapt), load(bias, i))
-        store(v, q + i, now)
+        spike = load(z, before + i)
+        reset = fma(load(reset_strength, i), spike, trunc(mul(load(c_reset, i), load(J, e))))
+        adapt = fma(load(adaptation_strength, i), spike, trunc(mul(load(c_adapt, i), load(A, e))))
+        membrane = add(sub(sub(load(v, q + i), reset), adapt), load(bias, i))
+        store(v, q + i, membrane)
         store(J, e, reset)
         store(A, e, adapt)
-        store(z, e, above(now, load(theta, i)))
-        peak = larger(peak, larger(larger(magnitude(reset), magnitude(adapt)), magnitude(now)))
+        store(z, now + i, above(membrane, load(theta, i)))
+        peak = larger(peak, larger(larger(magnitude(reset), magnitude(adapt)), magnitude(membrane)))
     return peak
 
 
@@ -316,18 +373,23 @@ def neurons_fwd(
                         peak = larger(peak, larger(magnitude(u0), magnitude(u1)))
                         e, f = e + 2 * L, f + 2 * L
                     store(v, q + vector * L, add(even, odd))
+            row = b * N
             peak = soma_fwd(
-                v, q, z, J, A, b * N, bias, theta, c_reset, reset_strength, c_adapt, adaptation_strength, peak
+                v, q, z, row, row, J, A, row, bias, theta, c_reset, reset_strength, c_adapt, adaptation_strength, peak
             )
         store(peaks, b * L, peak)
 
 
 @kernel
-def add_spike(u, row, where, adds, first, neurons, spike):
-    """Add what a spike of one line adds; the line's table starts at `first`."""
-    for e in range(first, first + neurons):
-        at = row + get(where, e)
-        put(u, at, get(u, at) + get(adds, e) * spike)
+def add_spikes(u, row, sources, at, lines, where, adds, first, delay):
+    """Add what the spikes of one step, sources[at : at + lines], add so many steps later."""
+    for j in range(lines):
+        spike = get(sources, at + j)
+        if spike != 0:
+            axon = delay * lines + j
+            for e in range(get(first, axon), get(first, axon + 1)):
+                to = row + get(where, e)
+                put(u, to, get(u, to) + get(adds, e) * spike)
 
 
 # long: unrolled, one statement a line
@@ -336,8 +398,10 @@ def clusters_fwd(
     x,
     where,
     adds,
+    first,
     recurrent_where,
     recurrent_adds,
+    recurrent_first,
     c,
     u,
     v,
@@ -351,14 +415,21 @@ def clusters_fwd(
     c_adapt,
     adaptation_strength,
     peaks,
+    lines,
     neurons,
+    kept,
+    rows,
     steps,
     start,
     stop,
 ):
-    """v (B, T, N) of clustered synapses, c (K,), u (B, K, N); x (B, T, M). Units are rows of the batch."""
+    """v (B, T, N) of clustered synapses, c (K,), u (B, K, N). Units are rows of the batch.
+
+    x  (B, kept + T, lines), `kept` steps of the past in front        z  (B, rows, N), see `_Soma`
+    """
     L = lanes(v)
-    N, K, M = len(theta), len(c), len(where) // neurons
+    N, K = len(theta), len(c)
+    delays, recurrent_delays = (len(first) - 1) // lines, (len(recurrent_first) - 1) // neurons
     for b in range(start, stop):
         peak = splat(0.0)
         row = b * K * N
@@ -367,14 +438,12 @@ def clusters_fwd(
                 decay = splat(get(c, k))
                 for e in range(row + k * N, row + (k + 1) * N, L):
                     store(u, e, trunc(mul(decay, load(u, e))))
-            for j in range(M):
-                spike = get(x, (b * steps + t) * M + j)
-                if spike != 0:
-                    add_spike(u, row, where, adds, j * neurons, neurons, spike)
-            for j in range(len(recurrent_where) // neurons):
-                spike = get(z, b * N + j)
-                if spike != 0:
-                    add_spike(u, row, recurrent_where, recurrent_adds, j * neurons, neurons, spike)
+            for delay in range(delays):
+                at = (b * (kept + steps) + kept + t - delay) * lines
+                add_spikes(u, row, x, at, lines, where, adds, first, delay)
+            for delay in range(recurrent_delays):
+                at = (b * rows + (t + rows - delay) % rows) * N
+                add_spikes(u, row, z, at, neurons, recurrent_where, recurrent_adds, recurrent_first, delay)
             q = (b * steps + t) * N
             for i in range(0, N, L):
                 total = splat(0.0)
@@ -382,7 +451,22 @@ def clusters_fwd(
                     one = load(u, row + k * N + i)
                     total, peak = add(total, one), larger(peak, magnitude(one))
                 store(v, q + i, total)
+            before, after = (b * rows + t % rows) * N, (b * rows + (t + 1) % rows) * N
             peak = soma_fwd(
-                v, q, z, J, A, b * N, bias, theta, c_reset, reset_strength, c_adapt, adaptation_strength, peak
+                v,
+                q,
+                z,
+                before,
+                after,
+                J,
+                A,
+                b * N,
+                bias,
+                theta,
+                c_reset,
+                reset_strength,
+                c_adapt,
+                adaptation_strength,
+                peak,
             )
         store(peaks, b * L, peak)

@@ -78,8 +78,7 @@ class PyHetSynFixed(AbstractPyHetSyn):
         self.state = neuron.zero_state(self.layer.params, batch=1)
 
     def advance(self, x: Integers) -> tuple[Any, Any]:
-        drive = self.core.synapses.drive(x[None].astype(np.int64))
-        self.state, v = self.core.step(self.state, drive, self.time_step)
+        self.state, v = self.core.advance(self.state, x[None].astype(np.int64), self.time_step)
         return (None if self.state.spikes is None else self.state.spikes[0]), v[0]
 
 
