@@ -90,6 +90,7 @@ Rng = np.random.Generator
 BOTH = ("cluster", "synapse")
 
 
+# long: half of it says what may be asked for
 def draw_layer(
     rng: Rng,
     name: str,
@@ -113,9 +114,7 @@ def draw_layer(
     """
     if isinstance(words, int):
         words = rng.choice(np.unique(np.rint(np.geomspace(80, 3000, 200))), words, replace=False)
-    lines = m + always_on
-
-    mixed = partial(_mixed, rng, words)
+    lines, mixed = m + always_on, partial(_mixed, rng, words)
     values: dict[str, Any] = {
         "weight": rng.integers(-60, 100, (n, lines)),
         "decay": mixed((n, lines)),
@@ -134,8 +133,9 @@ def draw_layer(
     if bias:
         values["bias"] = rng.integers(-1500, 1500, n)
     if late:
-        values["delay"] = rng.integers(0, late + 1, (n, lines))
-        values["recurrent_delay"] = rng.integers(0, late + 1, (n, n)) if recurrent else None
+        values |= {"delay": rng.integers(0, late + 1, (n, lines))}
+    if late and recurrent:
+        values |= {"recurrent_delay": rng.integers(0, late + 1, (n, n))}
     if not fields.get("spiking", True):
         values |= {"reset_decay": None, "threshold": 1}
     delay = rng.integers(0, delays + 1, n) if delays else None

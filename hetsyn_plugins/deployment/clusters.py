@@ -162,6 +162,8 @@ def _to_words(decay: Array) -> Array:
 class _OpenLoop:
     """v of a layer's synapses alone, before and after: every line brings the same spikes, recurrent ones too.
 
+    Delays are left out: they move what a synapse adds to v, and what clustering changes of it, by the same steps.
+
     inputs   (T, B, M), or None: Poisson spikes on every line
     spikes   (T, B, N), what the recurrent lines bring one step later; None without inputs or recurrent lines
     """

@@ -78,8 +78,8 @@ def export(
     Warns (UserWarning, and in the report) where a layer lost weights, neurons or time constants that it cannot do
     without (`losses.py`).
 
-    Raises ValueError for a network that cannot be brought to integers, naming what does not fit, and
-    FixedPointOverflow. Then nothing is written.
+    Raises ValueError for a network that cannot be brought to integers, naming what does not fit, delays that are not
+    whole or longer than 62 steps among it, and FixedPointOverflow. Then nothing is written.
     """
     source, path = _source(net), Path(path)
     x, truth = _checked_data(calibration, labels)
@@ -113,7 +113,7 @@ def export(
         for sentence in layer.warnings:
             warnings.warn(f"layer {layer.name!r}: {sentence}", stacklevel=2)
     report = Report(path, fixed.layers[0].params.form, dt, layers, tuple(chip_costs(fixed)), accuracy)
-    return report if x is None else with_rates(report, fixed, x)
+    return report if x is None else with_rates(report, fixed, x, runs)
 
 
 def decisions(run: FixedRun) -> NDArray[np.int64]:

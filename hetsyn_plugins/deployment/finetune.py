@@ -5,7 +5,8 @@ the codebook of `ops/trainable.py`: one tensor, and every synapse has an index i
 or, where a layer has latent decays, `reassign_` moves every synapse to the decay that is nearest to its latent one.
 
 With a `unit` the forward pass is the chip's arithmetic (`straight_through.py`), in that unit and no other: quantise
-with the same one afterwards, or the weights are rounded otherwise than in training. Decays are trained as numbers in
+with the same one afterwards, or the weights are rounded otherwise than in training. Delays, which are whole then, stay
+as they are. Decays are trained as numbers in
 [0, 1], not as decay words, whose steps would swallow small changes; `to_network` rounds them, as the integer forward
 pass does.
 """
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.core.codebook import INDICES, exact
-from hetsyn_plugins.core.fields import ARRAYS, DECAYS, SYNAPTIC
+from hetsyn_plugins.core.fields import ARRAYS, DECAYS, DELAYS, SYNAPTIC
 from hetsyn_plugins.core.network import AlwaysOn as PlainAlwaysOn
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.core.params import HetSynParams
@@ -72,6 +73,8 @@ class CodebookHetSyn(TrainableFields):
             if values[field] is not None:
                 values[field] = book.decays
         learned = layer.learned if full.spiking else layer.learned - {"threshold"}  # a readout has none to learn
+        if unit is not None:
+            learned = learned - set(DELAYS)
         tensors = {name: None if value is None else torch.tensor(np.array(value)) for name, value in values.items()}
         self.add_fields(tensors, {field: field in learned for field in ARRAYS})
 

@@ -12,7 +12,15 @@ import numpy as np
 
 from hetsyn_plugins.core.fields import DECAYS, Array
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
-from hetsyn_plugins.deployment.chip_costs import MAPPINGS, ChipCost, chip_costs, layer_sizes, state_bits, weight_bits
+from hetsyn_plugins.deployment.chip_costs import (
+    MAPPINGS,
+    ChipCost,
+    chip_costs,
+    layer_sizes,
+    messages,
+    state_bits,
+    weight_bits,
+)
 from hetsyn_plugins.deployment.clusters import ClusterReport
 from hetsyn_plugins.deployment.losses import WeightLoss
 from hetsyn_plugins.fixed_point.network import FixedLayer, FixedNetwork
@@ -27,6 +35,7 @@ class LayerReport:
     """A layer of the deployment.
 
     synapses        all pairs, recurrent ones too; clusters: how many different decay words they have
+    max_delay       the longest delay of a synapse, in steps; axons: how many its lines need, one for each delay
     state_bits, weight_bits   what is to be stored, as `chip_costs.py` counts
     tau_wanted      the smallest and largest time constant of the trained layer, in steps, 0 and infinity left out; None
                     where there is none. tau_kept: the same of the integers
@@ -61,6 +70,8 @@ class LayerReport:
     headroom: float | None = None
     overflows: int = 0
     warnings: tuple[str, ...] = ()
+    max_delay: int = 0
+    axons: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,8 @@ def layer_report(
         weights=weights,
         spikes_before=spikes_before,
         warnings=warnings,
+        max_delay=p.max_delay,
+        axons=size.axons,
     )
     if run is None:
         return report
@@ -131,12 +144,12 @@ def layer_report(
     return replace(report, spikes=spikes, peak=run.peak, headroom=headroom, overflows=run.overflows)
 
 
-def with_rates(report: Report, fixed: FixedNetwork, x: Any) -> Report:
-    """The report with what the calibration data x, (T, B, M), tell of traffic."""
+def with_rates(report: Report, fixed: FixedNetwork, x: Any, runs: Mapping[str, FixedRun]) -> Report:
+    """The report with what the calibration data x, (T, B, M), and the runs on them tell of traffic."""
     steps, samples, _ = x.shape
     spikes = sum(layer.spikes or 0.0 for layer in report.layers)
     inputs = float(np.count_nonzero(x) / samples)
-    costs = tuple(chip_costs(fixed, (spikes + inputs) / steps))
+    costs = tuple(chip_costs(fixed, messages(fixed, x, runs)))
     return replace(report, mappings=costs, samples=samples, steps=steps, spikes=spikes, inputs=inputs)
 
 
@@ -164,6 +177,7 @@ BITS_LEGEND = (
 )
 MAPPING_LEGEND = (
     "neurons, synapses: how many the whole network takes on the chip; state: memory of their states, without weights;",
+    "axons: what spikes are sent on, one for each delay with which synapses read a line; a spike is a message on each",
     "spikes, graded a step: messages sent a time step, inputs among the spikes; graded ones carry a number (at most)",
     *(f"{name}: {what}" for name, what in MAPPINGS.items()),
 )
@@ -199,6 +213,8 @@ def _loss_lines(r: Report) -> list[str]:
     lines = []
     for at in r.layers:
         losses = []
+        if at.max_delay:
+            losses.append(f"delays of up to {at.max_delay} steps take {at.axons:,} axons")
         if at.clustering is not None:
             losses.append(f"clustering moved v by {at.clustering.error:.1%} of its deviation")
             if at.clustering.changed is not None:
@@ -230,11 +246,11 @@ def _data_lines(r: Report) -> list[str]:
 
 
 def _mapping_lines(r: Report) -> list[str]:
-    rows = [["mapping", "neurons", "synapses", "state", "spikes a step", "graded a step"]]
+    rows = [["mapping", "neurons", "synapses", "axons", "state", "spikes a step", "graded a step"]]
     for m in r.mappings:
         spikes = "-" if m.spikes is None else f"{m.spikes:,.1f}"
         graded = f"up to {m.graded:,}" if m.graded else "0"
-        rows.append([m.name, f"{m.neurons:,}", f"{m.synapses:,}", _bytes(m.state_bits), spikes, graded])
+        rows.append([m.name, f"{m.neurons:,}", f"{m.synapses:,}", f"{m.axons:,}", _bytes(m.state_bits), spikes, graded])
     return [*_table(rows), *MAPPING_LEGEND]
 
 

@@ -87,6 +87,7 @@ NETWORKS = {"cluster": network, "synapse": synapse_form}
 # ---- what is written ---------------------------------------------------------------------------------------------
 
 
+# long: a line for each dataset
 def check_datasets(module: Any, path: Path) -> None:
     """What h5py reads, field by field, is what the layout says, computed here in another way."""
     net = network()

@@ -59,6 +59,7 @@ def check_costs(module: Any) -> None:
     assert (c.neurons, c.synapses, c.graded, c.state_bits) == (276, 124_928, 0, 276 * (8 + 2) * 24), "c microcode"
     assert (d.neurons, d.synapses, d.state_bits) == (276, 124_928, 124_928 * 24 + 276 * 2 * 24), "d synapse"
     assert (e.neurons, e.synapses) == (276, 124_928 * 62), "e taps"
+    assert {at.axons for at in (a, b, c, d, e)} == {700 + 128 + 128 + 20}, "an axon a line"
     assert a.state_bits == c.state_bits and b.state_bits == (8672 + 276 * 2) * 24
     assert {at.spikes for at in (a, b, c, d, e)} == {30.0}
     rounded = [f"{c.state_bits / 8e3:.0f} kB", f"{d.state_bits / 8e3:.0f} kB", f"{e.synapses / 1e6:.1f} M"]
@@ -85,6 +86,31 @@ def check_costs(module: Any) -> None:
     assert module.weight_bits(synapse) == 128 * 700 * 20
     assert module.weight_bits(layer("one", 3, 4, k=1)) == 12 * 8
     assert module.weight_bits(layer("5", 3, 4, k=5)) == 12 * 11, "5 decays take 3 bits"
+    check_axons(module)
+
+
+def late() -> FixedNetwork:
+    """Two neurons behind two lines, recurrent, and one behind those; delays everywhere, of the axons too."""
+    square = {"recurrent_weight": [[1, 1], [1, 1]], "recurrent_decay": 5, "recurrent_delay": [[3, 1], [3, 0]]}
+    first = FixedParams([[1, 1, 9], [1, 1, 9]], 5, delay=[[0, 4, 7], [2, 4, 8]], **square)
+    second = FixedParams([[1, 1], [1, 1]], 5, delay=[[0, 0], [1, 0]])
+    return FixedNetwork((FixedLayer("first", first, always_on=True, delay=[2, 0]), FixedLayer("second", second)))
+
+
+def check_axons(module: Any) -> None:
+    """By hand. Line 0 is read with 0 and 2 steps, line 1 with 4. Neuron 0: by the next layer with 2 and 3, by its own
+    with 3; neuron 1: with 0, and with 1 and 0. What comes out has an axon for each."""
+    assert [at.tolist() for at in module.axons(late())] == [[2, 1], [2, 2], [1, 1]], "axons by hand"
+    costs = module.chip_costs(late())
+    assert {at.axons for at in costs} == {9}
+    # with the always-on line: 2 + 1 + 2 and, of the loop, 1 + 2; 2 + 1 in the second; of one decay each
+    assert costs[1].graded == 8 + 3, "a trace on each axon"
+    first = late().layers[0]
+    assert module.weight_bits(first) == 10 * 8 + 8 * 6, "6 bits an axon"
+    x, runs = np.zeros((4, 1, 2), np.int64), {"first": SimpleNamespace(spikes=np.zeros((4, 1, 2), np.int64))}
+    x[0], runs["first"].spikes[:, 0, 0] = [5, 1], 1
+    runs["second"] = SimpleNamespace(spikes=np.ones((4, 1, 2), np.int64))
+    assert module.messages(late(), x, runs) == (2 + 1 + 4 * 2 + 4 * 2) / 4, "a message on each axon"
 
 
 def test_costs_are_those_of_the_table() -> None:
@@ -108,6 +134,16 @@ BUGS = [
     ("index rounded down", "math.ceil(math.log2(s.clusters))", "int(math.log2(s.clusters))", "5 decays take 3 bits"),
     ("24 bits in both forms", ", p.state_bits)", ", 24)", "the synapse form"),
     ("63 taps", "synapses * MAX_DELAY", "synapses * (MAX_DELAY + 1)", "e taps"),
+    (
+        "a delay for all lines",
+        "np.sort(delays, axis=0), axis=0) != 0).sum(0)",
+        "np.sort(delays, axis=0), axis=0) < 0).sum(0)",
+        "axons by hand",
+    ),
+    ("delays of the axon forgotten", "read = read + before.delay", "pass", "axons by hand"),
+    ("a loop has no axons", "axons += int(", "axons += 0 * int(", "b traces"),
+    ("delays take no memory", "s.axons * 6", "0", "6 bits an axon"),
+    ("counts sent as many spikes", "inputs != 0,", "inputs,", "a message on each axon"),
     ("accumulators not sent", "spikes, accumulators + feedback)", "spikes, feedback)", "graded of a"),
 ]
 
@@ -179,6 +215,39 @@ def test_rates_and_headroom_are_those_of_the_integer_core(tmp_path: Path) -> Non
         assert at.headroom == pytest.approx(23 - log2(at.peak)), "doublings before 24 bits are left"
     assert report.mappings[2].spikes == pytest.approx((sent + 3) / 6), "inputs are messages too"
     assert report.accuracy == {}
+
+
+def with_delays(**delays: Any) -> Network:
+    """The same two neurons, with a loop."""
+    hidden, *others = (layer for layer in small().layers if isinstance(layer, HetSynLayer))
+    params = hidden.params.replace(recurrent_weight=np.full((2, 2), 0.5), recurrent_decay=0.5, **delays)
+    return Network((AlwaysOn("on"), HetSynLayer("hidden", params, dt=1e-3), *others))
+
+
+def test_whole_delays_are_deployed_and_counted(tmp_path: Path) -> None:
+    x, _ = samples()
+    delays = {"delay": np.array([[0.0, 2.0, 0.0], [1.0, 2.0, 0.0]]), "recurrent_delay": 1.0}
+    report = deployment.export(with_delays(**delays), tmp_path / "net.net", calibration=x)
+    net = chip_file.read(tmp_path / "net.net")
+    params = net.layers[0].params
+    assert params.delay.tolist() == [[0, 2, 0], [1, 2, 0]] and params.recurrent_delay.tolist() == [[1, 1], [1, 1]]
+    hidden, out = report.layers
+    assert (hidden.max_delay, hidden.axons, out.max_delay, out.axons) == (2, 2 + 1 + 1 + 2, 0, 2)
+    assert "hidden: delays of up to 2 steps take 6 axons" in str(report) and "out: delays" not in str(report)
+    fired, sent = net.run(x)["hidden"].spikes.sum((0, 1)), x.sum((0, 1)) @ [2, 1]
+    assert fired.sum() > 8 and report.mappings[0].axons == 2 + 1 + 2 * 2
+    # a neuron's spikes go to the readout at once and to the loop a step later: two messages
+    assert report.mappings[0].spikes == pytest.approx((sent + 2 * fired.sum()) / (6 * 8))
+
+
+def test_delays_that_no_chip_holds_are_refused(tmp_path: Path) -> None:
+    for delays, message in (
+        ({"delay": 1.5}, r"layer 'hidden': delay: expected whole steps for integers, got 1\.5; round_delays_\(net\)"),
+        ({"recurrent_delay": 63.0}, "layer 'hidden': recurrent_delay: expected at most 62 steps, as a chip's axons"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            deployment.export(with_delays(**delays), tmp_path / "net.net")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_eight_bits_did_is_told_as_it_acts(tmp_path: Path) -> None:
@@ -579,7 +648,7 @@ REPORT_BUGS = [
     Bug(
         "inputs not counted as traffic",
         REPORT,
-        "(spikes + inputs) / steps",
+        "messages(fixed, x, runs)",
         "spikes / steps",
         RATES,
         "inputs are messages too",

@@ -217,9 +217,20 @@ def quantised(network: Network, units: dict[str, float]) -> FixedNetwork:
     return quantise(network, clip=True, units=units)[0]
 
 
-def test_training_sees_the_integers_that_are_deployed(module: Any) -> None:
+def late(network: Network) -> Network:
+    """The same with whole delays in its hidden layer, which are said to be learned."""
+    on, hidden, *others = network.layers
+    assert isinstance(hidden, HetSynLayer)
+    delays = np.random.default_rng(5).integers(0, 6, (N, M + 1)).astype(hidden.params.weight.dtype)
+    params = hidden.params.replace(delay=delays, recurrent_delay=delays[:, :N])
+    return Network((on, replace(hidden, params=params, learned=hidden.learned | set(DELAYS)), *others))
+
+
+@pytest.mark.parametrize("delays", [False, True])
+def test_training_sees_the_integers_that_are_deployed(module: Any, delays: bool) -> None:
     """Bit for bit, after steps that moved everything, in the units of the start; and not those of other units."""
     network = clustered(dtype=np.float32)
+    network = late(network) if delays else network
     units = module.units_of(network)
     net = module.from_network(network, units=units).eval()
     optimiser = torch.optim.Adam(net.parameters(), lr=0.01)
@@ -231,6 +242,10 @@ def test_training_sees_the_integers_that_are_deployed(module: Any) -> None:
         net[1].clamp_()
         net[3].clamp_()
     out = module.to_network(net)
+    if delays:
+        was, now = (of.layers[1].params for of in (network, out))
+        np.testing.assert_array_equal(now.delay, was.delay, err_msg="delays stay as they are")
+        np.testing.assert_array_equal(now.recurrent_delay, was.recurrent_delay)
     runs = quantised(out, units).run(x.numpy())
     in_training = net[:2](x).detach().numpy()
     np.testing.assert_array_equal(in_training, runs["hidden"].spikes, err_msg="spikes of the integers")
@@ -453,8 +468,17 @@ BUGS = [
         "unit=self.unit, name",
         "unit=self.unit * 1.01, name",
         test_training_sees_the_integers_that_are_deployed,
-        (),
+        (False,),
         says="spikes of the integers",
+    ),
+    Bug(
+        "integers learn delays",
+        "if unit is not None:",
+        "if False:",
+        test_training_sees_the_integers_that_are_deployed,
+        (True,),
+        says="delay: expected whole steps",
+        error=ValueError,
     ),
     Bug(
         "words are not rounded",
