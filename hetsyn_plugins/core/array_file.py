@@ -30,6 +30,7 @@ FORMAT_VERSION = 2  # the first with a digest
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
+    "I32": np.dtype("<i4"),
     "I64": np.dtype("<i8"),
     "U8": np.dtype("u1"),
 }
@@ -46,7 +47,7 @@ class ArrayFile(NamedTuple):
 
 
 def write(path: Path, kind: str, content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays (float32, float64, int64 or uint8) and what JSON can say of them, whole or not at all.
+    """Write arrays (float32, float64, int32, int64 or uint8) and what JSON can say of them, whole or not at all.
 
     kind   what the file is, for `checked_content`
     Raises ValueError where the content holds NaN or infinity, TypeError where it or an array is of another type.
@@ -56,7 +57,7 @@ def write(path: Path, kind: str, content: Mapping[str, Any], arrays: Mapping[str
     whole = {name: np.array(array, order="C") for name, array in arrays.items()}
     for name, array in whole.items():
         if array.dtype not in DTYPES.values() or array.ndim > MOST_AXES:
-            what = f"float32, float64, int64 or uint8 numbers of at most {MOST_AXES} axes"
+            what = f"float32, float64, int32, int64 or uint8 numbers of at most {MOST_AXES} axes"
             raise TypeError(f"{name}: expected {what}, got {array.dtype} of {array.ndim}")
     stated = digest({"content": plain, "arrays": whole})
     whole_file = save(whole, {ENTRY: _canonical({**plain, DIGEST: stated})})

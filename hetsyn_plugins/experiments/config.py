@@ -139,6 +139,11 @@ class Config:
         check_among("framework", self.framework, FRAMEWORKS)
         if self.network.quantised and self.framework != "lava_dl":
             raise ValueError(f"network.quantised: expected framework 'lava_dl' with it, got {self.framework!r}")
+        if self.network.clusters and self.framework == "lava_dl":
+            raise ValueError(
+                "network.clusters: expected 0 with framework 'lava_dl', whose blocks have no codebook, got "
+                f"{self.network.clusters}"
+            )
 
 
 def load_config(

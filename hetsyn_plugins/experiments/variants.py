@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hetsyn_plugins.core.fields import PARAMETRIZATIONS, Array
+from hetsyn_plugins.core.codebook import Codebook, start
+from hetsyn_plugins.core.fields import PARAMETRIZATIONS, SYNAPTIC, Array
 from hetsyn_plugins.core.initialisers import ConstantTau, LogNormalTau, NormalTau, UniformTau
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
 from hetsyn_plugins.core.params import HetSynParams, tau_to_decay
@@ -79,6 +80,8 @@ class NetworkConfig:
     tau_reset         of the reset current; learned only where it is the synapses' (hetneu, single_tau)
     tau_adaptation, adaptation   of alif
     surrogate         "triangular" or "multi_gaussian"
+    clusters          of hetsyn: so many learned decays a layer, the readout too, which its synapses share (a codebook);
+                      0: one a synapse
     max_delay         learned delays of the synapses of hidden layers, one each whatever the variant, of up to so many
                       seconds, which start uniform; 0: none
     dropout           on the spikes of hidden layers
@@ -105,6 +108,7 @@ class NetworkConfig:
     variants: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     builder: str = ""
+    clusters: int = 0
 
     def __post_init__(self) -> None:
         check_among("network.variant", self.variant, VARIANTS)
@@ -131,7 +135,16 @@ class NetworkConfig:
             raise ValueError(f"network.quantised: expected network.max_delay=0 with it, got {self.max_delay}")
         if self.frozen and (self.variant != "hetsyn" or self.variants):
             raise ValueError(f"network.frozen: expected 0 with variant {self.title!r}, got {self.frozen}")
+        self._check_clusters()
         self._check_stack()
+
+    def _check_clusters(self) -> None:
+        """Raise ValueError for a codebook where there is none."""
+        check("network.clusters", self.clusters, "at least 0", self.clusters >= 0)
+        if self.clusters and (self.variant != "hetsyn" or self.variants):
+            raise ValueError(f"network.clusters: expected 0 with variant {self.title!r}, got {self.clusters}")
+        if self.clusters and self.frozen:
+            raise ValueError(f"network.clusters: expected 0 with network.frozen={self.frozen}, got {self.clusters}")
 
     def _check_stack(self) -> None:
         """Raise ValueError for what is said layer by layer and is not of these layers."""
@@ -233,16 +246,30 @@ def _layer(
         learned |= {"delay"} | ({"recurrent_delay"} if recurrent else set())
     if variant.learned:
         learned |= {"decay"} | ({"recurrent_decay"} if recurrent and not tied else set())
+    codebook = _codebook(config.clusters, fields) if config.clusters else None
     return HetSynLayer(
         name,
         HetSynParams(**fields, spiking=spiking),
         dt=dt,
-        share=variant.share,
+        share=variant.share if codebook is None else "codebook",
+        codebook=codebook,
         parametrization=config.parametrization,
         tie_reset=tied and spiking,  # a readout has no reset
         surrogate=SURROGATES[config.surrogate],
         learned=frozenset(learned),
     )
+
+
+def _codebook(clusters: int, fields: dict[str, Any]) -> Codebook:
+    """The codebook that is best for the decays drawn, which become those that it has."""
+    weights = {"decay": "weight", "recurrent_decay": "recurrent_weight"}
+    names = [name for name in SYNAPTIC if name in fields]
+    decays, index = start(
+        [fields[name] for name in names], [fields[weights[name]] for name in names], clusters, "network.clusters"
+    )
+    decays = decays.astype(np.float32)
+    fields |= {name: decays[each] for name, each in zip(names, index, strict=True)}
+    return Codebook(decays, *index)
 
 
 def _delays(

@@ -149,7 +149,7 @@ def test_other_formats_are_refused(name: str, value: Any, message: str, tmp_path
 
 def test_what_cannot_be_read_again_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    with pytest.raises(TypeError, match=r"a: expected float32, float64, int64 or uint8 numbers .* got float16"):
+    with pytest.raises(TypeError, match=r"a: expected float32, float64, int32, int64 or uint8 numbers .* got float16"):
         array_file.write(path, "numbers", {}, {"a": np.zeros(2, np.float16)})
     with pytest.raises(TypeError, match=r"a: expected .* of at most 8 axes, got float64 of 9"):
         array_file.write(path, "numbers", {}, {"a": np.zeros((1,) * 9)})

@@ -1,6 +1,7 @@
 """The variants: what they share, what they learn, and that the paper's conditions hold after training steps."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hetsyn_plugins.core.params import tau_to_decay
 from hetsyn_plugins.experiments import training, variants
 from hetsyn_plugins.experiments.config import load_config
 from hetsyn_plugins.experiments.model import Model
+from hetsyn_plugins.experiments.run_folder import load_networks
 from hetsyn_plugins.experiments.variants import NetworkConfig
+from hetsyn_plugins.fixed_point.network import quantise
 
 DT = 5e-3
 BASE = NetworkConfig(hidden=(6, 5), tau_start=(40e-3, 4e-3), tau_reset=40e-3, surrogate="triangular", adaptation=0.15)
@@ -138,3 +141,38 @@ def test_frozen_taus_stay_to_the_bit_and_the_others_move() -> None:
 
 def require(framework: str) -> None:
     pytest.importorskip({"lava_dl": "lava.lib.dl.slayer"}.get(framework, framework))
+
+
+def test_synapses_share_a_codebook_that_is_trained_and_kept(tmp_path: Path) -> None:
+    """Also by a run that goes on from its state; what it leaves needs no clustering on its way to a chip."""
+    settings = ["network.hidden=[6]", "network.clusters=3", "task.test_samples=4", "training.batch=4"]
+    config = load_config("dms", [*settings, "training.iterations=4", "training.checkpoint_every=2"])
+    start = layers(variants.build_for(config.task, config.network, 0))
+    assert [(layer.share, len(layer.codebook.decays)) for layer in start] == [("codebook", 3)] * 2  # type: ignore[union-attr]
+    for folder, at_once in (("whole", [4]), ("parts", [2, 4])):
+        for iterations in at_once:
+            part = replace(config, training=replace(config.training, iterations=iterations))
+            (tmp_path / folder / "result.json").unlink(missing_ok=True)
+            training.train(part, 0, tmp_path / folder, quiet=True)
+    whole, parts = (layers(load_networks(tmp_path / folder)[1]) for folder in ("whole", "parts"))
+    for before, now, other in zip(start, whole, parts, strict=True):
+        assert now.codebook is not None and before.codebook is not None and other.codebook is not None
+        assert np.array_equal(now.codebook.input_index, before.codebook.input_index)
+        assert (now.codebook.decays != before.codebook.decays).all(), "the codebook is trained"
+        assert np.array_equal(now.codebook.decays, other.codebook.decays)
+    fixed, _ = quantise(load_networks(tmp_path / "whole")[1])
+    assert all(len(layer.params.codebook) <= 3 for layer in fixed.layers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["network.variant=hetneu"], "network.clusters: expected 0 with variant 'hetneu', got 3"),
+        (["network.frozen=0.5"], "network.clusters: expected 0 with network.frozen=0.5, got 3"),
+        (["network.clusters=-1"], "network.clusters: expected at least 0, got -1"),
+        (["framework=lava_dl"], "network.clusters: expected 0 with framework 'lava_dl', whose blocks have no codebook"),
+    ],
+)
+def test_a_codebook_where_there_is_none_is_named(settings: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config("dms", ["network.clusters=3", *settings])
