@@ -15,10 +15,12 @@ import numpy as np
 
 from hetsyn_plugins.conformance.cases import Backend, Case, Outcome
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import ARRAYS, NUMBERS, Array, HetSynState
+from hetsyn_plugins.core.fields import ARRAYS, NUMBERS, SYNAPTIC, Array, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.reference import Gradients
 from hetsyn_plugins.exchange import frameworks
+
+HOST: dict[str, Any] = {"delays": True, "codebooks": True}  # what the layers of frameworks have
 
 
 def available() -> tuple[list[Backend], dict[str, str]]:
@@ -51,13 +53,13 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     absent |= {name: why for name in frameworks.CONVERTIBLE if (why := frameworks.why_not_installed(name))}
     if "snntorch" not in absent:
         backends += [
-            backend("snntorch", lambda case: run_snntorch(case, sequence=True), z_from_v=True),
-            backend("snntorch-step", lambda case: run_snntorch(case, sequence=False), z_from_v=True),
+            Backend("snntorch", lambda case: run_snntorch(case, sequence=True), z_from_v=True, **HOST),
+            Backend("snntorch-step", lambda case: run_snntorch(case, sequence=False), z_from_v=True, **HOST),
         ]
     if "norse" not in absent:
         backends += [
-            backend("norse", lambda case: run_norse(case, sequence=True)),
-            backend("norse-cell", lambda case: run_norse(case, sequence=False)),
+            Backend("norse", lambda case: run_norse(case, sequence=True), **HOST),
+            Backend("norse-cell", lambda case: run_norse(case, sequence=False), **HOST),
         ]
     return backends, absent
 
@@ -155,6 +157,7 @@ def run_snntorch(case: Case, sequence: bool) -> Outcome:
     p, recurrent = case.params, case.params.recurrent_weight is not None
     layer = (adapter.RHetSynLeaky if recurrent else adapter.HetSynLeaky).from_params(
         p,
+        share=_share(case),
         spike_grad=case.surrogate,
         detach_reset=case.detach_reset,
         learn_beta=True,
@@ -199,6 +202,7 @@ def run_norse(case: Case, sequence: bool) -> Outcome:
     kind = spiking_kind if p.spiking else "HetSynLI"
     layer = getattr(adapter, kind if sequence else f"{kind}Cell").from_params(
         p,
+        share=_share(case),
         method=case.surrogate,
         detach_reset=case.detach_reset,
         learn_reset=True,
@@ -234,6 +238,11 @@ def run_norse(case: Case, sequence: bool) -> Outcome:
         return _outcome(case, x, _stored(layer, p), first, None, out, core)
     v = out_v if sequence else torch.stack([v for _, v in outs])
     return _outcome(case, x, _stored(layer, p), first, out, v, core)
+
+
+def _share(case: Case) -> str | None:
+    """What synapses share; None: what keeps the shapes of the parameters."""
+    return "codebook" if case.codebook else None
 
 
 def _stored(fields: Any, params: HetSynParams) -> dict[str, Any]:
@@ -280,8 +289,10 @@ def _outcome(
     if case.output_gradients is None:
         return plain
     backpropagate(case, spikes, v, end)
+    of_fields = {name: None if field is None else _numpy(field.grad) for name, field in fields.items()}
+    as_stored = SYNAPTIC if case.codebook else ()
     params = {
-        name: _in_shape(None if f is None else _numpy(f.grad), getattr(case.params, name)) for name, f in fields.items()
+        name: g if name in as_stored else _in_shape(g, getattr(case.params, name)) for name, g in of_fields.items()
     }
     first = HetSynState(*(None if s is None else _numpy(s.grad) for s in state or HetSynState(None)))
     return Outcome(plain.spikes, plain.v, plain.state, Gradients(_numpy(x.grad), params, first))

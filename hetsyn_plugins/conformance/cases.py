@@ -30,7 +30,11 @@ class OutputGradients:
 
 @dataclass(frozen=True)
 class Case:
-    """What a backend is asked to run: without output gradients forward only; the dtype is that of the parameters."""
+    """What a backend is asked to run: without output gradients forward only; the dtype is that of the parameters.
+
+    codebook  the different decays of the synapses are to be shared, a codebook: `Outcome.gradients` has in the place of
+              `decay` the one of each of them, ascending, inputs' and recurrent synapses' together
+    """
 
     label: str
     params: HetSynParams
@@ -39,6 +43,7 @@ class Case:
     output_gradients: OutputGradients | None = None
     surrogate: Surrogate = field(default_factory=MultiGaussian)
     detach_reset: bool = False
+    codebook: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,25 @@ KINDS: dict[str, Draw] = {
 }
 
 
+def _shared(rng: np.random.Generator, *shape: int) -> Array:
+    """Decays of which there are three."""
+    return rng.choice([0.4, 0.8, 0.95], shape)
+
+
+CODEBOOKS: dict[str, Draw] = {  # of one check, which asks for them by name
+    "codebook": lambda rng, n, m: _full(rng, n, m, decay=_shared(rng, n, m)),
+    "recurrent codebook": lambda rng, n, m: _full(
+        rng,
+        n,
+        m,
+        **_adaptation(rng, n),
+        decay=_shared(rng, n, m),
+        recurrent_weight=rng.normal(0, 0.5, (n, n)) / np.sqrt(n),
+        recurrent_decay=_shared(rng, n, n),
+    ),
+}
+
+
 INPUTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
     "dense": lambda rng, shape: (rng.random(shape) < 0.6).astype(np.float64),
     "sparse": lambda rng, shape: (rng.random(shape) < 0.08).astype(np.float64),
@@ -187,7 +211,7 @@ def _draw(
     steps, batch, n, m = sizes
     for attempt in range(50):
         rng = np.random.default_rng([seed, attempt])
-        params = KINDS[kind](rng, n, m).astype(dtype)
+        params = {**KINDS, **CODEBOOKS}[kind](rng, n, m).astype(dtype)
         x = INPUTS[inputs](rng, (steps, batch, m)).astype(dtype)
         state = None
         if with_state:
@@ -336,6 +360,7 @@ class Backend:
     states     False: it starts from zeros and shows spikes and v only; `Outcome.state` is not looked at
     delays     False: it has no synapses with delays
     masks      False: it has no masks: gradients of absent weights, and first currents of absent synapses
+    codebooks  False: it has no synapses that share a codebook
     takes      of which cases it can hold the parameters; None: of all
     known      check -> why it is known not to hold; one that holds all the same is reported
     origin     where `loading.load` finds it, for what reproduces a failure
@@ -349,6 +374,7 @@ class Backend:
     states: bool = True
     delays: bool = False
     masks: bool = False
+    codebooks: bool = False
     takes: Callable[[Case], bool] | None = None
     known: Mapping[str, str] = field(default_factory=dict)
     origin: str = ""
@@ -370,6 +396,8 @@ class Backend:
             return "no delays"
         if (case.params.mask is not None or case.params.recurrent_mask is not None) and not self.masks:
             return "no masks"
+        if case.codebook and not self.codebooks:
+            return "no codebook"
         if self.takes is not None and not self.takes(case):
             return "no such layers"
         return None

@@ -371,6 +371,23 @@ def check_state_gradients(backend: Backend) -> Tally:
 
 
 @check
+def check_codebook(backend: Backend) -> Tally:
+    """Synapses that share three decays: the layer written out; a shared decay's gradient is the sum over all of them.
+
+    Large enough, with few spikes, for what is fast where synapses share their decays.
+    """
+    tally = Tally()
+    for seed, (kind, sizes) in enumerate(SHARED.items()):
+        for inputs in ("sparse", "graded"):
+            drawn = backend.draw(seed, kind, inputs, sizes=sizes, with_gradients=backend.gradients)
+            compare(backend, replace(drawn, codebook=True), tally)
+    return tally
+
+
+SHARED = {"codebook": (20, 12, 11, 420), "recurrent codebook": (22, 13, 9, 420)}  # T, B, N, M
+
+
+@check
 def check_detached_reset(backend: Backend) -> Tally:
     """detach_reset cuts the gradient through z in the reset current, and nothing else; the forward pass is the same."""
     tally = Tally()

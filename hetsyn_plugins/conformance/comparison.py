@@ -9,6 +9,7 @@ import numpy as np
 
 from hetsyn_plugins.conformance.cases import Backend, Case, Mismatch, Outcome
 from hetsyn_plugins.core import reference
+from hetsyn_plugins.core.codebook import exact
 from hetsyn_plugins.core.fields import ARRAYS, Array, HetSynState
 
 # Promise 1: |state - reference| <= 1e-10 * max(1, sum of |terms|) in float64, over 1,000 steps. The gradients are sums
@@ -61,7 +62,17 @@ def expected(case: Case, z_from_v: bool = False) -> Outcome:
     through_z = case.state is not None and output_gradients.state is not None and case.params.spiking
     if z_from_v and through_z and case.params.recurrent_weight is None:
         g = _through_v(case, g)
-    return Outcome(spikes, v, state, g)
+    return Outcome(spikes, v, state, g._replace(params=_summed(case, g.params)) if case.codebook else g)
+
+
+def _summed(case: Case, gradients: dict[str, Any]) -> dict[str, Any]:
+    """The same gradients where synapses share their decays: of each different one the sum over all that have it."""
+    p = case.params.expanded()
+    book = exact(p.decay, p.recurrent_decay, p.decay.dtype)
+    of_decays = np.bincount(book.input_index.ravel(), gradients["decay"].ravel(), len(book.decays))
+    if book.recurrent_index is not None:
+        of_decays += np.bincount(book.recurrent_index.ravel(), gradients["recurrent_decay"].ravel(), len(book.decays))
+    return {**gradients, "decay": of_decays, "recurrent_decay": None}
 
 
 def _through_v(case: Case, g: reference.Gradients) -> reference.Gradients:

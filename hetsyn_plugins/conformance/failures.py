@@ -198,6 +198,7 @@ def case_again(backend: Backend, case: Case) -> str:
             head.append(f"from hetsyn_plugins.core.surrogate import {type(case.surrogate).__name__}")
             arguments.append(f"surrogate={case.surrogate!r}")
         arguments += ["detach_reset=True"] if case.detach_reset else []
+    arguments += ["codebook=True"] if case.codebook else []
     head += ["from hetsyn_plugins import HetSynParams"]
     head += [f"from hetsyn_plugins.testing import {', '.join(sorted(set(names)))}", ""]
     body = ",\n    ".join(['"smallest failing case"', *arguments])

@@ -137,6 +137,8 @@ def without_options(case: Case) -> Iterator[Case]:
             yield replace(case, detach_reset=False)
     if case.state is not None:
         yield replace(case, state=None)
+    if case.codebook:
+        yield replace(case, codebook=False)
     parts = [*((name,) for name in (*DELAYS, *MASKS)), *PAIRS, ("bias",), ("reset_decay",)]
     for part in parts:
         if getattr(case.params, part[0]) is not None:

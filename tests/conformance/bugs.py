@@ -57,8 +57,8 @@ DELAYS, EAGER = f"{KERNELS}.delays", f"{KERNELS}.eager"
         "sequence",
     )
 )
-ARGUMENTS, STEPS, LIF, TRAINABLE, LAYER = (
-    f"{OPS}.{part}" for part in ("arguments", "steps", "lif", "trainable", "layer")
+ARGUMENTS, STEPS, LIF, SHARED_DECAYS, TRAINABLE, LAYER = (
+    f"{OPS}.{part}" for part in ("arguments", "steps", "lif", "codebook", "trainable", "layer")
 )
 SNNTORCH, NORSE = f"{ADAPTERS}.snntorch", f"{ADAPTERS}.norse"
 COMPARISON = "hetsyn_plugins.conformance.comparison"
@@ -73,10 +73,10 @@ CHAINS = {
     "cpu-batch": CPU_CHAIN,
     "cpu-neuron": CPU_CHAIN,
     "cpu-step": CPU_CHAIN,
-    "snntorch": (TRAINABLE, LAYER, SNNTORCH),
-    "snntorch-step": (TRAINABLE, LAYER, SNNTORCH),
-    "norse": (TRAINABLE, LAYER, NORSE),
-    "norse-cell": (TRAINABLE, LAYER, NORSE),
+    "snntorch": (CODEBOOK, SHARED_LAYOUT, CPU, SHARED_DECAYS, TRAINABLE, LAYER, SNNTORCH),
+    "snntorch-step": (SHARED_DECAYS, TRAINABLE, LAYER, SNNTORCH),
+    "norse": (CODEBOOK, SHARED_LAYOUT, CPU, SHARED_DECAYS, TRAINABLE, LAYER, NORSE),
+    "norse-cell": (SHARED_DECAYS, TRAINABLE, LAYER, NORSE),
 }
 
 BUGS = [
@@ -1053,5 +1053,41 @@ BUGS = [
         STEPS,
         "loop.in_this_pass().records[::-1]",
         "loop.in_this_pass().records",
+    ),
+    Bug(
+        "codebook: a shared decay gets the mean of its synapses",
+        "norse-cell",
+        "codebook",
+        "gradient of decay is off",
+        SHARED_DECAYS,
+        "return sums.to(decays.dtype), None",
+        "return (sums / torch.bincount(index.flatten(), minlength=len(decays))).to(decays.dtype), None",
+    ),
+    Bug(
+        "codebook: synapses have the decay before their own",
+        "snntorch-step",
+        "codebook",
+        "spikes differ",
+        SHARED_DECAYS,
+        "decay: Tensor = Shared.apply(decays, index)",
+        "decay: Tensor = Shared.apply(decays, (index - 1).clamp(min=0))",
+    ),
+    Bug(
+        "cpu: a filter of a codebook decays as the one before",
+        "snntorch",
+        "codebook",
+        "codebook, sparse, seed 0",
+        CODEBOOK,
+        "f0, f1, f2, f3 = mul(c0, f0), mul(c1, f1)",
+        "f0, f1, f2, f3 = mul(c0, f0), mul(c0, f1)",
+    ),
+    Bug(
+        "cpu: the gradient of a codebook's decay takes another filter's",
+        "norse",
+        "codebook",
+        "gradient of decay is off",
+        CODEBOOK,
+        "fma(c1, q1, a1)",
+        "fma(c1, q1, a0)",
     ),
 ]

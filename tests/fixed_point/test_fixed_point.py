@@ -20,7 +20,7 @@ from planting import caught, changed
 
 from hetsyn_plugins import HetSynParams, fixed_point
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import DECAYS, FIELDS, FINITE, NUMBERS
+from hetsyn_plugins.core.fields import DECAYS, DELAYS, FIELDS, FINITE, NUMBERS
 from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Linear, Network
 from hetsyn_plugins.fixed_point.neuron import COUNTS, DECAY_WORDS, EXPONENTS, HELD
 
