@@ -192,6 +192,7 @@ def run_snntorch(case: Case, sequence: bool) -> Outcome:
     return _outcome(case, x, _stored(layer, p), state, spikes if p.spiking else None, v, end)
 
 
+# long: what the parts of a state are called, and two ways to run
 def run_norse(case: Case, sequence: bool) -> Outcome:
     """The Norse modules: the sequence ones, or the cells in a loop over time."""
     import torch

@@ -25,7 +25,9 @@ def test_every_field_occurs_in_floats(name: str) -> None:
 @pytest.mark.parametrize("name", HELD)
 def test_every_field_occurs_in_integers(name: str) -> None:
     rng = np.random.default_rng(0)
-    layers = [integers.draw_layer(rng, "a", 4, 3, **kind).params for kind in integers.KINDS]
+    layers = [
+        integers.draw_layer(rng, "a", 4, 3, **kind).params for kind in (*integers.KINDS, {"late": 4, "recurrent": True})
+    ]
     assert any(getattr(params, name) is not None and np.any(getattr(params, name)) for params in layers)
 
 
