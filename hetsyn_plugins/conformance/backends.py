@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.reference import Gradients
 from hetsyn_plugins.exchange import frameworks
 
-HOST: dict[str, Any] = {"delays": True, "codebooks": True}  # what the layers of frameworks have
+HOST: dict[str, Any] = {"delays": True, "codebooks": True, "convolutions": True}  # what the layers of frameworks have
 
 
 def available() -> tuple[list[Backend], dict[str, str]]:
@@ -153,6 +154,8 @@ def run_snntorch(case: Case, sequence: bool) -> Outcome:
     """The snnTorch layers: the whole sequence in one call, or their one-step idiom with explicit states."""
     import torch
 
+    if case.convolution is not None:
+        return run_convolution(case, "snntorch", sequence)
     adapter = frameworks.adapter("snntorch")
     p, recurrent = case.params, case.params.recurrent_weight is not None
     layer = (adapter.RHetSynLeaky if recurrent else adapter.HetSynLeaky).from_params(
@@ -197,6 +200,8 @@ def run_norse(case: Case, sequence: bool) -> Outcome:
     """The Norse modules: the sequence ones, or the cells in a loop over time."""
     import torch
 
+    if case.convolution is not None:
+        return run_convolution(case, "norse", sequence)
     adapter = frameworks.adapter("norse")
     p = case.params
     spiking_kind = "HetSynLIF" if p.recurrent_weight is None else "HetSynLIFRecurrent"
@@ -239,6 +244,82 @@ def run_norse(case: Case, sequence: bool) -> Outcome:
         return _outcome(case, x, _stored(layer, p), first, None, out, core)
     v = out_v if sequence else torch.stack([v for _, v in outs])
     return _outcome(case, x, _stored(layer, p), first, out, v, core)
+
+
+def run_convolution(case: Case, host: str, sequence: bool) -> Outcome:
+    """The layers over images of both hosts, from zeros: the whole sequence in one call, or a step a call."""
+    import torch
+
+    over, (build, call, parts_of) = case.convolution, CONVOLUTIONS[host]
+    x, _, _ = _leaves(case)
+    layer, images, state = build(case, sequence), x.unflatten(2, over.images), None
+    outs = []
+    for part in (images,) if sequence else images:
+        *out, state = call(layer, part, state)
+        outs.append(out)
+    spikes, v = outs[0] if sequence else map(torch.stack, zip(*outs, strict=True))
+    end = HetSynState(**parts_of(case, state), spikes=spikes[-1], v=v[-1])
+    outcome = _outcome(case, x, _stored(layer, case.params), None, spikes.flatten(2), v.flatten(2), end)
+    return replace(outcome, state=over.dense_state(outcome.state))
+
+
+def _snntorch_convolution(case: Case, sequence: bool) -> Any:
+    adapter, convolution = frameworks.adapter("snntorch"), case.convolution.convolution
+    fields = {adapter.FIELD_NAMES[name]: value for name, value in _kernels(case).items()}
+    learned = {"learn_beta": True, "learn_threshold": True, "learn_adaptation": True}
+    options = {"spike_grad": case.surrogate, "max_delay": case.params.max_delay or None}
+    return getattr(adapter, f"HetSynConv{convolution.axes}d")(*convolution, **fields, **learned, **options)
+
+
+def _snntorch_call(layer: Any, images: Any, state: Any) -> Any:
+    """Spikes, v, and what the next call gets."""
+    spikes, *state = layer(images, *(state or ()))
+    return spikes, state[-1], state
+
+
+def _snntorch_parts(case: Case, state: Any) -> dict[str, Any]:
+    names = ["current", "reset", "adaptation"] + ["past_inputs"] * (case.params.delay is not None)
+    return dict(zip(names, state[:-1], strict=True))
+
+
+def _norse_convolution(case: Case, sequence: bool) -> Any:
+    adapter, convolution = frameworks.adapter("norse"), case.convolution.convolution
+    dt, fields = 1e-3, _kernels(case)
+    names = {"decay": "tau_syn_inv", "reset_decay": "tau_reset_inv", "adaptation_decay": "tau_adapt_inv"}
+    taus = {name: -fields.pop(field).log() / dt for field, name in names.items()}
+    weight, options = fields.pop("weight"), {"method": case.surrogate, "max_delay": case.params.max_delay or None}
+    learned = {"learn_reset": True, "learn_threshold": True, "learn_adaptation": True, "dtype": weight.dtype}
+    others = {adapter.HetSynLIFParameters.names[name]: value for name, value in fields.items()}
+    p = adapter.HetSynLIFParameters(**taus, **others, **options, **learned)
+    kind = f"HetSynConv{convolution.axes}d{'' if sequence else 'Cell'}"
+    return getattr(adapter, kind)(*convolution, p=p, dt=dt, input_weights=weight)
+
+
+def _norse_call(layer: Any, images: Any, state: Any) -> Any:
+    """Spikes, v, and the state."""
+    if hasattr(layer, "record_states"):
+        return layer.sequence(images, state)
+    spikes, state = layer(images, state)
+    return spikes, state.v, state
+
+
+def _norse_parts(case: Case, state: Any) -> dict[str, Any]:
+    names = {"i": "current", "i_reset": "reset", "i_adapt": "adaptation", "past_input": "past_inputs"}
+    return {names[name]: getattr(state, name) for name in state._fields if name in names}
+
+
+CONVOLUTIONS = {
+    "snntorch": (_snntorch_convolution, _snntorch_call, _snntorch_parts),
+    "norse": (_norse_convolution, _norse_call, _norse_parts),
+}
+
+
+def _kernels(case: Case) -> dict[str, Any]:
+    """The fields of the convolution that the case's dense layer unrolls, as tensors; only those that there are."""
+    import torch
+
+    arrays = {name: case.convolution.field(name, getattr(case.params, name)) for name in ARRAYS}
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items() if array is not None}
 
 
 def _share(case: Case) -> str | None:
@@ -292,6 +373,7 @@ def _outcome(
     backpropagate(case, spikes, v, end)
     of_fields = {name: None if field is None else _numpy(field.grad) for name, field in fields.items()}
     as_stored = SYNAPTIC if case.codebook else ()
+    as_stored = as_stored if case.convolution is None else ARRAYS
     params = {
         name: g if name in as_stored else _in_shape(g, getattr(case.params, name)) for name, g in of_fields.items()
     }

@@ -34,6 +34,8 @@ class Case:
 
     codebook  the different decays of the synapses are to be shared, a codebook: `Outcome.gradients` has in the place of
               `decay` the one of each of them, ascending, inputs' and recurrent synapses' together
+    convolution  the parameters are those of the dense layer that this one is (`convolutions.Over`), and inputs and
+              outputs flat images; `Outcome.gradients` has those of the kernels and of each channel
     """
 
     label: str
@@ -44,6 +46,7 @@ class Case:
     surrogate: Surrogate = field(default_factory=MultiGaussian)
     detach_reset: bool = False
     codebook: bool = False
+    convolution: Any = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def _shared(rng: np.random.Generator, *shape: int) -> Array:
     return rng.choice([0.4, 0.8, 0.95], shape)
 
 
-CODEBOOKS: dict[str, Draw] = {  # of one check, which asks for them by name
+DRAWS: dict[str, Draw] = {  # of one check each, which asks for them by name
     "codebook": lambda rng, n, m: _full(rng, n, m, decay=_shared(rng, n, m)),
     "recurrent codebook": lambda rng, n, m: _full(
         rng,
@@ -166,7 +169,15 @@ CODEBOOKS: dict[str, Draw] = {  # of one check, which asks for them by name
         recurrent_weight=rng.normal(0, 0.5, (n, n)) / np.sqrt(n),
         recurrent_decay=_shared(rng, n, n),
     ),
+    "convolution, 2d": lambda rng, n, m: _convolution(rng, "2d"),
+    "convolution, 1d": lambda rng, n, m: _convolution(rng, "1d", late=True),
 }
+
+
+def _convolution(rng: np.random.Generator, name: str, late: bool = False) -> HetSynParams:
+    from hetsyn_plugins.conformance import convolutions  # torch's, which other kinds do without
+
+    return convolutions.draw(rng, convolutions.CONVOLUTIONS[name], late)
 
 
 INPUTS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Array]] = {
@@ -211,7 +222,7 @@ def _draw(
     steps, batch, n, m = sizes
     for attempt in range(50):
         rng = np.random.default_rng([seed, attempt])
-        params = {**KINDS, **CODEBOOKS}[kind](rng, n, m).astype(dtype)
+        params = (DRAWS.get(kind) or KINDS[kind])(rng, n, m).astype(dtype)
         x = INPUTS[inputs](rng, (steps, batch, m)).astype(dtype)
         state = None
         if with_state:
@@ -361,6 +372,7 @@ class Backend:
     delays     False: it has no synapses with delays
     masks      False: it has no masks: gradients of absent weights, and first currents of absent synapses
     codebooks  False: it has no synapses that share a codebook
+    convolutions   False: it has no layers over images
     takes      of which cases it can hold the parameters; None: of all
     known      check -> why it is known not to hold; one that holds all the same is reported
     origin     where `loading.load` finds it, for what reproduces a failure
@@ -375,6 +387,7 @@ class Backend:
     delays: bool = False
     masks: bool = False
     codebooks: bool = False
+    convolutions: bool = False
     takes: Callable[[Case], bool] | None = None
     known: Mapping[str, str] = field(default_factory=dict)
     origin: str = ""
@@ -398,6 +411,8 @@ class Backend:
             return "no masks"
         if case.codebook and not self.codebooks:
             return "no codebook"
+        if case.convolution is not None and not self.convolutions:
+            return "no convolution"
         if self.takes is not None and not self.takes(case):
             return "no such layers"
         return None

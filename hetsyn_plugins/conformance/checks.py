@@ -388,6 +388,19 @@ SHARED = {"codebook": (20, 12, 11, 420), "recurrent codebook": (22, 13, 9, 420)}
 
 
 @check
+def check_convolutions(backend: Backend) -> Tally:
+    """Layers over images, with stride, padding, dilation, groups, delays: the dense layer of the unrolled matrix."""
+    from hetsyn_plugins.conformance.convolutions import CONVOLUTIONS  # torch's, which other checks do without
+
+    tally = Tally()
+    for seed, (kind, over) in enumerate(CONVOLUTIONS.items()):
+        sizes = (15, 2, *over.sizes)
+        drawn = backend.draw(seed, f"convolution, {kind}", sizes=sizes, with_gradients=backend.gradients)
+        compare(backend, replace(drawn, convolution=over), tally)
+    return tally
+
+
+@check
 def check_detached_reset(backend: Backend) -> Tally:
     """detach_reset cuts the gradient through z in the reset current, and nothing else; the forward pass is the same."""
     tally = Tally()

@@ -62,6 +62,8 @@ def expected(case: Case, z_from_v: bool = False) -> Outcome:
     through_z = case.state is not None and output_gradients.state is not None and case.params.spiking
     if z_from_v and through_z and case.params.recurrent_weight is None:
         g = _through_v(case, g)
+    if case.convolution is not None:
+        g = g._replace(params={name: case.convolution.summed(name, each) for name, each in g.params.items()})
     return Outcome(spikes, v, state, g._replace(params=_summed(case, g.params)) if case.codebook else g)
 
 

@@ -199,6 +199,11 @@ def case_again(backend: Backend, case: Case) -> str:
             arguments.append(f"surrogate={case.surrogate!r}")
         arguments += ["detach_reset=True"] if case.detach_reset else []
     arguments += ["codebook=True"] if case.codebook else []
+    if case.convolution is not None:
+        head += ["from hetsyn_plugins.conformance.convolutions import Over"]
+        head += ["from hetsyn_plugins.ops.convolution import Convolution"]
+        convolution, size = case.convolution
+        arguments.append(f"convolution=Over(Convolution(*{tuple(convolution)}), {size})")
     head += ["from hetsyn_plugins import HetSynParams"]
     head += [f"from hetsyn_plugins.testing import {', '.join(sorted(set(names)))}", ""]
     body = ",\n    ".join(['"smallest failing case"', *arguments])

@@ -168,7 +168,7 @@ def checked(backend: AnyBackend, what: str) -> None:
 def _check_options(backend: Backend, what: str) -> None:
     if not backend.dtypes or not set(backend.dtypes) <= set(DTYPES):
         raise ValueError(f"{what}: dtypes: expected of numpy.float64 and numpy.float32, got {backend.dtypes!r}")
-    for option in ("gradients", "states", "delays", "masks", "codebooks", "z_from_v"):
+    for option in ("gradients", "states", "delays", "masks", "codebooks", "convolutions", "z_from_v"):
         if not isinstance(getattr(backend, option), bool):
             raise ValueError(f"{what}: {option}: expected True or False, got {getattr(backend, option)!r}")
     if backend.takes is not None and not callable(backend.takes):

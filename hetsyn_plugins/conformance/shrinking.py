@@ -51,9 +51,10 @@ def smallest(backend: Backend, case: Case) -> tuple[Case, BaseException] | None:
     while before is not case and runs <= MOST_RUNS:
         before = case
         case = _first_that_fails(case, without_options, fails)
-        for axis in AXES:
+        for axis in AXES if case.convolution is None else "TB":
             case = _fewer(case, axis, fails)
-        case = _first_that_fails(case, lines_alone, fails)
+        if case.convolution is None:
+            case = _first_that_fails(case, lines_alone, fails)
         if clear:  # at the threshold the numbers are what matters
             case = _first_that_fails(case, rounder, fails)
     return case, error_of(backend, case) or first
@@ -139,6 +140,8 @@ def without_options(case: Case) -> Iterator[Case]:
         yield replace(case, state=None)
     if case.codebook:
         yield replace(case, codebook=False)
+    if case.convolution is not None:
+        yield replace(case, convolution=None)
     parts = [*((name,) for name in (*DELAYS, *MASKS)), *PAIRS, ("bias",), ("reset_decay",)]
     for part in parts:
         if getattr(case.params, part[0]) is not None:

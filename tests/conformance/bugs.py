@@ -57,8 +57,9 @@ DELAYS, EAGER = f"{KERNELS}.delays", f"{KERNELS}.eager"
         "sequence",
     )
 )
-ARGUMENTS, STEPS, LIF, SHARED_DECAYS, TRAINABLE, LAYER = (
-    f"{OPS}.{part}" for part in ("arguments", "steps", "lif", "codebook", "trainable", "layer")
+ARGUMENTS, STEPS, LIF, SHARED_DECAYS, TRAINABLE, LAYER, CONVOLUTION, CONVOLVING = (
+    f"{OPS}.{part}"
+    for part in ("arguments", "steps", "lif", "codebook", "trainable", "layer", "convolution", "convolving")
 )
 SNNTORCH, NORSE = f"{ADAPTERS}.snntorch", f"{ADAPTERS}.norse"
 COMPARISON = "hetsyn_plugins.conformance.comparison"
@@ -73,10 +74,10 @@ CHAINS = {
     "cpu-batch": CPU_CHAIN,
     "cpu-neuron": CPU_CHAIN,
     "cpu-step": CPU_CHAIN,
-    "snntorch": (CODEBOOK, SHARED_LAYOUT, CPU, SHARED_DECAYS, TRAINABLE, LAYER, SNNTORCH),
-    "snntorch-step": (SHARED_DECAYS, TRAINABLE, LAYER, SNNTORCH),
-    "norse": (CODEBOOK, SHARED_LAYOUT, CPU, SHARED_DECAYS, TRAINABLE, LAYER, NORSE),
-    "norse-cell": (SHARED_DECAYS, TRAINABLE, LAYER, NORSE),
+    "snntorch": (CODEBOOK, SHARED_LAYOUT, CPU, SHARED_DECAYS, TRAINABLE, LAYER, CONVOLUTION, CONVOLVING, SNNTORCH),
+    "snntorch-step": (SHARED_DECAYS, TRAINABLE, LAYER, CONVOLUTION, CONVOLVING, SNNTORCH),
+    "norse": (CODEBOOK, SHARED_LAYOUT, CPU, SHARED_DECAYS, TRAINABLE, LAYER, CONVOLUTION, CONVOLVING, NORSE),
+    "norse-cell": (SHARED_DECAYS, TRAINABLE, LAYER, CONVOLUTION, CONVOLVING, NORSE),
 }
 
 BUGS = [
@@ -1089,5 +1090,41 @@ BUGS = [
         CODEBOOK,
         "fma(c1, q1, a1)",
         "fma(c1, q1, a0)",
+    ),
+    Bug(
+        "convolution: padding on the other axis",
+        "snntorch",
+        "convolutions",
+        "spikes differ",
+        CONVOLUTION,
+        "for padding in reversed(self.padding)",
+        "for padding in self.padding",
+    ),
+    Bug(
+        "convolution: a dilated kernel reads without gaps",
+        "norse",
+        "convolutions",
+        "spikes differ",
+        CONVOLUTION,
+        "x.unfold(3 + axis, reach, stride)[..., ::dilation]",
+        "x.unfold(3 + axis, reach, stride)[..., : len(range(0, reach, dilation))]",
+    ),
+    Bug(
+        "convolution: groups read each other's channels",
+        "norse-cell",
+        "convolutions",
+        "spikes differ",
+        CONVOLUTION,
+        "return x.unflatten(2, (self.groups, -1)).unbind(2)",
+        "return x.unflatten(2, (self.groups, -1)).flip(2).unbind(2)",
+    ),
+    Bug(
+        "convolution: a step takes the past of the step before",
+        "snntorch-step",
+        "convolutions",
+        "state.past_inputs is off",
+        CONVOLVING,
+        "past_inputs, _ = delays.kept(state, x[None], None)",
+        "past_inputs = state.past_inputs",
     ),
 ]

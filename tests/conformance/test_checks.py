@@ -23,7 +23,7 @@ AVAILABLE, ABSENT = backends.available()
 @pytest.mark.parametrize("backend", AVAILABLE, ids=lambda backend: backend.name)
 def test_backend_keeps_the_contract(backend: Backend, check: str, poisoned_empty: None) -> None:
     tally = checks.CHECKS[check](backend)
-    assert tally.cases > 0 or set(tally.left_out) == {"no codebook"}
+    assert tally.cases > 0 or set(tally.left_out) <= {"no codebook", "no convolution"}
 
 
 PLAIN = {"threshold", "special-cases", "random", "thousand-steps", "rows", "arguments-kept"}

@@ -286,6 +286,22 @@ def test_every_kind_of_case_can_be_cut_along_every_axis(kind: str) -> None:
         expected(simpler)
 
 
+@pytest.mark.parametrize(("check", "says"), [("codebook", "codebook=True"), ("convolutions", "convolution=Over(Conv")])
+def test_what_fails_only_with_a_codebook_or_over_images_keeps_that(check: str, says: str) -> None:
+    def wrong(case: Case) -> Outcome:
+        right = expected(case)
+        plain = not case.codebook and case.convolution is None
+        return right if plain else replace(right, v=right.v + (right.v > 0.5))
+
+    backend = Backend("wrong", wrong, delays=True, codebooks=True, convolutions=True)
+    shown = failure(backend, check)
+    assert says in shown.snippet and shown.case is not None
+    assert shrinking.sizes(shown.case)["T"] == shrinking.sizes(shown.case)["B"] == 1
+    with planting.caught("smallest failing case", Mismatch):
+        run(shown.snippet, backend)
+    run(shown.snippet, Backend("right", expected, delays=True, codebooks=True, convolutions=True))
+
+
 def test_a_snippet_has_every_bit_of_its_case() -> None:
     options: dict[str, Any] = {"with_state": True, "with_gradients": True, "through_state": True}
     for dtype in (np.float64, np.float32):

@@ -1,0 +1,33 @@
+"""Eight decays a layer, trained from the start, and as they are on a chip's integers: no clustering, no fine-tuning.
+
+The network and the digits are those of `hetsyn demo`. The first argument is the number of epochs.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hetsyn_plugins import LogNormalTau, deployment
+from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
+from hetsyn_plugins.cli.demo import DT, train
+from hetsyn_plugins.experiments.data import digits
+
+torch.manual_seed(0)
+data = digits.load_spikes(0)
+tau = LogNormalTau(10e-3, 0.3, dt=DT)
+shared = {"share": "codebook", "clusters": 8, "init_hidden": True, "dt": DT}
+net = nn.Sequential(
+    RHetSynLeaky(digits.LINES, 64, alpha=tau, rec_alpha=tau, beta=0.9, **shared),
+    HetSynLeaky(64, digits.CLASSES, alpha=tau, spiking=False, **shared),
+)
+train(net, data, int(sys.argv[1]) if len(sys.argv) > 1 else 2, quiet=True)
+with tempfile.TemporaryDirectory() as folder:
+    report = deployment.export(
+        net, Path(folder, "digits.net"), clip=True, calibration=data.test_spikes, labels=data.test_labels
+    )
+decays = [layer.clusters for layer in report.layers]
+print(f"{decays} decays; of {len(data.test_labels)} test digits right:", end=" ")
+print(", ".join(f"{share:.1%} {name}" for name, share in report.accuracy.items()))
