@@ -1,6 +1,6 @@
 """Eight decays a layer, trained from the start, and as they are on a chip's integers: no clustering, no fine-tuning.
 
-The network and the digits are those of `hetsyn demo`. The first argument is the number of epochs.
+The network and the digits are those of `hetsyn demo`. Arguments: epochs (50 in the demo) and a seed.
 """
 
 import sys
@@ -15,15 +15,16 @@ from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
 from hetsyn_plugins.cli.demo import DT, train
 from hetsyn_plugins.experiments.data import digits
 
-torch.manual_seed(0)
-data = digits.load_spikes(0)
+epochs, seed = (int(word) for word in [*sys.argv[1:], *("2", "0")[len(sys.argv) - 1 :]])
+torch.manual_seed(seed)
+data = digits.load_spikes(seed)
 tau = LogNormalTau(10e-3, 0.3, dt=DT)
 shared = {"share": "codebook", "clusters": 8, "init_hidden": True, "dt": DT}
 net = nn.Sequential(
     RHetSynLeaky(digits.LINES, 64, alpha=tau, rec_alpha=tau, beta=0.9, **shared),
     HetSynLeaky(64, digits.CLASSES, alpha=tau, spiking=False, **shared),
 )
-train(net, data, int(sys.argv[1]) if len(sys.argv) > 1 else 2, quiet=True)
+train(net, data, epochs, quiet=True)
 with tempfile.TemporaryDirectory() as folder:
     report = deployment.export(
         net, Path(folder, "digits.net"), clip=True, calibration=data.test_spikes, labels=data.test_labels
