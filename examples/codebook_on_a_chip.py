@@ -6,6 +6,7 @@ The network and the digits are those of `hetsyn demo`. Arguments: epochs (50 in 
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ epochs, seed = (int(word) for word in [*sys.argv[1:], *("2", "0")[len(sys.argv) 
 torch.manual_seed(seed)
 data = digits.load_spikes(seed)
 tau = LogNormalTau(10e-3, 0.3, dt=DT)
-shared = {"share": "codebook", "clusters": 8, "init_hidden": True, "dt": DT}
+shared: dict[str, Any] = {"share": "codebook", "clusters": 8, "init_hidden": True, "dt": DT}
 net = nn.Sequential(
     RHetSynLeaky(digits.LINES, 64, alpha=tau, rec_alpha=tau, beta=0.9, **shared),
     HetSynLeaky(64, digits.CLASSES, alpha=tau, spiking=False, **shared),

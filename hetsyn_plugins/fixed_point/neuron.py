@@ -300,7 +300,7 @@ def run(
     v = np.zeros((steps, batch, len(params.weight)), np.int64)
     spikes = np.zeros_like(v)
     sources = with_past(s.past_inputs, x)
-    for t, drive in enumerate(neurons.synapses.drives(sources, steps)):
+    for t, drive in enumerate(neurons.synapses.drives(sources)):
         s, v[t] = neurons.step(s, drive, t)
         spikes[t] = 0 if s.spikes is None else s.spikes
     s = s._replace(past_inputs=None if s.past_inputs is None else sources[steps:])
@@ -324,8 +324,7 @@ class Neurons:
     def step(self, s: FixedState, drive: Integers, t: int) -> tuple[FixedState, Integers]:
         """The same with what the inputs add (`synapses.drive`) in their place; past inputs stay as they were."""
         p, watch = self.params, self.watch
-        fired: Any = None if s.spikes is None else with_past(s.past_spikes, s.spikes[None])
-        current, recurrent = self.synapses.step(s, drive, fired, watch, t)
+        current, recurrent = self.synapses.step(s, drive, watch, t)
         total = current.sum(-1) if recurrent is None else current.sum(-1) + recurrent.sum(-1)
         reset = adaptation = None
         if p.reset_decay is not None:
@@ -338,7 +337,7 @@ class Neurons:
             total = total - adaptation
         v = watch.clip(total if p.bias is None else total + p.bias, t)
         spikes = (v > (p.threshold << p.fraction)).astype(np.int64) if p.spiking else None
-        past_spikes = None if s.past_spikes is None else fired[1:]
+        past_spikes = None if s.past_spikes is None else fired(s)[1:]
         return FixedState(current, recurrent, reset, adaptation, spikes, s.past_inputs, past_spikes), v
 
 
@@ -347,11 +346,21 @@ def with_past(past: Integers | None, latest: Integers) -> Integers:
     return latest if past is None else np.concatenate([past, latest])
 
 
+def fired(s: FixedState) -> Integers:
+    """What recurrent synapses read: the spikes of the step before, behind those of the steps before it."""
+    return with_past(s.past_spikes, s.spikes[None])
+
+
 def arrived(sources: Integers, delay: Integers | None) -> Integers:
     """What arrives at each synapse at the last of the steps (rows, B, lines): (B, N, lines), or (B, 1, lines)."""
     if delay is None:
         return sources[-1][:, None, :]
     return np.moveaxis(sources[len(sources) - 1 - delay, :, np.arange(sources.shape[2])], 2, 0)
+
+
+def past_steps(p: FixedParams) -> int:
+    """How many steps of inputs stand in front of those that come, D or 0."""
+    return 0 if p.delay is None else p.max_delay
 
 
 def each_step(sources: Integers, steps: int) -> Iterator[Integers]:
@@ -363,7 +372,7 @@ class Accumulators:
     """The cluster form: one current for each decay word of a neuron, (B, N, K)."""
 
     def __init__(self, p: FixedParams) -> None:
-        self.words, self.fraction = p.codebook, p.fraction
+        self.words, self.fraction, self.past = p.codebook, p.fraction, past_steps(p)
         self.inputs = self._sums(p.weight << p.weight_exp, p.decay, p.delay)
         self.recurrent = None
         if p.recurrent_weight is not None:
@@ -374,18 +383,18 @@ class Accumulators:
         word, many = np.searchsorted(self.words, decay), len(self.words)
         return Products(weight, word, many) if delay is None else DelayedSums(weight, word, many, delay)
 
-    def drive(self, sources: Integers) -> Integers:
-        """What inputs (rows, B, M) add at the last step, (B, N, K)."""
-        return self.inputs.of(sources) << self.fraction
+    def drive(self, x: Integers) -> Integers:
+        """What inputs (B, M) of one step add, (B, N, K); with delays (D + 1, B, M), those of before in front."""
+        return self.inputs.of(x[None] if x.ndim == 2 else x) << self.fraction
 
-    def drives(self, sources: Integers, steps: int) -> Iterator[Integers]:
-        """The same of each of the last so many steps."""
-        return (added << self.fraction for added in self.inputs.each(sources, steps))
+    def drives(self, x: Integers) -> Iterator[Integers]:
+        """The same of each step of (T, B, M), or of (D + T, B, M)."""
+        return (added << self.fraction for added in self.inputs.each(x, len(x) - self.past))
 
-    def step(self, s: FixedState, drive: Integers, fired: Any, watch: Watch, t: int) -> tuple[Integers, None]:
+    def step(self, s: FixedState, drive: Integers, watch: Watch, t: int) -> tuple[Integers, None]:
         u = decayed(s.current, self.words) + drive
         if self.recurrent is not None:
-            u += self.recurrent.of(fired) << self.fraction
+            u += self.recurrent.of(fired(s)) << self.fraction
         return watch.wrap(u, "synaptic current", t), None
 
 
@@ -445,28 +454,26 @@ class Synapses:
     """The synapse form: one current for each synapse, (B, N, M) and (B, N, N)."""
 
     def __init__(self, p: FixedParams) -> None:
-        self.p = p
+        self.p, self.past = p, past_steps(p)
         self.weight = p.weight << (p.weight_exp + p.fraction)
         self.recurrent_weight = None
         if p.recurrent_weight is not None:
             self.recurrent_weight = p.recurrent_weight << (p.recurrent_exp + p.fraction)
 
-    def drive(self, sources: Integers) -> Integers:
-        """What inputs (rows, B, M) add at the last step, (B, N, M)."""
-        out: Integers = self.weight * arrived(sources, self.p.delay)
+    def drive(self, x: Integers) -> Integers:
+        """What inputs (B, M) of one step add, (B, N, M); with delays (D + 1, B, M), those of before in front."""
+        out: Integers = self.weight * arrived(x[None] if x.ndim == 2 else x, self.p.delay)
         return out
 
-    def drives(self, sources: Integers, steps: int) -> Iterator[Integers]:
-        """The same of each of the last so many steps."""
-        return map(self.drive, each_step(sources, steps))
+    def drives(self, x: Integers) -> Iterator[Integers]:
+        """The same of each step of (T, B, M), or of (D + T, B, M)."""
+        return map(self.drive, each_step(x, len(x) - self.past))
 
-    def step(
-        self, s: FixedState, drive: Integers, fired: Any, watch: Watch, t: int
-    ) -> tuple[Integers, Integers | None]:
+    def step(self, s: FixedState, drive: Integers, watch: Watch, t: int) -> tuple[Integers, Integers | None]:
         current = watch.wrap(decayed(s.current, self.p.decay) + drive, "synaptic current", t)
         if self.recurrent_weight is None:
             return current, None
-        added = self.recurrent_weight * arrived(fired, self.p.recurrent_delay)
+        added = self.recurrent_weight * arrived(fired(s), self.p.recurrent_delay)
         recurrent = decayed(s.recurrent_current, self.p.recurrent_decay) + added
         return current, watch.wrap(recurrent, "recurrent synaptic current", t)
 

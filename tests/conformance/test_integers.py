@@ -122,9 +122,9 @@ CORE = [
         "kinds",
         POINT,
         "        total = current.sum(-1) if",
-        "        early = (current.sum(-1) > p.threshold << p.fraction).astype(np.int64)[None]\n"
+        "        early = s._replace(spikes=(current.sum(-1) > p.threshold << p.fraction).astype(np.int64))\n"
         "        if p.recurrent_weight is not None:\n"
-        "            current, recurrent = self.synapses.step(s, drive, early, watch, t)\n"
+        "            current, recurrent = self.synapses.step(early, drive, watch, t)\n"
         "        total = current.sum(-1) if",
     ),
     Bug("two clusters in one", "clusters", POINT, "(self.words, decay), len", "(self.words, decay) // 2, len"),
@@ -137,10 +137,10 @@ CORE = [
         "recurrent delays from z[t]",
         "delays-of-synapses",
         POINT,
-        "self.recurrent.of(fired)",
-        "self.recurrent.of(np.concatenate([fired[1:], fired[-1:]]))",
+        "self.recurrent.of(fired(s))",
+        "self.recurrent.of(np.concatenate([fired(s)[1:], fired(s)[-1:]]))",
     ),
-    Bug("the past of spikes a step late", "delays-of-synapses", POINT, "else fired[1:]", "else fired[:-1]"),
+    Bug("the past of spikes a step late", "delays-of-synapses", POINT, "else fired(s)[1:]", "else fired(s)[:-1]"),
     Bug("the always-on line is off", "kinds", STACK, "np.ones(", "np.zeros("),
 ]  # fmt: skip
 IN_LAVA = [

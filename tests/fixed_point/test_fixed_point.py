@@ -1107,9 +1107,8 @@ BUGS = [
     ),
     Bug(
         "recurrent delays count from the step itself",
-        "fired: Any = None if s.spikes is None else with_past(s.past_spikes, s.spikes[None])",
-        "fired: Any = None if s.spikes is None else with_past(s.past_spikes, s.spikes[None])\n"
-        "        fired = fired if s.past_spikes is None else np.concatenate([fired[1:], fired[-1:]])",
+        "self.recurrent.of(fired(s))",
+        "self.recurrent.of(np.concatenate([fired(s)[1:], fired(s)[-1:]]))",
         test_equals_plain_python_integers,
         ("cluster", "delays"),
         says="v of sample 0",
@@ -1124,8 +1123,8 @@ BUGS = [
     ),
     Bug(
         "the past of spikes is a step late",
-        "past_spikes = None if s.past_spikes is None else fired[1:]",
-        "past_spikes = None if s.past_spikes is None else fired[:-1]",
+        "past_spikes = None if s.past_spikes is None else fired(s)[1:]",
+        "past_spikes = None if s.past_spikes is None else fired(s)[:-1]",
         test_equals_plain_python_integers,
         ("synapse", "delays"),
         says="v of sample 0",

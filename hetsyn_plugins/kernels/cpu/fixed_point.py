@@ -29,7 +29,15 @@ from torch import Tensor
 
 from hetsyn_plugins.core.validation import check_inputs_shape
 from hetsyn_plugins.fixed_point import neuron as fixed_point
-from hetsyn_plugins.fixed_point.neuron import DECAY_ONE, MAX_INPUT, FixedParams, FixedRun, FixedState, Integers
+from hetsyn_plugins.fixed_point.neuron import (
+    DECAY_ONE,
+    MAX_INPUT,
+    FixedParams,
+    FixedRun,
+    FixedState,
+    Integers,
+    past_steps,
+)
 from hetsyn_plugins.kernels.cpu.compiled import kernel
 from hetsyn_plugins.kernels.cpu.simd import (
     above,
@@ -138,7 +146,7 @@ def _clusters(
 ) -> tuple[Integers, FixedState | None, int]:
     """The same in the cluster form."""
     steps, batch, lines = x.shape
-    words, soma, kept = p.codebook, _Soma(p, initial, batch), p.max_delay if p.delay is not None else 0
+    words, soma, kept = p.codebook, _Soma(p, initial, batch), past_steps(p)
     u = np.zeros((batch, len(words), soma.n))
     if initial is not None:
         u[:, :, : soma.neurons] = initial.current.transpose(0, 2, 1)
