@@ -7,7 +7,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from hetsyn_plugins.experiments.run_folder import (
     write_content,
 )
 from hetsyn_plugins.experiments.training import Trainer
+from hetsyn_plugins.fixed_point.network import FixedNetwork
 
 BEFORE = Path(__file__).resolve().parents[2] / "data" / "before_rooms"  # written before there were digests
 JSON = (*by_text.kinds(by_text.JSON), *by_text.encodings(by_text.JSON), *by_bytes.KINDS)
@@ -72,7 +73,12 @@ def chips() -> list[Good]:
     kinds = (sealed.kind(lambda: sealed.chips(network)), *by_hdf5.CHIP, *by_bytes.KINDS)
     with_dt = written("n.net", lambda path: chip_file.write(network, path, dt=1e-3))
     bare = written("n.net", lambda path: chip_file.write(network, path))
+    first, *others = network.layers
+    late = first.params.replace(delay=np.arange(first.params.weight.size).reshape(first.params.weight.shape) % 9)
+    delayed = FixedNetwork((replace(first, params=late), *others))
+    with_delays = written("n.net", lambda path: chip_file.write(delayed, path))
     return [
+        alone("with delays", "network.net", with_delays, "chip", kinds, True),
         alone("with dt", "network.net", with_dt, "chip", kinds, True),
         alone("without dt", "network.net", bare, "chip", kinds, True),
         alone("of before", "network.net", before, "chip", (*by_hdf5.CHIP, *by_bytes.KINDS), False),
