@@ -124,7 +124,7 @@ def _soma(p: HetSynParams) -> Any:
 
 def representable(params: HetSynParams, nearest: bool = False) -> HetSynParams:
     """The layer in float64, written out, with decays that a 12-bit field holds; ValueError as `lower` says."""
-    params.refuse_delays("stock processes")
+    params.refuse_delays("stock processes (runtime.run_network and chip files hold whole ones)")
     p = params.astype(np.float64).expanded()
     decays = {name: getattr(p, name) for name in DECAYS if getattr(p, name) is not None}
     ends = sum(int(((d == 0) | (d == 1)).sum()) for d in decays.values())
