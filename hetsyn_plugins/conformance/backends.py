@@ -21,12 +21,11 @@ from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.reference import Gradients
 from hetsyn_plugins.exchange import frameworks
 
-HOST: dict[str, Any] = {"delays": True, "codebooks": True, "convolutions": True}  # what the layers of frameworks have
-
 
 def available() -> tuple[list[Backend], dict[str, str]]:
     """The backends that can run here, and name -> reason for those that cannot."""
     backend = partial(Backend, delays=True, masks=True)
+    layers = partial(backend, codebooks=True, convolutions=True)
     backends = [
         backend("reference", lambda case: run_reference(case)),
         backend("eager", lambda case: run_op(case)),
@@ -54,13 +53,13 @@ def available() -> tuple[list[Backend], dict[str, str]]:
     absent |= {name: why for name in frameworks.CONVERTIBLE if (why := frameworks.why_not_installed(name))}
     if "snntorch" not in absent:
         backends += [
-            Backend("snntorch", lambda case: run_snntorch(case, sequence=True), z_from_v=True, **HOST),
-            Backend("snntorch-step", lambda case: run_snntorch(case, sequence=False), z_from_v=True, **HOST),
+            layers("snntorch", lambda case: run_snntorch(case, sequence=True), z_from_v=True),
+            layers("snntorch-step", lambda case: run_snntorch(case, sequence=False), z_from_v=True),
         ]
     if "norse" not in absent:
         backends += [
-            Backend("norse", lambda case: run_norse(case, sequence=True), **HOST),
-            Backend("norse-cell", lambda case: run_norse(case, sequence=False), **HOST),
+            layers("norse", lambda case: run_norse(case, sequence=True)),
+            layers("norse-cell", lambda case: run_norse(case, sequence=False)),
         ]
     return backends, absent
 
