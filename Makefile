@@ -1,5 +1,5 @@
 # `make demo` and `make test` work on a fresh checkout: each makes .venv first, if need be.
-.PHONY: demo test lint bench fuzz soak clean venv
+.PHONY: demo test lint docs bench fuzz soak clean venv
 
 demo: venv
 	.venv/bin/hetsyn demo
@@ -11,6 +11,10 @@ lint: venv
 	.venv/bin/ruff format --check
 	.venv/bin/ruff check
 	.venv/bin/mypy
+
+docs: venv
+	.venv/bin/python -m sphinx -q -W -n --keep-going -b html -d build/docs/doctrees docs build/docs/html
+	@echo 'The pages are in build/docs/html/index.html'
 
 bench: venv
 	.venv/bin/hetsyn bench

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCREEN = 45
 FILES = [
     path
-    for folder in ("hetsyn_plugins", "adapters", "tests", "tools", "examples")
+    for folder in ("hetsyn_plugins", "adapters", "docs", "tests", "tools", "examples")
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "hetsyn_plugins/adapters/" not in path.as_posix()
 ] + [ROOT / "tools" / "fuzz", ROOT / "tools" / "soak"]

@@ -1,0 +1,40 @@
+"""How Sphinx builds these pages: `make docs`, then build/docs/index.html."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
+
+from hetsyn_plugins import __version__  # noqa: E402  the line above says where it is
+
+project = "hetsyn_plugins"
+author = "The hetsyn_plugins authors"
+copyright = author
+release = version = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "plain_docstrings", "outside"]
+exclude_patterns = ["_ext"]
+nitpicky = True
+
+myst_heading_anchors = 4  # as GitHub has them, so that a link is the same in both
+
+autodoc_member_order = "bysource"
+autodoc_mock_imports = [name for name in ("lava", "norse", "snntorch") if find_spec(name) is None]
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+# types in signatures: what they are stands in the text, and most are torch's or NumPy's, whose pages are elsewhere
+nitpick_ignore_regex = [("py:.*", ".*")]
+suppress_warnings = ["ref.python"]  # a Network is plain data here and a process there
+
+html_theme = "furo"
+html_title = f"hetsyn_plugins {release}"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
+html_theme_options = {"navigation_with_keys": True}
+html_copy_source = False
+html_show_sourcelink = False
