@@ -15,7 +15,7 @@ FILES = [
     for folder in ("hetsyn_plugins", "adapters", "docs", "tests", "tools", "examples")
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "hetsyn_plugins/adapters/" not in path.as_posix()
-] + [ROOT / "tools" / "fuzz", ROOT / "tools" / "soak"]
+] + [ROOT / "tools" / name for name in ("check_links", "fuzz", "soak")]
 
 
 def faults(source: str) -> Iterator[str]:

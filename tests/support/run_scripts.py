@@ -1,0 +1,39 @@
+"""Run scripts one after the other in this process, each in a folder and a namespace of its own: FOLDER of their files.
+
+What each printed, and how it failed, is written beside it as soon as it is known. What scripts import is imported once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import hetsyn_plugins
+
+
+def run(file: Path) -> dict[str, str]:
+    """What a script printed, and the traceback where it failed."""
+    folder = file.with_suffix("")
+    folder.mkdir()
+    os.chdir(folder)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(compile(file.read_text(), str(file), "exec"), {"__name__": "__main__"})
+    except BaseException:  # a SystemExit too is a failure of that script
+        return {"printed": printed.getvalue(), "failed": traceback.format_exc()}
+    finally:
+        hetsyn_plugins.unregister()  # or the next script would have names that it forgot to ask for
+    return {"printed": printed.getvalue(), "failed": ""}
+
+
+if __name__ == "__main__":
+    root, scripts = map(Path, sys.argv[1:])
+    hetsyn_plugins.__path__.append(str(root))  # where adapters/ is, if this is no installed package
+    for file in sorted(scripts.glob("*.py")):
+        file.with_suffix(".json").write_text(json.dumps(run(file)))
