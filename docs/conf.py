@@ -30,6 +30,8 @@ python_maximum_signature_line_length = 88
 # types in signatures: what they are stands in the text, and most are torch's or NumPy's, whose pages are elsewhere
 nitpick_ignore_regex = [("py:.*", ".*")]
 suppress_warnings = ["ref.python"]  # a Network is plain data here and a process there
+if "lava" in autodoc_mock_imports:
+    suppress_warnings.append("autodoc.import_object")  # netx refuses other Pythons than Lava's, also with a mock
 
 html_theme = "furo"
 html_title = f"hetsyn_plugins {release}"

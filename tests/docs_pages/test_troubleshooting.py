@@ -203,11 +203,16 @@ def in_source(message: str) -> bool:
     return bool(long) and all(any(piece in text for text in source_texts()) for piece in long)
 
 
+OF_LAVA = quoted(
+    PAGE.read_text().split("\n## Lava-DL\n")[1].split("\n## ")[0]
+)  # most of which only Lava-DL lets happen
 HOSTS = ("Prophesee Dataset Toolbox",)  # says so where it is imported, which no test can provoke again
 
 
 @pytest.mark.parametrize("message", quoted(PAGE.read_text()), ids=lambda message: message[:40])
 def test_a_message_that_is_quoted_comes_or_stands_in_the_source(message: str, told: dict[str, list[str]]) -> None:
+    if message in OF_LAVA and not HAS_LAVA:
+        pytest.skip("Lava ends at Python 3.10")
     comes = any(pattern(message).search(text) for texts in told.values() for text in texts)
     assert comes or in_source(message) or message.startswith(HOSTS)
 
@@ -225,6 +230,6 @@ def test_a_message_that_nobody_says_is_seen() -> None:
 
 
 def test_few_messages_are_taken_on_the_sources_word(told: dict[str, list[str]]) -> None:
-    quotes = quoted(PAGE.read_text())
+    quotes = [message for message in quoted(PAGE.read_text()) if HAS_LAVA or message not in OF_LAVA]
     comes = [m for m in quotes if any(pattern(m).search(text) for texts in told.values() for text in texts)]
-    assert len(quotes) - len(comes) <= 9 + 6 * (not HAS_LAVA)
+    assert len(quotes) - len(comes) <= 9
