@@ -30,8 +30,13 @@ autodoc_mock_imports = [name for name in ("lava", "norse", "snntorch") if find_s
 add_module_names = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
-# types in signatures: what they are stands in the text, and most are torch's or NumPy's, whose pages are elsewhere
-nitpick_ignore_regex = [("py:.*", ".*")]
+NAMED_TYPES = ("AnyBackend", "AnyBatch", "Array", "ArrayLike", "Integers", "NDArray", "Tensor")
+autodoc_type_aliases = {name: name for name in NAMED_TYPES}  # or signatures would have what they stand for, in full
+nitpick_ignore_regex = [
+    ("py:class", "|".join(NAMED_TYPES)),
+    ("py:class", r"(?!hetsyn_plugins\.)\w+\..*|InitVar"),  # their pages are elsewhere
+    ("py:class", r"hetsyn_plugins\..*\.(ArrayFile|Job|Record|Run|Way)|Evidence|Index|Share"),  # not public
+]
 suppress_warnings = ["ref.python"]  # a Network is plain data here and a process there
 if find_spec("lava") is not None:  # once, with what it says of libraries that nothing here needs
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
