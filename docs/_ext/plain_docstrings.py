@@ -72,7 +72,8 @@ def rendered(piece: list[str]) -> list[str]:
     what = kind(piece[0])
     if what == "drawn" or (what == "heading" and any(">>>" in line for line in piece)):
         head = [] if what == "drawn" else [piece[0], ""]
-        return [*head, "::", "", *(f"    {line}" for line in piece[len(head) > 0 :])]
+        code = "pycon" if head else "text"
+        return [*head, f".. code-block:: {code}", "", *(f"    {line}" for line in piece[len(head) > 0 :])]
     if what == "names":
         return list(definitions(piece))
     return [escaped(line.lstrip()) for line in joined(piece)]

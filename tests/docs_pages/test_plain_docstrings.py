@@ -36,11 +36,11 @@ def test_a_text_in_front_of_names_stands_alone() -> None:
 
 
 def test_what_is_indented_is_drawn_as_it_stands() -> None:
-    assert rst("As so:\n\n    v = *w x*\n    z = |v|") == "As so:\n\n::\n\n        v = *w x*\n        z = |v|"
+    assert rst("As so:\n\n    v = *w x*\n    z = |v|") == "As so:\n\n.. code-block:: text\n\n        v = *w x*\n        z = |v|"
 
 
 def test_an_example_is_code() -> None:
-    assert rst("Example:\n    >>> f(x)\n    3") == "Example:\n\n::\n\n        >>> f(x)\n        3"
+    assert rst("Example:\n    >>> f(x)\n    3") == "Example:\n\n.. code-block:: pycon\n\n        >>> f(x)\n        3"
 
 
 def test_a_list_goes_on_indented_and_begins_after_an_empty_line() -> None:
