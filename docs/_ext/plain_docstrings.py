@@ -70,13 +70,18 @@ def kind(line: str) -> str:
 def rendered(piece: list[str]) -> list[str]:
     """One piece as reStructuredText."""
     what = kind(piece[0])
-    if what == "drawn" or (what == "heading" and any(">>>" in line for line in piece)):
-        head = [] if what == "drawn" else [piece[0], ""]
-        code = "pycon" if head else "text"
-        return [*head, f".. code-block:: {code}", "", *(f"    {line}" for line in piece[len(head) > 0 :])]
+    if what == "drawn":
+        return code("text", piece)
+    if what == "heading" and any(">>>" in line for line in piece):
+        return [piece[0], "", *code("pycon", piece[1:])]
     if what == "names":
         return list(definitions(piece))
     return [escaped(line.lstrip()) for line in joined(piece)]
+
+
+def code(language: str, lines: list[str]) -> list[str]:
+    """Lines as they stand."""
+    return [f".. code-block:: {language}", "", *(f"    {line}" for line in lines)]
 
 
 def joined(piece: list[str]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import browser
-import pytest
+from conftest import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "<!doctype html><meta name=viewport content='width=device-width'><title>x</title><link rel=icon href='data:,'>"
@@ -26,7 +26,7 @@ def look(folder: Path) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
-@pytest.mark.skipif(browser.find() is None, reason=browser.MISSING)
+@needs("chromium", browser.find() is not None)
 def test_faults_are_told_and_a_page_without_has_none(tmp_path: Path) -> None:
     (tmp_path / "right.html").write_text(f"{HEAD}<p>text</p><pre style='overflow: auto'>{'code ' * 100}</pre>")
     assert look(tmp_path) == (0, ["1 pages, 4 looks each, 0 faults"])

@@ -36,7 +36,10 @@ def test_a_text_in_front_of_names_stands_alone() -> None:
 
 
 def test_what_is_indented_is_drawn_as_it_stands() -> None:
-    assert rst("As so:\n\n    v = *w x*\n    z = |v|") == "As so:\n\n.. code-block:: text\n\n        v = *w x*\n        z = |v|"
+    assert (
+        rst("As so:\n\n    v = *w x*\n    z = |v|")
+        == "As so:\n\n.. code-block:: text\n\n        v = *w x*\n        z = |v|"
+    )
 
 
 def test_an_example_is_code() -> None:
