@@ -79,6 +79,16 @@ def can_run(code: str) -> bool:
     return "import lava" not in code or importlib.util.find_spec("lava") is not None
 
 
+def test_a_script_that_fails_is_told_and_those_after_it_run(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("print('so far')\nraise SystemExit(0)")
+    (tmp_path / "b.py").write_text("from pathlib import Path\nprint(Path.cwd().name, 'raise' in globals())")
+    command = [sys.executable, str(ROOT / "tests" / "support" / "run_scripts.py"), ROOT, tmp_path]
+    subprocess.run(command, check=True, timeout=60)
+    failed, ran = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
+    assert failed["printed"] == "so far\n" and "SystemExit" in failed["failed"]
+    assert ran == {"printed": "b False\n", "failed": ""}
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_block_runs(name: str, ran: dict[str, dict[str, str]]) -> None:
     if not can_run(BLOCKS[name]):

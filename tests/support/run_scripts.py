@@ -28,7 +28,13 @@ def run(file: Path) -> dict[str, str]:
     except BaseException:  # a SystemExit too is a failure of that script
         return {"printed": printed.getvalue(), "failed": traceback.format_exc()}
     finally:
-        hetsyn_plugins.unregister()  # or the next script would have names that it forgot to ask for
+        for framework in (
+            "snntorch",
+            "norse",
+            "lava_dl",
+        ):  # or the next script would have names that it forgot to ask for
+            if f"hetsyn_plugins.adapters.{framework}" in sys.modules:
+                hetsyn_plugins.unregister(framework)
     return {"printed": printed.getvalue(), "failed": ""}
 
 
