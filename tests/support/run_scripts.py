@@ -15,6 +15,8 @@ from pathlib import Path
 
 import hetsyn_plugins
 
+ADAPTERS = {"snntorch": "snntorch", "norse": "norse", "lava_dl": "lava_dl.slayer"}
+
 
 def run(file: Path) -> dict[str, str]:
     """What a script printed, and the traceback where it failed."""
