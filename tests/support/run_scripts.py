@@ -30,14 +30,15 @@ def run(file: Path) -> dict[str, str]:
     except BaseException:  # a SystemExit too is a failure of that script
         return {"printed": printed.getvalue(), "failed": traceback.format_exc()}
     finally:
-        for framework in (
-            "snntorch",
-            "norse",
-            "lava_dl",
-        ):  # or the next script would have names that it forgot to ask for
-            if f"hetsyn_plugins.adapters.{framework}" in sys.modules:
-                hetsyn_plugins.unregister(framework)
+        forget()
     return {"printed": printed.getvalue(), "failed": ""}
+
+
+def forget() -> None:
+    """Take our names from the frameworks that are loaded, or the next script would have what it forgot to ask for."""
+    for framework, module in ADAPTERS.items():
+        if f"hetsyn_plugins.adapters.{module}" in sys.modules:
+            hetsyn_plugins.unregister(framework)
 
 
 if __name__ == "__main__":
