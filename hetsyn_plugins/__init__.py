@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hetsyn_plugins.exchange.frameworks import register, unregister
     from hetsyn_plugins.ops.dispatch import choose_backend
     from hetsyn_plugins.ops.lif import hetsyn_li, hetsyn_lif, hetsyn_lif_step
+    from hetsyn_plugins.ops.pruning import prune_
     from hetsyn_plugins.ops.straight_through import hetsyn_lif_quantised
     from hetsyn_plugins.ops.trainable import clamp_, reassign_, round_delays_
 
@@ -54,6 +55,7 @@ __all__ = [
     "hetsyn_lif_quantised",
     "hetsyn_lif_step",
     "import_authors",
+    "prune_",
     "reassign_",
     "register",
     "round_delays_",
@@ -80,6 +82,7 @@ _LAZY = {
     "convert": "exchange.conversion",
     "choose_backend": "ops.dispatch",
     **dict.fromkeys(("clamp_", "reassign_", "round_delays_"), "ops.trainable"),
+    "prune_": "ops.pruning",
     "hetsyn_li": "ops.lif",
     "hetsyn_lif": "ops.lif",
     "hetsyn_lif_quantised": "ops.straight_through",

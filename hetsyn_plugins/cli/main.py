@@ -135,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--calls", action="store_true", help="only what small calls cost beside their kernels")
     bench.add_argument("--loops", action="store_true", help="only what loops of single steps cost beside sequences")
     bench.add_argument("--delays", action="store_true", help="only what delays of synapses cost")
+    bench.add_argument("--masks", action="store_true", help="only what masks of synapses save")
     bench.add_argument("--convolutions", action="store_true", help="only what HetSynConv2d costs beside Conv2d, Leaky")
     bench.add_argument("--codebook", action="store_true", help="only what shared decays save (with snntorch)")
     bench.add_argument("--compiled", action="store_true", help="only what torch.compile makes of calls of layers")
@@ -198,7 +199,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Check the request, then measure."""
-    from hetsyn_plugins.benchmark import bench, calls, codebook, compiled, convolutions, delays, loops
+    from hetsyn_plugins.benchmark import bench, calls, codebook, compiled, convolutions, delays, loops, masks
     from hetsyn_plugins.experiments.affordable import check_rounds
 
     shapes = list(bench.shapes_on(arguments.device))
@@ -206,7 +207,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if arguments.runs < 1:
         raise ValueError(f"--runs: expected at least 1, got {arguments.runs}")
     check_rounds("--runs", arguments.runs)
-    for option in ("calls", "loops", "compiled", "delays", "convolutions", "codebook"):
+    for option in ("calls", "loops", "compiled", "delays", "masks", "convolutions", "codebook"):
         if getattr(arguments, option) and arguments.shape is not None:
             raise ValueError(f"--{option}: expected without --shape, it has shapes of its own, got both")
         if getattr(arguments, option) and arguments.device != "cpu":
@@ -216,6 +217,9 @@ def run_bench(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.loops:
         print(loops.table(loops.measure(arguments.runs, not arguments.no_memory)))
+        return 0
+    if arguments.masks:
+        print(masks.table(masks.measure(arguments.runs)))
         return 0
     if arguments.delays:
         print(delays.table(delays.measure(arguments.runs)))

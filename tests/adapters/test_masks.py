@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hetsyn_plugins import HetSynParams
+from hetsyn_plugins import HetSynParams, prune_
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.exchange import checkpoint
 
@@ -210,3 +210,35 @@ def test_a_checkpoint_whose_values_are_not_the_masks(tmp_path: Path) -> None:
     for name, value in (("values.weight", np.zeros(3, np.float32)), ("mask", np.zeros((N, 7), np.uint8))):
         with pytest.raises(ValueError, match=rf"^{name}: expected"):
             checkpoint._hetsyn(dict(entry), {**arrays, name: value})
+
+
+@pytest.mark.parametrize("by", ["magnitude", "gain"])
+def test_pruning_keeps_the_strongest(host: Any, by: str) -> None:
+    """Of those that are there; what was out before stays out, and a second call goes on from the first."""
+    p = params(recurrent_mask=None)
+    layer = built(host, p)
+    strength = np.abs(np.float64(p.weight)) / (1 if by == "magnitude" else 1 - np.float64(p.decay))
+    strength = np.where(p.mask, strength, -1)
+    for count in (20, 5):
+        left = prune_(torch.nn.Sequential(layer), count / (N * M), by)
+        want = strength >= np.sort(strength.ravel())[-count]
+        np.testing.assert_array_equal(holder(layer).mask.numpy(), want)
+        recurrent = layer.to_params().recurrent_mask
+        assert left == count + recurrent.sum() and recurrent.sum() == round(count / (N * M) * N * N)
+    assert prune_(layer, 1.0) == left, "what is out comes back by hand only"
+    spikes(layer, inputs()).sum().backward()
+    assert not layer.stored("weight").grad[~torch.tensor(want)].any()
+
+
+@pytest.mark.parametrize(
+    ("net", "density", "by", "says"),
+    [
+        (torch.nn.Linear(3, 2), 0.5, "magnitude", "net: expected a torch module with HetSyn layers"),
+        (None, 0.5, "magnitude", "net: expected a torch module with HetSyn layers"),
+        (None, 0.0, "gain", "density: expected a part of the synapses, > 0 and at most 1, got 0.0"),
+        (None, 0.5, "size", "by: expected one of magnitude, gain, got 'size'"),
+    ],
+)
+def test_what_cannot_be_pruned(net: Any, density: float, by: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        prune_(net, density, by)

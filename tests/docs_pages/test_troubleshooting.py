@@ -135,7 +135,7 @@ def provoked(tmp: Path) -> Provoked:  # long: a table, a line each
         "Norse's LIF": lambda: convert(nn.Linear(6, 5), norse.torch.LIF()),
         "graded": lambda: export(hidden(6, 5, alpha=tau), tmp, calibration=X.numpy()),
         "one large weight": lambda: export(hidden(6, 5, alpha=tau, weight=big), tmp),
-        "delays": lambda: export(hidden(6, 5, alpha=tau, delay=3), tmp),
+        "delays": lambda: export(hidden(6, 5, alpha=tau, delay=2.5), tmp),
         "cut file": lambda: checkpoint.load(tmp / "cut.safetensors"),
         "no file": lambda: checkpoint.load(tmp / "none.safetensors"),
         "folder in use": lambda: in_use(tmp),
