@@ -3,6 +3,9 @@
 Once is an exception in the main thread, which ends children and removes what is half-written on its way. Twice is seen
 by a thread of its own, since the main one may be inside a kernel for seconds. What is left then are hidden files that
 the next start removes; children end by themselves (`core/processes.py`).
+
+While a module is imported the exception waits for the import's end: C++ that starts up, torch's for one, ends the
+process where it meets one.
 """
 
 from __future__ import annotations
@@ -24,18 +27,21 @@ class Stopped(KeyboardInterrupt):
 
 
 _asked: list[int] = []  # signals that this process has got
+_put_off: list[int] = []  # those that came inside of an import
 
 
 def handle() -> None:
     """From now on signals mean the above."""
     for number in SIGNALS:
         signal.signal(number, _once)
-    signal.signal(signal.SIGURG, lambda *_: None)  # ends a wait of the main thread, which then sees the others
+    sys.unraisablehook = _unraisable
+    if not hasattr(signal, "pthread_kill"):  # not a Unix: once only, and imports break off
+        return
+    signal.signal(signal.SIGURG, _again)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to at once, wherever the main thread is
     threading.Thread(target=_twice, args=(reading,), name="hetsyn_signals", daemon=True).start()
-    sys.unraisablehook = _unraisable
 
 
 def asked() -> bool:
@@ -45,20 +51,44 @@ def asked() -> bool:
 
 def status() -> int:
     """The exit status of what was stopped, as shells have it."""
-    return 128 + (_asked[0] if _asked else signal.SIGINT)
+    return 128 + (*_asked, *_put_off, signal.SIGINT)[0]
 
 
 def done(exit_status: int) -> None:
     """All is done but for the interpreter's end, which no signal shall fill with messages."""
-    for number in SIGNALS:
+    for number in (*SIGNALS, *_nudges()):
         signal.signal(number, lambda *_: os._exit(exit_status))
 
 
+def _nudges() -> tuple[int, ...]:
+    """The signal by which the thread below tells the main one again, where there are such (Unix)."""
+    return (signal.SIGURG,) if hasattr(signal, "pthread_kill") else ()
+
+
 def _once(number: int, frame: FrameType | None) -> None:
-    if asked():  # here at once: another exception would come anywhere, into the message of the first for one
+    if (
+        asked() or _put_off
+    ):  # here at once: another exception would come anywhere, into the message of the first for one
         os._exit(status())
+    if _nudges() and _importing(frame):
+        _put_off.append(number)
+        return
     _asked.append(number)
     raise Stopped
+
+
+def _again(number: int, frame: FrameType | None) -> None:
+    """The nudge itself ends a wait of the main thread, which then sees the others; what was put off may be due."""
+    if _put_off and not asked() and not _importing(frame):
+        _asked.append(_put_off[0])
+        raise Stopped
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Is a module being imported where the main thread is?"""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _twice(reading: int) -> None:

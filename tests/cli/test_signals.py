@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,17 @@ def test_a_stop_inside_imports_is_a_line_too(delay: float) -> None:
         time.sleep(delay)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=20) == ("cleaned\n", SAID)
+    assert process.returncode == 130
+
+
+def test_a_stop_waits_for_the_end_of_an_import(tmp_path: Path) -> None:
+    """C++ that starts up ends the process where it meets an exception; here Python that would tell of one."""
+    slow = "print('working', flush=True)\nimport time\ntry: time.sleep(1)\nfinally: print('imported', flush=True)"
+    (tmp_path / "slow_to_import.py").write_text(slow + "\nprint('whole', flush=True)")
+    body = f"sys.path.insert(0, {str(tmp_path)!r}); import slow_to_import; time.sleep(600)"
+    with started(body) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == ("imported\nwhole\ncleaned\n", SAID)
     assert process.returncode == 130
 
 
