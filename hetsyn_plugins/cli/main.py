@@ -1,5 +1,5 @@
 """The command `hetsyn`: demo, verify, bench, export, simulate and nir; convert and card (`exchange.py`); train,
-evaluate, analyse, claim, data and report (`experiments.py`)."""
+evaluate, analyse, claim, data and report (`experiments.py`); doctor. `listing.py` shows them in groups."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from typing import Any, TextIO
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.cli import exchange, experiments, signals
+from hetsyn_plugins.cli.doctor import add_doctor
+from hetsyn_plugins.cli.listing import listed
 from hetsyn_plugins.cli.options import check_known
 from hetsyn_plugins.cli.verify import add_verify
 from hetsyn_plugins.core.allocations import OutOfMemory, told
 from hetsyn_plugins.core.processes import is_first, is_rank
 
-DESCRIPTION = """HetSynLIF, the spiking neuron whose every synapse has its own time constant, for snnTorch, Norse and
-Lava-DL."""
+DESCRIPTION = (
+    "HetSynLIF, the spiking neuron whose every synapse has its own time constant, for snnTorch, Norse, Lava-DL"
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED_PIPE = 128 + 13  # as a shell says of SIGPIPE
@@ -57,7 +60,11 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         from hetsyn_plugins.core.file_format import unchecked_told_once  # loads NumPy: after signals are taken
 
-        parser().parse_args(argv, arguments)
+        commands = parser()
+        if not (sys.argv[1:] if argv is None else argv):
+            print(commands.format_help(), end="", file=sys.stderr)
+            return 2
+        commands.parse_args(argv, arguments)
         if is_rank() and arguments.command != "train":
             raise ValueError(f"torchrun: expected with it the command train, got {arguments.command}")
         if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show ends nothing
@@ -107,12 +114,24 @@ def _drop(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+class Listed(argparse.ArgumentParser):
+    """A parser whose help is the list of commands in groups; each command's help is argparse's."""
+
+    def format_help(self) -> str:
+        return listed(self.format_usage(), DESCRIPTION)
+
+    def format_usage(self) -> str:
+        return "usage: hetsyn COMMAND ...\n"
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser; each command sets `handler`, which takes the arguments and returns the exit status, and `less`: the
     option of which less needs less memory."""
-    top = argparse.ArgumentParser(prog="hetsyn", description=DESCRIPTION)
+    top = Listed(prog="hetsyn", description=DESCRIPTION)
     top.add_argument("--version", action="version", version=f"hetsyn_plugins {__version__}")
-    commands = top.add_subparsers(dest="command", required=True)
+    commands = top.add_subparsers(dest="command", required=True, parser_class=argparse.ArgumentParser)
+
+    add_doctor(commands)
 
     demo = commands.add_parser("demo", help="train on real digits in snnTorch, carry the network to Norse, compare")
     demo.add_argument("--out", type=Path, default=Path("hetsyn_demo"), help="folder for pictures and checkpoint")
