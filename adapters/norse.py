@@ -11,7 +11,6 @@ are one loop (`ops/steps.py`); a current that was replaced or written to in betw
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -345,6 +344,10 @@ class HetSynLIFParameters(TrainableFields):
             return None if stored is None else 1 / stored
         return -decay.double().log() / float(self.dt or 0.001)
 
+    def _tau_ms(self, field: str) -> Tensor | None:
+        tau_inv = self._tau_inv(field)
+        return None if tau_inv is None else 1e3 / tau_inv.abs()  # no time constant of -0
+
     @property
     def tau_syn_inv(self) -> Tensor | None:
         """1/s, of the synapses."""
@@ -370,17 +373,15 @@ class HetSynLIFParameters(TrainableFields):
         shown = {}
         for field in DECAYS:
             name = FIELD_NAMES[field].removesuffix("_inv")
-            tau_inv = self._tau_inv(field)
             if field in self.initialisers:
                 shown[name] = repr(self.initialisers[field])
-            elif tau_inv is not None:
-                shown[name] = span(1e3 / tau_inv.detach().abs(), " ms")  # no time constant of -0
+            elif text := span(functools.partial(self._tau_ms, field), " ms"):
+                shown[name] = text
         for field in (field for field in DELAYS if field in self.initialisers):
             shown[FIELD_NAMES[field]] = repr(self.initialisers[field])
         for field in ("adaptation_strength", "bias", *DELAYS, "threshold"):
-            value = self.tensor(field)
-            if value is not None:
-                shown[FIELD_NAMES[field]] = span(value.detach())
+            if text := span(functools.partial(self.tensor, field)):
+                shown[FIELD_NAMES[field]] = text
         shown |= {FIELD_NAMES[field]: part for field in MASKS if (part := self.mask_shown(field))}
         surrogate = f"method={self.method!r}, parametrization={self.parametrization!r}"
         return ", ".join((*(f"{name}={text}" for name, text in shown.items()), surrogate))
@@ -786,15 +787,51 @@ class _Cell(_HetSynModule):
 class _Sequence(_HetSynModule):
     sequential = True
 
-    def __init__(
+    def __init__(  # long for its arguments: the cells' and three more, written out for editors
         self,
-        *args: Any,
+        input_size: int,
+        hidden_size: int,
+        p: HetSynLIFParameters | None = None,
+        dt: float = 0.001,
+        *,
+        input_weights: Any = None,
+        recurrent_weights: Any = None,
+        input_rate: float | None = None,
+        autapses: bool = True,
+        share: str = "synapse",
+        clusters: int | None = None,
+        reassign: bool = False,
+        parametrization: str = "decay",
+        tie_reset: bool = False,
+        detach_reset: bool = False,
+        backend: str = "auto",
+        check: bool | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
         record_states: bool = False,
         record_current: bool = False,
         batch_first: bool = False,
-        **kwargs: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(
+            input_size,
+            hidden_size,
+            p,
+            dt,
+            input_weights=input_weights,
+            recurrent_weights=recurrent_weights,
+            input_rate=input_rate,
+            autapses=autapses,
+            share=share,
+            clusters=clusters,
+            reassign=reassign,
+            parametrization=parametrization,
+            tie_reset=tie_reset,
+            detach_reset=detach_reset,
+            backend=backend,
+            check=check,
+            device=device,
+            dtype=dtype,
+        )
         self.record_states, self.record_current, self.batch_first = record_states, record_current, batch_first
 
     def forward(self, input_tensor: Tensor, state: Any = None, lengths: Any = None) -> tuple[Tensor, Any]:
@@ -841,16 +878,6 @@ class _Sequence(_HetSynModule):
         z, *columns, final = self.run_rows(run, x, state, lengths, SEQUENCE)
         states = final._replace(**dict(zip(recorded, map(self.swapped, columns), strict=True)))
         return states.v.to(output_dtype(x, self.input_weights)) if z is None else self.swapped(z), states
-
-
-def _signature() -> inspect.Signature:
-    """What a sequence module's constructor takes, in full: its own words are *args and **kwargs."""
-    own = inspect.signature(_Sequence.__init__).parameters.values()
-    recording = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    return inspect.Signature([*inspect.signature(_HetSynModule).parameters.values(), *recording])
-
-
-_Sequence.__signature__ = _signature()  # type: ignore[attr-defined]  # what help() and editors read
 
 
 class HetSynLIFCell(_Cell):

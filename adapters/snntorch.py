@@ -31,7 +31,7 @@ from hetsyn_plugins.ops.arguments import HALF, ArgumentNames, Caller, compute_dt
 from hetsyn_plugins.ops.convolving import Convolving, signature
 from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.foreign_inputs import is_exporting, outside_of_graph, usable
-from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params
+from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params, span
 from hetsyn_plugins.ops.lengths import at_end, checked_lengths
 from hetsyn_plugins.ops.lif import Way
 from hetsyn_plugins.ops.rates import watch_rates
@@ -678,16 +678,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             if field in DECAYS and self.parametrization != "decay":
                 name = name.replace("alpha", "tau")
                 values = values.exp() if self.parametrization == "log_tau" else values
-            ranges.append(f"{name}={_range(values.detach())}")
+            ranges.append(f"{name}={span(values.clone, digits=4, unknown='?')}")
         return ranges + [f"{FIELD_NAMES[field]}={shown}" for field in MASKS if (shown := self.mask_shown(field))]
-
-
-def _range(values: Tensor) -> str:
-    """The least and the greatest, or the only value; nothing is known of a tensor without storage."""
-    if values.is_meta:
-        return "?"
-    least, most = f"{values.min():.4g}", f"{values.max():.4g}"
-    return least if least == most else f"{least} to {most}"
 
 
 def _is_state(name: str, state: Any) -> bool:

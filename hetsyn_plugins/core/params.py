@@ -311,6 +311,15 @@ class HetSynParams:
 
     def __repr__(self) -> str:
         n, m = self.weight.shape
-        parts = [f"{name} {getattr(self, name).shape}" for name in ARRAYS[1:] if getattr(self, name) is not None]
+        arrays = {name: getattr(self, name) for name in ARRAYS[1:]}
+        parts = [f"{name} {a.shape} {_span(a)}" for name, a in arrays.items() if a is not None]
         kind = "" if self.spiking else ", readout"
         return f"HetSynParams({m} -> {n}{kind}, {self.weight.dtype}, {', '.join(parts)})"
+
+
+def _span(array: Array) -> str:
+    """Its least and largest value for a repr, one of them where they read alike."""
+    if array.size == 0:
+        return "empty"
+    least, most = f"{array.min():.4g}", f"{array.max():.4g}"
+    return least if least == most else f"{least} to {most}"

@@ -122,8 +122,8 @@ class HetSynModule(Copied):
 
     def shape_shown(self) -> str:
         """What `repr` says first: M and N."""
-        n, m = self.stored("weight").shape  # type: ignore[union-attr]  # every layer has one
-        return f"{m}, {n}"
+        weight = self.stored("weight")
+        return ", ".join(map(str, reversed(weight.shape))) if weight is not None else ""  # also where it was flattened
 
     def start_values(self, values: Mapping[str, Any], **options: Any) -> dict[str, Tensor | None]:
         """As the function of that name."""
@@ -275,11 +275,19 @@ def options_from_params(
     return {**shared, "tie_reset": tie_reset, "dtype": getattr(torch, str(params.weight.dtype))}
 
 
-def span(values: Tensor, unit: str = "") -> str:
-    """The least and largest of some values for a repr, "5 to 20 ms"; one of them where they read alike."""
-    if values.is_meta:
-        return "not known"
-    least, most = (f"{float(end):.3g}" for end in (values.min(), values.max()))
+def span(values: Callable[[], Tensor | None], unit: str = "", digits: int = 3, unknown: str = "not known") -> str:
+    """The least and largest of some values for a repr, "5 to 20 ms"; one of them where they read alike; "" for None.
+
+    A print never fails: `unknown` where they cannot be had (on meta, fake, empty, of shapes that do not fit).
+    """
+    try:
+        with torch.no_grad():
+            tensor = values()
+            if tensor is None:
+                return ""
+            least, most = (f"{float(end):.{digits}g}" for end in (tensor.min(), tensor.max()))
+    except Exception:  # of every kind of tensor its own
+        return unknown
     return f"{least}{unit}" if least == most else f"{least} to {most}{unit}"
 
 

@@ -315,7 +315,7 @@ class TrainableFields(Copied, nn.Module):
         mask = self.stored(field) if field in self.names else None
         if mask is None:
             return ""
-        return "not known" if mask.is_meta else f"{float(mask.float().mean()):.3g} of the synapses"
+        return "not known" if mask.is_meta or not mask.numel() else f"{float(mask.float().mean()):.3g} of the synapses"
 
     def share_shown(self) -> str:
         """What `repr` says of the share."""

@@ -77,7 +77,7 @@ def test_pickle_replace_astype_and_repr() -> None:
         np.testing.assert_array_equal(getattr(again, name), getattr(params, name))
     assert params.replace(threshold=2.0).threshold == 2.0
     assert params.astype(np.float32).recurrent_weight.dtype == np.float32
-    assert repr(params).startswith("HetSynParams(4 -> 3, float64, decay (), reset_decay ()")
+    assert repr(params).startswith("HetSynParams(4 -> 3, float64, decay () 0.")
     assert "readout" in repr(HetSynParams.readout(WEIGHT, 0.9))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import like_input, run_layer, time_first
 from hetsyn_plugins.adapters.lava_dl.slayer.hooks import HookedCall, hooked, remake
-from hetsyn_plugins.adapters.lava_dl.slayer.names import WithoutNorm, arguments_of, check_names
+from hetsyn_plugins.adapters.lava_dl.slayer.names import WithoutNorm, arguments_of, check_names, signature_of
 from hetsyn_plugins.adapters.lava_dl.slayer.neuron import Neuron
 from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
 from hetsyn_plugins.core.fields import DELAYS, MASKS
@@ -476,6 +476,13 @@ class Input(blocks.AbstractInput):
 
 class Flatten(blocks.AbstractFlatten):
     """NCHWT -> NCT; as slayer's."""
+
+
+_block: Any
+for _block in (Dense, Recurrent, Affine):
+    _block.__signature__ = signature_of(_block, Layer)  # what help() and editors read
+for _block in (Layer, Input):
+    _block.__signature__ = signature_of(_block)
 
 
 def _delays(n: int) -> Any:

@@ -31,6 +31,16 @@ def arguments_of(*callables: Any) -> list[str]:
     return list(dict.fromkeys(p.name for p in named if p.name != "self"))
 
 
+def signature_of(cls: type, keywords_of: type | None = None) -> inspect.Signature:
+    """What a constructor takes, for `help` and editors: its names, and as keywords those of another to which it hands
+    the rest; not the **unknown by which it says what there is instead.
+    """
+    own = [p for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    others = [] if keywords_of is None else inspect.signature(keywords_of).parameters.values()
+    names = {p.name for p in own}
+    return inspect.Signature([*own, *(p for p in others if p.kind is p.KEYWORD_ONLY and p.name not in names)])
+
+
 def check_names(where: str, given: Iterable[str], known: Iterable[str], elsewhere: Mapping[str, str]) -> None:
     """Raise ValueError for a name that is not known, saying what there is instead.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -13,13 +14,14 @@ from lava.lib.dl.slayer.neuron.base import Neuron as BaseNeuron
 from torch import Tensor
 
 from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import WEIGHT_STEP, Arithmetic, Scaled
-from hetsyn_plugins.adapters.lava_dl.slayer.names import WithoutNorm, arguments_of, check_names
+from hetsyn_plugins.adapters.lava_dl.slayer.names import WithoutNorm, arguments_of, check_names, signature_of
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.core.surrogate import resolve
 from hetsyn_plugins.fixed_point.neuron import COUNTS, DECAY_ONE, DECAY_WORDS, STATE_UNITS, WEIGHT_UNITS
 from hetsyn_plugins.fixed_point.rounding import decay_to_word
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.interface import LayerTensors
+from hetsyn_plugins.ops.layer import span
 from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
 OF_SYNAPSES = ("decay", "recurrent_decay", "learn_decay", "share", "tie_reset")  # arguments that a neuron has not
@@ -112,6 +114,12 @@ class Neuron(WithoutNorm, TrainableFields, BaseNeuron):
         self._add_values(values, requires_grad, dtype or torch.get_default_dtype())
         if tau_grad != 1:
             self._warn_if_narrow(tau_grad)
+
+    def extra_repr(self) -> str:
+        """What `print` shows: the ranges of its fields, the surrogate, and whether it computes in integers."""
+        spans = {name: span(functools.partial(self.tensor, field), digits=4) for field, name in self.names.items()}
+        fields = [f"{name.replace('v_th', 'threshold')}={text}" for name, text in spans.items() if text]
+        return ", ".join((*fields, f"surrogate={self.surrogate!r}", f"quantised={self.arithmetic.quantised}"))
 
     def _warn_if_narrow(self, tau_grad: float) -> None:
         """Warn where a neuron at v = 0 gets less than a thousandth of the gradient of one at the threshold."""
@@ -226,6 +234,9 @@ class Neuron(WithoutNorm, TrainableFields, BaseNeuron):
         """What is left of a current after a step; where quantised, rounded toward zero as on the chip."""
         left = decay * current
         return _through(left, torch.trunc, self.arithmetic.state_unit) if self.arithmetic.quantised else left
+
+
+Neuron.__signature__ = signature_of(Neuron)  # what help() and editors read
 
 
 def _through(x: Tensor, rounding: Callable[[Tensor], Tensor], last_bit: float) -> Tensor:

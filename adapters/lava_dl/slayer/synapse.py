@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from hetsyn_plugins.adapters.lava_dl.slayer.arithmetic import Arithmetic, currents, like_input, time_first
-from hetsyn_plugins.adapters.lava_dl.slayer.names import arguments_of, check_names
+from hetsyn_plugins.adapters.lava_dl.slayer.names import arguments_of, check_names, signature_of
 from hetsyn_plugins.core.fields import SHARES
+from hetsyn_plugins.ops.layer import span
 from hetsyn_plugins.ops.trainable import TrainableFields, start_values
 
 
@@ -66,6 +68,11 @@ class Synapse(TrainableFields, BaseSynapse):
         if weight_norm:
             self.enable_weight_norm()
 
+    def extra_repr(self) -> str:
+        """What `print` shows: slayer's words, whose decays there are, and from where to where they go."""
+        decay = span(functools.partial(self.tensor, "decay"), digits=4)
+        return f"{super().extra_repr()}, decay={decay}, share={self.share_shown()}"
+
     def enable_weight_norm(self) -> None:
         """Learn a length and a direction of each neuron's weights instead of the weights."""
         parametrizations.weight_norm(self, "weight")
@@ -116,3 +123,6 @@ class Synapse(TrainableFields, BaseSynapse):
             return body(input)
         weight = self.matrix()
         return like_input(currents(time_first(input, weight), weight, self.tensor("decay"), self.arithmetic), input)
+
+
+Synapse.__signature__ = signature_of(Synapse)  # what help() and editors read
