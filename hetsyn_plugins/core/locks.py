@@ -47,7 +47,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     handle, taken = _open(folder / LOCK)
     if taken is False:
-        owner = os.pread(handle, 200, 0).decode(errors="replace")
+        owner = os.read(handle, 200).decode(errors="replace")  # nothing was read or written before: from the start
         os.close(handle)
         by = f" by {owner}" if owner else ""
         raise ValueError(f"folder: expected one that nobody else trains in, got {folder}, in use{by}")
@@ -58,12 +58,15 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         with suppress(OSError):  # it is only words, and a full disk is told of where something is lost
             os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:
         if handle in _held:  # else this is a child, and the folder its parent's
             _held.remove(handle)
-            (folder / LOCK).unlink(missing_ok=True)  # before it is let go: the next one makes another
+            with suppress(
+                PermissionError
+            ):  # of Windows, which removes no file that is open: it stays, empty of meaning
+                (folder / LOCK).unlink(missing_ok=True)  # before it is let go: the next one makes another
             os.close(handle)
 
 

@@ -22,7 +22,13 @@ PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when the thread th
 
 @contextmanager
 def lifeline() -> Iterator[dict[str, Any]]:
-    """Options of `subprocess.Popen` for children that call `end_with_parent`: they end with this block, too."""
+    """Options of `subprocess.Popen` for children that call `end_with_parent`: they end with this block, too.
+
+    Where children cannot be handed a pipe (Windows) they outlive a parent that is killed.
+    """
+    if os.name != "posix":
+        yield {"env": {**os.environ}}
+        return
     reading, writing = os.pipe()
     try:
         yield {"pass_fds": (reading,), "env": {**os.environ, LIFELINE: str(reading)}}

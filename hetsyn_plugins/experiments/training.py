@@ -500,8 +500,10 @@ def peak_memory() -> float:
     peak = of_process("VmHWM")
     if peak is not None:  # Linux, whose other number may begin with that of the process which started this one
         return round(peak / 1e6, 1)
-    import resource
-
+    try:
+        import resource
+    except ImportError:  # not a Unix: nobody says
+        return 0.0
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(largest / 1e6 if sys.platform == "darwin" else largest * 1024 / 1e6, 1)
 

@@ -33,7 +33,8 @@ def _after_fork() -> None:
     _pools.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # a Unix
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def parallel(kernel: Callable[..., None], units: int, *arguments: Any) -> None:
