@@ -2,12 +2,16 @@
 
 import configparser
 import importlib
-import shutil
+import importlib.machinery
+import importlib.util
+import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,16 +119,101 @@ def test_adapter_is_a_module_of_the_package(adapter: str) -> None:
     assert f"adapters.{adapter}" not in sys.modules  # the same file twice would mean two classes of one name
 
 
+def release_check() -> Any:
+    """The tool, which has no suffix, as a module."""
+    loader = importlib.machinery.SourceFileLoader("release_check", str(ROOT / "tools" / "release_check"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    return module
+
+
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel of this checkout, built from a copy: setuptools leaves build/ behind, and would reuse what is in it."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    kept_out = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, source, ignore=kept_out, dirs_exist_ok=True)
-    pip_wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip_wheel, "--wheel-dir", target, source], check=True)
-    (built,) = target.glob("*.whl")
-    return zipfile.ZipFile(built)
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The wheel and the sdist of this checkout, from copies; on the way other builds must give the same bytes."""
+    paths: tuple[Path, Path] = release_check().reproduced(ROOT, tmp_path_factory.mktemp("built"), date=1_700_000_000)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def wheel(built: tuple[Path, Path]) -> zipfile.ZipFile:
+    return zipfile.ZipFile(built[0])
+
+
+def test_the_sdist_has_what_a_checkout_has(built: tuple[Path, Path]) -> None:
+    """But for what is git's own, and for the numbers of the claims."""
+    with tarfile.open(built[1]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+        dates = {entry.mtime for entry in archive.getmembers()}
+    there = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*") if path.is_file() and path.name[0] != "."}
+    assert there <= names and {"tools/release_check", ".ci/run", "hetsyn_plugins/py.typed"} <= names
+    assert dates == {1_700_000_000}
+
+
+def test_builds_that_differ_are_refused(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.whl", tmp_path / "b" / "a.whl"
+    second.parent.mkdir()
+    first.write_bytes(b"one")
+    second.write_bytes(b"one")
+    release_check().same("wheel", [first, second])
+    second.write_bytes(b"another")
+    with pytest.raises(SystemExit, match="wheel: expected the same bytes from every build, got 2 different ones"):
+        release_check().same("wheel", [first, second])
+
+
+USER = """
+from __future__ import annotations
+
+import torch
+
+import hetsyn_plugins
+from hetsyn_plugins import HetSynParams, NormalTau, conformance, deployment, fixed_point, ops
+from hetsyn_plugins.adapters.norse import HetSynLI, HetSynLIF, HetSynLIFParameters
+from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
+
+
+def build(n: int) -> torch.nn.Module:
+    hidden = HetSynLeaky(784, n, alpha=NormalTau(20e-3, 5e-3, dt=1e-3), init_hidden=True)
+    return torch.nn.Sequential(hidden, RHetSynLeaky(n, n), HetSynLeaky(n, 10, spiking=False, init_hidden=True))
+
+
+def params_of(layer: HetSynLeaky | HetSynLIF | HetSynLI) -> HetSynParams:
+    return layer.to_params()
+
+
+hetsyn_plugins.clamp_(build(20))
+names: tuple[str, ...] = hetsyn_plugins.register()
+layer = HetSynLIF(3, 4, HetSynLIFParameters(tau_syn_inv=50.0), record_states=True, batch_first=True)
+out, state = layer(torch.rand(2, 5, 3))
+options: dict[str, float] = {"threshold": 1.0}
+spikes, v, _ = hetsyn_plugins.hetsyn_lif(
+    torch.rand(5, 2, 3), torch.ones(4, 3), torch.full((4, 3), 0.5), reset_decay=torch.tensor(0.5)
+)
+reveal_type(v)
+reveal_type(params_of(layer).decay)
+reveal_type(hetsyn_plugins.choose_backend(v, v).backend)
+HetSynLIF(3, 4, record_state=True)
+"""
+
+
+def test_a_strict_user_project_is_typed(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Against what the wheel ships; the last line has a misspelt argument, which has to be seen, alone."""
+    pytest.importorskip("mypy", reason="mypy is not installed")
+    wheel.extractall(tmp_path / "site")
+    (tmp_path / "user.py").write_text(USER)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "user.py"]
+    environment = {**os.environ, "MYPYPATH": str(tmp_path / "site")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    shown = [line.split('"')[1].rpartition(".")[2] for line in said if "Revealed type" in line]
+    errors = [line for line in said if ": error: " in line]
+    assert shown == ["Tensor", "Any", "str"], said
+    assert len(errors) == 1 and 'Unexpected keyword argument "record_state"' in errors[0], said
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
@@ -149,3 +238,7 @@ def test_wheel_has_the_version_and_the_licence(wheel: zipfile.ZipFile) -> None:
 def test_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     (entry_points,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
     assert "hetsyn = hetsyn_plugins.cli:main" in wheel.read(entry_points).decode()
+
+
+def test_the_citation_has_the_version() -> None:
+    assert f"\nversion: {hetsyn_plugins.__version__}\n" in (ROOT / "CITATION.cff").read_text()

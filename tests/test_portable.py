@@ -38,6 +38,8 @@ ctypes.CDLL = no_such_library
 """
 IMPORTS = """
 root = pathlib.Path({root!r})
+import hetsyn_plugins
+hetsyn_plugins.__path__.append(str(root))  # adapters/ is hetsyn_plugins.adapters
 for folder, package in ((root / "hetsyn_plugins", "hetsyn_plugins"), (root / "adapters", "hetsyn_plugins.adapters")):
     for path in sorted(folder.rglob("*.py")):
         parts = path.relative_to(folder).with_suffix("").parts
