@@ -66,9 +66,7 @@ def _nudges() -> tuple[int, ...]:
 
 
 def _once(number: int, frame: FrameType | None) -> None:
-    if (
-        asked() or _put_off
-    ):  # here at once: another exception would come anywhere, into the message of the first for one
+    if asked() or _put_off:  # here at once: a second exception would come anywhere, into the first one's message say
         os._exit(status())
     if _nudges() and _importing(frame):
         _put_off.append(number)
