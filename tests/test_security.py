@@ -39,6 +39,7 @@ MEANT = {
     "hetsyn_plugins/core/locks.py": {"socket"},  # the name of this machine
     "hetsyn_plugins/experiments/data/get.py": {"requests", "pooch"},  # `hetsyn data get`
     "hetsyn_plugins/exchange/pretrained.py": {"huggingface_hub"},  # a name of the hub's, which is no folder
+    "tools/check_links": {"urllib.request"},  # asks the addresses that the pages name, when it is called
 }
 
 
