@@ -824,8 +824,8 @@ BUGS = [
         "sizes",
         "spikes differ",
         BATCH_LANES,
-        "in range((width + 3) // 4):",
-        "in range(width // 4):",
+        "in range(turned // 4, (width + 3) // 4):",
+        "in range(turned // 4, width // 4):",
     ),
     Bug(
         "cpu: the last step of a chunk unwritten",
@@ -835,7 +835,7 @@ BUGS = [
         BATCH_LANES,
         "min(t0 + CHUNK, s",
         "min(t0 + CHUNK - 1, s",
-        times=2,
+        times=4,
     ),
     Bug(
         "cpu: a missed decay in a tile",

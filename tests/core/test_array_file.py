@@ -218,7 +218,7 @@ def test_a_header_that_lies_is_refused(name: str, raw: Callable[[], bytes], mess
     began = time.process_time()
     with pytest.raises(FileFormatError, match=message):
         loaded(path)
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 3
     tracemalloc.start()
     try:
         with pytest.raises(FileFormatError):

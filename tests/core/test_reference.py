@@ -18,7 +18,7 @@ import pytest
 from hetsyn_plugins import HetSynParams, HetSynState
 from hetsyn_plugins.conformance import cases
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.fields import ARRAYS, DELAYS
+from hetsyn_plugins.core.fields import DELAYS, NUMBERS
 from hetsyn_plugins.core.surrogate import Arctan, FastSigmoid, MultiGaussian, Sigmoid, Surrogate, Triangular
 
 T, B, N, M = 6, 2, 3, 4
@@ -31,7 +31,8 @@ def twin(
 
     detached  z of every step as the reset sees it, held constant; None: the reset sees z itself
     """
-    decay, recurrent_decay = wide(p.decay), wide(p.recurrent_decay)
+    there, recurrent_there = (1.0 if mask is None else 1.0 * mask for mask in (p.mask, p.recurrent_mask))
+    decay, recurrent_decay = there * wide(p.decay), wide(p.recurrent_decay)
     current, recurrent, reset, adaptation, z, v, past_inputs, past_spikes = state
     delay, recurrent_delay = wide(p.delay), wide(p.recurrent_delay)
     spikes, vs, states = [], [], [state]
@@ -40,13 +41,13 @@ def twin(
         inputs = x[t][:, None, :]
         if delay is not None:
             inputs, past_inputs = line_of(past_inputs, x[t], delay)
-        current = decay * current + p.weight * inputs
+        current = decay * current + there * p.weight * inputs
         v = current.sum(-1) + (0 if p.bias is None else p.bias)
         if p.recurrent_weight is not None:
             fired = z[:, None, :]
             if recurrent_delay is not None:
                 fired, past_spikes = line_of(past_spikes, z, recurrent_delay)
-            recurrent = recurrent_decay * recurrent + p.recurrent_weight * fired
+            recurrent = recurrent_there * (recurrent_decay * recurrent + p.recurrent_weight * fired)
             v = v + recurrent.sum(-1)
         if p.reset_decay is not None:
             reset = p.reset_decay * reset + p.threshold * z_reset
@@ -124,7 +125,7 @@ def loss(outcome: tuple[Any, Any, list[HetSynState]], output_gradients: dict[str
 def arguments(params: HetSynParams, x: Any, state: HetSynState) -> Iterator[tuple[str, Any]]:
     """Every differentiable argument of a run, by name."""
     yield "inputs", x
-    for name in ARRAYS:
+    for name in NUMBERS:
         if getattr(params, name) is not None and not (name == "threshold" and not params.spiking):
             yield name, getattr(params, name)
     for name, value in state._asdict().items():

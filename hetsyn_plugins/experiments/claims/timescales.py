@@ -156,7 +156,7 @@ CLAIMS = {
         biology_rows,
         [
             Picture("taus.png", "Time constants of hidden layers after training, one seed a task", draw_taus),
-            Picture("spread.png", "Spread of log tau of the first hidden layer's inputs, within and between neurons, one seed a task", draw_spread),
+            Picture("spread.png", "Spread of log tau, first layer's inputs, one seed a task", draw_spread),
         ],
         short=Short([0], (), "one seed: 30 min"),
     ),
