@@ -132,10 +132,11 @@ def test_masks_that_are_none(host: Any, mask: Any, says: str) -> None:
             host.HetSynLIF(M, N, host.HetSynLIFParameters(mask=mask))
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 def test_sparse_tensors_say_where_synapses_are(host: Any) -> None:
     dense = torch.zeros(N, M)
     dense[:, 3] = -2.5
-    for kind in (dense.to_sparse(), dense.to_sparse_csr()) if torch.__version__ > "2.4" else (dense.to_sparse(),):
+    for kind in (dense.to_sparse(), dense.to_sparse_csr()):
         if hasattr(host, "HetSynLeaky"):
             layer = host.HetSynLeaky(M, N, mask=kind)
         else:
