@@ -25,7 +25,7 @@ from hetsyn_plugins.exchange.frameworks import CONVERTIBLE, adapter
 from hetsyn_plugins.exchange.over_steps import OverSteps
 from hetsyn_plugins.fixed_point.network import FixedNetwork, quantise
 from hetsyn_plugins.ops.arguments import HALF
-from hetsyn_plugins.ops.trainable import TrainableFields
+from hetsyn_plugins.ops.trainable import fields_of
 
 TARGETS = ("reference", *CONVERTIBLE, "lava_dl", "fixed_point")
 # what may stand in front of the first layer and is kept as it is
@@ -195,7 +195,7 @@ def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
     why_not = getattr(module, "why_not_plain", None)
     if why_not is not None and (reason := why_not()) is not None:
         raise ValueError(f"net: module {name!r}, a {type(module).__name__}, cannot be carried over: {reason}")
-    fields = _fields(module)
+    fields = fields_of(module)
     stored = {field: module.stored(field) for field in ARRAYS if field not in fields.tied}
     learned = {field for field, tensor in stored.items() if tensor is not None and tensor.requires_grad}
     trained = {} if fields.parametrization == "decay" else {f: stored[f] for f in DECAYS if stored.get(f) is not None}
@@ -214,12 +214,6 @@ def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
         batch_first=getattr(module, "batch_first", False),
         codebook=fields.codebook(),
     )
-
-
-def _fields(module: Any) -> TrainableFields:
-    """Where a HetSyn layer of any adapter keeps what it trains."""
-    fields: TrainableFields = module if isinstance(module, TrainableFields) else module.p
-    return fields
 
 
 def _merge_stock(pair: list[tuple[str, nn.Module]]) -> list[network.Layer]:
@@ -282,7 +276,7 @@ def _build_hetsyn(layer: network.HetSynLayer, target: ModuleType) -> nn.Module:
             f"net: layer {layer.name!r} has autapses=False, which a {type(module).__name__} has no option for; "
             "dataclasses.replace(layer, autapses=True) in the Network of to='reference' lets the diagonal train"
         )
-    fields = _fields(module)
+    fields = fields_of(module)
     with torch.no_grad():
         for field, array in layer.stored.items():
             getattr(fields, fields.stored_name(field)).copy_(torch.tensor(np.array(array)))

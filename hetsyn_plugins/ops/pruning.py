@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hetsyn_plugins.core.fields import MASKS
 from hetsyn_plugins.core.validation import as_number
 from hetsyn_plugins.ops.layer import HetSynModule
-from hetsyn_plugins.ops.trainable import TrainableFields
+from hetsyn_plugins.ops.trainable import fields_of
 
 BY = ("magnitude", "gain")
 
@@ -35,12 +35,6 @@ def prune_(net: nn.Module, density: float, by: str = "magnitude") -> int:
     if not layers:
         raise ValueError(f"net: expected a torch module with HetSyn layers that have masks, got {type(net).__name__}")
     return sum(_prune(layer, density, by) for layer in layers)
-
-
-def fields_of(layer: HetSynModule) -> TrainableFields:
-    """What holds the masks of a layer: in Norse its p."""
-    fields: TrainableFields = layer if isinstance(layer, TrainableFields) else layer.p  # type: ignore[attr-defined]
-    return fields
 
 
 def _prune(layer: HetSynModule, density: float, by: str) -> int:

@@ -530,6 +530,12 @@ def recompute(module: nn.Module) -> None:
             hook(module, ())
 
 
+def fields_of(module: Any) -> TrainableFields:
+    """Where a HetSyn layer of any adapter keeps what it trains: in itself, or in its p."""
+    fields: TrainableFields = module if isinstance(module, TrainableFields) else module.p
+    return fields
+
+
 def clamp_(net: nn.Module) -> None:
     """Project the decays and thresholds of all HetSyn layers in net back into their range, after an optimiser step.
 
