@@ -101,18 +101,24 @@ def membrane(v: Array, spikes: Array, threshold: float, ax: Any = None, title: s
 
 
 def tau_histogram(
-    taus: Mapping[str, Array], ax: Any = None, title: str = "", marks: Mapping[str, float] | None = None
+    taus: Mapping[str, Array],
+    ax: Any = None,
+    title: str = "",
+    marks: Mapping[str, float] | None = None,
+    quartiles: Mapping[str, tuple[float, float, float]] | None = None,
 ) -> Any:
     """Histograms of time constants in seconds on a log axis, one a name, each with its log-normal fit (dashed).
 
-    marks   time constants in seconds that are marked by a dotted line, by what the legend calls them
+    marks       time constants in seconds that are marked by a dotted line, by what the legend calls them
+    quartiles   (first, median, third) in seconds of other distributions: a bar each with its median, near the top
 
     The masses at r = 0 and r = 1 stand at the ends as lines with a dot, in the histogram's colour, and in the legend.
     The outermost bins also hold what lies beyond them: decays just below 1 would stretch the axis by decades.
     """
     _check_some("taus", taus)
-    ax = _axes(ax, figsize=(WIDTH, 3.6))
-    scale = TauAxis(list(taus.values()))
+    marks, quartiles = marks or {}, quartiles or {}
+    ax = _axes(ax, figsize=(WIDTH, 3.6 + 0.5 * len(quartiles)))
+    scale = TauAxis([*taus.values(), *map(np.array, quartiles.values())])
     bins = np.geomspace(scale.low, scale.high, 41)
     for index, ((name, tau), colour) in enumerate(zip(taus.items(), cycle((GREY, *COLOURS[1:], BLUE)), strict=False)):
         tau, summary = np.ravel(tau), summarise(tau)
@@ -129,8 +135,9 @@ def tau_histogram(
         ax.plot(
             [], [], color=BLACK, linestyle="--", label=r"log-normal fit by quartiles: its median, $\sigma$ of log tau"
         )
-    for name, at in (marks or {}).items():
+    for name, at in marks.items():
         ax.axvline(scale.place(np.array(at)), color=BLACK, linestyle=":", label=name)
+    _draw_quartiles(ax, scale, quartiles)
     scale.apply(ax, "x")
     ax.set(xlabel="time constant (ms)", ylabel="synapses", title=title)
     ax.set_ylim(bottom=0)
@@ -489,6 +496,14 @@ def _histogram_label(name: str, summary: TauSummary) -> str:
     )
     apart = "\n" if len(name) > LONG_NAME else " "
     return f"{name}{apart}({summary.at_zero:.1%} at r = 0, {summary.at_one:.1%} at r = 1; {fit})"
+
+
+def _draw_quartiles(ax: Any, scale: TauAxis, quartiles: Mapping[str, tuple[float, float, float]]) -> None:
+    """A bar from the first quartile to the third, with a dot at the median, for each name, from the top downwards."""
+    for index, (name, span) in enumerate(quartiles.items()):
+        dot = {"marker": MARKERS[index % len(MARKERS)], "markevery": [1], "markersize": 4}
+        x, height, label = scale.place(np.array(span)), 0.95 - 0.07 * index, f"{name}: median, quartiles"
+        ax.plot(x, [height] * 3, color=BLACK, label=label, transform=ax.get_xaxis_transform(), **dot)
 
 
 def _log_normal(bins: Array, mu: float, sigma: float) -> Array:

@@ -147,6 +147,18 @@ def test_histograms_hold_every_synapse_and_the_ends_stand_apart() -> None:
     assert legend(ax)[3] == r"shared (0.0% at r = 0, 0.0% at r = 1; fit 40 ms, $\sigma$ 0.00)"
 
 
+def test_published_quartiles_stand_where_the_axis_has_them() -> None:
+    spans = {"fast": (1e-3, 1.5e-3, 2.4e-3), "slow": (0.4, 0.5, 2.0)}
+    ax = plots.tau_histogram({"learned": np.array([0.02, 0.03, 0.05])}, quartiles=spans)
+    bars = {line.get_label(): line for line in ax.lines if line.get_marker() in ("o", "s")}
+    for name, span in spans.items():
+        bar = bars[f"{name}: median, quartiles"]
+        assert bar.get_xdata() == pytest.approx(1e3 * np.array(span))  # not cut off at the learned taus' ends
+        assert bar.get_markevery() == [1]
+    left, right = ax.get_xlim()
+    assert left < 1 and right > 2000
+
+
 def test_the_fit_is_drawn_as_the_count_that_a_log_normal_puts_in_a_bin() -> None:
     values = np.exp(rng().normal(log(0.04), 0.5, 5000))
     first, mu, third = np.quantile(np.log(values * 1e3), (0.25, 0.5, 0.75))

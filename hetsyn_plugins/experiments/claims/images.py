@@ -73,7 +73,7 @@ def draw_variants(evidence: Evidence) -> Any:
     return plots.variants(values, lines=evidence.chance(name_of("hetsyn")))
 
 
-SHORT = Short(range(6), ("training.epochs=3", "task.samples=10000"), "10,000 images, 3 epochs: 15 min")
+SHORT = Short(range(6), ("training.epochs=3", "task.samples=10000"), "10,000 images, 3 epochs: 3 min")
 
 
 # ---- MNIST -------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ MNIST_CLAIMS = {
             lambda values: verdicts.near(values, paper.S_MNIST.percent, verdicts.CLOSE),
             paper.S_MNIST.percent,
         ),
-        Short(range(3), FEW, f"{FEW_SAID}: 40 min"),
+        Short(range(3), FEW, f"{FEW_SAID}: 45 min"),
     ),
     "smnist-permuted": mnist_claim(
         "permuted",
@@ -146,7 +146,7 @@ MNIST_CLAIMS = {
         f"never reported for this neuron; our own target is {PERMUTED} %",
         mnist_arms("permuted"),
         mnist_rows("permuted", lambda values: verdicts.above(values, PERMUTED), None),
-        Short(range(3), FEW, f"{FEW_SAID}: 40 min"),
+        Short(range(3), FEW, f"{FEW_SAID}: 45 min"),
     ),
     "smnist-row": mnist_claim(
         "row",

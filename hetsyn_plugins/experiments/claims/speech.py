@@ -84,7 +84,7 @@ def draw_deletion(evidence: Evidence) -> Any:
     )
 
 
-SHORT = Short(range(6), ("training.epochs=5",), "six seeds, 5 epochs: 15 min")
+SHORT = Short(range(6), ("training.epochs=5",), "six seeds, 5 epochs: 5 min")
 CLAIMS = {
     "speech": Claim(
         "Spoken digits: accuracy of the variants",

@@ -56,6 +56,14 @@ def draw_delays(evidence: Evidence) -> Any:
 
 # ---- beside cortical synapses ------------------------------------------------------------------------------------
 
+# Decay of excitatory currents under voltage clamp, mouse cortex: first quartile, median, third, seconds. Read (to 3 %)
+# off the boxes in the Allen Institute's notebook on its Synaptic Physiology data, "psc decay tau" of 144, 118 and 30
+# synapses: github.com/AllenInstitute/aisynphys, doc/synaptic_kinetics.ipynb.
+CURRENTS = {
+    "mouse cortex, currents onto Pvalb cells": (1.0e-3, 1.5e-3, 2.4e-3),
+    "onto Sst cells": (1.8e-3, 3.0e-3, 5.0e-3),
+    "onto Vip cells": (2.8e-3, 3.2e-3, 4.1e-3),
+}
 LEARNED = {  # what a picture calls it -> arm, of a claim on that task
     "pattern generation": (patterns.name_of("hetsyn", "R"), patterns.arm("hetsyn", "R")),
     "delayed match-to-sample": (dms_name("hetsyn"), dms.arm()),
@@ -126,7 +134,8 @@ def between(network: Network) -> float:
 def draw_taus(evidence: Evidence) -> Any:
     """Learned taus of every task in the same axes, of the first seed, and from where cortical synapses have a tail."""
     learned = {task: taus(evidence.networks(arm, evidence.seeds[0])[1]) for task, (arm, _) in LEARNED.items()}
-    return plots.tau_histogram(learned, marks={"cortical synapses have a tail past 500 ms": CORTEX_TAIL})
+    marks = {"cortical synapses have a tail past 500 ms": CORTEX_TAIL}
+    return plots.tau_histogram(learned, marks=marks, quartiles=CURRENTS)
 
 
 def draw_spread(evidence: Evidence) -> Any:
@@ -158,6 +167,6 @@ CLAIMS = {
             Picture("taus.png", "Time constants of hidden layers after training, one seed a task", draw_taus),
             Picture("spread.png", "Spread of log tau, first layer's inputs, one seed a task", draw_spread),
         ],
-        short=Short([0], (), "one seed: 30 min"),
+        short=Short([0], (), "one seed: 8 min"),
     ),
 }
