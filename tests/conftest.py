@@ -1,10 +1,15 @@
 """What every test file shares: the checkout's adapters, fixed seeds, and memory that shows when it was not written."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+# Threads that wait sleep: two suites at a time on two cores, each with two threads, would else mostly spin for each
+# other (a check of a loop of steps 33 s, not 284). Before torch, which loads what reads it; children inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pytest
