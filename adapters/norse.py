@@ -702,7 +702,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         """The whole sequence, fused: z (None for a readout) and v of every step, and the last state; see `forward`."""
         weight = self.input_weights
         x, lengths = self._checked_rows(input_tensor, lengths)
-        layer = self.layer_tensors()
+        layer = self.layer_tensors(ARGUMENT_NAMES)
         self.check_changed(layer, ARGUMENT_NAMES)
 
         def run(rows: Tensor, start: HetSynState) -> tuple[Tensor | None, Tensor, HetSynState]:
@@ -864,7 +864,7 @@ class _Sequence(_HetSynModule):
         currents = () if self.record_current else ("i", "i_rec")
         recorded = [name for name in fields if name not in (*currents, "past_input", "past_z")]
         if lengths is not None:
-            self.initial(state, self.layer_tensors(), x)  # that it is of this batch
+            self.initial(state, self.layer_tensors(ARGUMENT_NAMES), x)  # that it is of this batch
 
         def run(rows: Tensor, state: Any) -> tuple[Any, ...]:
             outs, states = [], []

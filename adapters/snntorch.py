@@ -580,7 +580,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         self, run: Callable[..., Run], x: Tensor, states: tuple[Tensor | None, ...], lengths: Tensor | None
     ) -> Run:
         """spk, ungraded, and mem (T, B, N), and the state after the last step, or after each row's last valid one."""
-        layer = self.layer_tensors()
+        layer = self.layer_tensors(self._caller.names)
         start = self._initial_state(states, layer, x)
         result: Run = self.run_rows(functools.partial(run, layer), x, start, lengths, self._caller)
         return result

@@ -75,7 +75,7 @@ def _prepared() -> tuple[dict[str, Callable[[], Any]], dict[str, tuple[str, Call
         layers.append(cell)
     if not layers:
         raise ImportError(frameworks.how_to_install("snntorch"))
-    layer = layers[0].layer_tensors()
+    layer = layers[0].layer_tensors(OP.names)
     initial = checked_state(None, layer, B, OP.names)
     kernel = dispatch.kernel_for("auto", x, layer.weight)
     return {

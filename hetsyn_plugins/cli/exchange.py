@@ -42,7 +42,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     for option, value, kind in (("--form", arguments.form, "nir"), ("--sequence", arguments.sequence, "onnx")):
         if value and to != kind:
             raise ValueError(f"{option}: expected it with --to {kind}, got --to {to}")
-    network = _read(arguments.source, arguments.dt)
+    network = read(arguments.source, arguments.dt)
     if to == "nir":
         from hetsyn_plugins.exchange import nir
 
@@ -60,7 +60,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read(source: Path, dt: float | None) -> Network:
+def read(source: Path, dt: float | None = None) -> Network:
     """The network of a file or folder, as plain data."""
     from hetsyn_plugins.exchange import checkpoint, nir
     from hetsyn_plugins.exchange.pretrained import from_pretrained

@@ -178,12 +178,22 @@ def say_trained(folder: Path, config: Config, summary: RunSummary) -> None:
     chosen = "; its iteration was chosen ON THE TEST SET" if summary.select == "best_test" else ""
     print(f"test {measure} {mean_sd_text(measure, summary.test)}{chosen}")
     print(f"validation {measure} {mean_sd_text(measure, summary.validation)}")
+    if config.training.density < 1:
+        print(f"synapses left {', '.join(dict.fromkeys(f'{density:.2%}' for density in densities(folder)))}")
     if (chance := config.task.chance) is not None:
         print(f"chance {score_text(measure, chance)}")
     print(
         f"{summary.seconds.median:.0f} s a seed (median), at most {summary.peak_memory_mb:,.0f} MB, "
         f"on {', '.join(summary.devices or [])}"
     )
+
+
+def densities(folder: Path) -> list[float]:
+    """What part of the synapses is left in each seed of a run."""
+    from hetsyn_plugins.experiments.run_folder import load_result, seed_folder, trained_seeds
+
+    found = [load_result(seed_folder(folder, seed)).density for seed in trained_seeds(folder)]
+    return [density for density in found if density is not None]
 
 
 def say_swept(folder: Path, summaries: Mapping[str, RunSummary]) -> None:

@@ -11,6 +11,7 @@ GROUPS = {
         "train": ("on a task of the paper, or on your own data", "hetsyn train dms --preset paper --out runs/dms"),
         "evaluate": ("trained networks, maybe under other settings", "hetsyn evaluate runs/dms --device cuda"),
         "analyse": ("time constants, and what the long ones do", "hetsyn analyse runs/dms"),
+        "prune": ("the strongest synapses kept, and judged", "hetsyn prune runs/dms --density 0.1"),
         "claim": ("the paper's number beside ours", "hetsyn claim dms --short"),
         "data": ("public data sets, got when asked for", "hetsyn data get mnist"),
         "report": ("runs and claims on one HTML page", "hetsyn report runs/dms -o report.html"),

@@ -1,5 +1,5 @@
 """The command `hetsyn`: demo, verify, bench, export, simulate and nir; convert and card (`exchange.py`); train,
-evaluate, analyse, claim, data and report (`experiments.py`); doctor. `listing.py` shows them in groups."""
+evaluate, analyse, claim, data and report (`experiments.py`); prune; doctor. `listing.py` shows them in groups."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hetsyn_plugins.cli import exchange, experiments, signals
 from hetsyn_plugins.cli.doctor import add_doctor
 from hetsyn_plugins.cli.listing import listed
 from hetsyn_plugins.cli.options import check_known
+from hetsyn_plugins.cli.prune import add_prune
 from hetsyn_plugins.cli.verify import add_verify
 from hetsyn_plugins.core.allocations import OutOfMemory, told
 from hetsyn_plugins.core.processes import is_first, is_rank
@@ -165,6 +166,7 @@ def parser() -> argparse.ArgumentParser:
     exchange.add_commands(commands)
     add_nir(commands)
     experiments.add_commands(commands)
+    add_prune(commands)
     return top
 
 

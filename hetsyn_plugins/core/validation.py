@@ -117,7 +117,7 @@ def check_fields(fields: Mapping[str, Any], spiking: bool, argument_names: Mappi
         else:
             _check_whole(name, fields, argument_names)
             if value.shape != shapes[field.axes]:
-                _check_shape(name, value, weight, argument_names)
+                check_shape(name, value, weight, argument_names)
 
 
 def _check_absent(name: str, fields: Mapping[str, Any], argument_names: Mapping[str, str]) -> None:
@@ -139,7 +139,7 @@ def _check_whole(name: str, fields: Mapping[str, Any], argument_names: Mapping[s
         raise ValueError(f"{argument}: expected None where there is no {of}, got a value")
 
 
-def _check_shape(name: str, value: Any, weight: Any, argument_names: Mapping[str, str]) -> None:
+def check_shape(name: str, value: Any, weight: Any, argument_names: Mapping[str, str]) -> None:
     """Raise ValueError where a field has a shape that it may not have."""
     allowed = allowed_shapes(name, weight)
     if tuple(value.shape) not in allowed:

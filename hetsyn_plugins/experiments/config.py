@@ -31,6 +31,7 @@ from hetsyn_plugins.experiments.tasks.own import OwnData
 from hetsyn_plugins.experiments.tasks.task import Task
 from hetsyn_plugins.experiments.variants import NetworkConfig
 from hetsyn_plugins.ops.devices import checked_name
+from hetsyn_plugins.ops.pruning import check_pruning
 
 RATES = (
     "decay_lr",
@@ -58,6 +59,11 @@ class TrainingConfig:
                       (share of the span) up, then half a cosine down to schedule_floor over schedule_span epochs
                       (0: all of them), then constant
     clip              largest norm of the gradient; 0: not clipped
+    density           what part of each layer's synapses is left when training ends, above 0; 1: all (`pruning`). Those
+                      that are taken out are the weakest, between two points of training
+    prune_by          "magnitude": |w|; "gain": |w| / (1 - r), what a constant input comes to
+    prune_from, prune_until   the two points, in epochs (of samples that are drawn: iterations); until 0: three quarters
+                      of what comes after prune_from. From the second one on networks are selected
     select            which network is kept: "last", "best_validation", or "best_test", the paper's way on some tasks,
                       which flatters the figure and is labelled so
     patience          validations without a better one after which the training stops, with "best_validation"; 0: never
@@ -87,6 +93,10 @@ class TrainingConfig:
     schedule_span: int = 0
     warmup: float = 0.0
     clip: float = 0.0
+    density: float = 1.0
+    prune_by: str = "magnitude"
+    prune_from: int = 0
+    prune_until: int = 0
     select: str = "last"
     patience: int = 0
     validate_every: int = 0
@@ -112,6 +122,8 @@ class TrainingConfig:
             "checkpoint_every",
             "workers",
             "schedule_span",
+            "prune_from",
+            "prune_until",
         ):
             check(f"training.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
         for name in (*RATES, "clip"):
@@ -122,6 +134,7 @@ class TrainingConfig:
         expected = "0 without training.select='best_validation'"
         check("training.patience", self.patience, expected, not self.patience or self.select == "best_validation")
         check("training.explosion", self.explosion, "> 1", self.explosion > 1)
+        check_pruning(self.density, self.prune_by, {"density": "training.density", "by": "training.prune_by"})
         check("training.warmup", self.warmup, "0 to below 1", 0 <= self.warmup < 1)
         check("training.iterations", 0, "iterations or epochs > 0", bool(self.iterations or self.epochs))
 
@@ -143,6 +156,11 @@ class Config:
             raise ValueError(
                 "network.clusters: expected 0 with framework 'lava_dl', whose blocks have no codebook, got "
                 f"{self.network.clusters}"
+            )
+        if self.training.density < 1 and self.framework == "lava_dl":
+            raise ValueError(
+                "training.density: expected 1 with framework 'lava_dl', whose blocks do not prune (train in snntorch "
+                f"or norse, and convert), got {self.training.density}"
             )
 
 

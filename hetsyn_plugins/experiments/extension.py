@@ -12,15 +12,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hetsyn_plugins.experiments.config import Config, TrainingConfig
+from hetsyn_plugins.experiments.costs import iterations_of
+from hetsyn_plugins.experiments.pruning import pruning_of
 from hetsyn_plugins.experiments.run_folder import RESULT, load_result, seed_folder, seeds_text, trained_seeds
 
 LENGTH = ("training.epochs", "training.iterations", "training.patience")  # the settings that say how long
+PRUNING = ("training.density", "training.prune_by", "training.prune_from", "training.prune_until")
 
 
 def check_extends(folder: Path, before: Config, now: Config, seeds: Iterable[int]) -> None:
     """Raise ValueError, naming the setting, where a run of one configuration cannot go on as that of another, which
-    differs in LENGTH alone."""
-    ended, total = iterations(before), iterations(now)
+    differs in LENGTH and PRUNING alone."""
+    ended, total = iterations_of(before), iterations_of(now)
     key = "training.iterations" if now.training.iterations else "training.epochs"
     if total < ended:
         got = f"{total} with {key}={getattr(now.training, key.partition('.')[2])}"
@@ -31,6 +34,12 @@ def check_extends(folder: Path, before: Config, now: Config, seeds: Iterable[int
             "'cosine' over all of it, whose rates would have been others from the start; train anew, in another folder"
         )
         raise ValueError(f"training.schedule: expected {expected}, to train on, got {got}")
+    pruned = pruning_of(before, ended)
+    if pruned != pruning_of(now, ended) or (pruned and before.training.prune_by != now.training.prune_by):
+        expected = (
+            f"the same pruning in the {ended} iterations of the run in {folder}, and more of it behind them alone"
+        )
+        raise ValueError(f"training.density: expected {expected}, to train on (training.prune_from), got another")
     if patience(now.training) < patience(before.training):
         least = f"no less than {before.training.patience}"
         raise ValueError(f"training.patience: expected {least}, to train on, got {now.training.patience}")
@@ -42,11 +51,6 @@ def check_extends(folder: Path, before: Config, now: Config, seeds: Iterable[int
         if stopped < ended and patience(now.training) == patience(before.training):
             got = f"{now.training.patience}, with which seed {seed} stopped at iteration {stopped}"
             raise ValueError(f"training.patience: expected more of it (or 0), to train on, got {got}")
-
-
-def iterations(config: Config) -> int:
-    """Of a whole training."""
-    return config.training.iterations or config.training.epochs * config.task.batches(config.training.batch)
 
 
 def schedule_goes_on(settings: TrainingConfig) -> bool:

@@ -65,9 +65,10 @@ class SeedResult:
     versions: dict[str, Word]
     device: Word | None = None  # None: written before there was another one than the CPU
     peak_card_memory_mb: Finite | None = None  # None: on the CPU
+    density: Finite | None = None  # what part of the synapses is left; None: nothing was pruned
 
 
-LATER = ("device", "peak_card_memory_mb")  # what a result of before does not have
+LATER = ("device", "peak_card_memory_mb", "density")  # what a result of before does not have
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from hetsyn_plugins.experiments import training, variants
 from hetsyn_plugins.experiments.affordable import check_costs, spending
 from hetsyn_plugins.experiments.config import Config, differences, load_config, to_toml, toml_value
 from hetsyn_plugins.experiments.costs import PROCESS, cores, iterations_of, likely_time, memory_needed
-from hetsyn_plugins.experiments.extension import LENGTH, check_extends, put_aside
+from hetsyn_plugins.experiments.extension import LENGTH, PRUNING, check_extends, put_aside
 from hetsyn_plugins.experiments.launchers import Cluster, Job, Process, launch, start_process
 from hetsyn_plugins.experiments.progress import Expected, Progress
+from hetsyn_plugins.experiments.pruning import pruning_of
 from hetsyn_plugins.experiments.ranks import current
 from hetsyn_plugins.experiments.run_folder import (
     CONFIG,
@@ -236,6 +237,7 @@ def _try(config: Config, seed: int) -> None:
         task.batches(config.training.batch)
     with spending(config, "building the network"):
         variants.build_for(task, config.network, seed)
+    pruning_of(config)
 
 
 def missing_seeds(folder: Path, seeds: Sequence[int]) -> list[int]:
@@ -258,7 +260,7 @@ def is_extended(folder: Path, config: Config, seeds: Sequence[int] | None = None
     there = load_run_config(folder)
     differing = differences(there, config)
     differing.pop("training.device", None)
-    if not differing.keys() <= set(LENGTH):
+    if not differing.keys() <= {*LENGTH, *PRUNING}:
         pairs = ", ".join(f"{key} = {old!r} there, {new!r} asked for" for key, (old, new) in differing.items())
         raise ValueError(f"--out: expected a new folder or a run of this configuration, got {folder}: {pairs}")
     if differing:

@@ -37,6 +37,7 @@ from hetsyn_plugins.experiments.affordable import check_costs, spending
 from hetsyn_plugins.experiments.batches import OnCard, moved, prepared
 from hetsyn_plugins.experiments.config import MOST_RATE, Config, TrainingConfig
 from hetsyn_plugins.experiments.model import Model
+from hetsyn_plugins.experiments.pruning import pruning_of
 from hetsyn_plugins.experiments.run_folder import (
     FAILURE,
     NETWORK,
@@ -62,6 +63,7 @@ from hetsyn_plugins.experiments.tasks.task import (
 from hetsyn_plugins.experiments.training_log import Log
 from hetsyn_plugins.experiments.training_state import Best, Progress, Run
 from hetsyn_plugins.ops import devices
+from hetsyn_plugins.ops.pruning import density_of, prune_
 from hetsyn_plugins.ops.rates import fault
 
 
@@ -153,6 +155,9 @@ class Trainer:
         self.device = devices.usable("training.device", settings.device)
         self.start = variants.build_for(task, config.network, seed)
         self.model = model_of(self.start, config, batch_norm=config.network.batch_norm)
+        self.pruning = pruning_of(config)
+        if self.pruning:
+            prune_(self.model, 1.0)  # masks from the start on, which are all there: the state of a run has them
         self.frozen = frozen_decays(self.model, config.network.frozen, seed)
         self.optimiser = make_optimiser(self.model, settings)
         if settings.select == "best_validation" and next(iter(task.held_out("validation", 1, seed)), None) is None:
@@ -170,9 +175,10 @@ class Trainer:
         self.validation_loss: float | None = None  # of the last validation
         self.told: set[str] = set()  # layers of which was said that they do not fire, or always
         self.best: Best | None = None  # the network that `select` would keep
-        self.run = Run(seed, self.total, settings.select != "last", self.model, self.optimiser)
+        self.run = Run(seed, self.total, settings.select != "last", bool(self.pruning), self.model, self.optimiser)
         if (progress := self._load()) is not None:
             self.iteration, self.seconds, self.first_loss, self.best = progress
+            self.best = self.best if self.is_pruned() else None  # one of a training that was not to prune, and is now
             self.saved = self.iteration
         elif self.ranks.is_first:
             checkpoint.save(self.start, folder / START)
@@ -197,6 +203,7 @@ class Trainer:
                 with spending(self.config, "training step"):
                     loss, score, rate = self.step(batch)
                 self.iteration += 1
+                self.prune()
                 last = self.iteration == self.total
                 validation = self.validate() if last or self.iteration % self.validate_every == 0 else None
                 last = last or self.has_settled()
@@ -250,6 +257,20 @@ class Trainer:
         self.frozen.restore()
         return value, score, rate * settings.lr
 
+    def prune(self) -> None:
+        """Take synapses out, where that is due after this iteration."""
+        if self.iteration in self.pruning:
+            prune_(self.model, self.pruning[self.iteration], self.config.training.prune_by)
+
+    def is_pruned(self) -> bool:
+        """Is all done that there is to prune? Networks before that are not what was asked for."""
+        return self.iteration >= max(self.pruning, default=0)
+
+    @property
+    def density(self) -> float | None:
+        """What part of the synapses is there; None where nothing was pruned yet."""
+        return density_of(self.model) if self.pruning and self.iteration >= min(self.pruning) else None
+
     def validate(self) -> float | None:
         """The measure on the validation split; the best network so far is kept, where one is to be selected."""
         select, task = self.config.training.select, self.config.task
@@ -260,7 +281,7 @@ class Trainer:
         self.validation_loss = math.fsum(losses) / len(losses) if losses else None
         if self.ranks.is_first:
             self._tell(found)
-        if select != "last":
+        if select != "last" and self.is_pruned():
             judged = validation if select == "best_validation" else evaluate_test(self.model, self.judged_by, self.seed)
             assert judged is not None  # refused at the start
             merit = judged if task.measure == "accuracy" else -judged
@@ -304,6 +325,7 @@ class Trainer:
             threads=self.config.training.threads,
             framework=self.config.framework,
             parameters=sum(p.numel() for p in self.model.parameters() if p.requires_grad),
+            density=self.density,
             versions=versions(),
             device=devices.described(self.device),
             peak_card_memory_mb=devices.peak_megabytes(self.device),
@@ -326,7 +348,8 @@ class Trainer:
         if self.log is not None:
             epoch = self.iteration / self.per_epoch
             of_validation = None if validation is None else self.validation_loss
-            self.log.write(self.iteration, epoch, loss, score, validation, of_validation, rate, self.seconds)
+            values = (loss, score, validation, of_validation, rate, self.density)
+            self.log.write(self.iteration, epoch, *values, self.seconds)
 
     def _save(self) -> None:
         assert self.first_loss is not None  # a step was made

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, get_type_hints
 
@@ -29,6 +29,7 @@ class Record(TypedDict):
 
     loss, score                   of the batch of the last update, before it; None at 0
     validation, validation_loss   the measure and the loss on the validation set; None: not measured here
+    density                       what part of the synapses is there; None: nothing was pruned yet
     """
 
     iteration: Count
@@ -38,10 +39,12 @@ class Record(TypedDict):
     validation: float | None
     validation_loss: float | None
     lr: Finite
+    density: Finite | None
     seconds: Finite
 
 
-LATER = {"validation_loss": None}  # what a log of before does not have
+LATER = {"validation_loss": None, "density": None}  # what a log of before does not have
+CURVES = ("loss", "score", "validation", "validation_loss", "lr", "density")  # of TensorBoard
 HINTS = get_type_hints(Record, include_extras=True)
 FIELDS = tuple(HINTS)
 
@@ -68,8 +71,8 @@ class Log:
         self._show(record)
 
     def _show(self, record: Record) -> None:
-        drawn = {name: record[name] for name in ("loss", "score", "validation", "validation_loss", "lr")}
-        for name, value in drawn.items():
+        values: Mapping[str, Any] = record
+        for name, value in ((name, values[name]) for name in CURVES):
             if self.board is not None and value is not None:
                 self.board.add(name, value, record["iteration"])
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from hetsyn_plugins.core import array_file
 from hetsyn_plugins.core.fields import FINITE, Range
 from hetsyn_plugins.core.file_format import FileFormatError, check_digest, from_check
+from hetsyn_plugins.core.masks import as_mask
 from hetsyn_plugins.core.validation import checked_number, describe_values
 from hetsyn_plugins.experiments import state_of_before
 from hetsyn_plugins.experiments.model import Model
@@ -58,11 +59,13 @@ class Progress(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a state is of: the seed, the iterations in all, does it keep the best network, and what is trained."""
+    """What a state is of: the seed, the iterations in all, does it keep the best network, does it prune, and what is
+    trained."""
 
     seed: int
     total: int
     selects: bool
+    prunes: bool
     model: Model
     optimiser: torch.optim.Optimizer
 
@@ -142,15 +145,23 @@ def _taken(content: Mapping[str, Any], arrays: Mapping[str, Array], run: Run) ->
     if kept is not None and not (isinstance(kept, dict) and run.selects):
         expected = "merit and iteration" if run.selects else "none in a run that keeps the last"
         raise ValueError(f"best: expected {expected}, got {kept!r}")
+    if run.prunes:
+        arrays = {**_masks_before(run.model, kept is not None), **arrays}
     _check_names(arrays, run, best=kept is not None)
     best = None
     if kept is not None:
         merit = checked_number("best.merit", kept.get("merit"), FINITE)
         best_iteration = _whole("best.iteration", kept.get("iteration"), 1, iteration)
-        best = Best(merit, best_iteration, _set_weights(run.model, arrays, "best"))
-    _set_weights(run.model, arrays, "model")
+        best = Best(merit, best_iteration, _set_weights(run, arrays, "best"))
+    _set_weights(run, arrays, "model")
     _set_moments(run.optimiser, arrays, iteration)
     return Progress(iteration, seconds, first_loss, best)
+
+
+def _masks_before(model: Model, best: bool) -> dict[str, Array]:
+    """Masks that are all there, as the model has them: those of a training that was not to prune, and is now."""
+    masks = {name: _array(tensor) for name, tensor in model.state_dict().items() if tensor.dtype == torch.bool}
+    return {f"{prefix}.{name}": mask for prefix in ("model", "best")[: 1 + best] for name, mask in masks.items()}
 
 
 def _whole(name: str, value: Any, least: int, most: int) -> int:
@@ -170,12 +181,15 @@ def _check_names(arrays: Mapping[str, Array], run: Run, *, best: bool) -> None:
         raise ValueError(f"{name}: expected {expected} in this run, got {got}")
 
 
-def _set_weights(model: Model, arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
+def _set_weights(run: Run, arrays: Mapping[str, Array], prefix: str) -> dict[str, Tensor]:
     """Load weights that are in range, into the model; returns them. ValueError where it would not have come to them."""
-    weights = {}
+    weights, model = {}, run.model
     for name, tensor in model.state_dict().items():
         weights[name] = new = _tensor(f"{prefix}.{name}", arrays, tensor)
-        if not tensor.is_floating_point() and not torch.equal(new, tensor):
+        if run.prunes and tensor.dtype == torch.bool:
+            if bool((new & ~tensor).any()):
+                raise ValueError(f"{prefix}.{name}: expected no synapse that was taken out before, got some")
+        elif not tensor.is_floating_point() and not torch.equal(new, tensor):
             raise ValueError(f"{prefix}.{name}: expected {tensor.tolist()}, which is not trained, got {new.tolist()}")
     try:
         model.load_state_dict(weights)
@@ -216,7 +230,9 @@ def _as_whole(step: Tensor) -> int | float:
 
 
 def _array(tensor: Tensor) -> Array:
-    return tensor.detach().cpu().numpy()
+    """What the file has of a tensor: of masks bytes, 0 and 1."""
+    array: Array = tensor.detach().cpu().numpy()
+    return array.astype(np.uint8) if array.dtype == bool else array
 
 
 def _tensor(name: str, arrays: Mapping[str, Array], like: Tensor) -> Tensor:
@@ -224,6 +240,8 @@ def _tensor(name: str, arrays: Mapping[str, Array], like: Tensor) -> Tensor:
     array = arrays[name]
     if array.shape != tuple(like.shape):
         raise ValueError(f"{name}: expected shape {tuple(like.shape)}, got {array.shape}")
+    if like.dtype == torch.bool and array.dtype == np.uint8:
+        array = as_mask(name, array)
     tensor = torch.tensor(np.array(array), device=like.device)
     if tensor.dtype != like.dtype:
         raise ValueError(f"{name}: expected {like.dtype}, got {tensor.dtype}")

@@ -27,13 +27,20 @@ from hetsyn_plugins.core.fields import (
     DELAYS,
     FIELDS,
     MASKS,
-    MATRICES,
     STATE,
     HetSynState,
     full_shapes,
 )
 from hetsyn_plugins.core.masks import as_mask, without_absent
-from hetsyn_plugins.core.validation import check_fields, check_part, check_values, checked_max_delay, state_shapes
+from hetsyn_plugins.core.validation import (
+    check_fields,
+    check_part,
+    check_shape,
+    check_values,
+    checked_max_delay,
+    expand,
+    state_shapes,
+)
 from hetsyn_plugins.kernels import zeros
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.foreign_inputs import check_layout, plain_tensor, shape_hint, usable
@@ -104,27 +111,29 @@ def checked_layer(fields: Mapping[str, Any], spiking: bool, check: bool | None, 
     check_fields(tensors, spiking, names)
     if check or (check is None and weight.device.type == "cpu"):
         check_ranges(tensors, names)
-    return in_full(tensors, spiking)
+    return in_full(tensors, spiking, names)
 
 
-def in_full(tensors: Mapping[str, Any], spiking: bool) -> LayerTensors:
-    """Tensors that fit each other, written out to their full shapes in the dtype of the arithmetic: for kernels."""
+def in_full(tensors: Mapping[str, Any], spiking: bool, names: ArgumentNames) -> LayerTensors:
+    """Tensors that fit each other, written out to their full shapes in the dtype of the arithmetic: for kernels.
+
+    Raises ValueError for one of a layer that was replaced by what does not fit.
+    """
     dtype, shapes = compute_dtype(tensors["weight"]), full_shapes(*tensors["weight"].shape)
     layer = dict(tensors)
     for name, t in tensors.items():
         if t is None or name in MASKS:
             continue
-        if t.ndim == 1 and name in MATRICES:  # one a neuron
-            layer[name] = t = t[:, None]
         if t.dtype != dtype:
             layer[name] = t = t.to(dtype)
         if t.shape != shapes[FIELDS[name].axes]:
-            layer[name] = t.expand(shapes[FIELDS[name].axes])
+            check_shape(name, t, tensors["weight"], names)
+            layer[name] = expand(t, shapes[FIELDS[name].axes])
     if not spiking:
         layer["threshold"] = None
     for name in MASKS:
         if layer.get(name) is not None:
-            layer[name] = _absent(layer[name], shapes[FIELDS[name].axes], name)
+            layer[name] = _absent(layer[name], shapes[FIELDS[name].axes], names[name])
     return LayerTensors(**without_absent(layer, ("weight", "decay")))
 
 
@@ -132,14 +141,10 @@ def _absent(mask: Tensor, shape: tuple[int, ...], name: str) -> Tensor | None:
     """A mask, which may have been replaced since a layer was built; None where no synapse is seen to be absent."""
     if mask.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(mask.shape)}")
-    mask = mask if mask.dtype == torch.bool else mask != 0
-    return None if _all_there(mask) else mask
-
-
-def _all_there(mask: Tensor) -> bool:
-    """Is no synapse masked out, as far as that can be seen?"""
     is_seen = mask.device.type == "cpu" and not torch.compiler.is_compiling() and not transforming()
-    return is_seen and bool(mask.numpy().all())
+    if mask.dtype != torch.bool:
+        mask = torch.from_numpy(as_mask(name, mask)) if is_seen else mask != 0
+    return None if is_seen and bool(mask.numpy().all()) else mask
 
 
 def check_ranges(tensors: Mapping[str, Tensor | None], names: ArgumentNames) -> None:

@@ -91,6 +91,7 @@ class Convolution(NamedTuple):
             _matrix(params.weight, seen, lines),
             _matrix(params.decay, seen, lines),
             delay=None if params.delay is None else _matrix(params.delay, seen, lines),
+            mask=None if params.mask is None else _matrix(params.mask, seen, lines),
             **{field: None if value is None else value.repeat(seen.shape[1]) for field, value in soma.items()},
             spiking=params.spiking,
             max_delay=params.max_delay,

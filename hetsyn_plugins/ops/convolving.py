@@ -31,6 +31,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from hetsyn_plugins.core.autograd import transforming
 from hetsyn_plugins.core.fields import STATE, HetSynState
+from hetsyn_plugins.core.masks import as_mask
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.kernels import delays
 from hetsyn_plugins.kernels.interface import LayerTensors
@@ -42,7 +43,7 @@ from hetsyn_plugins.ops.layer import HetSynModule
 from hetsyn_plugins.ops.steps import is_watched, mark_of, versions_of
 
 AXES = {1: "L", 2: "H, W"}  # what the axes of an image are called
-KERNELS = ("weight", "decay", "delay")  # the fields that have the kernel's shape
+KERNELS = ("weight", "decay", "delay", "mask")  # the fields that have the kernel's shape
 LARGE = 1 << 24  # numbers of a sequence's patches: to make them anew takes a tenth of the time of a training step
 
 
@@ -271,7 +272,7 @@ class Convolving(HetSynModule):
         """The dense layer that this one is on images of that size, H, W or L.
 
         Its inputs are the images (C, H, W) and its neurons (N, H', W'), both flattened; synapses outside of a kernel
-        have weight 0 and decay 0. So it has N H' W' C H W weights.
+        have weight 0 and decay 0, and of a layer with a mask are none. So it has N H' W' C H W weights.
         """
         size = checked_size("input_size", input_size, self.axes)
         self.convolution.output_size(size)
@@ -325,8 +326,10 @@ def _flat(name: str, value: Any, shape: tuple[int, ...], field: str) -> Any:
     """A start value in the kernel's shape as (N, M); numbers, one decay a channel and initialisers as they are."""
     if value is None or (callable(value) and not isinstance(value, Tensor)):
         return value
+    if field == "mask":
+        value = as_mask(name, value)
     value = value if isinstance(value, Tensor) else np.asarray(value)
-    allowed = [shape] if field == "weight" else [shape, (), shape[:1]]
+    allowed = [shape] if field in ("weight", "mask") else [shape, (), shape[:1]]
     if tuple(value.shape) not in allowed:
         raise ValueError(f"{name}: expected shape {' or '.join(map(str, allowed))}, got {tuple(value.shape)}")
     return value.reshape(shape[0], -1) if tuple(value.shape) == shape else value

@@ -84,9 +84,12 @@ class HetSynModule(Copied):
         """Fields that are no parameter or buffer: what pruning's and weight_norm's hooks set anew before every call."""
         raise NotImplementedError
 
-    def layer_tensors(self) -> LayerTensors:
-        """Every field as a kernel takes it: in full, half types as float32; and who is known to share a decay."""
-        layer = in_full(self.tensors(), self.spiking)
+    def layer_tensors(self, names: ArgumentNames) -> LayerTensors:
+        """Every field as a kernel takes it: in full, half types as float32; and who is known to share a decay.
+
+        Raises ValueError, by these names, for a field that was replaced by one that does not fit.
+        """
+        layer = in_full(self.tensors(), self.spiking, names)
         # what is masked out decays by 0, which is none of a codebook's
         return layer if layer.is_masked else layer._replace(decay_index=self.decay_index())
 
@@ -108,11 +111,11 @@ class HetSynModule(Copied):
         Raises ValueError for a part on another device than the weight.
         """
         if torch.compiler.is_compiling():
-            return self.layer_tensors(), None
+            return self.layer_tensors(names), None
         origin, mark = self.origin(), self.mark_of(current)
         if mark is not None and origin is not None and origin.is_same(mark.owner):
             return mark.layer, origin
-        layer = self.layer_tensors()
+        layer = self.layer_tensors(names)
         check_one_device(layer, names)
         if origin is not None and origin.set_by_hooks:  # which have just set them anew
             origin = self.origin()

@@ -1,16 +1,30 @@
-"""Take synapses out of a network that trains: `prune_` sets the masks of its layers."""
+"""Take synapses out of a network: `prune_` sets the masks of layers that train, `pruned` those of plain data."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hetsyn_plugins.core.fields import MASKS
+from hetsyn_plugins.core.fields import MASKS, NAMES
+from hetsyn_plugins.core.network import HetSynLayer, Layer, Network
 from hetsyn_plugins.core.validation import as_number
 from hetsyn_plugins.ops.layer import HetSynModule
 from hetsyn_plugins.ops.trainable import fields_of
 
 BY = ("magnitude", "gain")
+
+
+def check_pruning(density: float, by: str, names: Mapping[str, str] = NAMES) -> None:
+    """Raise ValueError, by these names, for a density or a `by` that is none."""
+    if by not in BY:
+        raise ValueError(f"{names.get('by', 'by')}: expected one of {', '.join(BY)}, got {by!r}")
+    if not 0 < as_number(density) <= 1:
+        what = f"a part of the synapses, > 0 and at most 1, got {density!r}"
+        raise ValueError(f"{names.get('density', 'density')}: expected {what}")
 
 
 @torch.no_grad()
@@ -26,33 +40,75 @@ def prune_(net: nn.Module, density: float, by: str = "magnitude") -> int:
 
     Raises ValueError for a net without such layers, a density or a `by` that is none of these.
     """
-    if by not in BY:
-        raise ValueError(f"by: expected one of {', '.join(BY)}, got {by!r}")
-    if not 0 < as_number(density) <= 1:
-        raise ValueError(f"density: expected a part of the synapses, > 0 and at most 1, got {density!r}")
+    check_pruning(density, by)
+    left = 0
+    for layer in _layers(net):
+        tensors, fields = layer.tensors(), fields_of(layer)
+        for name, mask in _masks(tensors, density, by):
+            like: Any = layer.stored(f"{MASKS[name]}weight")  # which of a convolution is a kernel
+            setattr(fields, fields.stored_name(name), mask.view(like.shape))
+            left += int(mask.sum())
+    return left
+
+
+def density_of(net: nn.Module) -> float:
+    """What part of the synapses of all HetSyn layers in net is there. Raises ValueError as `prune_`."""
+    there, total = 0, 0
+    for layer in _layers(net):
+        for name, kind in MASKS.items():
+            weight = layer.stored(f"{kind}weight")
+            if weight is not None:
+                mask = layer.stored(name)
+                total += weight.numel()
+                there += weight.numel() if mask is None else int(mask.bool().sum())
+    return there / total
+
+
+def pruned(network: Network, density: float, by: str = "magnitude") -> Network:
+    """The same of plain data: a copy of the network whose layers have masks.
+
+    Raises ValueError for one without HetSyn layers, and as `prune_`.
+    """
+    check_pruning(density, by)
+    if not any(isinstance(layer, HetSynLayer) for layer in network.layers):
+        raise ValueError("network: expected one with HetSyn layers, got none")
+    layers: list[Layer] = []
+    for layer in network.layers:
+        if isinstance(layer, HetSynLayer):
+            tensors = {name: getattr(layer.params, name) for name in (*MASKS, *_synapses())}
+            tensors = {name: None if array is None else torch.tensor(array) for name, array in tensors.items()}
+            masks: dict[str, Any] = {name: mask.numpy() for name, mask in _masks(tensors, density, by)}
+            layers.append(replace(layer, params=layer.params.replace(**masks)))
+        else:
+            layers.append(layer)
+    return Network(tuple(layers))
+
+
+def _synapses() -> Iterator[str]:
+    return (f"{kind}{part}" for kind in MASKS.values() for part in ("weight", "decay"))
+
+
+def _layers(net: Any) -> Sequence[HetSynModule]:
     modules = net.modules() if isinstance(net, nn.Module) else ()
     layers = [module for module in modules if isinstance(module, HetSynModule) and "mask" in fields_of(module).names]
     if not layers:
         raise ValueError(f"net: expected a torch module with HetSyn layers that have masks, got {type(net).__name__}")
-    return sum(_prune(layer, density, by) for layer in layers)
+    return layers
 
 
-def _prune(layer: HetSynModule, density: float, by: str) -> int:
-    tensors, fields, left = layer.tensors(), fields_of(layer), 0
+def _masks(tensors: Mapping[str, Tensor | None], density: float, by: str) -> Iterator[tuple[str, Tensor]]:
+    """The mask of each kind of synapses that a layer has, by its field."""
     for name, kind in MASKS.items():
-        weight = tensors[f"{kind}weight"]
-        if weight is None:
+        weight, decay, before = tensors[f"{kind}weight"], tensors[f"{kind}decay"], tensors[name]
+        if weight is None or decay is None:
             continue
-        strength = _strength(weight, tensors[f"{kind}decay"], by)
-        if tensors[name] is not None:
-            strength = strength.masked_fill(~tensors[name].bool(), -1.0)
+        strength = _strength(weight, decay, by)
+        if before is not None:
+            strength = strength.masked_fill(~before.bool(), -1.0)
         count = max(1, round(density * strength.numel()))
         mask = torch.zeros(strength.numel(), dtype=torch.bool, device=strength.device)
         mask[strength.flatten().topk(count).indices] = True
-        mask = mask.view(strength.shape) & (strength >= 0)
-        setattr(fields, fields.stored_name(name), mask)
-        left += int(mask.sum())
-    return left
+        yield name, mask.view(strength.shape) & (strength >= 0)
 
 
 def _strength(weight: Tensor, decay: Tensor, by: str) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import re
 import weakref
 from collections.abc import Callable
 from math import prod
@@ -40,6 +41,7 @@ class Shape(NamedTuple):
     kernel: Any
     options: dict[str, Any] = {}  # noqa: RUF012  read only
     max_delay: int | None = None
+    masked: bool = False
 
     @property
     def weight(self) -> tuple[int, ...]:
@@ -68,6 +70,8 @@ SHAPES = {
     "1d groups": Shape((8,), (4, 2), 3, {"groups": 2, "dilation": 2}),
     "2d delays": Shape((5, 6), (2, 3), 3, {"padding": 1, "stride": 2}, max_delay=3),
     "1d delays, groups": Shape((7,), (4, 4), 3, {"groups": 2}, max_delay=4),
+    "2d masks": Shape((5, 6), (4, 6), 3, {"groups": 2, "padding": 1, "stride": 2}, masked=True),
+    "1d masks, delays": Shape((8,), (3, 4), 4, {"dilation": 2, "padding": 1}, max_delay=3, masked=True),
 }
 
 
@@ -80,7 +84,7 @@ def drawn(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
 
     n, fan_in = shape.channels[1], prod(shape.weight[1:])
     delay = {} if shape.max_delay is None else {"delay": uniform(0.0, shape.max_delay, *shape.weight)}
-    return delay | {
+    fields = delay | {
         "weight": torch.randn(shape.weight, generator=generator, dtype=torch.float64) * (2 / fan_in**0.5) + 0.1,
         "decay": uniform(0.3, 0.98, *shape.weight),
         "reset_decay": uniform(0.5, 0.95, n),
@@ -89,6 +93,7 @@ def drawn(shape: Shape, seed: int = 0) -> dict[str, Tensor]:
         "adaptation_decay": uniform(0.5, 0.95, n),
         "adaptation_strength": uniform(0.0, 0.3, n),
     }
+    return fields | ({"mask": uniform(0, 1, *shape.weight) < 0.6} if shape.masked else {})
 
 
 def spikes_in(shape: Shape, steps: int = T, seed: int = 1) -> Tensor:
@@ -96,9 +101,9 @@ def spikes_in(shape: Shape, steps: int = T, seed: int = 1) -> Tensor:
     return (torch.rand(steps, B, *shape.images, generator=generator) < 0.4).double()
 
 
-def layer_of(host: str, shape: Shape, form: str = "sequence", **options: Any) -> Any:
-    """A layer of this host with the drawn fields; form "step" is Norse's cell."""
-    fields = drawn(shape)
+def layer_of(host: str, shape: Shape, form: str = "sequence", mask: Any = None, **options: Any) -> Any:
+    """A layer of this host with the drawn fields, or another mask; form "step" is Norse's cell."""
+    fields: dict[str, Any] = drawn(shape) | ({} if mask is None else {"mask": mask})
     axes, (n_in, n_out) = len(shape.size), shape.channels
     if host == "snntorch":
         cls = ours.HetSynConv2d if axes == 2 else ours.HetSynConv1d
@@ -113,7 +118,7 @@ def layer_of(host: str, shape: Shape, form: str = "sequence", **options: Any) ->
     return cls(n_in, n_out, shape.kernel, **shape.options, p=p, dt=dt, input_weights=fields["weight"], **options)
 
 
-def norse_p(fields: dict[str, Tensor], dt: float, max_delay: int | None) -> Any:
+def norse_p(fields: dict[str, Any], dt: float, max_delay: int | None) -> Any:
     inverse = {name: -fields[f"{name}_decay" if name else "decay"].log() / dt for name in ("", "reset", "adaptation")}
     return norses.HetSynLIFParameters(
         tau_syn_inv=inverse[""],
@@ -128,6 +133,7 @@ def norse_p(fields: dict[str, Tensor], dt: float, max_delay: int | None) -> Any:
         learn_adaptation=True,
         delay=fields.get("delay"),
         max_delay=max_delay,
+        mask=fields.get("mask"),
     )
 
 
@@ -167,13 +173,19 @@ def dense(shape: Shape, fields: dict[str, Tensor]) -> tuple[HetSynParams, dict[s
     """The unrolled layer as parameters for the reference, and as tensors that lead back to the fields."""
     matrices = {name: unrolled(shape, fields[name]) for name in ("weight", "decay", "delay") if name in fields}
     positions = len(matrices["weight"]) // shape.channels[1]
-    somata = {name: t.repeat_interleave(positions) for name, t in fields.items() if name not in matrices}
+    somata = {name: t.repeat_interleave(positions) for name, t in fields.items() if name not in (*matrices, "mask")}
     tensors = {**matrices, **somata}
     arrays = {name: t.detach().numpy() for name, t in tensors.items()}
-    return HetSynParams(**arrays, max_delay=shape.max_delay), tensors
+    mask = unrolled(shape, fields["mask"].double()).numpy() if shape.masked else None
+    return HetSynParams(**arrays, max_delay=shape.max_delay, mask=mask), tensors
 
 
 # ---- equal to the dense layer
+
+
+def leaf(t: Tensor) -> Tensor:
+    """To be asked for a gradient, if it can have one."""
+    return t.requires_grad_(t.is_floating_point())
 
 
 def check_equal(
@@ -182,7 +194,7 @@ def check_equal(
     """Spikes exactly, v, last states and gradients of inputs and fields as the reference has them, in float64."""
     layer, x = layer_of(host, shape, form, **options), spikes_in(shape).requires_grad_()
     spikes, v, _ = run_it(host, layer, x)
-    params, tensors = dense(shape, fields := {name: t.requires_grad_() for name, t in drawn(shape).items()})
+    params, tensors = dense(shape, fields := {name: leaf(t) for name, t in drawn(shape).items()})
     flat = x.detach().flatten(2).numpy()
     want_spikes, want_v, _ = reference.run(params, flat)
     assert 0.02 < want_spikes.mean() < 0.9
@@ -234,6 +246,8 @@ def test_to_dense_gives_the_unrolled_matrix(shape: Shape) -> None:
         if shape.max_delay is not None:
             np.testing.assert_allclose(made.delay, params.delay, rtol=1e-13, atol=0)
             assert made.max_delay == shape.max_delay
+        assert (made.mask is None) == (not shape.masked)
+        np.testing.assert_array_equal(made.mask, params.mask)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -245,6 +259,40 @@ def test_the_dense_layer_of_the_host_is_equal(host: str) -> None:
     same, same_v, _ = run(host, cls.from_params(layer.to_dense((5, 4))), x.flatten(2))
     assert torch.equal(spikes.flatten(2), same)
     torch.testing.assert_close(v.flatten(2), same_v, rtol=0, atol=1e-12)
+
+
+# ---- masks
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_mask_has_the_kernels_shape_and_may_change(host: str) -> None:
+    shape = SHAPES["2d masks"]
+    for wrong in (np.ones((6, 18)), np.ones((6, 2, 3, 2), bool)):
+        says = rf"mask: expected shape \(6, 2, 3, 3\), got {re.escape(str(wrong.shape))}"
+        with pytest.raises(ValueError, match=says):
+            layer_of(host, shape, mask=wrong)
+    layer, x = layer_of(host, shape), spikes_in(shape)
+    masked, _, _ = run(host, layer, x)
+    holder = layer if host == "snntorch" else layer.p
+    there = drawn(shape)["mask"]
+    holder.mask = None
+    whole, _, _ = run(host, layer, x)
+    holder.mask = there.float()
+    again, _, _ = run(host, layer, x)
+    assert torch.equal(again, masked) and not torch.equal(whole, masked)
+    assert "mask=" in repr(layer) and layer.stored("mask").shape == shape.weight
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_kernels_are_pruned(host: str) -> None:
+    layer = layer_of(host, SHAPES["2d groups"])
+    weight = layer.stored("weight").detach().abs()
+    assert hetsyn_plugins.prune_(layer, 0.25) == weight.numel() // 4
+    mask, x = layer.stored("mask"), spikes_in(SHAPES["2d groups"])
+    assert mask.shape == weight.shape and weight[mask].min() > weight[~mask].max()
+    again = layer_of(host, SHAPES["2d groups"], mask=torch.ones(weight.shape))
+    again.load_state_dict(layer.state_dict())
+    assert torch.equal(run(host, again, x)[0], run(host, layer, x)[0])
 
 
 # ---- states

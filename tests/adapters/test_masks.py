@@ -132,6 +132,30 @@ def test_masks_that_are_none(host: Any, mask: Any, says: str) -> None:
             host.HetSynLIF(M, N, host.HetSynLIFParameters(mask=mask))
 
 
+NAMED = {
+    "mask": ("mask", "mask"),
+    "recurrent_mask": ("rec_mask", "rec_mask"),
+    "delay": ("delay", "delay"),
+    "recurrent_delay": ("rec_delay", "rec_delay"),
+    "decay": ("alpha", "tau_syn_inv"),
+    "recurrent_decay": ("rec_alpha", "tau_rec_inv"),
+    "recurrent_weight": ("rec_weight", "recurrent_weights"),
+    "reset_decay": ("beta", "tau_reset_inv"),
+}
+
+
+@pytest.mark.parametrize("field", NAMED)
+def test_what_is_wrong_on_a_layer_that_is_built_has_its_hosts_name(host: Any, field: str) -> None:
+    layer = built(host, params(delay=np.ones((N, M)), recurrent_delay=np.ones((N, N))))
+    called = NAMED[field][list(HOSTS).index(host.__name__.rsplit(".", 1)[-1])]
+    owner = layer if field == "recurrent_weight" else holder(layer)
+    name, like = called if owner is layer else owner.stored_name(field), layer.stored(field)
+    for wrong, says in ((torch.ones(7, 7), "expected shape .*, got \\(7, 7\\)"), (like * torch.nan, "expected .* NaN")):
+        setattr(owner, name, torch.nn.Parameter(wrong) if isinstance(like, torch.nn.Parameter) else wrong)
+        with pytest.raises(ValueError, match=f"^{called}: {says}"):
+            layer(inputs())
+
+
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 def test_sparse_tensors_say_where_synapses_are(host: Any) -> None:
     dense = torch.zeros(N, M)

@@ -104,7 +104,7 @@ def test_curves_for_tensorboard_do_not_fit(tmp_path: Path, capsys: pytest.Captur
     with quota(8000), pytest.raises(OSError, match=where):  # log.jsonl stays below, the curves do not
         try:
             for i in range(1, 51):
-                log.write(i, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+                log.write(i, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
         finally:
             log.close()
     assert threading.excepthook is before and capsys.readouterr().err == ""

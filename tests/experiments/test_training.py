@@ -466,10 +466,10 @@ def test_the_log_begins_with_the_network_as_it_starts(tmp_path: Path) -> None:
     assert [i for i, record in records.items() if record["validation_loss"] is not None] == [0, 4, 8, 12]
 
 
-def test_a_log_of_before_has_no_validation_loss(tmp_path: Path) -> None:
+def test_a_log_of_before_has_no_validation_loss_and_density(tmp_path: Path) -> None:
     before = {"iteration": 10, "epoch": 1.0, "loss": 0.7, "score": 0.5, "validation": 0.5, "lr": 0.005, "seconds": 0.1}
     (tmp_path / LOG).write_text(line_of(before) + "\n")  # type: ignore[arg-type]
-    assert read_log(tmp_path / LOG) == [{**before, "validation_loss": None}]
+    assert read_log(tmp_path / LOG) == [{**before, "validation_loss": None, "density": None}]
 
 
 # ---- rates, groups, logs -----------------------------------------------------------------------------------------
@@ -573,9 +573,9 @@ def test_tensorboard_asked_for_late_gets_the_whole_log(tmp_path: Path) -> None:
 
 def test_csv_and_json_lines_say_the_same(tmp_path: Path) -> None:
     log = Log(tmp_path, 0, tensorboard=False)
-    log.write(0, 0.0, None, None, 0.5, 2.5, 1e-3, 0.0)
-    log.write(1, 0.5, 0.25, 1.0, None, None, 1e-3, 2.0)
-    log.write(2, 1.0, 0.125, 0.5, 0.75, 0.5, 1e-3, 3.0)
+    log.write(0, 0.0, None, None, 0.5, 2.5, 1e-3, None, 0.0)
+    log.write(1, 0.5, 0.25, 1.0, None, None, 1e-3, 0.5, 2.0)
+    log.write(2, 1.0, 0.125, 0.5, 0.75, 0.5, 1e-3, 0.25, 3.0)
     log.close()
     with open(tmp_path / TABLE) as table:
         rows = list(csv.DictReader(table))

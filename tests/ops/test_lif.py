@@ -558,7 +558,7 @@ def test_the_op_equals_the_reference_on_what_a_user_types() -> None:
 @pytest.mark.parametrize("sizes", [(B, N, M), (1, 1, 1)])
 def test_zeros_have_the_shapes_of_the_state(kind: str, sizes: tuple[int, int, int]) -> None:
     batch, n, m = sizes
-    layer = arguments.in_full(fields(kind, n=n, m=m), kind != "readout")
+    layer = arguments.in_full(fields(kind, n=n, m=m), kind != "readout", arguments.OP.names)
     zeros = arguments.checked_state(None, layer, batch, arguments.OP.names)
     shapes = validation.state_shapes(layer._asdict(), layer.threshold is not None, batch)
     assert [None if part is None else tuple(part.shape) for part in zeros] == list(shapes.values())
@@ -569,7 +569,7 @@ def test_zeros_have_the_shapes_of_the_state(kind: str, sizes: tuple[int, int, in
 def test_what_is_written_to_a_state_is_in_no_later_one(sizes: tuple[int, int, int]) -> None:
     batch, n, m = sizes
     given = fields(n=n, m=m)
-    layer = arguments.in_full(given, True)
+    layer = arguments.in_full(given, True, arguments.OP.names)
     for _ in range(2):
         # a sequence of no steps gives back the state it began with
         *_, final = ops.hetsyn_lif(train(0, batch, m), **given)
