@@ -1,4 +1,4 @@
-"""HetSynLIF as slayer modules: a synapse, a neuron and the blocks Input, Flatten, Dense, Recurrent and Affine.
+"""HetSynLIF as slayer modules: a synapse, a neuron, the blocks Input, Flatten, Dense, Recurrent, Affine, Conv and Pool.
 
 Importing this changes nothing in Lava-DL; `hetsyn_plugins.register("lava_dl")` makes them
 `slayer.synapse.hetsyn.Dense`, `slayer.neuron.hetsyn.Neuron` and `slayer.block.hetsyn.*`. Only slayer is imported, never
@@ -30,6 +30,7 @@ from hetsyn_plugins.adapters.lava_dl.slayer.carry import (
     merge_stock,
     plain_layer,
 )
+from hetsyn_plugins.adapters.lava_dl.slayer.convolution import Conv, Pool
 from hetsyn_plugins.adapters.lava_dl.slayer.neuron import Neuron, neuron_params
 from hetsyn_plugins.adapters.lava_dl.slayer.register import install, uninstall
 from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
@@ -37,11 +38,13 @@ from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
 __all__ = [
     "Affine",
     "Arithmetic",
+    "Conv",
     "Dense",
     "Flatten",
     "Input",
     "Layer",
     "Neuron",
+    "Pool",
     "Recurrent",
     "Scaled",
     "Synapse",

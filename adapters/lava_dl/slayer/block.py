@@ -274,7 +274,7 @@ class Layer(WithoutNorm, nn.Module):
         arithmetic = self.neuron.arithmetic
         if not (self.neuron.persistent_state and arithmetic.shares_accumulators):
             return None
-        words: list[int] = arithmetic.fixed(self.to_params()).codebook.tolist()
+        words: list[int] = arithmetic.fixed(self.own_params()).codebook.tolist()
         return words
 
     # ---- parameters in and out ----
@@ -284,6 +284,10 @@ class Layer(WithoutNorm, nn.Module):
 
         hook=False: weights before pre_hook_fx, which rounds and clips them where the block is quantised
         """
+        return self.own_params(hook)
+
+    def own_params(self, hook: bool = True) -> HetSynParams:
+        """Those that the op computes with: `to_params`, but for blocks that stand for a larger dense layer."""
         for part in (self.neuron, self._input, *self._others):
             remake(part)
         fields = {**self.fields(hook), "mask": self.mask}
@@ -291,10 +295,13 @@ class Layer(WithoutNorm, nn.Module):
 
     def to_fixed(self, name: str = "layer") -> FixedLayer:
         """The layer in integers, what the quantised forward computes and `export_hdf5` writes."""
-        delay = None
-        if self.delay is not None:
-            delay = self.delay.delay.detach().clamp(0, MAX_DELAY).floor().long().cpu().numpy()
-        return FixedLayer(name, self.neuron.arithmetic.fixed(self.to_params()), delay=delay)
+        return FixedLayer(name, self.neuron.arithmetic.fixed(self.to_params()), delay=self.axon_delays())
+
+    def axon_delays(self) -> Any:
+        """Whole steps, one a neuron, as the chip has them; None without."""
+        if self.delay is None:
+            return None
+        return self.delay.delay.detach().clamp(0, MAX_DELAY).floor().long().cpu().numpy()
 
     def export_hdf5(self, handle: Any) -> None:
         """Write the layer in integers into an h5py group (`deployment.chip_file`); the module stays as it is.

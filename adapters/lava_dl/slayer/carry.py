@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.adapters.lava_dl.slayer.block import Affine, Dense, Layer, Recurrent
+from hetsyn_plugins.adapters.lava_dl.slayer.convolution import Patches
 from hetsyn_plugins.core.fields import DECAYS, SYNAPTIC
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
@@ -82,6 +83,11 @@ def plain_layer(name: str, block: Layer) -> HetSynLayer:
         raise ValueError(
             f"net: block {name!r} computes in integers, which no float layer does: expected quantised=False, got True; "
             'to="fixed_point" has its integers'
+        )
+    if isinstance(block, Patches):
+        raise ValueError(
+            f"net: block {name!r} is a {type(block).__name__} over images: expected blocks of dense layers; its "
+            "to_params() is the dense layer that it stands for"
         )
     if block.delay is not None:
         raise ValueError(

@@ -10,6 +10,7 @@ import lava.lib.dl.slayer as slayer
 
 from hetsyn_plugins.adapters.lava_dl import stock_netx
 from hetsyn_plugins.adapters.lava_dl.slayer.block import Affine, Dense, Flatten, Input, Recurrent
+from hetsyn_plugins.adapters.lava_dl.slayer.convolution import Conv, Pool
 from hetsyn_plugins.adapters.lava_dl.slayer.neuron import Neuron, neuron_params
 from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
 
@@ -21,7 +22,7 @@ def install() -> None:
     ours: dict[str, dict[str, Any]] = {
         "synapse": {"Dense": Synapse},
         "neuron": {"Neuron": Neuron, "neuron_params": neuron_params},
-        "block": {cls.__name__: cls for cls in (Input, Flatten, Dense, Recurrent, Affine)},
+        "block": {cls.__name__: cls for cls in (Input, Flatten, Dense, Recurrent, Affine, Conv, Pool)},
     }
     for part in ours:
         there = getattr(getattr(slayer, part), "hetsyn", None)
