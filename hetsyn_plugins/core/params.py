@@ -299,6 +299,15 @@ class HetSynParams:
 
         return self.replace(**{name: full(name) for name in ARRAYS})
 
+    def with_decays_there(self) -> HetSynParams:
+        """The same layer, where absent synapses have the decay of one that is there: on a chip each decay costs."""
+        changes = {}
+        for name, kind in MASKS.items():
+            mask, decay = getattr(self, name), getattr(self, f"{kind}decay")
+            if mask is not None and mask.any() and decay.shape == mask.shape:  # shared ones are there anyway
+                changes[f"{kind}decay"] = np.where(mask, decay, decay[mask][0])
+        return self.replace(**changes) if changes else self
+
     def replace(self, **changes: Any) -> HetSynParams:
         """A copy with some fields changed, validated anew; where there were no delays, new ones set max_delay."""
         changes = {"max_delay": self.max_delay or None, **changes}

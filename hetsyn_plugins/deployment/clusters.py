@@ -71,6 +71,7 @@ def cluster(
         raise ValueError(f"{argument}: expected either {argument} or tolerance, got {got}")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance: expected a number > 0, got {tolerance}")
+    params = params.with_decays_there()
     x = None if inputs is None else host_array("inputs", inputs)
     if x is not None:
         check_inputs_shape(x, params.weight)

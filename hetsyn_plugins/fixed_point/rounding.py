@@ -68,6 +68,7 @@ def quantise(
     are never rounded here: ValueError where they are not whole, or longer than an axon's 62 steps.
     """
     check_delays(params)
+    params = params.with_decays_there()
     p = params.astype(np.float64).expanded()
     unit = _largest_unit(p) if unit is None else checked_unit(unit)
     if form not in FORMS:

@@ -221,7 +221,7 @@ BUGS = {
         "unflatten(0, (batch, -1)).flatten",
         "unflatten(0, (-1, batch)).transpose(0, 1).flatten",
     ),
-    "the kernel's first decay everywhere": ("np.where(dense.mask, dense.decay, anyway)", "anyway"),
+    "lines of a group mixed": ("in_channels=groups * c, ", "in_channels=groups * c, padding=(1, 0), "),
 }
 
 

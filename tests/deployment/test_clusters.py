@@ -125,6 +125,21 @@ def test_one_codebook_for_inputs_and_recurrent_synapses(module: Any) -> None:
     assert fixed_point.quantise(clustered)[0].codebook.size == 5
 
 
+def test_absent_synapses_take_no_place_in_a_codebook(module: Any) -> None:
+    """A layer of eight decays, four of them of absent synapses alone: four clusters lose nothing, nor do integers."""
+    words = 1 - np.array([50, 100, 200, 400, 800, 1600, 3000, 10]) / 4096
+    decay = np.resize(words, (6, 8))
+    mask = np.zeros((6, 8), bool)
+    mask[:, :4] = True
+    params = HetSynParams(np.linspace(0.1, 1, 48).reshape(6, 8), decay, threshold=1.0, reset_decay=0.9, mask=mask)
+    clustered, report = module.cluster(params, 4)
+    np.testing.assert_array_equal(report.codebook, np.sort(words[:4]))
+    np.testing.assert_array_equal(clustered.decay[mask], decay[mask])
+    assert report.error < 1e-12  # sums in another order
+    fixed, _ = fixed_point.quantise(params)
+    assert len(fixed.codebook) == 4
+
+
 @pytest.mark.parametrize("shape", [(), (N,), (N, 1), (1, M)])
 def test_shared_decays_stay_shared(module: Any, shape: tuple[int, ...]) -> None:
     clustered, report = module.cluster(feed_forward(np.random.default_rng(0).uniform(0.2, 0.99, shape)), 3)

@@ -79,10 +79,7 @@ class Patches(Layer):
         copies = {name: np.concatenate([value] * groups) for name, value in fields.items() if value is not None}
         kernels = dataclasses.replace(kernels, **copies)
         whole_image = self.convolution._replace(in_channels=groups * c, out_channels=groups * n, groups=groups)
-        dense = whole_image.unrolled(kernels, self.image[1:])
-        # Synapses that are none get a decay that there is anyway: on a chip each different one costs
-        anyway = kernels.decay[:, :1].repeat(len(dense.decay) // len(kernels.decay), axis=0)
-        return dataclasses.replace(dense, decay=np.where(dense.mask, dense.decay, anyway))
+        return whole_image.unrolled(kernels, self.image[1:]).with_decays_there()
 
     def axon_delays(self) -> Any:
         delays = super().axon_delays()
