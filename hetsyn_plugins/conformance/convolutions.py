@@ -17,7 +17,7 @@ from torch import nn
 
 from hetsyn_plugins.core.fields import FIELDS, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
-from hetsyn_plugins.ops.convolution import Convolution, checked_convolution
+from hetsyn_plugins.core.convolution import Convolution, checked_convolution
 
 
 class Over(NamedTuple):

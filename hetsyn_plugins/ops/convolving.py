@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hetsyn_plugins.core.autograd import transforming
+from hetsyn_plugins.core.convolution import Convolution, checked_convolution, checked_size
 from hetsyn_plugins.core.fields import STATE, HetSynState
 from hetsyn_plugins.core.masks import as_mask
 from hetsyn_plugins.core.params import HetSynParams
@@ -37,7 +38,7 @@ from hetsyn_plugins.kernels import delays
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops import arguments, lif
 from hetsyn_plugins.ops.arguments import ArgumentNames, Caller
-from hetsyn_plugins.ops.convolution import Convolution, checked_convolution, checked_size
+from hetsyn_plugins.ops.convolution import Patching
 from hetsyn_plugins.ops.dispatch import Way
 from hetsyn_plugins.ops.layer import HetSynModule
 from hetsyn_plugins.ops.steps import is_watched, mark_of, versions_of
@@ -88,7 +89,7 @@ class Convolving(HetSynModule):
     """
 
     axes: int
-    convolution: Convolution
+    convolution: Patching
 
     def __init__(
         self,
@@ -104,7 +105,8 @@ class Convolving(HetSynModule):
     ) -> None:
         channels = in_channels, out_channels
         # before the dense layer's constructor, which makes tensors of this shape
-        self.convolution = checked_convolution(self.axes, channels, kernel_size, stride, padding, dilation, groups)
+        checked = checked_convolution(self.axes, channels, kernel_size, stride, padding, dilation, groups)
+        self.convolution = Patching(*checked)
         n, m = self.convolution.sizes
         super().__init__(m, n, *arguments, **options)  # type: ignore[call-arg]  # the dense layer's
 

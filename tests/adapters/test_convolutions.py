@@ -365,14 +365,14 @@ def test_large_patches_are_made_anew_for_the_backward_pass_and_not_kept(
     host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape, made = SHAPES["2d groups"], []
-    plain = convolution.Convolution.patches
+    plain = convolution.Patching.patches
 
     def seen(self: Any, x: Tensor) -> Tensor:
         patches = plain(self, x)
         made.append(weakref.ref(patches.untyped_storage()))
         return patches
 
-    monkeypatch.setattr(convolution.Convolution, "patches", seen)
+    monkeypatch.setattr(convolution.Patching, "patches", seen)
     monkeypatch.setattr(convolving, "LARGE", 0)
     for form, run_it in (("sequence", run), ("step", in_steps)):
         made.clear()
