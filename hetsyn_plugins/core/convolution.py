@@ -65,10 +65,10 @@ class Convolution(NamedTuple):
         """
         lines = np.arange(1, self.in_channels * prod(size) + 1).reshape(self.groups, -1, *size)
         padded = np.pad(lines, [(0, 0), (0, 0), *((p, p) for p in self.padding)])
-        at = tuple(range(2, 2 + self.axes))
+        at: Any = tuple(range(2, 2 + self.axes))
         seen = np.lib.stride_tricks.sliding_window_view(padded, self.reach, axis=at)
-        steps = (*(slice(None, None, s) for s in self.stride), *(slice(None, None, d) for d in self.dilation))
-        seen = np.moveaxis(seen[(slice(None), slice(None), *steps)], 1, 1 + self.axes)
+        steps: Any = (..., *(slice(None, None, s) for s in self.stride), *(slice(None, None, d) for d in self.dilation))
+        seen = np.moveaxis(seen[steps], 1, 1 + self.axes)
         return seen.reshape(self.groups, -1, self.sizes[1])
 
     def unrolled(self, params: HetSynParams, size: Sequence[int]) -> HetSynParams:

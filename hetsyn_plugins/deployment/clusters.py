@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core.codebook import RUN, Scale, best, different, moved
 from hetsyn_plugins.core.fields import Array
-from hetsyn_plugins.core.network import HetSynLayer, Layer, Network, outputs
+from hetsyn_plugins.core.network import HetSynLayer, Layer, Network, check_flat, outputs
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
 from hetsyn_plugins.core.validation import check_inputs_shape, host_array
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
@@ -109,6 +109,7 @@ def cluster_network(
 
     Decays that were tied to the reset are so no more (`tie_reset` False), and taus that were stored for training go.
     """
+    check_flat(network, "clustering")
     reaching = repeat(None) if inputs is None else (each.inputs for each in network.walk(inputs))
     options: dict[str, Any] = {"tolerance": tolerance, "words": words, "argument": argument}
     layers: list[Layer] = []

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.core import network
+from hetsyn_plugins.core.convolution import Convolution, checked_size
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array
 from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.core.validation import check_has_values, checked_dt
@@ -82,6 +83,8 @@ def convert(net: Any, to: str, dt: float | None = None, *, inputs: Any = None) -
         _check_all_is_plain(front)
         return plain
     target = adapter(to)
+    if to == "lava_dl":
+        network.check_flat(plain, "slayer")
     kept = [(name, OverSteps(copy.deepcopy(module))) for name, module in front]
     return target.container([*kept, *((layer.name, _build(layer, target)) for layer in plain.layers)])
 
@@ -114,7 +117,9 @@ def parts_of(net: Any, inputs: Any = None) -> tuple[list[Named], Network]:
     if len(front) == len(chain.modules):
         name, module = front[-1]
         raise ValueError(f"net: expected at least one layer behind {name!r}, a {type(module).__name__}, got none")
-    modules = _folded([named for named in chain.modules[len(front) :] if not isinstance(named[1], nn.Flatten)])
+    modules = _folded([named for named in chain.modules[len(front) :]])
+    if not any(hasattr(module, "of_a_position") for _, module in modules):  # lines are flat already
+        modules = [named for named in modules if not isinstance(named[1], nn.Flatten)]
     layers: list[network.Layer | None] = []
     position = 0
     while position < len(modules):
@@ -173,8 +178,16 @@ def _folded(modules: list[Named]) -> list[Named]:
 def _plain(name: str, module: nn.Module) -> network.Layer | None:
     if hasattr(module, "to_fixed"):
         return adapter("lava_dl").plain_layer(name, module)
+    if hasattr(module, "of_a_position"):
+        return network.HetSynConv(_hetsyn_layer(name, module), Convolution(*module.convolution))
     if hasattr(module, "to_params"):
         return _hetsyn_layer(name, module)
+    if isinstance(module, POOLS):
+        return _pool(name, module)
+    if isinstance(module, nn.Flatten):
+        if module.start_dim not in (1, 2) or module.end_dim != -1:
+            raise ValueError(f"net: module {name!r}: expected a Flatten of whole images, got {module}")
+        return network.Flatten(name)
     if isinstance(module, nn.Linear):
         bias = None if module.bias is None else _array(module.bias)
         learned = frozenset(field for field, tensor in module.named_parameters() if tensor.requires_grad)
@@ -191,6 +204,28 @@ def _plain(name: str, module: nn.Module) -> network.Layer | None:
     )
 
 
+POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d)
+USUAL = {  # options of pooling that plain data have no place for
+    "ceil_mode": False,
+    "count_include_pad": True,
+    "divisor_override": None,
+    "dilation": (1,),
+    "return_indices": False,
+}
+
+
+def _pool(name: str, module: Any) -> network.Pool:
+    """Pooling as plain data; ValueError for options that these have no place for."""
+    axes = 1 if isinstance(module, (nn.AvgPool1d, nn.MaxPool1d)) else 2
+    for option, usual in USUAL.items():
+        given: Any = getattr(module, option, usual)
+        if given != usual and not (option == "dilation" and set(np.ravel(given)) == {1}):
+            raise ValueError(f"net: module {name!r}: expected {option}={usual}, got {given}")
+    kind = "average" if isinstance(module, (nn.AvgPool1d, nn.AvgPool2d)) else "largest"
+    names = ("kernel_size", "stride", "padding")
+    return network.Pool(name, kind, *(checked_size(o, getattr(module, o), axes, o != "padding") for o in names))
+
+
 def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
     why_not = getattr(module, "why_not_plain", None)
     if why_not is not None and (reason := why_not()) is not None:
@@ -199,9 +234,10 @@ def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
     stored = {field: module.stored(field) for field in ARRAYS if field not in fields.tied}
     learned = {field for field, tensor in stored.items() if tensor is not None and tensor.requires_grad}
     trained = {} if fields.parametrization == "decay" else {f: stored[f] for f in DECAYS if stored.get(f) is not None}
+    over_images = hasattr(module, "of_a_position")  # kernels are lines there
     return network.HetSynLayer(
         name,
-        module.to_params(),
+        module.of_a_position() if over_images else module.to_params(),
         dt=fields.dt,
         share=fields.share,
         parametrization=fields.parametrization,
@@ -209,7 +245,7 @@ def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
         detach_reset=module.detach_reset,
         surrogate=module.surrogate,
         learned=frozenset(learned),
-        stored={field: _array(tensor) for field, tensor in trained.items() if tensor is not None},
+        stored={f: _array(t.flatten(1) if t.ndim > 2 else t) for f, t in trained.items() if t is not None},
         autapses=stored["recurrent_weight"] is None or getattr(module, "autapses", True),
         batch_first=getattr(module, "batch_first", False),
         codebook=fields.codebook(),
@@ -243,16 +279,26 @@ def _merge_stock(pair: list[tuple[str, nn.Module]]) -> list[network.Layer]:
 
 def _with_dt(plain: Network, dt: float | None) -> Network:
     """The same network with dt where a layer has none; a layer's own dt stays (its taus are in those seconds)."""
-    layers = [
-        replace(layer, dt=dt) if isinstance(layer, network.HetSynLayer) and layer.dt is None else layer
-        for layer in plain.layers
-    ]
-    return Network(tuple(layers))
+
+    def timed(layer: network.Layer) -> network.Layer:
+        if isinstance(layer, network.HetSynConv):
+            neurons: Any = timed(layer.layer)
+            return replace(layer, layer=neurons)
+        return replace(layer, dt=dt) if isinstance(layer, network.HetSynLayer) and layer.dt is None else layer
+
+    return Network(tuple(map(timed, plain.layers)))
 
 
 def _build(layer: network.Layer, target: ModuleType) -> nn.Module:
     if isinstance(layer, network.HetSynLayer):
         return _build_hetsyn(layer, target)
+    if isinstance(layer, network.HetSynConv):
+        return _build_hetsyn(layer.layer, target, convolution=layer.convolution)
+    if isinstance(layer, network.Pool):
+        average, largest = {1: (nn.AvgPool1d, nn.MaxPool1d), 2: (nn.AvgPool2d, nn.MaxPool2d)}[len(layer.kernel_size)]
+        return (average if layer.kind == "average" else largest)(layer.kernel_size, layer.stride, layer.padding)
+    if isinstance(layer, network.Flatten):
+        return nn.Flatten()
     if isinstance(layer, network.Linear):
         n, m = layer.weight.shape
         linear = nn.Linear(m, n, bias=layer.bias is not None, dtype=torch.tensor(np.array(layer.weight)).dtype)
@@ -266,8 +312,8 @@ def _build(layer: network.Layer, target: ModuleType) -> nn.Module:
     return nn.Dropout(layer.p) if isinstance(layer, network.Dropout) else AlwaysOn()
 
 
-def _build_hetsyn(layer: network.HetSynLayer, target: ModuleType) -> nn.Module:
-    module: Any = target.build_layer(layer)
+def _build_hetsyn(layer: network.HetSynLayer, target: ModuleType, **over_images: Any) -> nn.Module:
+    module: Any = target.build_layer(layer, **over_images)
     if hasattr(module, "to_fixed"):  # a block, whose parts hold the fields
         target.carry_training(layer, module)
         return module
@@ -279,7 +325,8 @@ def _build_hetsyn(layer: network.HetSynLayer, target: ModuleType) -> nn.Module:
     fields = fields_of(module)
     with torch.no_grad():
         for field, array in layer.stored.items():
-            getattr(fields, fields.stored_name(field)).copy_(torch.tensor(np.array(array)))
+            stored = getattr(fields, fields.stored_name(field))
+            stored.copy_(torch.tensor(np.array(array)).reshape(stored.shape))
         if layer.codebook is not None:
             fields.set_codebook(layer.codebook)
     for field in ARRAYS:

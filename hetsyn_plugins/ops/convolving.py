@@ -259,16 +259,23 @@ class Convolving(HetSynModule):
 
     # ---- plain data
 
-    def why_not_plain(self) -> str | None:
-        return (
-            f"a convolution's weights are no matrix; layer.to_dense(({AXES[self.axes]})) gives the parameters of the "
-            "dense layer that it is on inputs of that size, and HetSynLeaky.from_params or HetSynLIF.from_params "
-            "such a layer, for inputs that are flattened"
-        )
-
     def to_params(self) -> HetSynParams:
         """Raises ValueError: which layer it is depends on the size of the inputs (`to_dense`)."""
-        raise ValueError(f"{type(self).__name__}: {self.why_not_plain()}")
+        raise ValueError(
+            f"{type(self).__name__}: a convolution's weights are no matrix; layer.to_dense(({AXES[self.axes]})) gives "
+            "the parameters of the dense layer that it is on inputs of that size, and HetSynLeaky.from_params or "
+            "HetSynLIF.from_params such a layer, for inputs that are flattened"
+        )
+
+    def of_a_position(self) -> HetSynParams:
+        """The parameters of the neurons at one position: (N, M), kernels flattened."""
+        return super().to_params()
+
+    @classmethod
+    def from_position(cls, params: HetSynParams, convolution: Convolution, **options: Any) -> Any:
+        """The layer whose neurons have these parameters at each position; options as of the dense `from_params`."""
+        dense: Any = super()
+        return dense.from_params(params, _sizes=convolution, **options)
 
     def to_dense(self, input_size: Any) -> HetSynParams:
         """The dense layer that this one is on images of that size, H, W or L.
@@ -278,7 +285,7 @@ class Convolving(HetSynModule):
         """
         size = checked_size("input_size", input_size, self.axes)
         self.convolution.output_size(size)
-        return self.convolution.unrolled(super().to_params(), size)
+        return self.convolution.unrolled(self.of_a_position(), size)
 
     @classmethod
     def from_params(cls, *_: Any, **__: Any) -> Any:
@@ -287,6 +294,16 @@ class Convolving(HetSynModule):
             f"{cls.__name__}: expected weights and decays as arguments, in the kernel's shape, got parameters (N, M) "
             "of a dense layer"
         )
+
+
+def in_shape(fields: Mapping[str, Any], sizes: tuple[Any, ...]) -> dict[str, Any]:
+    """Fields (N, M) as a layer of these sizes takes them: of a convolution in the kernel's shape."""
+    if not isinstance(sizes, Convolution):
+        return dict(fields)
+    shape, kernels = sizes.weight_shape, {f: v for f in KERNELS if (v := fields.get(f)) is not None and v.ndim == 2}
+    whole = {f: np.broadcast_to(v, sizes.sizes).reshape(shape) for f, v in kernels.items() if v.shape[1] > 1}
+    one_a_channel = {f: v.reshape(-1) for f, v in kernels.items() if v.shape[1] == 1 and f != "weight"}
+    return {**fields, **one_a_channel, **whole}
 
 
 def remade(t: Tensor, make: Callable[[Tensor], Tensor], source: Tensor) -> AbstractContextManager[Any]:
