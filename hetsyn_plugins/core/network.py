@@ -299,7 +299,7 @@ class Network:
             if isinstance(layer, HetSynLayer):
                 spikes, v = outputs(layer.params, x)
             elif isinstance(layer, HetSynConv):
-                spikes, v = images_of(layer, x)
+                spikes, v = _images_of(layer, x)
             elif isinstance(layer, Pool):
                 v = layer(x)
             elif isinstance(layer, Flatten):
@@ -324,7 +324,7 @@ class Pass(NamedTuple):
     v: Array
 
 
-def images_of(layer: HetSynConv, x: Array) -> tuple[Array | None, Array]:
+def _images_of(layer: HetSynConv, x: Array) -> tuple[Array | None, Array]:
     """Spikes and v, (T, B, N, *output_size), of a convolution on images: `outputs` of the dense layer that it is."""
     channels, axes = layer.convolution.in_channels, layer.convolution.axes
     if x.ndim != 3 + axes or x.shape[2] != channels:
@@ -342,8 +342,8 @@ def check_flat(network: Network, who: str) -> None:
         if isinstance(layer, OF_IMAGES):
             raise ValueError(
                 f"layer {layer.name!r}: expected layers that take lines (T, B, M), as {who} has them, got a "
-                f"{type(layer).__name__} over images; to_dense((H, W)) of a layer of snnTorch or Norse gives the dense "
-                "one that it is on inputs of that size"
+                f"{type(layer).__name__} over images; convert(net, to='reference', unrolled=(C, H, W)) gives the dense "
+                "ones that they are on images of that shape"
             )
 
 

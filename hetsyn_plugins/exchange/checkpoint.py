@@ -342,10 +342,10 @@ class Kind(NamedTuple):
 NEURONS = (*OPTIONS, "learned", "autapses", "spiking", "surrogate", "max_delay", "inputs")
 KINDS = {
     "HetSynLayer": Kind(_hetsyn, NEURONS, {"autapses": True, "batch_first": False, "max_delay": 0, "inputs": None}),
-    "HetSynConv": Kind(_conv, (*NEURONS, "convolution"), {"inputs": None}),
-    "Pool": Kind(_pool, POOLING),
-    "Flatten": Kind(_flatten),
     "Linear": Kind(_linear, ("learned",), {"learned": sorted(Linear.learned)}),
     "Dropout": Kind(_dropout, ("p",)),
     "AlwaysOn": Kind(_always_on),
+    "HetSynConv": Kind(_conv, (*NEURONS, "convolution"), {"inputs": None}),
+    "Pool": Kind(_pool, POOLING),
+    "Flatten": Kind(_flatten),
 }

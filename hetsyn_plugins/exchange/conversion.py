@@ -20,6 +20,7 @@ from hetsyn_plugins.core import network
 from hetsyn_plugins.core.convolution import Convolution, checked_size
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array
 from hetsyn_plugins.core.network import Network
+from hetsyn_plugins.core.unrolling import unrolled as unrolled_network
 from hetsyn_plugins.core.validation import check_has_values, checked_dt
 from hetsyn_plugins.exchange.calls import WAY_OUT, Named, Seen, chain_of
 from hetsyn_plugins.exchange.frameworks import CONVERTIBLE, adapter
@@ -48,7 +49,7 @@ class AlwaysOn(nn.Module):
         return torch.cat([inputs, inputs.new_ones((*inputs.shape[:-1], 1))], dim=-1)
 
 
-def convert(net: Any, to: str, dt: float | None = None, *, inputs: Any = None) -> Any:
+def convert(net: Any, to: str, dt: float | None = None, *, inputs: Any = None, unrolled: Any = None) -> Any:
     """Carry a chain of HetSyn layers and readouts, Linear and Dropout, over to another framework.
 
     net   a Network, a torch Sequential (nested too), Norse's SequentialState, or one HetSyn layer, on any device
@@ -66,6 +67,9 @@ def convert(net: Any, to: str, dt: float | None = None, *, inputs: Any = None) -
           `deployment.export`, which reports what that costs)
     dt    step length in seconds for layers that have none; asked for where the target needs it
     inputs   an example of what a class of one's own takes, where its first layer does not tell: (T, B, C, H, W), say
+    unrolled   the shape (C, H, W) or (C, L) of images: convolutions become the dense layers that they are on these,
+          averages of windows that do not overlap go into the weights behind them. The result takes (T, B, C * H * W),
+          and goes where lines alone are known: the integers, NIR, slayer, ONNX. None: they stay convolutions
 
     The result takes (T, B, M) and spikes alike (but for "fixed_point", which rounds): equal in float64, within rounding
     in float32. Layers with
@@ -76,9 +80,12 @@ def convert(net: Any, to: str, dt: float | None = None, *, inputs: Any = None) -
     """
     check_target(to, dt)
     if to == "fixed_point":
-        return _integers(net, inputs)
+        return _integers(net, inputs, unrolled)
     front, plain = ([], net) if isinstance(net, Network) else parts_of(net, inputs)
     plain = _with_dt(plain, dt)
+    if unrolled is not None:
+        _check_all_is_plain(front)
+        plain = unrolled_network(plain, unrolled)
     if to == "reference":
         _check_all_is_plain(front)
         return plain
@@ -97,12 +104,12 @@ def check_target(to: str, dt: float | None) -> None:
         checked_dt(dt)
 
 
-def _integers(net: Any, inputs: Any) -> FixedNetwork:
+def _integers(net: Any, inputs: Any, unrolled: Any) -> FixedNetwork:
     """The integers of a net: of quantised blocks of slayer their own, of anything else those of its plain data."""
     flat = [] if isinstance(net, Network) or not isinstance(net, nn.Module) else chain_of(net, inputs).modules
     if flat and all(hasattr(module, "to_fixed") for _, module in flat):
         return FixedNetwork(tuple(module.to_fixed(name) for name, module in flat))
-    fixed, _ = quantise(convert(net, to="reference", inputs=inputs))
+    fixed, _ = quantise(convert(net, to="reference", inputs=inputs, unrolled=unrolled))
     return fixed
 
 

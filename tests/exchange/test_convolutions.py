@@ -19,7 +19,7 @@ from hetsyn_plugins.core.convolution import Convolution
 from hetsyn_plugins.core.network import Dropout, Flatten, HetSynConv, HetSynLayer, Linear, Network, Pool
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.deployment import clusters
-from hetsyn_plugins.exchange import checkpoint
+from hetsyn_plugins.exchange import checkpoint, conversion
 from hetsyn_plugins.fixed_point.network import quantise
 from hetsyn_plugins.ops import stack
 from hetsyn_plugins.ops.pruning import pruned
@@ -155,6 +155,66 @@ def test_pruned_kernels() -> None:
     assert first.layer.params.mask.sum() == 18
 
 
+# ---- unrolled
+
+
+def averaging(**options: Any) -> nn.Sequential:
+    """Without what has no sum: averages in front of a convolution and of a dense layer, some pixels in no window."""
+    net = net_of(**options)
+    parts = [net[0], nn.AvgPool2d((2, 3), stride=(2, 4), padding=(1, 0)), net[2], nn.AvgPool2d(1, 1), *net[4:]]
+    torch.manual_seed(1)
+    parts[2] = ours.HetSynConv2d(4, 3, 2, alpha=0.9, threshold=0.3, mask=net[2].mask, dt=DT, init_hidden=True,
+                                 dtype=torch.float64, weight=2 * net[2].weight.detach())  # fmt: skip
+    parts[-1] = ours.HetSynLeaky(6, 5, spiking=False, dt=DT, init_hidden=True, dtype=torch.float64)
+    return nn.Sequential(*parts).eval()
+
+
+def check_unrolled(options: dict[str, Any]) -> None:
+    """Every layer's spikes and v are those of the net, which the reference has of dense layers."""
+    net, x = averaging(**options), images()
+    plain = convert(net, to="reference", unrolled=(2, 7, 7))
+    assert [type(layer) for layer in plain.layers] == [HetSynLayer, HetSynLayer, Dropout, HetSynLayer]
+    found = [v if z is None else z for z, v in plain.run(x.flatten(2).numpy()).values()]
+    wanted = run(net, x)
+    assert found[1].any() and found[1].shape[-1] == 6, "spikes differ"
+    check_alike([wanted[0].flatten(2), wanted[2].flatten(2), wanted[-1]], found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unrolled_networks_are_alike(kind: str) -> None:
+    check_unrolled(KINDS[kind])
+
+
+def test_what_is_unrolled_goes_where_lines_are_known(tmp_path: Path) -> None:
+    net, x = averaging(), images()
+    dense = convert(net, to="snntorch", unrolled=(2, 7, 7)).eval()
+    check_alike([run(net, x)[-1]], [run(dense, x.flatten(2))[-1]])
+    fixed = convert(net, to="fixed_point", unrolled=(2, 7, 7))
+    assert fixed.run(x.flatten(2).numpy().astype(np.int64))["0"].spikes.any()
+    nir.write(convert(net, to="reference", unrolled=(2, 7, 7)), tmp_path / "net.nir")
+    check_alike([run(net, x)[-1]], [list(nir.read(tmp_path / "net.nir").run(x.flatten(2).numpy()).values())[-1][1]])
+
+
+@pytest.mark.parametrize(
+    ("pool", "image", "says"),
+    [
+        (nn.MaxPool2d(2), (2, 7, 7), "layer '1': expected averages, which are sums, got the largest values"),
+        (nn.AvgPool2d(2, stride=1), (2, 7, 7), "layer '1': expected windows that do not overlap, got stride"),
+        (nn.AvgPool2d(2), (7, 7), "unrolled: expected images of 2 axes and 2 channels for layer '0', got"),
+        (nn.AvgPool2d(2), (3, 7, 7), "unrolled: expected images of 2 axes and 2 channels for layer '0', got"),
+        (nn.AvgPool2d(2), (2, 1, 0), "unrolled: expected a whole number >= 1, got 0"),
+        (nn.AvgPool2d(2), 7, "unrolled: expected"),
+        (nn.AvgPool2d(9), (2, 7, 7), "kernel_size: expected at most the padded input"),
+    ],
+)
+def test_what_cannot_be_unrolled(pool: nn.Module, image: Any, says: str) -> None:
+    net = nn.Sequential(net_of()[0], pool, nn.Flatten(), ours.HetSynLeaky(48, 2, dt=DT, init_hidden=True))
+    with pytest.raises(ValueError, match=says):
+        convert(net, to="reference", unrolled=image)
+    with pytest.raises(ValueError, match="layer '1': expected a HetSyn layer behind pooling"):
+        convert(nn.Sequential(net_of()[0], nn.AvgPool2d(2)), to="reference", unrolled=(2, 7, 7))
+
+
 # ---- what is refused
 
 
@@ -254,16 +314,23 @@ BUGS = {
         "hetsyn_plugins.core.convolution", "for s in self.stride)", "for s in reversed(self.stride))", "differ"
     ),
     "padding counts as nothing": ("hetsyn_plugins.core.network", "else -inf", "else 0.5", "spikes differ"),
+    "a mean is a sum": (
+        "hetsyn_plugins.core.unrolling", " / params.weight.dtype.type(seen.shape[1])", "", "differ"
+    ),
+    "every channel is the first": ("hetsyn_plugins.core.unrolling", "np.arange(channels)", "np.zeros(channels, int)",
+                                   "differ"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
 def test_planted_bugs_are_caught(bug: tuple[str, str, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     module, old, new, says = bug
-    fresh = planting.changed(module, old, new)[module]
+    fresh: Any = planting.changed(module, old, new)[module]
     if module.endswith("network"):
         monkeypatch.setattr(Pool, "__call__", fresh.Pool.__call__)
+    elif module.endswith("unrolling"):
+        monkeypatch.setattr(conversion, "unrolled_network", fresh.unrolled)
     else:
         monkeypatch.setattr(Convolution, "places", fresh.Convolution.places)
     with pytest.raises((AssertionError, ValueError), match=says):
-        check_reference({})
+        (check_unrolled if module.endswith("unrolling") else check_reference)({})
