@@ -342,8 +342,8 @@ def check_flat(network: Network, who: str) -> None:
         if isinstance(layer, OF_IMAGES):
             raise ValueError(
                 f"layer {layer.name!r}: expected layers that take lines (T, B, M), as {who} has them, got a "
-                f"{type(layer).__name__} over images; convert(net, to='reference', unrolled=(C, H, W)) gives the dense "
-                "ones that they are on images of that shape"
+                f"{type(layer).__name__} over images; convert(net, to='reference', unrolled=(C, H, W)), or hetsyn "
+                "convert --unrolled C,H,W, gives the dense ones that they are on images of that shape"
             )
 
 

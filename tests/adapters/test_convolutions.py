@@ -9,7 +9,6 @@ import re
 import weakref
 from collections.abc import Callable
 from math import prod
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
