@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from hetsyn_plugins.adapters import containers
 from hetsyn_plugins.core.autograd import transforming
+from hetsyn_plugins.core.convolution import Convolution
 from hetsyn_plugins.core.fields import DECAYS, DELAYS, MASKS, HetSynState
 from hetsyn_plugins.core.masks import as_mask
 from hetsyn_plugins.core.network import HetSynLayer
@@ -42,7 +43,7 @@ from hetsyn_plugins.ops.arguments import (
     compute_dtype,
     output_dtype,
 )
-from hetsyn_plugins.ops.convolving import Convolving, signature
+from hetsyn_plugins.ops.convolving import Convolving, in_shape, signature
 from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.foreign_inputs import outside_of_graph
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params, span
@@ -742,7 +743,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         if (cls.spiking, cls.recurrent) != (params.spiking, params.recurrent_weight is not None):
             right = _sequence_class(params).__name__
             raise ValueError(f"params: expected those of a {cls.__name__}, got others; use {right} or {right}Cell")
-        n, m = params.weight.shape
+        sizes = options.pop("_sizes", params.weight.shape[::-1])  # of a convolution all of it
         layout = options_from_params(params, share, tie_reset, clusters)
         p = HetSynLIFParameters(
             tau_syn_inv=0.0,  # none, as the others: `_build` puts decays there
@@ -757,8 +758,9 @@ class _HetSynModule(HetSynModule, nn.Module):
             dtype=layout["dtype"],
         )
         shared = {"share": layout["share"], "clusters": layout["clusters"], "reassign": reassign}
-        module = cls(m, n, p, dt, parametrization=parametrization, **layout, reassign=reassign, **options)
-        fields: dict[str, Any] = {f: getattr(params, f) for f in (*p.names, "weight", "recurrent_weight")}
+        make: Any = cls
+        module = make(*sizes, p, dt, parametrization=parametrization, **layout, reassign=reassign, **options)
+        fields = in_shape({f: getattr(params, f) for f in (*p.names, "weight", "recurrent_weight")}, sizes)
         p.given_max_delay = params.max_delay or None
         module._build(p, fields, shared, parametrization, tie_reset, options.get("device"), layout["dtype"])
         return module
@@ -1117,14 +1119,18 @@ def uninstall() -> None:
             delattr(norse.torch, name)
 
 
-def build_layer(layer: HetSynLayer) -> Any:
-    """The sequence module for a layer of plain data; Norse speaks of seconds, so dt must be known."""
+def build_layer(layer: HetSynLayer, convolution: Convolution | None = None) -> Any:
+    """The sequence module for a layer of plain data; Norse speaks of seconds, so dt must be known. With a convolution
+    that whose neurons these are."""
     if layer.dt is None:
         raise ValueError(f"dt: expected a step length in seconds for layer {layer.name!r}, which Norse needs, got None")
-    return _sequence_class(layer.params).from_params(
+    make: Any = functools.partial(_sequence_class(layer.params).from_params, autapses=layer.autapses)
+    if convolution is not None:
+        over_images: Any = {1: HetSynConv1d, 2: HetSynConv2d}[convolution.axes]
+        make = functools.partial(over_images.from_position, convolution=convolution)
+    return make(
         layer.params,
         method=layer.surrogate,
-        autapses=layer.autapses,
         learn_adaptation=not layer.learned.isdisjoint({"adaptation_decay", "adaptation_strength"}),
         **learned_options(layer, learn_reset="reset_decay", learn_threshold="threshold"),
         **layer.options,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hetsyn_plugins.adapters import snntorch_host
 from hetsyn_plugins.adapters.snntorch_host import reset as reset
 from hetsyn_plugins.core.autograd import backward_pass, transforming
+from hetsyn_plugins.core.convolution import Convolution
 from hetsyn_plugins.core.fields import DECAYS, DELAYS, MASKS, HetSynState
 from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.core.params import HetSynParams
@@ -28,7 +29,7 @@ from hetsyn_plugins.core.surrogate import Arctan, Foreign, NoGradient, Surrogate
 from hetsyn_plugins.core.validation import checked_size, describe_values
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops.arguments import HALF, ArgumentNames, Caller, compute_dtype
-from hetsyn_plugins.ops.convolving import Convolving, signature
+from hetsyn_plugins.ops.convolving import Convolving, in_shape, signature
 from hetsyn_plugins.ops.dispatch import check_backend
 from hetsyn_plugins.ops.foreign_inputs import is_exporting, outside_of_graph, usable
 from hetsyn_plugins.ops.layer import HetSynModule, learned_options, options_from_params, span
@@ -628,8 +629,10 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
         if recurrent != cls.recurrent:
             other = "RHetSynLeaky" if recurrent else "HetSynLeaky"
             raise ValueError(f"params: expected {'' if cls.recurrent else 'no '}recurrent weights; use {other}")
-        n, m = params.weight.shape
-        fields = {name: getattr(params, field) for field, name in FIELD_NAMES.items()}
+        sizes: Any = options.pop("_sizes", params.weight.shape[::-1])  # of a convolution all of it
+        make: Any = cls
+        values = in_shape({field: getattr(params, field) for field in FIELD_NAMES}, sizes)
+        fields = {name: values[field] for field, name in FIELD_NAMES.items()}
         if not recurrent:
             del fields["rec_weight"], fields["rec_alpha"], fields["rec_delay"], fields["rec_mask"]
         if params.reset_decay is None:
@@ -638,9 +641,8 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             fields["bias"] = False
         if params.max_delay:
             fields["max_delay"] = params.max_delay
-        return cls(
-            m,
-            n,
+        return make(
+            *sizes,
             reset_mechanism="none" if params.reset_decay is None else "subtract",
             spiking=params.spiking,
             parametrization=parametrization,
@@ -823,8 +825,8 @@ def uninstall() -> None:
 # ---- conversion (`hetsyn_plugins.exchange.conversion`) ----
 
 
-def build_layer(layer: HetSynLayer) -> HetSynLeaky:
-    """The init_hidden layer for a layer of plain data."""
+def build_layer(layer: HetSynLayer, convolution: Convolution | None = None) -> HetSynLeaky:
+    """The init_hidden layer for a layer of plain data; with a convolution that whose neurons these are."""
     flags = {
         "learn_alpha": "decay",
         "learn_beta": "reset_decay",
@@ -834,7 +836,11 @@ def build_layer(layer: HetSynLayer) -> HetSynLeaky:
     cls = HetSynLeaky
     if layer.params.recurrent_weight is not None:
         cls, flags = RHetSynLeaky, {**flags, "learn_rec_alpha": "recurrent_decay", "learn_rec_delay": "recurrent_delay"}
-    built: HetSynLeaky = cls.from_params(
+    make: Any = cls.from_params
+    if convolution is not None:
+        over_images = {1: HetSynConv1d, 2: HetSynConv2d}[convolution.axes]
+        make = functools.partial(over_images.from_position, convolution=convolution)
+    built: HetSynLeaky = make(
         layer.params,
         spike_grad=layer.surrogate,
         init_hidden=True,

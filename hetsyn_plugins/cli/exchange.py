@@ -23,6 +23,8 @@ def add_commands(commands: Any) -> None:
     convert.add_argument("--to", choices=SUFFIXES, help="the kind of OUT (as its name ends)")
     convert.add_argument("--form", help="of NIR: loop, li_bank or chain")
     convert.add_argument("--sequence", action="store_true", help="of ONNX: whole sequences instead of a step")
+    what = "convolutions become the dense layers that they are on images of this shape: for NIR and ONNX"
+    convert.add_argument("--unrolled", metavar="C,H,W", help=what)
     convert.add_argument("--dt", type=float, help="seconds of a step, for layers that have none")
     convert.set_defaults(handler=run_convert, less="IN")
 
@@ -43,6 +45,10 @@ def run_convert(arguments: argparse.Namespace) -> int:
         if value and to != kind:
             raise ValueError(f"{option}: expected it with --to {kind}, got --to {to}")
     network = read(arguments.source, arguments.dt)
+    if arguments.unrolled is not None:
+        from hetsyn_plugins.core.unrolling import unrolled
+
+        network = unrolled(network, _shape("--unrolled", arguments.unrolled))
     if to == "nir":
         from hetsyn_plugins.exchange import nir
 
@@ -58,6 +64,14 @@ def run_convert(arguments: argparse.Namespace) -> int:
     count, size = len(network.layers), arguments.out.stat().st_size
     print(f"{arguments.out}: {to}, {count} {'layer' if count == 1 else 'layers'}, {size:,} bytes")
     return 0
+
+
+def _shape(option: str, text: str) -> tuple[int, ...]:
+    """ "1,28,28" as numbers."""
+    parts = text.split(",")
+    if len(parts) not in (2, 3) or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"{option}: expected C,H,W or C,L, as in 1,28,28, got {text!r}")
+    return tuple(map(int, parts))
 
 
 def read(source: Path, dt: float | None = None) -> Network:

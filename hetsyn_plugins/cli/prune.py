@@ -112,9 +112,10 @@ def write(network: Network, out: Path) -> None:
 def say_left(network: Network) -> None:
     """A line a layer and kind of synapses: how many there are, of how many."""
     from hetsyn_plugins.core.fields import MASKS
-    from hetsyn_plugins.core.network import HetSynLayer
+    from hetsyn_plugins.core.network import HetSynConv, HetSynLayer
 
-    for layer in network.layers:
+    for each in network.layers:
+        layer = each.layer if isinstance(each, HetSynConv) else each
         if not isinstance(layer, HetSynLayer):
             continue
         for name, kind in MASKS.items():

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hetsyn_plugins.core.convolution import Convolution, checked_convolution
 from hetsyn_plugins.core.fields import FIELDS, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
-from hetsyn_plugins.ops.convolution import Convolution, checked_convolution
 
 
 class Over(NamedTuple):

@@ -201,7 +201,7 @@ def case_again(backend: Backend, case: Case) -> str:
     arguments += ["codebook=True"] if case.codebook else []
     if case.convolution is not None:
         head += ["from hetsyn_plugins.conformance.convolutions import Over"]
-        head += ["from hetsyn_plugins.ops.convolution import Convolution"]
+        head += ["from hetsyn_plugins.core.convolution import Convolution"]
         convolution, size = case.convolution
         arguments.append(f"convolution=Over(Convolution(*{tuple(convolution)}), {size})")
     head += ["from hetsyn_plugins import HetSynParams"]

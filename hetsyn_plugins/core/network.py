@@ -1,7 +1,8 @@
 """A stack of layers as plain data, NumPy only: what `convert` and checkpoints exchange, and the reference can run.
 
 A Network is a tuple of layers from input to output. HetSynLayer holds a layer of HetSyn neurons with what is needed to
-go on training it; the others are what stands between such layers: Linear, Dropout, AlwaysOn.
+go on training it; the others are what stands between such layers: Linear, Dropout, AlwaysOn. Over images there are
+HetSynConv, and between such layers Pool and Flatten; what takes lines alone refuses these by name (`check_flat`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.codebook import INDICES, Codebook, check_index, exact
+from hetsyn_plugins.core.convolution import Convolution, checked_convolution
 from hetsyn_plugins.core.fields import ARRAYS, DECAY, DECAYS, PARAMETRIZATIONS, SHARES, SYNAPTIC, Array, Range
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import MultiGaussian, Surrogate
@@ -160,7 +162,95 @@ class AlwaysOn:
         check_name(self.name)
 
 
-Layer = HetSynLayer | Linear | Dropout | AlwaysOn
+@dataclass(frozen=True)
+class HetSynConv:
+    """HetSyn neurons over images: (T, B, C, *size) in, (T, B, N, *output_size) out.
+
+    layer         the neurons of one position, which sees M = C / groups k... lines; its name and options are this one's
+    convolution   which lines each position sees
+
+    Raises ValueError for neurons that are recurrent or of other sizes.
+    """
+
+    layer: HetSynLayer
+    convolution: Convolution
+
+    widths = None  # which depend on the size of the images
+
+    def __post_init__(self) -> None:
+        _check_kind("layer", self.layer, HetSynLayer)
+        _check_kind("convolution", self.convolution, Convolution)
+        checked = checked_convolution(self.convolution.axes, self.convolution[:2], *self.convolution[2:])
+        object.__setattr__(self, "convolution", checked)
+        params = self.layer.params
+        if params.recurrent_weight is not None:
+            raise ValueError(f"layer {self.name!r}: expected no recurrent_weight in a convolution, got one")
+        if params.weight.shape != checked.sizes:
+            raise ValueError(f"layer {self.name!r}: expected a weight of {checked.sizes}, got {params.weight.shape}")
+
+    @property
+    def name(self) -> str:
+        """That of the neurons."""
+        return self.layer.name
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Averages ("average") or largest values ("largest") under a window, as torch's AvgPool and MaxPool have them.
+
+    kernel_size, stride, padding   a number for each axis of an image; padding is 0 in averages, nothing in the others
+    """
+
+    name: str
+    kind: str
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+
+    widths = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        _check_among("kind", self.kind, ("average", "largest"))
+        sizes = (self.kernel_size, self.stride, self.padding)
+        if not all(isinstance(size, tuple) and len(size) in (1, 2) for size in sizes):
+            raise ValueError(f"kernel_size: expected one or two whole numbers, got {self.kernel_size!r}")
+        window = checked_convolution(len(self.kernel_size), (1, 1), *sizes, 1, 1)
+        if any(2 * p > k for p, k in zip(window.padding, window.kernel_size, strict=True)):
+            raise ValueError(f"padding: expected at most half of {window.kernel_size}, got {window.padding}")
+        for name in ("kernel_size", "stride", "padding"):
+            object.__setattr__(self, name, getattr(window, name))
+
+    @property
+    def window(self) -> Convolution:
+        """What each position sees of a channel."""
+        return Convolution(1, 1, self.kernel_size, self.stride, self.padding, (1,) * len(self.kernel_size), 1)
+
+    def __call__(self, x: Array) -> Array:
+        """(T, B, C, *size) pooled."""
+        size, window = x.shape[3:], self.window
+        seen = window.places(size)[0]  # (P, M)
+        nothing = 0.0 if self.kind == "average" else -inf
+        flat = x.reshape(*x.shape[:3], -1)
+        lines = np.concatenate([np.full((*flat.shape[:3], 1), nothing), flat], axis=3)[..., seen]
+        pooled = lines.mean(-1) if self.kind == "average" else lines.max(-1)
+        return pooled.reshape(*x.shape[:3], *window.output_size(size))
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """Images (T, B, C, *size) -> lines (T, B, M)."""
+
+    name: str
+
+    widths = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+
+Layer = HetSynLayer | Linear | Dropout | AlwaysOn | HetSynConv | Pool | Flatten
+OF_IMAGES = (HetSynConv, Pool, Flatten)
 
 
 @dataclass(frozen=True)
@@ -173,13 +263,16 @@ class Network:
         if not isinstance(self.layers, tuple) or not self.layers:
             raise ValueError(f"layers: expected a tuple of one layer or more, got {self.layers!r}")
         for layer in self.layers:
-            _check_kind("layers", layer, (HetSynLayer, Linear, Dropout, AlwaysOn))
+            _check_kind("layers", layer, (HetSynLayer, Linear, Dropout, AlwaysOn, *OF_IMAGES))
         names = [layer.name for layer in self.layers]
         if len(set(names)) != len(names):
             raise ValueError(f"layers: expected different names, got {', '.join(names)}")
+        _check_images(self.layers)
         width = None
         for layer in self.layers:
-            if isinstance(layer, AlwaysOn):
+            if isinstance(layer, OF_IMAGES):
+                width = None  # which depends on the size of the images
+            elif isinstance(layer, AlwaysOn):
                 width = None if width is None else width + 1
             elif not isinstance(layer, Dropout):
                 lines_in, lines_out = layer.widths
@@ -190,12 +283,13 @@ class Network:
                 width = lines_out
 
     def run(self, inputs: ArrayLike) -> dict[str, tuple[Array | None, Array]]:
-        """Run every HetSyn layer in float64 through the reference on inputs (T, B, M) of the first layer.
+        """Run every HetSyn layer in float64 through the reference on inputs (T, B, M) of the first layer; over images
+        (T, B, C, *size).
 
-        Returns name -> (spikes, v), each (T, B, N), spikes None for a readout, in the order of the layers.
+        Returns name -> (spikes, v), each (T, B, N) or images, spikes None for a readout, in the order of the layers.
         """
         passes = self.walk(inputs)
-        return {p.layer.name: (p.spikes, p.v) for p in passes if isinstance(p.layer, HetSynLayer)}
+        return {p.layer.name: (p.spikes, p.v) for p in passes if isinstance(p.layer, HetSynLayer | HetSynConv)}
 
     def walk(self, inputs: ArrayLike) -> Iterator[Pass]:
         """Go through the layers from input to output, in float64 through the reference; inputs (T, B, M)."""
@@ -204,6 +298,12 @@ class Network:
             spikes = None
             if isinstance(layer, HetSynLayer):
                 spikes, v = outputs(layer.params, x)
+            elif isinstance(layer, HetSynConv):
+                spikes, v = _images_of(layer, x)
+            elif isinstance(layer, Pool):
+                v = layer(x)
+            elif isinstance(layer, Flatten):
+                v = x.reshape(*x.shape[:2], -1)
             elif isinstance(layer, Linear):
                 v = x @ layer.weight.astype(np.float64).T
                 v = v if layer.bias is None else v + layer.bias
@@ -222,6 +322,52 @@ class Pass(NamedTuple):
     inputs: Array
     spikes: Array | None
     v: Array
+
+
+def _images_of(layer: HetSynConv, x: Array) -> tuple[Array | None, Array]:
+    """Spikes and v, (T, B, N, *output_size), of a convolution on images: `outputs` of the dense layer that it is."""
+    channels, axes = layer.convolution.in_channels, layer.convolution.axes
+    if x.ndim != 3 + axes or x.shape[2] != channels:
+        expected = f"(T, B, {channels}, {', '.join(('H', 'W') if axes == 2 else ('L',))})"
+        raise ValueError(f"inputs: expected shape {expected} for layer {layer.name!r}, got {x.shape}")
+    size = x.shape[3:]
+    shape = (*x.shape[:2], layer.convolution.out_channels, *layer.convolution.output_size(size))
+    spikes, v = outputs(layer.convolution.unrolled(layer.layer.params, size), x.reshape(*x.shape[:2], -1))
+    return None if spikes is None else spikes.reshape(shape), v.reshape(shape)
+
+
+def check_flat(network: Network, who: str) -> None:
+    """Raise ValueError for layers over images, of which `who` has none."""
+    for layer in network.layers:
+        if isinstance(layer, OF_IMAGES):
+            raise ValueError(
+                f"layer {layer.name!r}: expected layers that take lines (T, B, M), as {who} has them, got a "
+                f"{type(layer).__name__} over images; convert(net, to='reference', unrolled=(C, H, W)), or hetsyn "
+                "convert --unrolled C,H,W, gives the dense ones that they are on images of that shape"
+            )
+
+
+def _check_images(layers: tuple[Layer, ...]) -> None:
+    """Raise ValueError where lines come to a layer over images, images to another, or of other channels."""
+    before: int | None = None  # axes of the images, 0 of lines; None: not known yet
+    channels: int | None = None
+    for layer in layers:
+        if isinstance(layer, HetSynConv | Pool):
+            axes = layer.convolution.axes if isinstance(layer, HetSynConv) else len(layer.kernel_size)
+            if before not in (None, axes):
+                raise ValueError(f"layer {layer.name!r}: expected images of {axes} axes in front of it, got others")
+            before = axes
+        elif isinstance(layer, Flatten):
+            before, channels = 0, None
+        elif not isinstance(layer, Dropout):
+            if before:
+                raise ValueError(f"layer {layer.name!r}: expected a Flatten between it and images, got none")
+            before = 0
+        if isinstance(layer, HetSynConv):
+            if channels not in (None, layer.convolution.in_channels):
+                expected = f"{channels} channels, as come out before it"
+                raise ValueError(f"layer {layer.name!r}: expected {expected}, got {layer.convolution.in_channels}")
+            channels = layer.convolution.out_channels
 
 
 # ---- what a layer may be made of -----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from hetsyn_plugins.core.codebook import RUN, Scale, best, different, moved
 from hetsyn_plugins.core.fields import Array
-from hetsyn_plugins.core.network import HetSynLayer, Layer, Network, outputs
+from hetsyn_plugins.core.network import HetSynLayer, Layer, Network, check_flat, outputs
 from hetsyn_plugins.core.params import HetSynParams, decay_to_tau
 from hetsyn_plugins.core.validation import check_inputs_shape, host_array
 from hetsyn_plugins.fixed_point.neuron import DECAY_ONE
@@ -71,8 +71,7 @@ def cluster(
         raise ValueError(f"{argument}: expected either {argument} or tolerance, got {got}")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance: expected a number > 0, got {tolerance}")
-    params = params.with_decays_there()
-    x = None if inputs is None else host_array("inputs", inputs)
+    params, x = params.with_decays_there(), None if inputs is None else host_array("inputs", inputs)
     if x is not None:
         check_inputs_shape(x, params.weight)
     scale = Scale(CALIBRATION[0] if x is None else len(x))
@@ -110,6 +109,7 @@ def cluster_network(
 
     Decays that were tied to the reset are so no more (`tie_reset` False), and taus that were stored for training go.
     """
+    check_flat(network, "clustering")
     reaching = repeat(None) if inputs is None else (each.inputs for each in network.walk(inputs))
     options: dict[str, Any] = {"tolerance": tolerance, "words": words, "argument": argument}
     layers: list[Layer] = []

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hetsyn_plugins.core.codebook import INDICES, exact
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, DELAYS, SYNAPTIC
 from hetsyn_plugins.core.network import AlwaysOn as PlainAlwaysOn
-from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network
+from hetsyn_plugins.core.network import Dropout, HetSynLayer, Layer, Network, check_flat
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import check_samples
 from hetsyn_plugins.exchange.conversion import AlwaysOn
@@ -115,6 +115,7 @@ def from_network(
 
     Raises ValueError for a Linear, which a chip does not hold.
     """
+    check_flat(network, "a chip")
     before = {layer.name: layer for layer in (latent.layers if latent is not None else ())}
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for layer in network.layers:

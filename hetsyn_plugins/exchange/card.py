@@ -13,7 +13,7 @@ import numpy as np
 
 from hetsyn_plugins._version import __version__
 from hetsyn_plugins.core.fields import SYNAPTIC, Array
-from hetsyn_plugins.core.network import HetSynLayer, Layer, Network
+from hetsyn_plugins.core.network import HetSynConv, HetSynLayer, Layer, Network
 from hetsyn_plugins.core.params import decay_to_tau
 
 LIBRARY, FILE = "hetsyn_plugins", "model.safetensors"
@@ -112,6 +112,11 @@ def _results(measured: Measured | None) -> list[str]:
 
 
 def _row(layer: Layer) -> str:
+    if isinstance(layer, HetSynConv):
+        _, channels, kernel, *_ = convolution = layer.convolution
+        sees = f"{convolution.in_channels} channels, {' x '.join(map(str, kernel))}"
+        size = f"{layer.layer.params.weight.size:,}"
+        return f"| {layer.name} | {sees} | {channels} channels | {size} | {_taus(layer.layer)} |"
     if not isinstance(layer, HetSynLayer):
         return f"| {layer.name} | {type(layer).__name__} | | | |"
     (lines, neurons), p = layer.widths, layer.params

@@ -30,13 +30,27 @@ from hetsyn_plugins.core import array_file
 from hetsyn_plugins.core.array_file import ArrayFile
 from hetsyn_plugins.core.bounded import parse_json
 from hetsyn_plugins.core.codebook import INDICES, Codebook, check_index
+from hetsyn_plugins.core.convolution import Convolution
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, MASKS, NUMBERS, SYNAPTIC, Array
 from hetsyn_plugins.core.file_format import LATER, FileFormatError, check_digest, from_check
-from hetsyn_plugins.core.network import OPTIONS, AlwaysOn, Dropout, HetSynLayer, Layer, Linear, Network
+from hetsyn_plugins.core.network import (
+    OPTIONS,
+    AlwaysOn,
+    Dropout,
+    Flatten,
+    HetSynConv,
+    HetSynLayer,
+    Layer,
+    Linear,
+    Network,
+    Pool,
+)
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, MultiGaussian, Surrogate
 
 FORMAT = "hetsyn_plugins network"
+POOLING = ("kind", "kernel_size", "stride", "padding")
+MOST = 1 << 20  # of a kernel's, a stride's, ... numbers
 WHAT = "a checkpoint of hetsyn_plugins"
 
 
@@ -87,6 +101,9 @@ def _convert(net: Any, to: str, dt: float | None = None, path: Path | None = Non
 
 def describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, Any]:
     """The layer's entry in the architecture; its arrays go to `arrays`."""
+    if isinstance(layer, HetSynConv):
+        neurons = describe(index, layer.layer, arrays)
+        return {**neurons, "type": "HetSynConv", "convolution": layer.convolution._asdict()}
     entry: dict[str, Any] = {"type": type(layer).__name__, "name": layer.name}
     if isinstance(layer, HetSynLayer):
         parts = {name: getattr(layer.params, name) for name in ARRAYS}
@@ -108,6 +125,8 @@ def describe(index: int, layer: Layer, arrays: dict[str, Array]) -> dict[str, An
         entry["learned"] = sorted(layer.learned)
     elif isinstance(layer, Dropout):
         entry["p"] = layer.p
+    elif isinstance(layer, Pool):
+        entry |= {name: getattr(layer, name) for name in POOLING}
     return entry
 
 
@@ -219,6 +238,31 @@ def _hetsyn(entry: dict[str, Any], arrays: dict[str, Array]) -> HetSynLayer:
     )
 
 
+def _conv(entry: dict[str, Any], arrays: dict[str, Array]) -> HetSynConv:
+    given = entry["convolution"]
+    if not isinstance(given, dict) or set(given) != set(Convolution._fields):
+        raise ValueError(f"convolution: expected {', '.join(Convolution._fields)}, got {given!r}")
+    numbers = {name: _whole_numbers(name, given[name]) for name in Convolution._fields}
+    return HetSynConv(_hetsyn(entry, arrays), Convolution(**numbers))
+
+
+def _pool(entry: dict[str, Any], arrays: dict[str, Array]) -> Pool:
+    sizes = (_whole_numbers(name, entry[name]) for name in POOLING[1:])
+    return Pool(entry["name"], entry["kind"], *sizes)
+
+
+def _whole_numbers(name: str, value: Any) -> Any:
+    """A whole number, or one or two of them in a list as a tuple; not so large that a position has no number."""
+    each = value if isinstance(value, list) else [value]
+    if not 1 <= len(each) <= 2 or not all(type(v) is int and 0 <= v < MOST for v in each):
+        raise ValueError(f"{name}: expected whole numbers below {MOST}, got {value!r}")
+    return tuple(each) if isinstance(value, list) else value
+
+
+def _flatten(entry: dict[str, Any], arrays: dict[str, Array]) -> Flatten:
+    return Flatten(entry["name"])
+
+
 def _put_back(arrays: dict[str, Array], inputs: Any, parametrization: str) -> dict[str, Array]:
     """The masks of a layer, of which the arrays get whole matrices again: 0, and decays of 0, where no synapse is."""
     masks: dict[str, Array] = {}
@@ -295,13 +339,13 @@ class Kind(NamedTuple):
     added: dict[str, Any] = {}  # noqa: RUF012  never written to
 
 
+NEURONS = (*OPTIONS, "learned", "autapses", "spiking", "surrogate", "max_delay", "inputs")
 KINDS = {
-    "HetSynLayer": Kind(
-        _hetsyn,
-        (*OPTIONS, "learned", "autapses", "spiking", "surrogate", "max_delay", "inputs"),
-        {"autapses": True, "batch_first": False, "max_delay": 0, "inputs": None},
-    ),
+    "HetSynLayer": Kind(_hetsyn, NEURONS, {"autapses": True, "batch_first": False, "max_delay": 0, "inputs": None}),
     "Linear": Kind(_linear, ("learned",), {"learned": sorted(Linear.learned)}),
     "Dropout": Kind(_dropout, ("p",)),
     "AlwaysOn": Kind(_always_on),
+    "HetSynConv": Kind(_conv, (*NEURONS, "convolution"), {"inputs": None}),
+    "Pool": Kind(_pool, POOLING),
+    "Flatten": Kind(_flatten),
 }

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.core import network
+from hetsyn_plugins.core.convolution import Convolution, checked_size
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, Array
 from hetsyn_plugins.core.network import Network
+from hetsyn_plugins.core.unrolling import unrolled as unrolled_network
 from hetsyn_plugins.core.validation import check_has_values, checked_dt
 from hetsyn_plugins.exchange.calls import WAY_OUT, Named, Seen, chain_of
 from hetsyn_plugins.exchange.frameworks import CONVERTIBLE, adapter
@@ -47,7 +49,7 @@ class AlwaysOn(nn.Module):
         return torch.cat([inputs, inputs.new_ones((*inputs.shape[:-1], 1))], dim=-1)
 
 
-def convert(net: Any, to: str, dt: float | None = None, *, inputs: Any = None) -> Any:
+def convert(net: Any, to: str, dt: float | None = None, *, inputs: Any = None, unrolled: Any = None) -> Any:
     """Carry a chain of HetSyn layers and readouts, Linear and Dropout, over to another framework.
 
     net   a Network, a torch Sequential (nested too), Norse's SequentialState, or one HetSyn layer, on any device
@@ -65,6 +67,9 @@ def convert(net: Any, to: str, dt: float | None = None, *, inputs: Any = None) -
           `deployment.export`, which reports what that costs)
     dt    step length in seconds for layers that have none; asked for where the target needs it
     inputs   an example of what a class of one's own takes, where its first layer does not tell: (T, B, C, H, W), say
+    unrolled   the shape (C, H, W) or (C, L) of images: convolutions become the dense layers that they are on these,
+          averages of windows that do not overlap go into the weights behind them. The result takes (T, B, C * H * W),
+          and goes where lines alone are known: the integers, NIR, slayer, ONNX. None: they stay convolutions
 
     The result takes (T, B, M) and spikes alike (but for "fixed_point", which rounds): equal in float64, within rounding
     in float32. Layers with
@@ -75,13 +80,18 @@ def convert(net: Any, to: str, dt: float | None = None, *, inputs: Any = None) -
     """
     check_target(to, dt)
     if to == "fixed_point":
-        return _integers(net, inputs)
+        return _integers(net, inputs, unrolled)
     front, plain = ([], net) if isinstance(net, Network) else parts_of(net, inputs)
     plain = _with_dt(plain, dt)
+    if unrolled is not None:
+        _check_all_is_plain(front)
+        plain = unrolled_network(plain, unrolled)
     if to == "reference":
         _check_all_is_plain(front)
         return plain
     target = adapter(to)
+    if to == "lava_dl":
+        network.check_flat(plain, "slayer")
     kept = [(name, OverSteps(copy.deepcopy(module))) for name, module in front]
     return target.container([*kept, *((layer.name, _build(layer, target)) for layer in plain.layers)])
 
@@ -94,12 +104,12 @@ def check_target(to: str, dt: float | None) -> None:
         checked_dt(dt)
 
 
-def _integers(net: Any, inputs: Any) -> FixedNetwork:
+def _integers(net: Any, inputs: Any, unrolled: Any) -> FixedNetwork:
     """The integers of a net: of quantised blocks of slayer their own, of anything else those of its plain data."""
     flat = [] if isinstance(net, Network) or not isinstance(net, nn.Module) else chain_of(net, inputs).modules
     if flat and all(hasattr(module, "to_fixed") for _, module in flat):
         return FixedNetwork(tuple(module.to_fixed(name) for name, module in flat))
-    fixed, _ = quantise(convert(net, to="reference", inputs=inputs))
+    fixed, _ = quantise(convert(net, to="reference", inputs=inputs, unrolled=unrolled))
     return fixed
 
 
@@ -114,7 +124,9 @@ def parts_of(net: Any, inputs: Any = None) -> tuple[list[Named], Network]:
     if len(front) == len(chain.modules):
         name, module = front[-1]
         raise ValueError(f"net: expected at least one layer behind {name!r}, a {type(module).__name__}, got none")
-    modules = _folded([named for named in chain.modules[len(front) :] if not isinstance(named[1], nn.Flatten)])
+    modules = _folded([named for named in chain.modules[len(front) :]])
+    if not any(hasattr(module, "of_a_position") for _, module in modules):  # lines are flat already
+        modules = [named for named in modules if not isinstance(named[1], nn.Flatten)]
     layers: list[network.Layer | None] = []
     position = 0
     while position < len(modules):
@@ -173,8 +185,16 @@ def _folded(modules: list[Named]) -> list[Named]:
 def _plain(name: str, module: nn.Module) -> network.Layer | None:
     if hasattr(module, "to_fixed"):
         return adapter("lava_dl").plain_layer(name, module)
+    if hasattr(module, "of_a_position"):
+        return network.HetSynConv(_hetsyn_layer(name, module), Convolution(*module.convolution))
     if hasattr(module, "to_params"):
         return _hetsyn_layer(name, module)
+    if isinstance(module, POOLS):
+        return _pool(name, module)
+    if isinstance(module, nn.Flatten):
+        if module.start_dim not in (1, 2) or module.end_dim != -1:
+            raise ValueError(f"net: module {name!r}: expected a Flatten of whole images, got {module}")
+        return network.Flatten(name)
     if isinstance(module, nn.Linear):
         bias = None if module.bias is None else _array(module.bias)
         learned = frozenset(field for field, tensor in module.named_parameters() if tensor.requires_grad)
@@ -191,6 +211,28 @@ def _plain(name: str, module: nn.Module) -> network.Layer | None:
     )
 
 
+POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d)
+USUAL = {  # options of pooling that plain data have no place for
+    "ceil_mode": False,
+    "count_include_pad": True,
+    "divisor_override": None,
+    "dilation": (1,),
+    "return_indices": False,
+}
+
+
+def _pool(name: str, module: Any) -> network.Pool:
+    """Pooling as plain data; ValueError for options that these have no place for."""
+    axes = 1 if isinstance(module, (nn.AvgPool1d, nn.MaxPool1d)) else 2
+    for option, usual in USUAL.items():
+        given: Any = getattr(module, option, usual)
+        if given != usual and not (option == "dilation" and set(np.ravel(given)) == {1}):
+            raise ValueError(f"net: module {name!r}: expected {option}={usual}, got {given}")
+    kind = "average" if isinstance(module, (nn.AvgPool1d, nn.AvgPool2d)) else "largest"
+    names = ("kernel_size", "stride", "padding")
+    return network.Pool(name, kind, *(checked_size(o, getattr(module, o), axes, o != "padding") for o in names))
+
+
 def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
     why_not = getattr(module, "why_not_plain", None)
     if why_not is not None and (reason := why_not()) is not None:
@@ -199,9 +241,10 @@ def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
     stored = {field: module.stored(field) for field in ARRAYS if field not in fields.tied}
     learned = {field for field, tensor in stored.items() if tensor is not None and tensor.requires_grad}
     trained = {} if fields.parametrization == "decay" else {f: stored[f] for f in DECAYS if stored.get(f) is not None}
+    over_images = hasattr(module, "of_a_position")  # kernels are lines there
     return network.HetSynLayer(
         name,
-        module.to_params(),
+        module.of_a_position() if over_images else module.to_params(),
         dt=fields.dt,
         share=fields.share,
         parametrization=fields.parametrization,
@@ -209,7 +252,7 @@ def _hetsyn_layer(name: str, module: Any) -> network.HetSynLayer:
         detach_reset=module.detach_reset,
         surrogate=module.surrogate,
         learned=frozenset(learned),
-        stored={field: _array(tensor) for field, tensor in trained.items() if tensor is not None},
+        stored={f: _array(t.flatten(1) if t.ndim > 2 else t) for f, t in trained.items() if t is not None},
         autapses=stored["recurrent_weight"] is None or getattr(module, "autapses", True),
         batch_first=getattr(module, "batch_first", False),
         codebook=fields.codebook(),
@@ -243,16 +286,26 @@ def _merge_stock(pair: list[tuple[str, nn.Module]]) -> list[network.Layer]:
 
 def _with_dt(plain: Network, dt: float | None) -> Network:
     """The same network with dt where a layer has none; a layer's own dt stays (its taus are in those seconds)."""
-    layers = [
-        replace(layer, dt=dt) if isinstance(layer, network.HetSynLayer) and layer.dt is None else layer
-        for layer in plain.layers
-    ]
-    return Network(tuple(layers))
+
+    def timed(layer: network.Layer) -> network.Layer:
+        if isinstance(layer, network.HetSynConv):
+            neurons: Any = timed(layer.layer)
+            return replace(layer, layer=neurons)
+        return replace(layer, dt=dt) if isinstance(layer, network.HetSynLayer) and layer.dt is None else layer
+
+    return Network(tuple(map(timed, plain.layers)))
 
 
 def _build(layer: network.Layer, target: ModuleType) -> nn.Module:
     if isinstance(layer, network.HetSynLayer):
         return _build_hetsyn(layer, target)
+    if isinstance(layer, network.HetSynConv):
+        return _build_hetsyn(layer.layer, target, convolution=layer.convolution)
+    if isinstance(layer, network.Pool):
+        average, largest = {1: (nn.AvgPool1d, nn.MaxPool1d), 2: (nn.AvgPool2d, nn.MaxPool2d)}[len(layer.kernel_size)]
+        return (average if layer.kind == "average" else largest)(layer.kernel_size, layer.stride, layer.padding)
+    if isinstance(layer, network.Flatten):
+        return nn.Flatten()
     if isinstance(layer, network.Linear):
         n, m = layer.weight.shape
         linear = nn.Linear(m, n, bias=layer.bias is not None, dtype=torch.tensor(np.array(layer.weight)).dtype)
@@ -266,8 +319,8 @@ def _build(layer: network.Layer, target: ModuleType) -> nn.Module:
     return nn.Dropout(layer.p) if isinstance(layer, network.Dropout) else AlwaysOn()
 
 
-def _build_hetsyn(layer: network.HetSynLayer, target: ModuleType) -> nn.Module:
-    module: Any = target.build_layer(layer)
+def _build_hetsyn(layer: network.HetSynLayer, target: ModuleType, **over_images: Any) -> nn.Module:
+    module: Any = target.build_layer(layer, **over_images)
     if hasattr(module, "to_fixed"):  # a block, whose parts hold the fields
         target.carry_training(layer, module)
         return module
@@ -279,7 +332,8 @@ def _build_hetsyn(layer: network.HetSynLayer, target: ModuleType) -> nn.Module:
     fields = fields_of(module)
     with torch.no_grad():
         for field, array in layer.stored.items():
-            getattr(fields, fields.stored_name(field)).copy_(torch.tensor(np.array(array)))
+            stored = getattr(fields, fields.stored_name(field))
+            stored.copy_(torch.tensor(np.array(array)).reshape(stored.shape))
         if layer.codebook is not None:
             fields.set_codebook(layer.codebook)
     for field in ARRAYS:

@@ -19,7 +19,7 @@ import numpy as np
 
 from hetsyn_plugins.core.fields import ARRAYS, Array
 from hetsyn_plugins.core.files import write_bytes
-from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Linear, Network
+from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Linear, Network, check_flat
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import state_shapes
 
@@ -92,6 +92,7 @@ class _Step:
     """
 
     def __init__(self, onnx: Any, network: Network, prefix: str = "") -> None:
+        check_flat(network, "ONNX here")
         layers = [layer for layer in network.layers if isinstance(layer, HetSynLayer)]
         if not layers:
             raise ValueError("net: expected at least one HetSyn layer, got none")

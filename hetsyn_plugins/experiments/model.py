@@ -133,7 +133,7 @@ class Model(nn.Module):
         """Its layers as plain data, without batch norm."""
         if self.framework != "lava_dl":
             now: Network = convert(self.net, to="reference")
-            named = zip(self.start.layers, now.layers, strict=True)
+            named: Any = zip(self.start.layers, now.layers, strict=True)  # HetSynLayer and Dropout
             return [replace(layer, name=before.name) for before, layer in named]
         pairs = zip(self.start.layers, self.net.children(), strict=True)
         return [layer if isinstance(layer, Dropout) else _plain(layer, block) for layer, block in pairs]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Network, check_name
+from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Network, check_flat, check_name
 from hetsyn_plugins.core.validation import host_array
 from hetsyn_plugins.fixed_point import neuron
 from hetsyn_plugins.fixed_point.neuron import MAX_DELAY, FixedParams, FixedRun, Integers, checked_integers
@@ -126,6 +126,7 @@ def quantise(
     (its output is not spikes) and raises ValueError, as do an AlwaysOn with no HetSyn layer behind it and a unit of no
     layer.
     """
+    check_flat(network, "the integer core")
     units = units or {}
     names = [layer.name for layer in network.layers if isinstance(layer, HetSynLayer)]
     if strangers := set(units) - set(names):

@@ -1,65 +1,16 @@
-"""What a convolution connects: shapes, what each position of its output sees, and the dense matrix that it stands for.
-
-Images are (T, B, C, *size), size being H, W or one length L. With groups, as in torch.nn.Conv2d, the channels in and
-out are cut into so many parts, and those of one part see each other.
-"""
+"""What each position of a convolution's output sees of images, as tensors."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
 from math import prod
-from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
-from hetsyn_plugins.core.fields import NEURON_FIELDS
-from hetsyn_plugins.core.params import HetSynParams
+from hetsyn_plugins.core.convolution import Convolution
 
 
-class Convolution(NamedTuple):
-    """Arguments as of torch.nn.Conv1d and Conv2d; a number for each axis of an image. N is out_channels."""
-
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-    @property
-    def axes(self) -> int:
-        """How many axes an image has beside its channels."""
-        return len(self.kernel_size)
-
-    @property
-    def weight_shape(self) -> tuple[int, ...]:
-        """(N, C / groups, k...)."""
-        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """N, and M, the lines that a neuron sees."""
-        n, *patch = self.weight_shape
-        return n, prod(patch)
-
-    @property
-    def reach(self) -> tuple[int, ...]:
-        """What a kernel spans, with the gaps that dilation makes."""
-        return tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel_size, strict=True))
-
-    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
-        """How many positions there are along each axis of images of this size; ValueError where there is none."""
-        padded = tuple(s + 2 * p for s, p in zip(size, self.padding, strict=True))
-        if any(r > p for r, p in zip(self.reach, padded, strict=True)):
-            dilated = "" if self.reach == self.kernel_size else f", {self.reach} with dilation {self.dilation}"
-            raise ValueError(
-                f"kernel_size: expected at most the padded input, {padded}, got {self.kernel_size}{dilated}"
-            )
-        return tuple((p - r) // s + 1 for p, r, s in zip(padded, self.reach, self.stride, strict=True))
+class Patching(Convolution):
+    """A convolution over tensors (T, B, C, *size)."""
 
     def by_group(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (T, B, C, *size) -> those of each group, (T, B, C / groups, *size)."""
@@ -75,77 +26,3 @@ class Convolution(NamedTuple):
             x = x.unfold(3 + axis, reach, stride)[..., ::dilation]
         at, under = range(3, 3 + axes), range(3 + axes, 3 + 2 * axes)
         return x.permute(0, 1, *at, 2, *under).reshape(steps, batch * positions, self.sizes[1])
-
-    def unrolled(self, params: HetSynParams, size: Sequence[int]) -> HetSynParams:
-        """The dense layer from images of this size, flattened, to neurons (N, *output_size), flattened.
-
-        params  (N, M), those of a patch
-        """
-        params, (n, _) = params.expanded(), self.sizes
-        lines = self.in_channels * prod(size)
-        numbered = torch.arange(1.0, lines + 1, dtype=torch.float64).reshape(1, 1, self.in_channels, *size)
-        places = torch.cat(list(map(self.patches, self.by_group(numbered))))
-        seen = places.long().numpy().repeat(n // self.groups, axis=0)  # (N, P, M): each place's line, 0 in the padding
-        soma = {field: getattr(params, field) for field in NEURON_FIELDS}
-        return HetSynParams(
-            _matrix(params.weight, seen, lines),
-            _matrix(params.decay, seen, lines),
-            delay=None if params.delay is None else _matrix(params.delay, seen, lines),
-            mask=None if params.mask is None else _matrix(params.mask, seen, lines),
-            **{field: None if value is None else value.repeat(seen.shape[1]) for field, value in soma.items()},
-            spiking=params.spiking,
-            max_delay=params.max_delay,
-        )
-
-    def __str__(self) -> str:
-        """As torch shows its own: channels, the kernel, and what is not usual."""
-        usual = {"stride": (1,) * self.axes, "padding": (0,) * self.axes, "dilation": (1,) * self.axes, "groups": 1}
-        unusual = (f", {name}={value}" for name, value in self._asdict().items() if value != usual.get(name, value))
-        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}{''.join(unusual)}"
-
-
-def _matrix(kernels: Any, seen: Any, lines: int) -> Any:
-    """(N, M) of patches as (N P, lines), 0 outside of them; seen (N, P, M) is each place's line, counted from 1."""
-    n, positions, m = seen.shape
-    matrix = np.zeros((n * positions, lines + 1), kernels.dtype)
-    np.put_along_axis(matrix, seen.reshape(-1, m), np.repeat(kernels, positions, axis=0), axis=1)
-    return matrix[:, 1:]
-
-
-def checked_convolution(  # the arguments of a layer, one by one
-    axes: int, channels: tuple[Any, Any], kernel_size: Any, stride: Any, padding: Any, dilation: Any, groups: Any
-) -> Convolution:
-    """The convolution that these say, channels being those in and out; ValueError naming the one that is wrong."""
-    n_in, n_out = whole("in_channels", channels[0]), whole("out_channels", channels[1])
-    parts = whole("groups", groups)
-    for name, count in (("in_channels", n_in), ("out_channels", n_out)):
-        if count % parts:
-            raise ValueError(f"groups: expected a divisor of {name}, {count}, got {parts}")
-    return Convolution(
-        n_in,
-        n_out,
-        checked_size("kernel_size", kernel_size, axes),
-        checked_size("stride", stride, axes),
-        checked_size("padding", padding, axes, least=0),
-        checked_size("dilation", dilation, axes),
-        parts,
-    )
-
-
-def checked_size(name: str, value: Any, axes: int, least: int = 1) -> tuple[int, ...]:
-    """A whole number for each axis, of one for all or of one each, or ValueError."""
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
-    if len(values) != axes:
-        raise ValueError(f"{name}: expected a whole number, or {axes} of them, got {value!r}")
-    return tuple(whole(name, v, least) for v in values)
-
-
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """The value as an int, or ValueError where it is no whole number, or a smaller one."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
-    return number

@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hetsyn_plugins.core.autograd import transforming
+from hetsyn_plugins.core.convolution import Convolution, checked_convolution, checked_size
 from hetsyn_plugins.core.fields import STATE, HetSynState
 from hetsyn_plugins.core.masks import as_mask
 from hetsyn_plugins.core.params import HetSynParams
@@ -37,7 +38,7 @@ from hetsyn_plugins.kernels import delays
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops import arguments, lif
 from hetsyn_plugins.ops.arguments import ArgumentNames, Caller
-from hetsyn_plugins.ops.convolution import Convolution, checked_convolution, checked_size
+from hetsyn_plugins.ops.convolution import Patching
 from hetsyn_plugins.ops.dispatch import Way
 from hetsyn_plugins.ops.layer import HetSynModule
 from hetsyn_plugins.ops.steps import is_watched, mark_of, versions_of
@@ -88,7 +89,7 @@ class Convolving(HetSynModule):
     """
 
     axes: int
-    convolution: Convolution
+    convolution: Patching
 
     def __init__(
         self,
@@ -104,7 +105,8 @@ class Convolving(HetSynModule):
     ) -> None:
         channels = in_channels, out_channels
         # before the dense layer's constructor, which makes tensors of this shape
-        self.convolution = checked_convolution(self.axes, channels, kernel_size, stride, padding, dilation, groups)
+        checked = checked_convolution(self.axes, channels, kernel_size, stride, padding, dilation, groups)
+        self.convolution = Patching(*checked)
         n, m = self.convolution.sizes
         super().__init__(m, n, *arguments, **options)  # type: ignore[call-arg]  # the dense layer's
 
@@ -257,16 +259,23 @@ class Convolving(HetSynModule):
 
     # ---- plain data
 
-    def why_not_plain(self) -> str | None:
-        return (
-            f"a convolution's weights are no matrix; layer.to_dense(({AXES[self.axes]})) gives the parameters of the "
-            "dense layer that it is on inputs of that size, and HetSynLeaky.from_params or HetSynLIF.from_params "
-            "such a layer, for inputs that are flattened"
-        )
-
     def to_params(self) -> HetSynParams:
         """Raises ValueError: which layer it is depends on the size of the inputs (`to_dense`)."""
-        raise ValueError(f"{type(self).__name__}: {self.why_not_plain()}")
+        raise ValueError(
+            f"{type(self).__name__}: a convolution's weights are no matrix; layer.to_dense(({AXES[self.axes]})) gives "
+            "the parameters of the dense layer that it is on inputs of that size, and HetSynLeaky.from_params or "
+            "HetSynLIF.from_params such a layer, for inputs that are flattened"
+        )
+
+    def of_a_position(self) -> HetSynParams:
+        """The parameters of the neurons at one position: (N, M), kernels flattened."""
+        return super().to_params()
+
+    @classmethod
+    def from_position(cls, params: HetSynParams, convolution: Convolution, **options: Any) -> Any:
+        """The layer whose neurons have these parameters at each position; options as of the dense `from_params`."""
+        dense: Any = super()
+        return dense.from_params(params, _sizes=convolution, **options)
 
     def to_dense(self, input_size: Any) -> HetSynParams:
         """The dense layer that this one is on images of that size, H, W or L.
@@ -276,7 +285,7 @@ class Convolving(HetSynModule):
         """
         size = checked_size("input_size", input_size, self.axes)
         self.convolution.output_size(size)
-        return self.convolution.unrolled(super().to_params(), size)
+        return self.convolution.unrolled(self.of_a_position(), size)
 
     @classmethod
     def from_params(cls, *_: Any, **__: Any) -> Any:
@@ -285,6 +294,16 @@ class Convolving(HetSynModule):
             f"{cls.__name__}: expected weights and decays as arguments, in the kernel's shape, got parameters (N, M) "
             "of a dense layer"
         )
+
+
+def in_shape(fields: Mapping[str, Any], sizes: tuple[Any, ...]) -> dict[str, Any]:
+    """Fields (N, M) as a layer of these sizes takes them: of a convolution in the kernel's shape."""
+    if not isinstance(sizes, Convolution):
+        return dict(fields)
+    shape, kernels = sizes.weight_shape, {f: v for f in KERNELS if (v := fields.get(f)) is not None and v.ndim == 2}
+    whole = {f: np.broadcast_to(v, sizes.sizes).reshape(shape) for f, v in kernels.items() if v.shape[1] > 1}
+    one_a_channel = {f: v.reshape(-1) for f, v in kernels.items() if v.shape[1] == 1 and f != "weight"}
+    return {**fields, **one_a_channel, **whole}
 
 
 def remade(t: Tensor, make: Callable[[Tensor], Tensor], source: Tensor) -> AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hetsyn_plugins.core.fields import MASKS, NAMES
-from hetsyn_plugins.core.network import HetSynLayer, Layer, Network
+from hetsyn_plugins.core.network import HetSynConv, HetSynLayer, Layer, Network
 from hetsyn_plugins.core.validation import as_number
 from hetsyn_plugins.ops.layer import HetSynModule
 from hetsyn_plugins.ops.trainable import fields_of
@@ -70,18 +70,21 @@ def pruned(network: Network, density: float, by: str = "magnitude") -> Network:
     Raises ValueError for one without HetSyn layers, and as `prune_`.
     """
     check_pruning(density, by)
-    if not any(isinstance(layer, HetSynLayer) for layer in network.layers):
+    if not any(isinstance(layer, HetSynLayer | HetSynConv) for layer in network.layers):
         raise ValueError("network: expected one with HetSyn layers, got none")
-    layers: list[Layer] = []
-    for layer in network.layers:
-        if isinstance(layer, HetSynLayer):
-            tensors = {name: getattr(layer.params, name) for name in (*MASKS, *_synapses())}
-            tensors = {name: None if array is None else torch.tensor(array) for name, array in tensors.items()}
-            masks: dict[str, Any] = {name: mask.numpy() for name, mask in _masks(tensors, density, by)}
-            layers.append(replace(layer, params=layer.params.replace(**masks)))
-        else:
-            layers.append(layer)
-    return Network(tuple(layers))
+    return Network(tuple(_pruned(layer, density, by) for layer in network.layers))
+
+
+def _pruned(layer: Layer, density: float, by: str) -> Layer:
+    if isinstance(layer, HetSynConv):
+        neurons: Any = _pruned(layer.layer, density, by)
+        return replace(layer, layer=neurons)
+    if not isinstance(layer, HetSynLayer):
+        return layer
+    tensors = {name: getattr(layer.params, name) for name in (*MASKS, *_synapses())}
+    tensors = {name: None if array is None else torch.tensor(array) for name, array in tensors.items()}
+    masks: dict[str, Any] = {name: mask.numpy() for name, mask in _masks(tensors, density, by)}
+    return replace(layer, params=layer.params.replace(**masks))
 
 
 def _synapses() -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hetsyn_plugins.core.fields import ARRAYS, HetSynState
-from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Linear, Network
+from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Linear, Network, check_flat
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.ops.lif import hetsyn_li, hetsyn_lif
@@ -20,6 +20,7 @@ def run(network: Network, inputs: Tensor) -> dict[str, tuple[Tensor | None, Tens
 
     Returns name -> (spikes, v), each (T, B, N), spikes None for a readout, in the order of the layers.
     """
+    check_flat(network, "this run")
     x = inputs
     results: dict[str, tuple[Tensor | None, Tensor]] = {}
     for layer in network.layers:

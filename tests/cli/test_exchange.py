@@ -9,7 +9,8 @@ import pytest
 
 from hetsyn_plugins import HetSynParams
 from hetsyn_plugins.cli.main import main
-from hetsyn_plugins.core.network import HetSynLayer, Network
+from hetsyn_plugins.core.convolution import Convolution
+from hetsyn_plugins.core.network import HetSynConv, HetSynLayer, Network
 from hetsyn_plugins.exchange import checkpoint, nir
 from hetsyn_plugins.exchange.pretrained import save_pretrained
 
@@ -45,6 +46,20 @@ def test_onnx_of_a_sequence(tmp_path: Path, network: Network) -> None:
     checkpoint.save(network, tmp_path / "a.safetensors")
     assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.onnx"), "--sequence"]) == 0
     assert [node.op_type for node in onnx.load(tmp_path / "b.onnx").graph.node] == ["Scan"]
+
+
+def test_a_convolution_is_unrolled_for_nir(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params = HetSynParams(np.ones((2, 4)), np.full((2, 4), 0.5), reset_decay=0.8)
+    one = (1, 1)
+    conv = HetSynConv(HetSynLayer("conv", params, dt=1e-3), Convolution(1, 2, (2, 2), one, (0, 0), one, 1))
+    checkpoint.save(Network((conv,)), tmp_path / "a.safetensors")
+    words = ["convert", str(tmp_path / "a.safetensors"), str(tmp_path / "b.nir")]
+    assert main(words) == 2 and "hetsyn convert --unrolled C,H,W" in capsys.readouterr().err
+    for shape in ("1,3", "1,3,x", "3"):
+        assert main([*words, "--unrolled", shape]) == 2 and "unrolled: expected" in capsys.readouterr().err
+    assert main([*words, "--unrolled", "1,3,3"]) == 0
+    (layer,) = nir.read(tmp_path / "b.nir").layers
+    assert layer.params.weight.shape == (8, 9) and layer.params.weight.sum() == 32  # type: ignore[union-attr]  # dense
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_widths_and_names_must_meet() -> None:
     [
         (lambda: Network(()), "layers: expected a tuple of one layer or more"),
         (lambda: Network([Dropout("a", 0.5)]), "layers: expected a tuple of one layer or more"),
-        (lambda: Network(("a",)), "layers: expected HetSynLayer or Linear or Dropout or AlwaysOn, got str"),
+        (lambda: Network(("a",)), "layers: expected HetSynLayer or .* or Flatten, got str"),
         (lambda: Dropout("", 0.5), "name: expected a printable text, got ''"),
         (lambda: AlwaysOn(3), "name: expected a printable text, got 3"),
         (lambda: Dropout("a", True), r"p: expected a probability in \[0, 1\], got True"),

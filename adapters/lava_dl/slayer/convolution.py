@@ -19,9 +19,10 @@ from torch import Tensor
 
 from hetsyn_plugins.adapters.lava_dl.slayer.block import Layer
 from hetsyn_plugins.adapters.lava_dl.slayer.names import signature_of
+from hetsyn_plugins.core.convolution import checked_convolution, whole
 from hetsyn_plugins.core.fields import ARRAYS
 from hetsyn_plugins.core.params import HetSynParams
-from hetsyn_plugins.ops.convolution import Convolution, checked_convolution, whole
+from hetsyn_plugins.ops.convolution import Patching
 
 
 class Patches(Layer):
@@ -31,7 +32,7 @@ class Patches(Layer):
     image         (C, H, W) of the last call, None before
     """
 
-    convolution: Convolution
+    convolution: Patching
     image: tuple[int, ...] | None = None
 
     @property
@@ -135,7 +136,7 @@ class Conv(Patches):
         n, m = convolution.sizes
         options.update(delay=delay, delay_shift=delay_shift, count_log=count_log)
         super().__init__(neuron_params, m, n, weight_scale, weight_norm, pre_hook_fx, **options)
-        self.convolution = convolution
+        self.convolution = Patching(*convolution)
 
 
 class Pool(Patches):
@@ -171,7 +172,7 @@ class Pool(Patches):
         n, m = convolution.sizes
         options.update(delay=delay, delay_shift=delay_shift, count_log=count_log)
         super().__init__(neuron_params, m, n, weight_scale, weight_norm, pre_hook_fx, **options)
-        self.convolution = convolution
+        self.convolution = Patching(*convolution)
         self._input.set_weight(np.full((n, m), float(weight_scale)))
         self._input.weight.requires_grad_(False)
 

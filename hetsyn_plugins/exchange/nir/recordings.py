@@ -22,7 +22,7 @@ from hetsyn_plugins.core import hdf5
 from hetsyn_plugins.core.fields import Array
 from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.files import write_bytes
-from hetsyn_plugins.core.network import HetSynLayer, Network
+from hetsyn_plugins.core.network import HetSynLayer, Network, check_flat
 from hetsyn_plugins.exchange.nir.nodes import OUTPUT, Node
 from hetsyn_plugins.exchange.nir.sealing import LAYER
 
@@ -67,6 +67,7 @@ Recording = dict[str, dict[str, Gridded | Events]]
 
 def write_recording(network: Network, graph: Node, inputs: ArrayLike, path: Path, dt: float) -> None:
     """Run a network in float64 and write spikes and v of every layer under the names of the nodes that give them."""
+    check_flat(network, "a recording")
     buffer = io.BytesIO()
     places = dict(_places(graph))
     with h5py.File(buffer, "w") as file:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hetsyn_plugins._version import __version__
-from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Layer, Linear, Network
+from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Layer, Linear, Network, check_flat
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.exchange.nir import units
@@ -49,6 +49,7 @@ def network_to_nodes(network: Network, form: str, dt: float, largest: int) -> No
     """The graph of a network; arguments and errors as of `hetsyn_plugins.nir.write`."""
     if form not in FORMS:
         raise ValueError(f"form: expected one of {', '.join(FORMS)}, got {form!r}")
+    check_flat(network, "a NIR file of this package")
     dt, groups = checked_dt(dt), _groups(network)
     for group in groups:
         if isinstance(group.layer, HetSynLayer):
