@@ -18,7 +18,7 @@ from hetsyn_plugins.core.fields import NEURON_FIELDS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.eager import spikes_of
-from hetsyn_plugins.kernels.gpu import lags, neurons, recurrent, silence, synapses
+from hetsyn_plugins.kernels.gpu import delayed, lags, neurons, recurrent, silence, synapses
 from hetsyn_plugins.kernels.gpu.launch import INTERPRETED
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
 from hetsyn_plugins.kernels.zeros import is_zero
@@ -42,11 +42,9 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     if inputs.shape[1] == 0:  # no program to start
         return eager.forward(inputs, layer, state)
     inputs, layer, state = _not_counted(inputs, layer, state)
-    initial = None if is_zero(state.current) else state.current
     with _on(inputs):
         current = synapses.states(inputs, inputs.shape[1], *layer.weight.shape)
-        matrices = synapses.transposed(layer.decay, layer.weight)
-        u = synapses.currents(inputs, *matrices, layer.bias, initial, current)
+        u = _currents(inputs, layer, state, current)
         if layer.threshold is None:
             return u, HetSynState(current, v=u[-1])
         v, (z, J, A), recurrent_current = _neurons_fwd(u, layer, state)
@@ -59,6 +57,31 @@ def _not_counted(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tup
         return inputs, layer, state
     fields, parts = ([None if t is None else t.data for t in tensors] for tensors in (layer, state))
     return inputs.data, LayerTensors(*fields), HetSynState(*parts)  # type: ignore[arg-type]  # has a weight
+
+
+def _currents(inputs: Tensor, layer: LayerTensors, state: HetSynState, final: Tensor) -> Tensor:
+    """The summed currents of the inputs' synapses and the bias, (T, B, N); `final` gets the last currents."""
+    initial = None if is_zero(state.current) else state.current
+    late = _delayed("", layer, state)
+    if late is None:
+        return synapses.currents(inputs, *synapses.transposed(layer.decay, layer.weight), layer.bias, initial, final)
+    initial, sources = _late_sources(inputs, state.past_inputs, state.current)
+    return delayed.currents(sources, len(inputs), late.split(), layer.bias, initial, final)
+
+
+def _delayed(name: str, layer: LayerTensors, state: HetSynState) -> delayed.Synapses | None:
+    """The synapses whose fields begin with `name`, if any of them can be late."""
+    decay, weight, delay = (getattr(layer, f"{name}{field}") for field in ("decay", "weight", "delay"))
+    past = state.past_spikes if name else state.past_inputs
+    return None if delay is None or past is None or len(past) == 0 else delayed.Synapses(decay, weight, delay, len(past))
+
+
+def _late_sources(s: Tensor, past: Tensor | None, current: Tensor) -> tuple[Tensor | None, delayed.Packed]:
+    """The first currents, None where these and the past are zeros, and sources (T, B, K) behind their past."""
+    assert past is not None
+    if is_zero(current) and is_zero(past):
+        return None, delayed.packed(s, len(past))
+    return current, delayed.packed(s, past)
 
 
 def _on(x: Tensor) -> Any:
@@ -94,6 +117,8 @@ def backward(
     """See `Kernel.backward`."""
     if inputs.shape[1] == 0:
         return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
+    if layer.has_delays and _through_states(needs_grad, output_gradients.state):  # which few ask for
+        return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
     inputs, layer, state = _not_counted(inputs, layer, state)
     with _on(inputs):
         if layer.threshold is None:
@@ -101,19 +126,31 @@ def backward(
         else:
             g, grads_initial, through_z = _neurons_bwd(v, layer, output_gradients, surrogate, detach_reset)
         grads = _soma_gradients(g, layer, state, v, output_gradients.state, through_z, needs_grad)
-        if needs_grad.weight or needs_grad.decay or needs_grad.current:
+        if _asked("", needs_grad):
             of = _synapses_bwd(g, inputs, "", layer, state, output_gradients.state, needs_grad.current)
-            grads["weight"], grads["decay"], grads_initial["current"] = of
-        of_recurrent = needs_grad.recurrent_weight or needs_grad.recurrent_decay or needs_grad.recurrent_current
-        if of_recurrent and layer.recurrent_weight is not None:
+            grads["weight"], grads["decay"], grads["delay"], grads_initial["current"] = of
+        if _asked("recurrent_", needs_grad) and layer.recurrent_weight is not None:
             z, needs_initial = _spikes_before(state, v, layer), needs_grad.recurrent_current
             of = _synapses_bwd(g, z, "recurrent_", layer, state, output_gradients.state, needs_initial)
-            grads["recurrent_weight"], grads["recurrent_decay"], grads_initial["recurrent_current"] = of
+            grads |= zip(("recurrent_weight", "recurrent_decay", "recurrent_delay"), of[:3], strict=True)
+            grads_initial["recurrent_current"] = of[3]
         g_inputs = None
-        if needs_grad.inputs:
-            final = output_gradients.state.current
-            g_inputs = synapses.input_gradients(g, layer.decay, layer.weight, final)
+        if needs_grad.inputs and (late := _delayed("", layer, state)) is not None:
+            g_inputs = delayed.input_gradients(g, late)
+        elif needs_grad.inputs:
+            g_inputs = synapses.input_gradients(g, layer.decay, layer.weight, output_gradients.state.current)
     return Gradients(g_inputs, grads, HetSynState(grads_initial.pop("current", None), **grads_initial))
+
+
+def _through_states(needs_grad: NeedsGrad, grad_state: HetSynState) -> bool:
+    """Are gradients asked for of the first currents and the past, or any through the last currents?"""
+    of_first = needs_grad.current, needs_grad.recurrent_current, needs_grad.past_inputs, needs_grad.past_spikes
+    return any(of_first) or grad_state.current is not None or grad_state.recurrent_current is not None
+
+
+def _asked(name: str, needs_grad: NeedsGrad) -> bool:
+    """Are gradients asked for of synapses whose fields begin with `name`?"""
+    return any(getattr(needs_grad, f"{name}{field}") for field in ("weight", "decay", "delay", "current"))
 
 
 def _neurons_bwd(
@@ -143,13 +180,20 @@ def _synapses_bwd(
     state: HetSynState,
     grad_state: HetSynState,
     needs_initial: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of weight and decay, and of the first currents, of the synapses whose fields begin with `name`."""
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of weight, decay and delay, and of the first currents, of the synapses whose fields begin with `name`."""
+    if (late := _delayed(name, layer, state)) is not None:
+        past, current = (state.past_spikes, state.recurrent_current) if name else (state.past_inputs, state.current)
+        initial, sources = _late_sources(s, past, current)
+        return *delayed.gradients(g, sources, late, initial), None
     pair = (getattr(layer, f"{name}decay"), getattr(layer, f"{name}weight"))
     initial, grad_final = (getattr(x, f"{name}current") for x in (state, grad_state))
     ends = (None if is_zero(initial) else initial, grad_final)
     s = s.contiguous()
-    return synapses.gradients(g, s, pair, ends, needs_initial, silence.words_if_it_pays(s, g))
+    words = silence.words_if_it_pays(s, g)
+    g_weight, g_decay, g_initial = synapses.gradients(g, s, pair, ends, needs_initial, words)
+    no_delay = torch.zeros_like(g_weight) if getattr(layer, f"{name}delay") is not None else None
+    return g_weight, g_decay, no_delay, g_initial
 
 
 def _dense(x: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
