@@ -26,10 +26,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.kernels.gpu.launch import HAS_STAGES, cells, kernel, launch, or_any, pieces, staged_range, unrolled, whole
 from hetsyn_plugins.kernels.gpu.synapses import SUM_TILE, TILE, rows_of_a_group, slices, sum_in_thread, sum_parts
+from hetsyn_plugins.kernels.interface import LayerTensors
 
-FOUR = 4  # steps taken at once
+AT_ONCE = 3  # steps of a group; with four, a scan's loop fits no registers
 TILE_J = 16  # sources of a gradient's program: seven numbers a synapse, of the 255 that a thread can have
 LINE = 32  # numbers of a cache line
 
@@ -137,8 +139,8 @@ def delayed_fwd(
 
     HAS_INITIAL: I starts at `initial`, and the past may be other than zeros; AT_ONCE is 1 then.
     """
-    it, part = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    row, jt = tl.program_id(2).to(tl.int64), first_tile + part
+    it, row = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    jt = first_tile + tl.program_id(1)
     b, i, j = first_row + row, it * TILE + tl.arange(0, TILE), jt * TILE + tl.arange(0, TILE)
     in_i, in_j = i < N, j < M
     inside = tl.expand_dims(in_j, 1) & tl.expand_dims(in_i, 0)
@@ -161,7 +163,7 @@ def delayed_fwd(
         before += tl.load(s_row + (place - 1))
     # where to write moves along: computed from t, it would take more instructions
     step_i = rows.to(tl.int64) * N
-    at_i = parts + (part * T * rows + row) * N + i
+    at_i = parts + (tl.program_id(1).to(tl.int64) * T * rows + row) * N + i
     if REVERSE:
         at_i += (T - 1) * step_i
         step_i = -step_i
@@ -218,7 +220,7 @@ def delayed_bwd(
 
     HAS_INITIAL: gr = sum (I[-1] - w h s[-1-k]) q[-1], what the first currents and the past give the decay
     """
-    group, jt = tl.program_id(2).to(tl.int64), tl.program_id(1).to(tl.int64)
+    group, jt = tl.program_id(2).to(tl.int64), tl.program_id(1)
     i, j = tl.program_id(0) * TILE + tl.arange(0, TILE), jt * TILE_J + tl.arange(0, TILE_J)
     in_i, in_j = i < N, j < M
     inside = tl.expand_dims(in_j, 1) & tl.expand_dims(in_i, 0)
@@ -350,6 +352,13 @@ class Synapses(NamedTuple):
         return out
 
 
+def of(name: str, layer: LayerTensors, state: HetSynState) -> Synapses | None:
+    """The synapses whose fields begin with `name`, if any of them can be late."""
+    decay, weight, delay = (getattr(layer, f"{name}{field}") for field in ("decay", "weight", "delay"))
+    past = state.past_spikes if name else state.past_inputs
+    return None if delay is None or past is None or len(past) == 0 else Synapses(decay, weight, delay, len(past))
+
+
 class Packed(NamedTuple):
     """Sources (B, M up to a multiple of TILE, width): step t of a source at `front` + t of its row."""
 
@@ -366,13 +375,22 @@ def packed(s: Tensor, past: Tensor | int, reverse: bool = False) -> Packed:
     """The sources s (T, B, M) behind those of the past (D, B, M), or behind D steps of zeros; `reverse`: last first."""
     s, (steps, batch, m) = s.contiguous(), s.shape
     before, most = (None, past) if isinstance(past, int) else (past.contiguous(), len(past))
-    front = most + FOUR - 1
-    width = LINE * cells(front + steps + FOUR - 1, LINE)
-    rows = s.new_empty((batch, TILE * cells(m, TILE), width))
-    sizes = (steps, batch, m, width, front, most)
-    grid = (batch * cells(width, TILE), cells(m, TILE), 1)
+    front = most + AT_ONCE - 1
+    rows = s.new_empty((batch, TILE * cells(m, TILE), LINE * cells(front + steps + AT_ONCE - 1, LINE)))
+    sources = Packed(rows, front)
+    sizes = (steps, batch, m, sources.width, front, most)
+    grid = (batch * cells(sources.width, TILE), cells(m, TILE), 1)
     flags = {"REVERSE": reverse, "HAS_PAST": before is not None}
     launch(pack, grid, s, or_any(before, s), rows, *sizes, **flags, TILE=TILE, num_warps=4)
+    return sources
+
+
+def to_be_filled(synapses: Synapses, like: Tensor, past: Tensor | None) -> Packed:
+    """Rows for the steps of `like` (T, B, N), zeros so far, behind those of the past (D, B, N), or zeros."""
+    (steps, batch, n), front = like.shape, synapses.past + AT_ONCE - 1
+    rows = like.new_zeros((batch, TILE * cells(n, TILE), LINE * cells(front + steps + AT_ONCE - 1, LINE)))
+    if past is not None:
+        rows[:, :n, front - synapses.past : front] = past.permute(1, 2, 0)
     return Packed(rows, front)
 
 
@@ -405,7 +423,7 @@ def _scan(
     parts = u if tiles == 1 and rows == batch else u.new_empty((at_once, steps, rows, n))
     arrays = (parts, *synapses, *(or_any(x, u) for x in (bias, initial, final)))
     options: dict[str, Any] = {"REVERSE": reverse, "HAS_BIAS": bias is not None, "HAS_INITIAL": initial is not None}
-    options |= {"NEEDS_FINAL": final is not None, "AT_ONCE": FOUR if initial is None else 1}
+    options |= {"NEEDS_FINAL": final is not None, "AT_ONCE": AT_ONCE if initial is None else 1}
     for row, here in pieces(batch, rows):
         for tile, count in pieces(tiles, at_once):
             sizes = (steps, batch, m, n, sources.width, sources.front, row, here, tile)
@@ -429,7 +447,7 @@ def gradients(g: Tensor, sources: Packed, synapses: Synapses, initial: Tensor | 
     arrays = (sources.rows, g, split.decay, split.weight_h, split.steps, or_any(initial, g))
     sizes = (steps, batch, m, n, sources.width, sources.front, rows, *or_any(initial, g).stride())
     grid = (cells(n, TILE), cells(m, TILE_J), len(w0))
-    launch(delayed_bwd, grid, *arrays, *sums, *sizes, **has, AT_ONCE=FOUR, TILE_J=TILE_J, TILE=TILE)
+    launch(delayed_bwd, grid, *arrays, *sums, *sizes, **has, AT_ONCE=AT_ONCE, TILE_J=TILE_J, TILE=TILE)
     out = (g.new_empty((n, m)), g.new_empty((n, m)), g.new_empty((n, m)))
     sizes = (*synapses.strides, len(w0), synapses.past, m, n)
     grid = (cells(n, TILE), cells(m, TILE), 1)

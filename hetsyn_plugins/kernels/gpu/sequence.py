@@ -62,18 +62,11 @@ def _not_counted(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tup
 def _currents(inputs: Tensor, layer: LayerTensors, state: HetSynState, final: Tensor) -> Tensor:
     """The summed currents of the inputs' synapses and the bias, (T, B, N); `final` gets the last currents."""
     initial = None if is_zero(state.current) else state.current
-    late = _delayed("", layer, state)
+    late = delayed.of("", layer, state)
     if late is None:
         return synapses.currents(inputs, *synapses.transposed(layer.decay, layer.weight), layer.bias, initial, final)
     initial, sources = _late_sources(inputs, state.past_inputs, state.current)
     return delayed.currents(sources, len(inputs), late.split(), layer.bias, initial, final)
-
-
-def _delayed(name: str, layer: LayerTensors, state: HetSynState) -> delayed.Synapses | None:
-    """The synapses whose fields begin with `name`, if any of them can be late."""
-    decay, weight, delay = (getattr(layer, f"{name}{field}") for field in ("decay", "weight", "delay"))
-    past = state.past_spikes if name else state.past_inputs
-    return None if delay is None or past is None or len(past) == 0 else delayed.Synapses(decay, weight, delay, len(past))
 
 
 def _late_sources(s: Tensor, past: Tensor | None, current: Tensor) -> tuple[Tensor | None, delayed.Packed]:
@@ -93,12 +86,14 @@ def _neurons_fwd(u: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     """v of u, the last z, J, A, and the last recurrent currents."""
     if layer.recurrent_weight is None:
         return *neurons.forward(u, layer, state), None
-    return _recurrent(u).forward(u, layer, state)
+    if _fits_a_program(u, layer, state):
+        return recurrent.forward(u, layer, state)
+    return lags.forward(u, layer, state)
 
 
-def _recurrent(v: Tensor) -> Any:
-    """The kernels for so many neurons: with all synapses of a row in one program, or several steps at a time."""
-    return recurrent if v.shape[2] <= recurrent.MAX_NEURONS else lags
+def _fits_a_program(v: Tensor, layer: LayerTensors, state: HetSynState) -> bool:
+    """Has one program place for all recurrent synapses of a row? Else several steps are taken at a time."""
+    return v.shape[2] <= recurrent.MAX_NEURONS and delayed.of("recurrent_", layer, state) is None
 
 
 # ---- backward -----------------------------------------------------------------------------------------------------
@@ -124,7 +119,7 @@ def backward(
         if layer.threshold is None:
             g, grads_initial, through_z = _dense(output_gradients.v, v, v.shape), dict[str, Any](), None
         else:
-            g, grads_initial, through_z = _neurons_bwd(v, layer, output_gradients, surrogate, detach_reset)
+            g, grads_initial, through_z = _neurons_bwd(v, layer, state, output_gradients, surrogate, detach_reset)
         grads = _soma_gradients(g, layer, state, v, output_gradients.state, through_z, needs_grad)
         if _asked("", needs_grad):
             of = _synapses_bwd(g, inputs, "", layer, state, output_gradients.state, needs_grad.current)
@@ -135,7 +130,7 @@ def backward(
             grads |= zip(("recurrent_weight", "recurrent_decay", "recurrent_delay"), of[:3], strict=True)
             grads_initial["recurrent_current"] = of[3]
         g_inputs = None
-        if needs_grad.inputs and (late := _delayed("", layer, state)) is not None:
+        if needs_grad.inputs and (late := delayed.of("", layer, state)) is not None:
             g_inputs = delayed.input_gradients(g, late)
         elif needs_grad.inputs:
             g_inputs = synapses.input_gradients(g, layer.decay, layer.weight, output_gradients.state.current)
@@ -154,14 +149,21 @@ def _asked(name: str, needs_grad: NeedsGrad) -> bool:
 
 
 def _neurons_bwd(
-    v: Tensor, layer: LayerTensors, output_gradients: OutputGradients, surrogate: Surrogate, detach_reset: bool
+    v: Tensor,
+    layer: LayerTensors,
+    state: HetSynState,
+    output_gradients: OutputGradients,
+    surrogate: Surrogate,
+    detach_reset: bool,
 ) -> tuple[Tensor, dict[str, Any], Tensor]:
     """dLoss/dv, the first state's gradients, and the threshold's part through the spikes, of every row (B, N)."""
-    call = neurons.backwards(v, layer, output_gradients, surrogate, detach_reset)
+    call, grad_final = neurons.backwards(v, layer, output_gradients, surrogate, detach_reset), output_gradients.state
     if layer.recurrent_weight is None:
         neurons.backward(call)
+    elif _fits_a_program(v, layer, state):
+        recurrent.backward(call, layer, grad_final.recurrent_current)
     else:
-        _recurrent(v).backward(call, layer, output_gradients.state.recurrent_current)
+        lags.backward(call, layer, grad_final.recurrent_current, delayed.of("recurrent_", layer, state))
     return call.g, call.grads_initial, call.grad_threshold
 
 
@@ -182,7 +184,7 @@ def _synapses_bwd(
     needs_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of weight, decay and delay, and of the first currents, of the synapses whose fields begin with `name`."""
-    if (late := _delayed(name, layer, state)) is not None:
+    if (late := delayed.of(name, layer, state)) is not None:
         past, current = (state.past_spikes, state.recurrent_current) if name else (state.past_inputs, state.current)
         initial, sources = _late_sources(s, past, current)
         return *delayed.gradients(g, sources, late, initial), None
