@@ -97,7 +97,8 @@ import conftest, pytest, torch
 from hetsyn_plugins.conformance import backends, cases, checks
 from hetsyn_plugins.kernels.gpu import lags, recurrent
 conftest.poison_empty(pytest.MonkeyPatch())
-(gpu,) = [replace(b, masks=False) for b in backends.available()[0] if b.name == "gpu"]
+# those with delays have been in chunks already
+(gpu,) = [replace(b, masks=False, delays=False) for b in backends.available()[0] if b.name == "gpu"]
 
 # chunks of eight steps, and of fewer, at sizes that need them
 checks.EDGES, names = [(10, 1, 129, 2), (1, 2, 160, 2), (3, 1, 256, 2)], ["sizes"]
@@ -134,7 +135,7 @@ def test_the_lag_matrices_are_bounded(n: int, batch: int) -> None:
     """By 32 MB, or half of the state; the parts of the first sums by a third of it."""
     lags = importlib.import_module("hetsyn_plugins.kernels.gpu.lags")
     layer = torch.empty(n, n, device="meta")
-    chunk = lags._chunk(layer, layer, 250, batch)
+    chunk = lags._chunk((layer, layer), 250, batch)
     lag_matrices = chunk.products[0][1].untyped_storage().nbytes()
     assert lag_matrices <= max(32 * 2**20, 2 * batch * n * n)
     assert chunk.parts.nbytes <= 4 * batch * n * n / 3
@@ -477,15 +478,156 @@ BUGS = [
         "load_if(theta, i, inside, THROUGH_RESET)",
         "load_if(theta, i, inside, HAS_RESET)",
     ),
+    Bug(
+        "a delay one step too long",
+        "delayed",
+        "late",
+        "v is off",
+        "width + front + first - whole(",
+        "width + front + first - 1 - whole(",
+    ),
+    Bug(
+        "the neighbour of a step is the same step",
+        "delayed",
+        "late",
+        "v is off",
+        "        total = sum_in_thread(wf * x)\n        x = r * x + source\n",
+        "        x = r * x + source\n        total = sum_in_thread(wf * x)\n",
+    ),
+    Bug(
+        "the last currents without the neighbour of the last step",
+        "delayed",
+        "late",
+        "state.current is off",
+        "    current = weight_f * x\n",
+        "    current = 0 * weight_f * x\n",
+    ),
+    Bug(
+        "every tile reads the sources of the first",
+        "delayed",
+        "late",
+        "spikes differ",
+        "* TILE) + jt * TILE) * width",
+        "* TILE) + 0 * jt * TILE) * width",
+    ),
+    Bug(
+        "the past taken for zeros",
+        "delayed",
+        "late",
+        "spikes differ",
+        '"HAS_PAST": earlier is not None',
+        '"HAS_PAST": False',
+    ),
+    Bug(
+        "from first currents on, nothing comes from the neighbour",
+        "delayed",
+        "late",
+        "spikes differ",
+        "x = r * x + wf * before + wh * source",
+        "x = r * x + wh * source",
+    ),
+    Bug(
+        "the gradient through the neighbour one step late",
+        "delayed",
+        "late",
+        "gradient of weight is off",
+        "                sum_w1 += source * a\n                sum_q1 += source * q\n                q = decay * q + a\n"
+        "                a = decay * a + tl.expand_dims(g_t, 0)\n",
+        "                sum_q1 += source * q\n                q = decay * q + a\n"
+        "                a = decay * a + tl.expand_dims(g_t, 0)\n                sum_w1 += source * a\n",
+    ),
+    Bug(
+        "what is left of a delay has no part in the decay's gradient",
+        "delayed",
+        "late",
+        "gradient of decay is off",
+        "(w1 + decay * q1) + f * q1",
+        "(w1 + decay * q1)",
+    ),
+    Bug(
+        "the past has no part in the decay's gradient",
+        "delayed",
+        "late",
+        "gradient of decay is off",
+        "(current - tl.load(wh + at, mask=inside, other=0.0) * source)",
+        "current",
+    ),
+    Bug(
+        "the past has no part in the delay's gradient",
+        "delayed",
+        "late",
+        "gradient of weight is off",
+        "            sum_w1 += source * a\n            sum_q1 += source * q\n            state_at",
+        "            state_at",
+    ),
+    Bug(
+        "a delay's gradient with the other sign",
+        "delayed",
+        "late",
+        "gradient of delay is off",
+        "weight * (w1 - w0)",
+        "weight * (w0 - w1)",
+    ),
+    Bug(
+        "the inputs' gradient from steps before",
+        "delayed",
+        "late",
+        "gradient of inputs is off",
+        "packed(g, synapses.past, reverse=True)",
+        "packed(g, synapses.past)",
+    ),
+    Bug(
+        "in its own chunk a spike arrives a step early",
+        "lags",
+        "late",
+        "gradient of inputs is off",
+        "tl.where(steps == lag, weight_h, 0.0)",
+        "tl.where(steps == lag + 1, weight_h, 0.0)",
+    ),
+    Bug(
+        "in later chunks a spike arrives a step late",
+        "lags",
+        "late",
+        "gradient of inputs is off",
+        "late.rows[:, :n, end - before : end] =",
+        "late.rows[:, :n, end - before + 1 : end + 1] =",
+    ),
+    Bug(
+        "the adjoint goes through late synapses forwards",
+        "lags",
+        "late",
+        "gradient of inputs is off",
+        "_chunk(late.turned.split(),",
+        "_chunk(late.split(),",
+    ),
+    Bug(
+        "late synapses forget their first currents",
+        "lags",
+        "late",
+        "v is off",
+        '"FIRST": step + 1 == before, "HAS_CURRENT": initial is not None}',
+        '"FIRST": step + 1 == before, "HAS_CURRENT": False}',
+    ),
 ]
 
 PLANTED = """
 import importlib.util, pathlib, tempfile
 import conftest, planting, pytest
 from hetsyn_plugins.conformance import backends, cases, checks
-from hetsyn_plugins.kernels.gpu import lags, neurons, recurrent, sequence, surrogates, synapses
+from hetsyn_plugins.conformance.comparison import Tally, compare
+from hetsyn_plugins.kernels.gpu import delayed, lags, neurons, recurrent, sequence, surrogates, synapses
 import test_gpu
-real = {module.__name__.rpartition(".")[2]: module for module in (lags, neurons, recurrent, surrogates, synapses)}
+modules = delayed, lags, neurons, recurrent, surrogates, synapses
+real = {module.__name__.rpartition(".")[2]: module for module in modules}
+
+def late(backend):
+    tally = Tally()
+    for sizes, with_state in (((7, 1, 3, 35), False), ((5, 2, 3, 3), True)):
+        options = {"sizes": sizes, "with_state": with_state, "with_gradients": True}
+        compare(backend, backend.draw(1, "delays", "graded", **options), tally)
+    return tally
+
+checks.CHECKS["late"] = late
 synapses.parts_bytes = lambda *sizes: 300  # slices, of the batch and of the sources
 conftest.poison_empty(pytest.MonkeyPatch())
 (gpu,) = [b for b in backends.available()[0] if b.name == "gpu"]
@@ -527,12 +669,12 @@ ARGUMENTS = """
 import collections, json, os, re, subprocess, tempfile
 import triton
 from triton.compiler import ASTSource
-from hetsyn_plugins.kernels.gpu import lags, neurons, recurrent, silence, synapses
+from hetsyn_plugins.kernels.gpu import delayed, lags, neurons, recurrent, silence, synapses
 
 FLOATS, INTEGERS = {"first", "second"}, {"words", "counts"}
 POINTERS = "s u v r w p g z0 z1 J0 J1 A0 A1 L0 L1 gv gz gw gq gr rT wT pT gz0 aJ0 aJ1 aA0 aA1 theta kappa rho"
 POINTERS += " initial final grad_final grad_initial grad_weight grad_decay grad_threshold parts bias out"
-POINTERS += " adaptation_strength slots new x_all"
+POINTERS += " adaptation_strength slots new x_all d k wh wf earlier packed gw0 gw1 gq1 grad_delay matrices"
 
 def kind_of(name, constants):
     if name in constants:
@@ -644,6 +786,19 @@ for flags in ({}, {"FIRST": True}, {"FIRST": True, "HAS_GRAD_FINAL": True}, {"LA
     build(lags.state_pass, **flags, **chunk)
 for flags in ({"FIRST": True}, {}, {"LAST": True}):
     build(lags.state_pass, HAS_CURRENT=True, **flags, **chunk)
+for flags in ({"FIRST": True}, {"FIRST": True, "HAS_CURRENT": True}, {}):
+    build(lags.delayed_state_pass, **flags, **chunk)
+build(lags.delayed_matrices, num_warps=4, **chunk)
+build(delayed.split_delays, num_warps=4, TILE=delayed.TILE)
+build(delayed.pack, num_warps=4, HAS_PAST=True, TILE=delayed.TILE)
+tile = {"TILE": delayed.TILE}
+build(delayed.delayed_fwd, HAS_BIAS=True, NEEDS_FINAL=True, AT_ONCE=delayed.AT_ONCE, **tile)
+build(delayed.delayed_fwd, REVERSE=True, AT_ONCE=delayed.AT_ONCE, **tile)
+build(delayed.delayed_fwd, HAS_BIAS=True, HAS_INITIAL=True, NEEDS_FINAL=True, AT_ONCE=1, **tile)
+tile = {"AT_ONCE": delayed.AT_ONCE, "TILE_J": delayed.TILE_J, "TILE": delayed.TILE}
+build(delayed.delayed_bwd, delayed.GRADIENT_REGISTERS, **tile)
+build(delayed.delayed_bwd, HAS_INITIAL=True, **tile)
+build(delayed.sum_delayed_groups, num_warps=4, HAS_INITIAL=True, TILE=delayed.TILE)
 step = neuron | {"num_warps": lags.WARPS_STEP, "TILE": lags.TILE_STEP}
 for first in (True, False):
     build(lags.lag_step_fwd, FIRST=first, HAS_NEW=not first, HAS_INITIAL=True, **step)
@@ -661,6 +816,9 @@ def test_every_kernel_compiles_for_a_gpu_and_its_loop_is_arithmetic(tmp_path: Pa
     the multiply-adds: with Triton 3.8 two rows of the scan are 200 with 126 multiply-adds, the gradients 193 with 128,
     both within the registers that 12 and 9 programs a multiprocessor leave; prototypes had 190 and 173.
 
+    With delays a loop has three steps, in each of which a synapse loads one number: 153 instructions a row and step of the
+    scan's 32 sources, where it has 100 without delays; 133 of the gradients' 16, where 32 have 193.
+
     Gradients that skip jump over half of theirs (a second BRA): where all is silent they are about 130 instructions,
     with 206 registers, as prototypes had 204. For a synapse both kinds have as many multiply-adds and products that
     join no sum: so both round alike.
@@ -670,7 +828,7 @@ def test_every_kernel_compiles_for_a_gpu_and_its_loop_is_arithmetic(tmp_path: Pa
     lines = python(ARGUMENTS + TRITON_3 + BUILDS, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0").splitlines()
     kernels = list(map(json.loads, lines))
     found = {name: (registers, stack, loops) for name, registers, stack, _, loops in kernels}
-    assert len(found) == len(lines) == 49
+    assert len(found) == len(lines) == 61
     for name, (registers, stack, loops) in found.items():
         assert registers <= 255, name
         assert not {"LDL", "STL"} & set().union(*loops), (name, stack, loops)
@@ -678,6 +836,16 @@ def test_every_kernel_compiles_for_a_gpu_and_its_loop_is_arithmetic(tmp_path: Pa
             assert "SHFL" not in set().union(*loops) and "LDGSTS" in loops[-1], (name, loops)
         if name.startswith("synapses_bwd"):
             assert loops[-1]["BRA"] == 1 + ("SKIPS" in name), (name, loops)
+        if name.startswith(("delayed_fwd", "delayed_bwd", "delayed_state_pass")):
+            assert "SHFL" not in set().union(*loops), (name, loops)
+    for name, registers, loads in (
+        ("delayed_fwd HAS_BIAS NEEDS_FINAL 3 32", 255, 3 * 32),
+        ("delayed_fwd REVERSE 3 32", 255, 3 * 32),
+        ("delayed_bwd 3 16 32", 168, 3 * (16 + 1)),  # and one of dLoss/du
+    ):
+        loop = found[name][2][-1]
+        assert found[name][0] <= registers and loop["LDG"] == loads, (name, found[name])
+        assert sum(loop.values()) <= 1.8 * loop["FFMA"], (name, loop)
     for name, limit, ratio in (
         ("currents_fwd NEEDS_FINAL PAIRS 32", 168, 1.65),
         ("currents_fwd REVERSE PAIRS 32", 168, 1.75),
@@ -703,7 +871,7 @@ def test_every_kernel_compiles_with_triton_2(tmp_path: Path) -> None:
     if hasattr(importlib.import_module("triton.language"), "range"):
         pytest.skip("this is Triton 3: the test above")
     names = python(ARGUMENTS + TRITON_2 + BUILDS, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0").split()
-    assert len(set(names)) == 14
+    assert len(set(names)) == 21
     compiled = [path.stem for path in tmp_path.rglob("*.cubin")]
     assert sorted(compiled) == sorted(names)
 
@@ -761,11 +929,13 @@ def test_a_compiled_kernel_is_kept_for_its_constants_and_its_device(monkeypatch:
 def test_triton_looks_at_the_constants_of_a_kernel_only() -> None:
     """Else the key above would have to hold whatever else it compiles for: sizes, and how memory is aligned."""
     code = """
-    from hetsyn_plugins.kernels.gpu import lags, neurons, recurrent, silence, synapses
+    from hetsyn_plugins.kernels.gpu import delayed, lags, neurons, recurrent, silence, synapses
     kernels = [synapses.currents_fwd, synapses.sum_parts, synapses.transpose, synapses.synapses_bwd]
     kernels += [synapses.sum_groups, neurons.neurons_fwd, neurons.neurons_bwd, neurons.soma_parameters_bwd]
     kernels += [silence.activity, recurrent.recurrent_fwd, recurrent.recurrent_bwd]
     kernels += [lags.state_pass, lags.lag_step_fwd, lags.lag_step_bwd]
+    kernels += [delayed.split_delays, delayed.pack, delayed.delayed_fwd, delayed.delayed_bwd]
+    kernels += [delayed.sum_delayed_groups, lags.delayed_state_pass, lags.delayed_matrices]
     print(*[p.name for k in kernels for p in k.params if p.is_constexpr == p.do_not_specialize])
     """
     assert python(textwrap.dedent(code), TRITON_INTERPRET="0").strip() == ""

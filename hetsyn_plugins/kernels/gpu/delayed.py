@@ -9,14 +9,14 @@ Letters as there, and d = k + f, the delay of a synapse: k whole steps and what 
     ds_j     = sum_i w_ij (h a_ij[t+k] + f a_ij[t+k+1]): the same scan, backwards, roles exchanged
 
 The one idea: what a synapse reads is looked up, and neighbouring lanes find it beside each other. `pack` lays the steps
-of a source in a row, (B, M, width), with those of the past in front; the 32 neurons of a program's lanes then read some
-32 numbers, one cache line, that they go on reading for as many steps. So a step costs a synapse one load, beside three
-multiply-adds (the current) or five (gradients): what comes from the step before is x as it was, and needs no other.
-Rows begin at a multiple of 128 bytes, so that all sources of a program need a new line in the same step. Steps are
-taken by fours, whose places differ by a constant; zeros in front, or behind, make their number a multiple of four.
+of a source in a row, (B, M, width), with those of the past in front; the 32 neurons on a program's lanes then read some
+32 numbers, a cache line or two, and go on reading them for as many steps. So a step costs a synapse one load, beside
+three multiply-adds (currents) or five (gradients): what the step before has left, x as it was, is the other neighbour.
+Rows begin at multiples of 128 bytes, so that all sources of a program need a new line in the same step. Steps are taken
+by threes, whose places differ by constants; zeros in front of the first, or behind the last, make up for missing ones.
 
-Where there are first currents or a past, I takes the place of x. Gradients through states are plain torch (`eager.py`).
-Memory is that of `synapses.py`, and the packed copy of s, or of dLoss/du.
+Where there are first currents or a past, I takes the place of x. Gradients through states are left to `eager.py`, in
+plain torch. Memory is that of `synapses.py`, and a packed copy of s, or of dLoss/du.
 """
 
 from typing import Any, NamedTuple
@@ -27,12 +27,23 @@ import triton.language as tl
 from torch import Tensor
 
 from hetsyn_plugins.core.fields import HetSynState
-from hetsyn_plugins.kernels.gpu.launch import HAS_STAGES, cells, kernel, launch, or_any, pieces, staged_range, unrolled, whole
+from hetsyn_plugins.kernels.gpu.launch import (
+    HAS_STAGES,
+    cells,
+    kernel,
+    launch,
+    or_any,
+    pieces,
+    staged_range,
+    unrolled,
+    whole,
+)
 from hetsyn_plugins.kernels.gpu.synapses import SUM_TILE, TILE, rows_of_a_group, slices, sum_in_thread, sum_parts
 from hetsyn_plugins.kernels.interface import LayerTensors
 
 AT_ONCE = 3  # steps of a group; with four, a scan's loop fits no registers
-TILE_J = 16  # sources of a gradient's program: seven numbers a synapse, of the 255 that a thread can have
+TILE_J = 16  # sources of a gradient's program, which has seven numbers a synapse
+GRADIENT_REGISTERS = 168  # 12 programs of one warp for each multiprocessor; the scan takes all that there are: 8
 LINE = 32  # numbers of a cache line
 
 if HAS_STAGES:
@@ -44,7 +55,7 @@ if HAS_STAGES:
 
 @triton.jit
 def split(delay, past):
-    """k and f of delays, k within the `past` steps that are kept whatever they are: nothing else keeps a load inside."""
+    """k and f of delays; k is within the `past` steps that are kept, whatever nobody has looked at."""
     last = delay * 0.0 + (past - 1)
     k = tl.where(delay > 0.0, delay, 0.0)
     k = whole(tl.where(k < last, k, past - 1.0)).to(tl.float32)
@@ -67,10 +78,12 @@ def split_delays(r, w, d, rT, wh, wf, k, r_i, r_j, w_i, w_j, d_i, d_j, past, M, 
 
 
 @kernel
-def pack(s, before, packed, T, B, M, width, front, past, REVERSE: tl.constexpr, HAS_PAST: tl.constexpr, TILE: tl.constexpr):
-    """packed (B, rows of sources, width), step t of s (T, B, M) at `front` + t, behind `before` (past, B, M); else zeros.
+def pack(
+    s, earlier, packed, T, B, M, width, front, past, REVERSE: tl.constexpr, HAS_PAST: tl.constexpr, TILE: tl.constexpr
+):
+    """packed (B, rows of sources, width): step t of s (T, B, M) at `front` + t, `earlier` (past, B, M) in front of it.
 
-    REVERSE: the last step comes first.
+    All else is zeros. REVERSE: the last step comes first.
     """
     columns = tl.cdiv(width, TILE)
     b, column = (tl.program_id(0) // columns).to(tl.int64), tl.program_id(0) % columns
@@ -82,7 +95,7 @@ def pack(s, before, packed, T, B, M, width, front, past, REVERSE: tl.constexpr, 
     x = tl.load(s + (step * B + b) * M + line, mask=(line < M) & (t >= 0) & (t < T), other=0.0)
     if HAS_PAST:
         at_past = ((t + past).to(tl.int64) * B + b) * M + line
-        x += tl.load(before + at_past, mask=(line < M) & (t < 0) & (t + past >= 0), other=0.0)
+        x += tl.load(earlier + at_past, mask=(line < M) & (t < 0) & (t + past >= 0), other=0.0)
     row = b * (tl.cdiv(M, TILE) * TILE) + line
     tl.store(packed + row * width + tl.expand_dims(at, 1), x, mask=tl.expand_dims(at, 1) < width)
 
@@ -155,7 +168,9 @@ def delayed_fwd(
     groups = tl.cdiv(T - 1, AT_ONCE)
     first = T - 1 - groups * AT_ONCE
     s_row = s + (b * (tl.cdiv(M, TILE) * TILE) + jt * TILE) * width
-    place = tl.expand_dims(tl.arange(0, TILE), 1) * width + front + first - whole(tl.load(k + at, mask=inside, other=0.0))
+    place = (
+        tl.expand_dims(tl.arange(0, TILE), 1) * width + front + first - whole(tl.load(k + at, mask=inside, other=0.0))
+    )
     before = x
     if HAS_INITIAL:
         state_at = b * state_b + tl.expand_dims(j, 1) * state_j + tl.expand_dims(i, 0) * state_i
@@ -348,7 +363,20 @@ class Synapses(NamedTuple):
         new = self.weight.new_empty
         out = Delayed(new((m, n)), new((m, n)), new((m, n)), new((m, n)))
         grid = (cells(n, TILE), cells(m, TILE), 1)
-        launch(split_delays, grid, *self[:3], *out, *self.strides, self.past, m, n, TILE=TILE, num_warps=4)
+        launch(
+            split_delays,
+            grid,
+            self.decay,
+            self.weight,
+            self.delay,
+            *out,
+            *self.strides,
+            self.past,
+            m,
+            n,
+            TILE=TILE,
+            num_warps=4,
+        )
         return out
 
 
@@ -374,14 +402,14 @@ class Packed(NamedTuple):
 def packed(s: Tensor, past: Tensor | int, reverse: bool = False) -> Packed:
     """The sources s (T, B, M) behind those of the past (D, B, M), or behind D steps of zeros; `reverse`: last first."""
     s, (steps, batch, m) = s.contiguous(), s.shape
-    before, most = (None, past) if isinstance(past, int) else (past.contiguous(), len(past))
+    earlier, most = (None, past) if isinstance(past, int) else (past.contiguous(), len(past))
     front = most + AT_ONCE - 1
     rows = s.new_empty((batch, TILE * cells(m, TILE), LINE * cells(front + steps + AT_ONCE - 1, LINE)))
     sources = Packed(rows, front)
     sizes = (steps, batch, m, sources.width, front, most)
     grid = (batch * cells(sources.width, TILE), cells(m, TILE), 1)
-    flags = {"REVERSE": reverse, "HAS_PAST": before is not None}
-    launch(pack, grid, s, or_any(before, s), rows, *sizes, **flags, TILE=TILE, num_warps=4)
+    flags = {"REVERSE": reverse, "HAS_PAST": earlier is not None}
+    launch(pack, grid, s, or_any(earlier, s), rows, *sizes, **flags, TILE=TILE, num_warps=4)
     return sources
 
 
@@ -403,7 +431,9 @@ def currents(
 
 def input_gradients(g: Tensor, synapses: Synapses) -> Tensor:
     """dLoss/ds (T, B, M) of g (T, B, N)."""
-    return _scan(packed(g, synapses.past, reverse=True), len(g), synapses.turned.split(), None, None, None, reverse=True)
+    return _scan(
+        packed(g, synapses.past, reverse=True), len(g), synapses.turned.split(), None, None, None, reverse=True
+    )
 
 
 def _scan(
@@ -443,13 +473,15 @@ def gradients(g: Tensor, sources: Packed, synapses: Synapses, initial: Tensor | 
     g = g.contiguous()
     w0 = g.new_empty((cells(batch, rows), m, n))
     sums = (w0, torch.empty_like(w0), torch.empty_like(w0), w0 if initial is None else torch.empty_like(w0))
-    has = {"HAS_INITIAL": initial is not None}
+    flags = {"HAS_INITIAL": initial is not None}
     arrays = (sources.rows, g, split.decay, split.weight_h, split.steps, or_any(initial, g))
     sizes = (steps, batch, m, n, sources.width, sources.front, rows, *or_any(initial, g).stride())
     grid = (cells(n, TILE), cells(m, TILE_J), len(w0))
-    launch(delayed_bwd, grid, *arrays, *sums, *sizes, **has, AT_ONCE=AT_ONCE, TILE_J=TILE_J, TILE=TILE)
+    tile = {"AT_ONCE": AT_ONCE, "TILE_J": TILE_J, "TILE": TILE}
+    registers = GRADIENT_REGISTERS if initial is None else None
+    launch(delayed_bwd, grid, *arrays, *sums, *sizes, registers=registers, **flags, **tile)
     out = (g.new_empty((n, m)), g.new_empty((n, m)), g.new_empty((n, m)))
     sizes = (*synapses.strides, len(w0), synapses.past, m, n)
     grid = (cells(n, TILE), cells(m, TILE), 1)
-    launch(sum_delayed_groups, grid, *sums, *synapses[:3], *out, *sizes, **has, TILE=TILE, num_warps=4)
+    launch(sum_delayed_groups, grid, *sums, *synapses[:3], *out, *sizes, **flags, TILE=TILE, num_warps=4)
     return out

@@ -61,9 +61,9 @@ def _not_counted(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tup
 
 def _currents(inputs: Tensor, layer: LayerTensors, state: HetSynState, final: Tensor) -> Tensor:
     """The summed currents of the inputs' synapses and the bias, (T, B, N); `final` gets the last currents."""
-    initial = None if is_zero(state.current) else state.current
     late = delayed.of("", layer, state)
     if late is None:
+        initial = None if is_zero(state.current) else state.current
         return synapses.currents(inputs, *synapses.transposed(layer.decay, layer.weight), layer.bias, initial, final)
     initial, sources = _late_sources(inputs, state.past_inputs, state.current)
     return delayed.currents(sources, len(inputs), late.split(), layer.bias, initial, final)
@@ -183,7 +183,7 @@ def _synapses_bwd(
     grad_state: HetSynState,
     needs_initial: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of weight, decay and delay, and of the first currents, of the synapses whose fields begin with `name`."""
+    """Gradients of weight, decay, delay and first currents, of the synapses whose fields begin with `name`."""
     if (late := delayed.of(name, layer, state)) is not None:
         past, current = (state.past_spikes, state.recurrent_current) if name else (state.past_inputs, state.current)
         initial, sources = _late_sources(s, past, current)
