@@ -56,9 +56,8 @@ if HAS_STAGES:
 @triton.jit
 def split(delay, past):
     """k and f of delays; k is within the `past` steps that are kept, whatever nobody has looked at."""
-    last = delay * 0.0 + (past - 1)
     k = tl.where(delay > 0.0, delay, 0.0)
-    k = whole(tl.where(k < last, k, past - 1.0)).to(tl.float32)
+    k = whole(tl.where(k < past - 1, k, past - 1.0)).to(tl.float32)
     return k, delay - k
 
 
@@ -261,13 +260,13 @@ def delayed_bwd(
                 q = decay * q + a
                 a = decay * a + tl.expand_dims(g_t, 0)
                 sum_w0 += source * a
-        if HAS_INITIAL:
-            source = tl.load(s_row + (place - 1))
-            sum_w1 += source * a
-            sum_q1 += source * q
+        if HAS_INITIAL:  # another name than in the loop, which Triton 2 would fail to compile
+            of_past = tl.load(s_row + (place - 1))
+            sum_w1 += of_past * a
+            sum_q1 += of_past * q
             state_at = b * initial_b + tl.expand_dims(j, 1) * initial_j + tl.expand_dims(i, 0) * initial_i
             current = tl.load(initial + state_at, mask=inside, other=0.0)
-            sum_r += (current - tl.load(wh + at, mask=inside, other=0.0) * source) * (decay * q + a)
+            sum_r += (current - tl.load(wh + at, mask=inside, other=0.0) * of_past) * (decay * q + a)
     # counted from the tile on: the compiler would keep addresses that it has had before for all of the loop
     in_tile = tl.expand_dims(tl.arange(0, TILE_J), 1) * N + tl.expand_dims(i, 0)
     group_at = (group * M + jt * TILE_J) * N + in_tile

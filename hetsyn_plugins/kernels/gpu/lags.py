@@ -169,7 +169,7 @@ def delayed_state_pass(
     if FIRST:
         x += load_if(initial, initial_at, inside, HAS_CURRENT)
     else:
-        x += tl.load(x_all + b * N * N + at, mask=inside, other=0.0)
+        x += tl.load(x_all + (b * N * N + at), mask=inside, other=0.0)
     s_row = s + (b * tiles + kt) * TILE * width
     place = tl.expand_dims(tl.arange(0, TILE), 1) * width + front - whole(tl.load(k + at, mask=inside, other=0.0))
     s_at = s_row + (place + (step - before))
@@ -180,10 +180,11 @@ def delayed_state_pass(
     part_step = B.to(tl.int64) * N
     part_at = parts + kt * now * part_step + b * N + i
     s_at = s_row + (place + step)
-    for d in range(0, now, num_stages=1):
-        tl.store(part_at, sum_in_thread(x), mask=in_i)
+    tl.store(part_at, sum_in_thread(x), mask=in_i & (now > 0))
+    for d in range(1, now, num_stages=1):
+        x = decay * x + weight_f * tl.load(s_at + (d - 1)) + weight_h * tl.load(s_at + d)
         part_at += part_step
-        x = decay * x + weight_f * tl.load(s_at + d) + weight_h * tl.load(s_at + (d + 1))
+        tl.store(part_at, sum_in_thread(x), mask=in_i)
 
 
 @kernel
