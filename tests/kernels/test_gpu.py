@@ -483,8 +483,8 @@ BUGS = [
         "delayed",
         "late",
         "v is off",
-        "width + front + first - whole(",
-        "width + front + first - 1 - whole(",
+        "width + front + first - steps",
+        "width + front + first - 1 - steps",
     ),
     Bug(
         "the neighbour of a step is the same step",

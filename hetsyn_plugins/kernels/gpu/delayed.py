@@ -167,9 +167,8 @@ def delayed_fwd(
     groups = tl.cdiv(T - 1, AT_ONCE)
     first = T - 1 - groups * AT_ONCE
     s_row = s + (b * (tl.cdiv(M, TILE) * TILE) + jt * TILE) * width
-    place = (
-        tl.expand_dims(tl.arange(0, TILE), 1) * width + front + first - whole(tl.load(k + at, mask=inside, other=0.0))
-    )
+    steps = whole(tl.load(k + at, mask=inside, other=0.0))
+    place = tl.expand_dims(tl.arange(0, TILE), 1) * width + front + first - steps
     before = x
     if HAS_INITIAL:
         state_at = b * state_b + tl.expand_dims(j, 1) * state_j + tl.expand_dims(i, 0) * state_i
@@ -362,20 +361,8 @@ class Synapses(NamedTuple):
         new = self.weight.new_empty
         out = Delayed(new((m, n)), new((m, n)), new((m, n)), new((m, n)))
         grid = (cells(n, TILE), cells(m, TILE), 1)
-        launch(
-            split_delays,
-            grid,
-            self.decay,
-            self.weight,
-            self.delay,
-            *out,
-            *self.strides,
-            self.past,
-            m,
-            n,
-            TILE=TILE,
-            num_warps=4,
-        )
+        sizes = (*self.strides, self.past, m, n)
+        launch(split_delays, grid, *self[:3], *out, *sizes, TILE=TILE, num_warps=4)
         return out
 
 
@@ -430,9 +417,8 @@ def currents(
 
 def input_gradients(g: Tensor, synapses: Synapses) -> Tensor:
     """dLoss/ds (T, B, M) of g (T, B, N)."""
-    return _scan(
-        packed(g, synapses.past, reverse=True), len(g), synapses.turned.split(), None, None, None, reverse=True
-    )
+    sources = packed(g, synapses.past, reverse=True)
+    return _scan(sources, len(g), synapses.turned.split(), None, None, None, reverse=True)
 
 
 def _scan(
