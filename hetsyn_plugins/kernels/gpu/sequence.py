@@ -1,7 +1,7 @@
 """The neuron on a GPU: the order of the Triton kernels beside this file, forward and backward; float32 only.
 
 Memory is O(B T (N + M)), with the last currents, the parts and groups of `synapses.py`, and the chunks of `lags.py` on
-top; with delays of up to D steps also O(B D (N + M)). Every sum is made in one fixed order: two runs give the same bits.
+top; with delays up to D also O(B D (N + M)). Every sum is made in one fixed order: two runs give the same bits.
 Nothing waits for the device: a step can be captured in a CUDA graph. Matrix products, in `lags.py` only, never run in
 TF32. With TRITON_INTERPRET=1 the same code runs on CPU tensors, for tests.
 """
