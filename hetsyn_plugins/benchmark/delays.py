@@ -1,6 +1,6 @@
 """What delays of synapses cost beside the same layer without: forward and backward pass, weights and decays trained.
 
-At shapes A and D, delays of 0 to LONGEST steps, in turns: none, whole and fixed, learned.
+At shapes A and D, delays of 0 to LONGEST steps, in turns: none, whole and fixed, learned. On the CPU or on a card.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from hetsyn_plugins.benchmark.bench import SHAPES
 from hetsyn_plugins.benchmark.peers import Shape
+from hetsyn_plugins.ops import devices
 from hetsyn_plugins.ops.lif import hetsyn_lif
 
 LONGEST = 30  # steps
@@ -29,33 +30,35 @@ class Cost(NamedTuple):
     milliseconds: float
 
 
-def measure(runs: int) -> list[Cost]:
-    """Every kind at every shape."""
-    costs = []
+def measure(runs: int, device: str = "cpu") -> list[Cost]:
+    """Every kind at every shape. Raises ValueError where there is no such device."""
+    costs, device = [], str(devices.usable("--device", device))
     for name in NAMES:
-        steps = kinds(SHAPES[name])
+        steps = kinds(SHAPES[name], device)
         seconds: dict[str, list[float]] = {kind: [] for kind in steps}
         for turn in range(runs + 1):
             for kind, step in steps.items():
                 start = time.perf_counter()
                 step()
+                if device != "cpu":
+                    torch.cuda.synchronize()
                 if turn > 0:  # the first warms up
                     seconds[kind].append(time.perf_counter() - start)
         costs += [Cost(name, kind, 1e3 * statistics.median(values)) for kind, values in seconds.items()]
     return costs
 
 
-def kinds(shape: Shape) -> dict[str, Callable[[], None]]:
+def kinds(shape: Shape, device: str = "cpu") -> dict[str, Callable[[], None]]:
     """Kind of delays -> one forward and backward pass."""
     torch.manual_seed(0)
     size = (shape.neurons, shape.inputs)
-    x = (torch.rand(shape.steps, shape.batch, shape.inputs) < shape.rate).float()
-    weight = (torch.randn(size) / shape.inputs**0.5).requires_grad_()
-    decay = torch.empty(size).uniform_(0.7, 0.98).requires_grad_()
+    x = (torch.rand(shape.steps, shape.batch, shape.inputs) < shape.rate).float().to(device)
+    weight = (torch.randn(size) / shape.inputs**0.5).to(device).requires_grad_()
+    decay = torch.empty(size).uniform_(0.7, 0.98).to(device).requires_grad_()
     delays = {
         "no delays": None,
-        "whole, fixed": torch.randint(LONGEST + 1, size).float(),
-        "learned": torch.empty(size).uniform_(0, LONGEST).requires_grad_(),
+        "whole, fixed": torch.randint(LONGEST + 1, size).float().to(device),
+        "learned": torch.empty(size).uniform_(0, LONGEST).to(device).requires_grad_(),
     }
 
     def step(delay: torch.Tensor | None) -> None:

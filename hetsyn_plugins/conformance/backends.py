@@ -46,8 +46,8 @@ def available() -> tuple[list[Backend], dict[str, str]]:
         absent["cpu"] = why
     why = _why_no_gpu()
     if why is None:
-        backends.append(Backend("gpu", run_gpu, dtypes=(np.float32,), masks=True))
-        backends.append(Backend("gpu-step", run_gpu_stepwise, dtypes=(np.float32,), masks=True))
+        backends.append(backend("gpu", run_gpu, dtypes=(np.float32,)))
+        backends.append(backend("gpu-step", run_gpu_stepwise, dtypes=(np.float32,)))
     else:
         absent["gpu"] = why
     absent |= {name: why for name in frameworks.CONVERTIBLE if (why := frameworks.why_not_installed(name))}

@@ -290,7 +290,9 @@ def _zeros(layer: LayerTensors, batch: int, max_delay: int) -> HetSynState:
     state = zeros_of(*arguments)
     if not layer.has_delays:
         return state
-    (n, m), zero = weight.shape, weight.new_zeros(())
+    n, m = weight.shape
+    alone = max_delay * batch * min(n, m) == 1
+    zero = (zeros.new_zero if alone else zeros.zero)(weight.dtype, weight.device)
     _check_past_fits(max_delay, batch * ((layer.delay is not None) * m + (layer.recurrent_delay is not None) * n), zero)
     past_inputs = None if layer.delay is None else zero.expand(max_delay, batch, m)
     past_spikes = None if layer.recurrent_delay is None else zero.expand(max_delay, batch, n)

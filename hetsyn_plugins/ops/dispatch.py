@@ -34,8 +34,8 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose_backend(inputs: Tensor, weight: Tensor, has_delays: bool = False) -> Choice:
-    """What backend="auto" takes for these tensors, in a layer with delays or without, and why."""
+def choose_backend(inputs: Tensor, weight: Tensor) -> Choice:
+    """What backend="auto" takes for these tensors, and why."""
     device = weight.device.type
     if device == "cpu":
         missing = why_no_cpu_kernel()
@@ -44,8 +44,6 @@ def choose_backend(inputs: Tensor, weight: Tensor, has_delays: bool = False) -> 
         return Choice("eager", f"there are kernels for cpu and cuda tensors, these are on {device}")
     if weight.dtype == torch.float64:
         return Choice("eager", "the gpu kernel is float32 only, these tensors are float64")
-    if has_delays:
-        return Choice("eager", "the gpu kernel has no delays")
     missing = why_no_gpu_kernel()
     return Choice("eager", missing) if missing else Choice("gpu", "CUDA tensors: the Triton kernel")
 
@@ -81,19 +79,17 @@ def check_backend(backend: str) -> None:
         raise ValueError(f"backend: expected 'auto', 'eager', 'cpu' or 'gpu', got {backend!r}")
 
 
-def kernel_for(backend: str, inputs: Tensor, weight: Tensor, has_delays: bool = False) -> Kernel:
+def kernel_for(backend: str, inputs: Tensor, weight: Tensor) -> Kernel:
     """The module that computes a backend, or ValueError where it cannot run what it is given."""
     check_backend(backend)
     if backend == "auto":
-        backend = choose_backend(inputs, weight, has_delays).backend
+        backend = choose_backend(inputs, weight).backend
     elif backend == "cpu":
         if weight.device.type != "cpu":
             raise ValueError(f"backend: expected CPU tensors for 'cpu', got {weight.device}; use 'auto' or 'eager'")
         if missing := why_no_cpu_kernel():
             raise ValueError(f"backend: 'cpu' cannot run, {missing}; use 'auto' or 'eager'")
     elif backend == "gpu":
-        if has_delays:
-            raise ValueError("backend: expected 'auto' or 'eager' for synapses with delays, got 'gpu', which has none")
         _check_gpu(weight)
     return cast(Kernel, load(backend))
 

@@ -218,7 +218,7 @@ def run_sequence(
     if torch.compiler.is_compiling():
         return operators.sequence(x, layer, state, way, checked)
     check_fork()
-    kernel = kernel_for(way.backend, x, layer.weight, layer.has_delays)
+    kernel = kernel_for(way.backend, x, layer.weight)
     return _sequence(kernel, x, layer, state, way)
 
 

@@ -193,7 +193,7 @@ def _call(arguments: Sequence[Any]) -> Call:
     inputs, *tensors = arguments[: len(TENSORS)]
     surrogate, parameters, detach_reset, backend, _ = arguments[len(TENSORS) :][:OPTION_COUNT]
     layer, state = LayerTensors(*tensors[: len(FIELDS)]), HetSynState(*tensors[len(FIELDS) :])
-    kernel = kernel_for(backend, inputs, layer.weight, layer.has_delays)
+    kernel = kernel_for(backend, inputs, layer.weight)
     way = Way(OURS[surrogate](*parameters), detach_reset, backend)
     if state.current is None:
         zeros = checked_state(None, layer, inputs.shape[1], OP.names, steps_of(state))

@@ -179,12 +179,12 @@ def step(
     owner, module   as in `Loop`
     """
     if not torch.is_grad_enabled():
-        return _values(kernel_for(way.backend, x, layer.weight, layer.has_delays), x, layer, state)
+        return _values(kernel_for(way.backend, x, layer.weight), x, layer, state)
     mark = mark_of(state.current)
     if mark is not None and mark.goes_on(state, layer, way):
         loop, index, edge, carries = mark.loop, mark.step + 1, mark.edge, mark.carries or x.requires_grad
     else:
-        kernel = kernel_for(way.backend, x, layer.weight, layer.has_delays)
+        kernel = kernel_for(way.backend, x, layer.weight)
         loop, index, carries = Loop(kernel, layer, way, state, owner, module), 0, x.requires_grad
         edge = Start.apply(loop, *layer, *state)
     start = time.perf_counter()

@@ -97,7 +97,8 @@ import conftest, pytest, torch
 from hetsyn_plugins.conformance import backends, cases, checks
 from hetsyn_plugins.kernels.gpu import lags, recurrent
 conftest.poison_empty(pytest.MonkeyPatch())
-(gpu,) = [replace(b, masks=False) for b in backends.available()[0] if b.name == "gpu"]
+# those with delays have been in chunks already
+(gpu,) = [replace(b, masks=False, delays=False) for b in backends.available()[0] if b.name == "gpu"]
 
 # chunks of eight steps, and of fewer, at sizes that need them
 checks.EDGES, names = [(10, 1, 129, 2), (1, 2, 160, 2), (3, 1, 256, 2)], ["sizes"]
@@ -134,7 +135,7 @@ def test_the_lag_matrices_are_bounded(n: int, batch: int) -> None:
     """By 32 MB, or half of the state; the parts of the first sums by a third of it."""
     lags = importlib.import_module("hetsyn_plugins.kernels.gpu.lags")
     layer = torch.empty(n, n, device="meta")
-    chunk = lags._chunk(layer, layer, 250, batch)
+    chunk = lags._chunk((layer, layer), 250, batch)
     lag_matrices = chunk.products[0][1].untyped_storage().nbytes()
     assert lag_matrices <= max(32 * 2**20, 2 * batch * n * n)
     assert chunk.parts.nbytes <= 4 * batch * n * n / 3
@@ -434,8 +435,8 @@ BUGS = [
         "lags",
         "sizes",
         "gradient of",
-        "_chunk(layer.recurrent_decay.contiguous(), layer.recurrent_weight.contiguous(), steps, batch)",
-        "_chunk(*transposed(layer.recurrent_decay, layer.recurrent_weight), steps, batch)",
+        "_chunk((layer.recurrent_decay.contiguous(), layer.recurrent_weight.contiguous()), steps, batch)",
+        "_chunk(transposed(layer.recurrent_decay, layer.recurrent_weight), steps, batch)",
     ),
     Bug(
         "the adjoint hands on to the next chunk what it never sent",
@@ -477,15 +478,154 @@ BUGS = [
         "load_if(theta, i, inside, THROUGH_RESET)",
         "load_if(theta, i, inside, HAS_RESET)",
     ),
+    Bug(
+        "a delay one step too long",
+        "delayed",
+        "late",
+        "v is off",
+        "width + front + first - steps",
+        "width + front + first - 1 - steps",
+    ),
+    Bug(
+        "the neighbour of a step is the same step",
+        "delayed",
+        "late",
+        "v is off",
+        "        total = sum_in_thread(wf * x)\n        x = r * x + source\n",
+        "        x = r * x + source\n        total = sum_in_thread(wf * x)\n",
+    ),
+    Bug(
+        "the last currents without the neighbour of the last step",
+        "delayed",
+        "late",
+        "state.current is off",
+        "    current = weight_f * x\n",
+        "    current = 0 * weight_f * x\n",
+    ),
+    Bug(
+        "every tile reads the sources of the first",
+        "delayed",
+        "late",
+        "spikes differ",
+        "* TILE) + jt * TILE) * width",
+        "* TILE) + 0 * jt * TILE) * width",
+    ),
+    Bug(
+        "the past taken for zeros",
+        "delayed",
+        "late",
+        "spikes differ",
+        '"HAS_PAST": earlier is not None',
+        '"HAS_PAST": False',
+    ),
+    Bug(
+        "from first currents on, nothing comes from the neighbour",
+        "delayed",
+        "late",
+        "spikes differ",
+        "x = r * x + wf * before + wh * source",
+        "x = r * x + wh * source",
+    ),
+    Bug(
+        "the gradient of a step from the adjoint of the one after",
+        "delayed",
+        "late",
+        "gradient of weight is off",
+        "                a = decay * a + tl.expand_dims(g_t, 0)\n                sum_w0 += source * a\n",
+        "                sum_w0 += source * a\n                a = decay * a + tl.expand_dims(g_t, 0)\n",
+    ),
+    Bug(
+        "what is left of a delay has no part in the decay's gradient",
+        "delayed",
+        "late",
+        "gradient of decay is off",
+        "(w1 + decay * q1) + f * q1",
+        "(w1 + decay * q1)",
+    ),
+    Bug(
+        "the past has no part in the decay's gradient",
+        "delayed",
+        "late",
+        "gradient of decay is off",
+        "(current - tl.load(wh + at, mask=inside, other=0.0) * of_past)",
+        "current",
+    ),
+    Bug(
+        "the past has no part in the delay's gradient",
+        "delayed",
+        "late",
+        "gradient of weight is off",
+        "            sum_w1 += of_past * a\n            sum_q1 += of_past * q\n            state_at",
+        "            state_at",
+    ),
+    Bug(
+        "a delay's gradient with the other sign",
+        "delayed",
+        "late",
+        "gradient of delay is off",
+        "weight * (w1 - w0)",
+        "weight * (w0 - w1)",
+    ),
+    Bug(
+        "the inputs' gradient from steps before",
+        "delayed",
+        "late",
+        "gradient of inputs is off",
+        "packed(g, synapses.past, reverse=True)",
+        "packed(g, synapses.past)",
+    ),
+    Bug(
+        "in its own chunk a spike arrives a step early",
+        "lags",
+        "late",
+        "gradient of inputs is off",
+        "tl.where(steps == lag, weight_h, 0.0)",
+        "tl.where(steps == lag + 1, weight_h, 0.0)",
+    ),
+    Bug(
+        "in later chunks a spike arrives a step late",
+        "lags",
+        "late",
+        "gradient of inputs is off",
+        "late.rows[:, :n, end - before : end] =",
+        "late.rows[:, :n, end - before + 1 : end + 1] =",
+    ),
+    Bug(
+        "the adjoint goes through late synapses forwards",
+        "lags",
+        "late",
+        "gradient of inputs is off",
+        "_chunk(late.turned.split(),",
+        "_chunk(late.split(),",
+    ),
+    Bug(
+        "late synapses forget their first currents",
+        "lags",
+        "late",
+        "v is off",
+        '"FIRST": step + 1 == before, "HAS_CURRENT": initial is not None}',
+        '"FIRST": step + 1 == before, "HAS_CURRENT": False}',
+    ),
 ]
 
 PLANTED = """
 import importlib.util, pathlib, tempfile
 import conftest, planting, pytest
 from hetsyn_plugins.conformance import backends, cases, checks
-from hetsyn_plugins.kernels.gpu import lags, neurons, recurrent, sequence, surrogates, synapses
+from hetsyn_plugins.conformance.comparison import Tally, compare
+from hetsyn_plugins.kernels.gpu import delayed, lags, neurons, recurrent, sequence, surrogates, synapses
 import test_gpu
-real = {module.__name__.rpartition(".")[2]: module for module in (lags, neurons, recurrent, surrogates, synapses)}
+modules = delayed, lags, neurons, recurrent, surrogates, synapses
+real = {module.__name__.rpartition(".")[2]: module for module in modules}
+
+def late(backend):
+    tally = Tally()
+    for sizes, with_state in (((7, 1, 3, 35), False), ((5, 2, 3, 3), True)):
+        options = {"sizes": sizes, "with_state": with_state, "with_gradients": True}
+        compare(backend, backend.draw(1, "delays", "graded", **options), tally)
+    return tally
+
+checks.CHECKS["late"] = late
 synapses.parts_bytes = lambda *sizes: 300  # slices, of the batch and of the sources
 conftest.poison_empty(pytest.MonkeyPatch())
 (gpu,) = [b for b in backends.available()[0] if b.name == "gpu"]
@@ -527,12 +667,12 @@ ARGUMENTS = """
 import collections, json, os, re, subprocess, tempfile
 import triton
 from triton.compiler import ASTSource
-from hetsyn_plugins.kernels.gpu import lags, neurons, recurrent, silence, synapses
+from hetsyn_plugins.kernels.gpu import delayed, lags, neurons, recurrent, silence, synapses
 
 FLOATS, INTEGERS = {"first", "second"}, {"words", "counts"}
 POINTERS = "s u v r w p g z0 z1 J0 J1 A0 A1 L0 L1 gv gz gw gq gr rT wT pT gz0 aJ0 aJ1 aA0 aA1 theta kappa rho"
 POINTERS += " initial final grad_final grad_initial grad_weight grad_decay grad_threshold parts bias out"
-POINTERS += " adaptation_strength slots new x_all"
+POINTERS += " adaptation_strength slots new x_all d k wh wf earlier packed gw0 gw1 gq1 grad_delay matrices"
 
 def kind_of(name, constants):
     if name in constants:
@@ -644,6 +784,19 @@ for flags in ({}, {"FIRST": True}, {"FIRST": True, "HAS_GRAD_FINAL": True}, {"LA
     build(lags.state_pass, **flags, **chunk)
 for flags in ({"FIRST": True}, {}, {"LAST": True}):
     build(lags.state_pass, HAS_CURRENT=True, **flags, **chunk)
+for flags in ({"FIRST": True, "HAS_CURRENT": True}, {}):
+    build(lags.delayed_state_pass, **flags, **chunk)
+build(lags.delayed_matrices, num_warps=4, **chunk)
+build(delayed.split_delays, num_warps=4, TILE=delayed.TILE)
+build(delayed.pack, num_warps=4, HAS_PAST=True, TILE=delayed.TILE)
+tile = {"TILE": delayed.TILE}
+build(delayed.delayed_fwd, HAS_BIAS=True, NEEDS_FINAL=True, AT_ONCE=delayed.AT_ONCE, **tile)
+build(delayed.delayed_fwd, REVERSE=True, AT_ONCE=delayed.AT_ONCE, **tile)
+build(delayed.delayed_fwd, HAS_BIAS=True, HAS_INITIAL=True, NEEDS_FINAL=True, AT_ONCE=1, **tile)
+tile = {"AT_ONCE": delayed.AT_ONCE, "TILE_J": delayed.TILE_J, "TILE": delayed.TILE}
+build(delayed.delayed_bwd, delayed.GRADIENT_REGISTERS, **tile)
+build(delayed.delayed_bwd, HAS_INITIAL=True, **tile)
+build(delayed.sum_delayed_groups, num_warps=4, HAS_INITIAL=True, TILE=delayed.TILE)
 step = neuron | {"num_warps": lags.WARPS_STEP, "TILE": lags.TILE_STEP}
 for first in (True, False):
     build(lags.lag_step_fwd, FIRST=first, HAS_NEW=not first, HAS_INITIAL=True, **step)
@@ -661,6 +814,9 @@ def test_every_kernel_compiles_for_a_gpu_and_its_loop_is_arithmetic(tmp_path: Pa
     the multiply-adds: with Triton 3.8 two rows of the scan are 200 with 126 multiply-adds, the gradients 193 with 128,
     both within the registers that 12 and 9 programs a multiprocessor leave; prototypes had 190 and 173.
 
+    With delays a loop has three steps, in each of which a synapse loads one number. A row and step of the scan's 32
+    sources are 153 instructions, 100 without delays; those of a gradient's 16 sources 133, and 193 for 32 without.
+
     Gradients that skip jump over half of theirs (a second BRA): where all is silent they are about 130 instructions,
     with 206 registers, as prototypes had 204. For a synapse both kinds have as many multiply-adds and products that
     join no sum: so both round alike.
@@ -670,7 +826,7 @@ def test_every_kernel_compiles_for_a_gpu_and_its_loop_is_arithmetic(tmp_path: Pa
     lines = python(ARGUMENTS + TRITON_3 + BUILDS, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0").splitlines()
     kernels = list(map(json.loads, lines))
     found = {name: (registers, stack, loops) for name, registers, stack, _, loops in kernels}
-    assert len(found) == len(lines) == 49
+    assert len(found) == len(lines) == 60
     for name, (registers, stack, loops) in found.items():
         assert registers <= 255, name
         assert not {"LDL", "STL"} & set().union(*loops), (name, stack, loops)
@@ -678,6 +834,16 @@ def test_every_kernel_compiles_for_a_gpu_and_its_loop_is_arithmetic(tmp_path: Pa
             assert "SHFL" not in set().union(*loops) and "LDGSTS" in loops[-1], (name, loops)
         if name.startswith("synapses_bwd"):
             assert loops[-1]["BRA"] == 1 + ("SKIPS" in name), (name, loops)
+        if name.startswith(("delayed_fwd", "delayed_bwd", "delayed_state_pass")):
+            assert "SHFL" not in set().union(*loops), (name, loops)
+    for name, registers, loads in (
+        ("delayed_fwd HAS_BIAS NEEDS_FINAL 3 32", 255, 3 * 32),
+        ("delayed_fwd REVERSE 3 32", 255, 3 * 32),
+        ("delayed_bwd 3 16 32", 168, 3 * (16 + 1)),  # and one of dLoss/du
+    ):
+        loop = found[name][2][-1]
+        assert found[name][0] <= registers and loop["LDG"] == loads, (name, found[name])
+        assert sum(loop.values()) <= 1.8 * loop["FFMA"], (name, loop)
     for name, limit, ratio in (
         ("currents_fwd NEEDS_FINAL PAIRS 32", 168, 1.65),
         ("currents_fwd REVERSE PAIRS 32", 168, 1.75),
@@ -703,7 +869,7 @@ def test_every_kernel_compiles_with_triton_2(tmp_path: Path) -> None:
     if hasattr(importlib.import_module("triton.language"), "range"):
         pytest.skip("this is Triton 3: the test above")
     names = python(ARGUMENTS + TRITON_2 + BUILDS, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0").split()
-    assert len(set(names)) == 14
+    assert len(set(names)) == 21
     compiled = [path.stem for path in tmp_path.rglob("*.cubin")]
     assert sorted(compiled) == sorted(names)
 
@@ -761,11 +927,13 @@ def test_a_compiled_kernel_is_kept_for_its_constants_and_its_device(monkeypatch:
 def test_triton_looks_at_the_constants_of_a_kernel_only() -> None:
     """Else the key above would have to hold whatever else it compiles for: sizes, and how memory is aligned."""
     code = """
-    from hetsyn_plugins.kernels.gpu import lags, neurons, recurrent, silence, synapses
+    from hetsyn_plugins.kernels.gpu import delayed, lags, neurons, recurrent, silence, synapses
     kernels = [synapses.currents_fwd, synapses.sum_parts, synapses.transpose, synapses.synapses_bwd]
     kernels += [synapses.sum_groups, neurons.neurons_fwd, neurons.neurons_bwd, neurons.soma_parameters_bwd]
     kernels += [silence.activity, recurrent.recurrent_fwd, recurrent.recurrent_bwd]
     kernels += [lags.state_pass, lags.lag_step_fwd, lags.lag_step_bwd]
+    kernels += [delayed.split_delays, delayed.pack, delayed.delayed_fwd, delayed.delayed_bwd]
+    kernels += [delayed.sum_delayed_groups, lags.delayed_state_pass, lags.delayed_matrices]
     print(*[p.name for k in kernels for p in k.params if p.is_constexpr == p.do_not_specialize])
     """
     assert python(textwrap.dedent(code), TRITON_INTERPRET="0").strip() == ""
@@ -794,50 +962,87 @@ def test_every_surrogate_of_ours_is_inside_the_kernels() -> None:
 SCAN = ["currents_fwd", "sum_parts"]
 SYNAPSES_BWD = ["transpose", "synapses_bwd", "sum_groups"]
 LAGS = ["state_pass", *["step"] * 8] * 31 + ["state_pass", "step", "step"]
-STEPS = {
-    512: (["transpose", *SCAN * 8, "neurons_fwd"], ["neurons_bwd", *SYNAPSES_BWD, *SCAN * 8]),
-    256: (
+LATE_SCAN = ["delayed_fwd", "sum_parts"]
+LATE_BWD = ["pack", "split_delays", "delayed_bwd", "sum_delayed_groups"]
+LATE_LAGS = [name.replace("state_pass", "delayed_state_pass") for name in LAGS]
+STEPS = {  # of N neurons, and with delays of up to so many steps
+    (512, 0): (["transpose", *SCAN * 8, "neurons_fwd"], ["neurons_bwd", *SYNAPSES_BWD, *SCAN * 8]),
+    (256, 0): (
         ["transpose", *SCAN * 5, "transpose", *LAGS, "state_pass"],
         ["step", *LAGS, *SYNAPSES_BWD, *SYNAPSES_BWD, *SCAN * 5],
     ),
-    128: (
+    (128, 0): (
         ["transpose", *SCAN * 3, "transpose", "recurrent_fwd"],
         ["recurrent_bwd", *SYNAPSES_BWD, *SYNAPSES_BWD, *SCAN * 3],
+    ),
+    (512, 30): (
+        ["pack", "split_delays", *LATE_SCAN * 8, "neurons_fwd"],
+        ["neurons_bwd", *LATE_BWD, "pack", "split_delays", *LATE_SCAN * 8],
+    ),
+    (128, 30): (
+        ["pack", "split_delays", *LATE_SCAN * 3, "split_delays", "delayed_matrices", *LATE_LAGS, "delayed_state_pass"],
+        ["split_delays", "delayed_matrices", "step", *LATE_LAGS, *LATE_BWD * 2, "pack", "split_delays", *LATE_SCAN * 3],
     ),
 }
 
 
-@pytest.mark.parametrize("n", STEPS)
+@pytest.mark.parametrize(("n", "past"), STEPS)
 def test_a_step_starts_these_kernels_in_bounded_memory_and_waits_for_none(
-    monkeypatch: pytest.MonkeyPatch, n: int
+    monkeypatch: pytest.MonkeyPatch, n: int, past: int
 ) -> None:
     """On tensors without memory, whose values nobody can read: what needs one fails, as in a CUDA graph."""
-    names = ("launch", "lags", "neurons", "recurrent", "sequence", "synapses")
+    names = ("launch", "delayed", "lags", "neurons", "recurrent", "sequence", "synapses")
     files = {name: importlib.import_module(f"hetsyn_plugins.kernels.gpu.{name}") for name in names}
     started: list[str] = []
 
     def launch(kernel: Any, grid: Any, *arguments: Any, **constants: Any) -> None:
         started.append(re.sub("lag_step_.wd", "step", kernel.fn.__name__))
         assert max(grid[1:]) <= 65_535
-        if started[-1] in ("currents_fwd", "sum_groups"):
-            on_top = (arguments[1] if started[-1] == "currents_fwd" else arguments[0]).nbytes
+        if started[-1] in ("currents_fwd", "delayed_fwd", "sum_groups", "sum_delayed_groups"):
+            on_top = (arguments[1] if started[-1].endswith("fwd") else arguments[0]).nbytes
             assert on_top <= 64 * 2**20 + x.nbytes + 4 * steps * batch * n
+        if started[-1] == "pack":  # up to 32 sources and steps more than there are
+            lines = arguments[0].shape[2]
+            assert arguments[2].nbytes <= 4 * batch * (lines + 31) * (steps + past + 4 + 31)
 
-    for name in ("lags", "neurons", "recurrent", "synapses"):
+    for name in ("delayed", "lags", "neurons", "recurrent", "synapses"):
         monkeypatch.setattr(files[name], "launch", launch)
     steps, batch, m = 250, 256, 700
     x, zero = torch.empty(steps, batch, m, device="meta"), zeros.zero(torch.float32, torch.device("meta"))
     weight, recurrent_weight, one = (torch.empty(*s, device="meta") for s in ((n, m), (n, n), (n,)))
     fields = (recurrent_weight, recurrent_weight) if n < 512 else (None, None)
-    layer = LayerTensors(weight, weight[:, :1].expand(n, m), one, one, *fields)
+    late = (weight, fields[0]) if past else (None, None)
+    layer = LayerTensors(weight, weight[:, :1].expand(n, m), one, one, *fields, delay=late[0], recurrent_delay=late[1])
     states = (zero.expand(batch, n, m), zero.expand(batch, n, n), *(zero.expand(batch, n) for _ in range(4)))
+    states += (zero.expand(past, batch, m), zero.expand(past, batch, n)) if past else ()
     v, _ = files["sequence"].forward(x, layer, HetSynState(*states))
     forward, started = started, []
     gradients = OutputGradients(v, None, HetSynState(None))
-    needs = NeedsGrad(inputs=True, weight=True, decay=True, recurrent_weight=n < 512)
+    needs = NeedsGrad(inputs=True, weight=True, decay=True, delay=past > 0, recurrent_weight=n < 512)
     arguments = (x, layer, HetSynState(*states), v, gradients, surrogate.MultiGaussian(), False, needs)
     files["sequence"].backward(*arguments)
-    assert (forward, started) == STEPS[n]
+    assert (forward, started) == STEPS[n, past]
+
+
+SPLIT = """
+import torch
+from hetsyn_plugins.kernels import delays
+from hetsyn_plugins.kernels.gpu import delayed
+nan, inf = float("nan"), float("inf")
+d = torch.tensor([[0.0, 0.25, 1.0, 2.5, 3.0, 2.9999998], [-7.0, -0.5, 3.5, 1e30, inf, nan]])
+w, r = torch.full((2, 6), 2.0), torch.rand(2, 6)
+split = delayed.Synapses(r, w, d, 3).split()
+k, f = (x.T for x in delays.pieces(d[:1], 3))
+print(torch.equal(split.steps[:, :1], k.float()), torch.equal(split.decay, r.T), split.steps[:, 1].tolist())
+print(torch.equal(split.weight_f[:, :1], 2 * f), torch.equal(split.weight_h[:, :1], 2 * (1 - f)))
+print(split.weight_f[5, 1].isnan().item(), split.weight_f[1, 1].item())
+"""
+
+
+def test_delays_that_nobody_has_looked_at_stay_inside_of_memory() -> None:
+    """The longest is the end of a piece, as in torch; what no layer takes reads of the past; NaN comes out as NaN."""
+    said = python(SPLIT, TRITON_INTERPRET="1").splitlines()
+    assert said == ["True True [0.0, 0.0, 2.0, 2.0, 2.0, 0.0]", "True True", "True -1.0"]
 
 
 def test_nothing_is_read_back_to_the_host() -> None:

@@ -152,7 +152,6 @@ def test_truncated_training_goes_on_from_a_detached_past(backend: str) -> None:
         ({"recurrent_delay": 4.0, "max_delay": 3}, "recurrent_delay: expected delays of at most max_delay = 3 steps"),
         ({"delay": 1.0, "max_delay": -1}, "max_delay: expected a whole number of steps, 0 or more, got -1"),
         ({"delay": 1.0, "max_delay": 2.5}, r"max_delay: expected a whole number of steps, 0 or more, got 2\.5"),
-        ({"delay": 1.0, "backend": "gpu"}, "backend: expected 'auto' or 'eager' for synapses with delays, got 'gpu'"),
     ],
 )
 def test_wrong_delays_are_named(delays: dict[str, Any], message: str) -> None:

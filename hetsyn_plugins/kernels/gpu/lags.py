@@ -22,6 +22,10 @@ Two runs give the same bits, as far as the library's products do; a row's may de
 These kernels do write numbers that they have read: x, and in a step z, J, A and their adjoints. Tiles have at least as
 many numbers as a program has threads, so that each of them is one thread's.
 
+With delays the lag matrices are what a synapse gives of a spike so many steps later, and x is L, with its weight; what
+arrives in a chunk of spikes from before it is looked up in rows of spikes, as in `delayed.py`, which end in zeros where
+nobody has spiked yet. So do layers of few neurons: their synapses with delays fit the registers of no one program.
+
 Memory: x (B, N, N), lag matrices that take no more than half of it or 32 MB, the parts of the first sums a third.
 """
 
@@ -34,8 +38,9 @@ import triton.language as tl
 from torch import Tensor
 
 from hetsyn_plugins.core.fields import HetSynState
-from hetsyn_plugins.kernels.gpu import neurons
-from hetsyn_plugins.kernels.gpu.launch import HAS_STAGES, cells, kernel, launch, or_any, pieces, staged_range
+from hetsyn_plugins.kernels.gpu import delayed, neurons
+from hetsyn_plugins.kernels.gpu.delayed import Packed, Synapses
+from hetsyn_plugins.kernels.gpu.launch import HAS_STAGES, cells, kernel, launch, or_any, pieces, staged_range, whole
 from hetsyn_plugins.kernels.gpu.neurons import load_if, soma_bwd, soma_fwd
 from hetsyn_plugins.kernels.gpu.precision import full_precision
 from hetsyn_plugins.kernels.gpu.surrogates import derivative_bwd
@@ -120,6 +125,82 @@ def state_pass(
         tl.store(part_at, sum_in_thread(current * power), mask=in_i)
         part_at += part_step
         power *= decay
+
+
+# long: a line for every argument and every load, as Triton wants them
+@kernel
+def delayed_state_pass(
+    s,
+    initial,
+    x_all,
+    parts,
+    p,
+    wh,
+    wf,
+    k,
+    step,
+    before,
+    now,
+    B,
+    N,
+    width,
+    front,
+    state_b,
+    state_i,
+    state_k,
+    FIRST: tl.constexpr,
+    HAS_CURRENT: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """As `state_pass` for synapses with delays, p, wh, wf, k (source, neuron), and sources as `delayed.pack` has them.
+
+    x_all goes through the last `before` sources that are known, those up to `step`; behind them are zeros.
+    """
+    tiles = (N + TILE - 1) // TILE
+    it, b, kt = tl.program_id(0) % tiles, (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(1)
+    i, source = it * TILE + tl.arange(0, TILE), kt * TILE + tl.arange(0, TILE)
+    in_i, in_k = i < N, source < N
+    inside = tl.expand_dims(in_k, 1) & tl.expand_dims(in_i, 0)
+    at = tl.expand_dims(source, 1) * N + tl.expand_dims(i, 0)
+    initial_at = b * state_b + tl.expand_dims(source, 1) * state_k + tl.expand_dims(i, 0) * state_i
+    decay = tl.load(p + at, mask=inside, other=0.0)
+    weight_h, weight_f = tl.load(wh + at, mask=inside, other=0.0), tl.load(wf + at, mask=inside, other=0.0)
+    x = tl.zeros((TILE, TILE), tl.float32)
+    if FIRST:
+        x += load_if(initial, initial_at, inside, HAS_CURRENT)
+    else:
+        x += tl.load(x_all + (b * N * N + at), mask=inside, other=0.0)
+    s_row = s + (b * tiles + kt) * TILE * width
+    place = tl.expand_dims(tl.arange(0, TILE), 1) * width + front - whole(tl.load(k + at, mask=inside, other=0.0))
+    s_at = s_row + (place + (step - before))
+    for d in range(0, before, num_stages=1):
+        x = decay * x + weight_f * tl.load(s_at + d) + weight_h * tl.load(s_at + (d + 1))
+    in_tile = tl.expand_dims(tl.arange(0, TILE), 1) * N + tl.expand_dims(i, 0)
+    tl.store(x_all + (b * N + kt * TILE) * N + in_tile, x, mask=inside)
+    part_step = B.to(tl.int64) * N
+    part_at = parts + kt * now * part_step + b * N + i
+    s_at = s_row + (place + step)
+    tl.store(part_at, sum_in_thread(x), mask=in_i & (now > 0))
+    for d in range(1, now, num_stages=1):
+        x = decay * x + weight_f * tl.load(s_at + (d - 1)) + weight_h * tl.load(s_at + d)
+        part_at += part_step
+        tl.store(part_at, sum_in_thread(x), mask=in_i)
+
+
+@kernel
+def delayed_matrices(p, wh, wf, k, matrices, lags, N, TILE: tl.constexpr):
+    """What synapses p, wh, wf, k (N, N) give of a source, 0 to `lags` - 1 steps later, the latest first."""
+    i, j = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1) * TILE + tl.arange(0, TILE)
+    i, j = tl.expand_dims(i, 0), tl.expand_dims(j, 1)
+    inside, at = (i < N) & (j < N), j.to(tl.int64) * N + i
+    decay, steps = tl.load(p + at, mask=inside, other=0.0), tl.load(k + at, mask=inside, other=0.0)
+    weight_h, weight_f = tl.load(wh + at, mask=inside, other=0.0), tl.load(wf + at, mask=inside, other=0.0)
+    x = tl.zeros((TILE, TILE), tl.float32)
+    at += (lags - 1) * N * N
+    for lag in range(0, lags, num_stages=1):
+        x = decay * x + tl.where(steps == lag, weight_h, 0.0) + tl.where(steps + 1 == lag, weight_f, 0.0)
+        tl.store(matrices + at, x, mask=inside)
+        at -= N * N
 
 
 @triton.jit
@@ -277,20 +358,22 @@ def lag_step_bwd(
 class Chunk(NamedTuple):
     """Memory for a chunk of L steps, and what it is computed of.
 
-    pair      decay and weight     (source, neuron)
+    synapses  decay and weight     (source, neuron); with delays, a `Delayed`
     x         (B, source, neuron)
     slots     (B, L, N)            what the neurons send in the steps of the chunk
     parts     L (tiles, B, N)      the first sums of its steps
     new       (B, N)               the second sum of a step
     products  for l = 0, ...       its factors: (B, l N) of the slots, (l N, N) of the lag matrices, the longest first
+    late      with delays, what the neurons have sent so far, and zeros
     """
 
-    pair: tuple[Tensor, Tensor]
+    synapses: tuple[Tensor, ...]
     x: Tensor
     slots: Tensor
     parts: Tensor
     new: Tensor
     products: list[tuple[Tensor, Tensor]]
+    late: Packed | None = None
 
     @property
     def of_step(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -303,26 +386,44 @@ def steps_at_once(steps: int, batch: int, n: int) -> int:
     return min(steps, STEPS, 1 + max(batch // 2, MATRIX_FLOATS // n**2))
 
 
-def _chunk(decay: Tensor, weight: Tensor, steps: int, batch: int) -> Chunk:
+def _chunk(synapses: tuple[Tensor, ...], steps: int, batch: int, late: Packed | None = None) -> Chunk:
     """Memory for a chunk, and the lag matrices."""
-    n, new = len(weight), weight.new_empty
+    n, new = len(synapses[0]), synapses[0].new_empty
     length = steps_at_once(steps, batch, n)
-    matrices, power = new((length - 1, n, n)), weight
-    for matrix in reversed(matrices.unbind()):
-        power = matrix.copy_(power) * decay
+    matrices = new((length - 1, n, n))
+    if late is not None:
+        grid = (cells(n, TILE), cells(n, TILE), 1)
+        launch(delayed_matrices, grid, *synapses, matrices, length - 1, n, TILE=TILE, num_warps=4)
+    else:
+        decay, power = synapses
+        for matrix in reversed(matrices.unbind()):
+            power = matrix.copy_(power) * decay
     slots, factors = new((batch, length, n)), matrices.view(-1, n)
     sources = slots.view(batch, -1)
     products = [(sources[:, :first], factors[len(factors) - first :]) for first, _ in pieces(length * n, n)]
     parts = new((cells(n, TILE), length, batch, n))
-    return Chunk((decay, weight), new((batch, n, n)), slots, parts, new((batch, n)), products)
+    return Chunk(synapses, new((batch, n, n)), slots, parts, new((batch, n)), products, late)
 
 
 def _pass(chunk: Chunk, initial: Tensor | None, strides: tuple[int, ...], before: int, now: int, **flags: bool) -> None:
     """Start `state_pass`; the arguments are its own."""
     tiles, length, batch, n = chunk.parts.shape
-    arguments = (chunk.slots, or_any(initial, chunk.new), chunk.x, chunk.parts, *chunk.pair)
+    arguments = (chunk.slots, or_any(initial, chunk.new), chunk.x, chunk.parts, *chunk.synapses)
     sizes = (before, now, length * n, batch, n, *strides)
     launch(state_pass, (batch * tiles, tiles, 1), *arguments, *sizes, **flags, TILE=TILE)
+
+
+def _late_pass(
+    chunk: Chunk, late: Packed, initial: Tensor | None, strides: tuple[int, ...], step: int, before: int, now: int
+) -> None:
+    """Start `delayed_state_pass`, with the slots' sources up to `step` in their rows; the arguments are its own."""
+    tiles, _, batch, n = chunk.parts.shape
+    end = late.front + step + 1
+    late.rows[:, :n, end - before : end] = chunk.slots[:, :before].transpose(1, 2)
+    arguments = (late.rows, or_any(initial, chunk.new), chunk.x, chunk.parts, *chunk.synapses)
+    sizes = (step, before, now, batch, n, late.width, late.front, *strides)
+    flags = {"FIRST": step + 1 == before, "HAS_CURRENT": initial is not None}
+    launch(delayed_state_pass, (batch * tiles, tiles, 1), *arguments, *sizes, **flags, TILE=TILE)
 
 
 def _steps(
@@ -340,13 +441,18 @@ def _steps(
     before = 1
     for first, now in pieces(steps, length):
         is_last = first == steps - 1 and not reverse
-        _pass(chunk, initial, strides, before, now, FIRST=first == 0, LAST=is_last, **flags)
+        if chunk.late is not None:
+            _late_pass(chunk, chunk.late, initial, strides, first, before, now)
+        else:
+            _pass(chunk, initial, strides, before, now, FIRST=first == 0, LAST=is_last, **flags)
         for slot, (sources, matrices) in enumerate(chunk.products[:now]):
             if slot > 0:
                 torch.mm(sources, matrices, out=chunk.new)  # with `out`, autocast leaves it alone
             yield first + slot, (slot, now, tiles, length * n, batch, n), slot > 0
         before = now
-    if before > 1 and not reverse:
+    if before > 1 and not reverse and chunk.late is not None:
+        _late_pass(chunk, chunk.late, initial, strides, steps - 1, before - 1, 0)
+    elif before > 1 and not reverse:
         _pass(chunk, initial, strides, before - 1, 0, FIRST=False, LAST=True, **flags)
 
 
@@ -358,7 +464,11 @@ def forward(u: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Tensor,
     final = neurons.memory_for(u, has)
     assert layer.recurrent_decay is not None and layer.recurrent_weight is not None
     L = None if is_zero(state.recurrent_current) else state.recurrent_current
-    chunk = _chunk(*transposed(layer.recurrent_decay, layer.recurrent_weight), steps, batch)
+    late = delayed.of("recurrent_", layer, state)
+    if late is None:
+        chunk = _chunk(transposed(layer.recurrent_decay, layer.recurrent_weight), steps, batch)
+    else:
+        chunk = _chunk(late.split(), steps, batch, delayed.to_be_filled(late, u, state.past_spikes))
     chunk.slots[:, 0] = initial[0] if has_initial else 0
     arguments = (u, v, *initial, *(or_any(x, u) for x in final), *arrays, *chunk.of_step)
     flags, grid = has | {"HAS_INITIAL": has_initial, "TILE": TILE_STEP}, (batch, cells(n, TILE_STEP), 1)
@@ -369,11 +479,19 @@ def forward(u: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Tensor,
     return v, final, chunk.x.transpose(1, 2)
 
 
-def backward(call: neurons.Backwards, layer: LayerTensors, grad_final: Tensor | None) -> None:
-    """As `neurons.backward`, with recurrent synapses; `grad_final` (B, N, N) is that of their last currents."""
+def backward(
+    call: neurons.Backwards, layer: LayerTensors, grad_final: Tensor | None, late: Synapses | None = None
+) -> None:
+    """As `neurons.backward`, with recurrent synapses; `grad_final` (B, N, N) is that of their last currents.
+
+    late  the synapses, where they have delays; `grad_final` is None then
+    """
     steps, batch, n = call.g.shape
     assert layer.recurrent_decay is not None and layer.recurrent_weight is not None
-    chunk = _chunk(layer.recurrent_decay.contiguous(), layer.recurrent_weight.contiguous(), steps, batch)
+    if late is None:
+        chunk = _chunk((layer.recurrent_decay.contiguous(), layer.recurrent_weight.contiguous()), steps, batch)
+    else:
+        chunk = _chunk(late.turned.split(), steps, batch, delayed.to_be_filled(late, call.g, None))
     arguments = (*call.sequences, *call.states, *call.soma, *chunk.of_step)
     flags, grid = call.flags | {"TILE": TILE_STEP}, (batch, cells(n, TILE_STEP), 1)
     of_first = (0, 0, 0, chunk.slots.stride(0), batch, n)

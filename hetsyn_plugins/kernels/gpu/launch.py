@@ -46,6 +46,8 @@ def _interpreted_range(*bounds: Any, num_stages: int = 1) -> range:
 # `if HAS_STAGES: range = staged_range`, and its other code has no use for `range`.
 HAS_STAGES = IS_TRITON_3 or INTERPRETED
 staged_range: Any = _interpreted_range if INTERPRETED else getattr(tl, "range", range)
+# `for n in unrolled(4)`: four times the same code, in which n is a constant
+unrolled: Any = _interpreted_range if INTERPRETED else tl.static_range
 
 
 def _interpreted_truth(x: Any) -> bool:
@@ -57,13 +59,23 @@ def _compiled_truth(x):
     return x
 
 
+def _interpreted_whole(x: Any) -> Any:
+    return x.to(tl.int64)
+
+
+@triton.jit
+def _compiled_whole(x):
+    return x.to(tl.int32)
+
+
 def _no_hint(x: Any, value: int) -> Any:
     return x
 
 
-# `if truth(x):` of what is known only when a kernel runs. Triton 2's interpreter takes all that for true, and has no
-# place for the compiler's hint `multiple_of`.
+# `if truth(x):` of what is known only when a kernel runs. Triton 2's interpreter takes all that for true, makes no
+# 32-bit integers (`whole`), and has no place for the compiler's hint `multiple_of`.
 truth: Any = _interpreted_truth if INTERPRETED else _compiled_truth
+whole: Any = _interpreted_whole if INTERPRETED else _compiled_whole
 multiple_of: Any = _no_hint if INTERPRETED else tl.multiple_of
 
 

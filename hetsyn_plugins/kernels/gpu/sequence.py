@@ -1,9 +1,9 @@
 """The neuron on a GPU: the order of the Triton kernels beside this file, forward and backward; float32 only.
 
 Memory is O(B T (N + M)), with the last currents, the parts and groups of `synapses.py`, and the chunks of `lags.py` on
-top. Every sum is made in one fixed order: two runs give the same bits. Nothing waits for the device: a step can be
-captured in a CUDA graph. Matrix products, in `lags.py` only, never run in TF32. With TRITON_INTERPRET=1 the same code
-runs on CPU tensors, for tests.
+top; with delays up to D also O(B D (N + M)). Every sum is made in one fixed order: two runs give the same bits.
+Nothing waits for the device: a step can be captured in a CUDA graph. Matrix products, in `lags.py` only, never run in
+TF32. With TRITON_INTERPRET=1 the same code runs on CPU tensors, for tests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hetsyn_plugins.core.fields import NEURON_FIELDS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.eager import spikes_of
-from hetsyn_plugins.kernels.gpu import lags, neurons, recurrent, silence, synapses
+from hetsyn_plugins.kernels.gpu import delayed, lags, neurons, recurrent, silence, synapses
 from hetsyn_plugins.kernels.gpu.launch import INTERPRETED
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
 from hetsyn_plugins.kernels.zeros import is_zero
@@ -42,11 +42,9 @@ def forward(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     if inputs.shape[1] == 0:  # no program to start
         return eager.forward(inputs, layer, state)
     inputs, layer, state = _not_counted(inputs, layer, state)
-    initial = None if is_zero(state.current) else state.current
     with _on(inputs):
         current = synapses.states(inputs, inputs.shape[1], *layer.weight.shape)
-        matrices = synapses.transposed(layer.decay, layer.weight)
-        u = synapses.currents(inputs, *matrices, layer.bias, initial, current)
+        u = _currents(inputs, layer, state, current)
         if layer.threshold is None:
             return u, HetSynState(current, v=u[-1])
         v, (z, J, A), recurrent_current = _neurons_fwd(u, layer, state)
@@ -61,6 +59,24 @@ def _not_counted(inputs: Tensor, layer: LayerTensors, state: HetSynState) -> tup
     return inputs.data, LayerTensors(*fields), HetSynState(*parts)  # type: ignore[arg-type]  # has a weight
 
 
+def _currents(inputs: Tensor, layer: LayerTensors, state: HetSynState, final: Tensor) -> Tensor:
+    """The summed currents of the inputs' synapses and the bias, (T, B, N); `final` gets the last currents."""
+    late = delayed.of("", layer, state)
+    if late is None:
+        initial = None if is_zero(state.current) else state.current
+        return synapses.currents(inputs, *synapses.transposed(layer.decay, layer.weight), layer.bias, initial, final)
+    initial, sources = _late_sources(inputs, state.past_inputs, state.current)
+    return delayed.currents(sources, len(inputs), late.split(), layer.bias, initial, final)
+
+
+def _late_sources(s: Tensor, past: Tensor | None, current: Tensor) -> tuple[Tensor | None, delayed.Packed]:
+    """The first currents, None where these and the past are zeros, and sources (T, B, K) behind their past."""
+    assert past is not None
+    if is_zero(current) and is_zero(past):
+        return None, delayed.packed(s, len(past))
+    return current, delayed.packed(s, past)
+
+
 def _on(x: Tensor) -> Any:
     """Kernels start on the current device, which need not be the tensors'."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
@@ -70,12 +86,14 @@ def _neurons_fwd(u: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
     """v of u, the last z, J, A, and the last recurrent currents."""
     if layer.recurrent_weight is None:
         return *neurons.forward(u, layer, state), None
-    return _recurrent(u).forward(u, layer, state)
+    if _fits_a_program(u, layer, state):
+        return recurrent.forward(u, layer, state)
+    return lags.forward(u, layer, state)
 
 
-def _recurrent(v: Tensor) -> Any:
-    """The kernels for so many neurons: with all synapses of a row in one program, or several steps at a time."""
-    return recurrent if v.shape[2] <= recurrent.MAX_NEURONS else lags
+def _fits_a_program(v: Tensor, layer: LayerTensors, state: HetSynState) -> bool:
+    """Has one program place for all recurrent synapses of a row? Else several steps are taken at a time."""
+    return v.shape[2] <= recurrent.MAX_NEURONS and delayed.of("recurrent_", layer, state) is None
 
 
 # ---- backward -----------------------------------------------------------------------------------------------------
@@ -94,37 +112,58 @@ def backward(
     """See `Kernel.backward`."""
     if inputs.shape[1] == 0:
         return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
+    if layer.has_delays and _through_states(needs_grad, output_gradients.state):  # which few ask for
+        return eager.backward(inputs, layer, state, v, output_gradients, surrogate, detach_reset, needs_grad)
     inputs, layer, state = _not_counted(inputs, layer, state)
     with _on(inputs):
         if layer.threshold is None:
             g, grads_initial, through_z = _dense(output_gradients.v, v, v.shape), dict[str, Any](), None
         else:
-            g, grads_initial, through_z = _neurons_bwd(v, layer, output_gradients, surrogate, detach_reset)
+            g, grads_initial, through_z = _neurons_bwd(v, layer, state, output_gradients, surrogate, detach_reset)
         grads = _soma_gradients(g, layer, state, v, output_gradients.state, through_z, needs_grad)
-        if needs_grad.weight or needs_grad.decay or needs_grad.current:
+        if _asked("", needs_grad):
             of = _synapses_bwd(g, inputs, "", layer, state, output_gradients.state, needs_grad.current)
-            grads["weight"], grads["decay"], grads_initial["current"] = of
-        of_recurrent = needs_grad.recurrent_weight or needs_grad.recurrent_decay or needs_grad.recurrent_current
-        if of_recurrent and layer.recurrent_weight is not None:
+            grads["weight"], grads["decay"], grads["delay"], grads_initial["current"] = of
+        if _asked("recurrent_", needs_grad) and layer.recurrent_weight is not None:
             z, needs_initial = _spikes_before(state, v, layer), needs_grad.recurrent_current
             of = _synapses_bwd(g, z, "recurrent_", layer, state, output_gradients.state, needs_initial)
-            grads["recurrent_weight"], grads["recurrent_decay"], grads_initial["recurrent_current"] = of
+            grads |= zip(("recurrent_weight", "recurrent_decay", "recurrent_delay"), of[:3], strict=True)
+            grads_initial["recurrent_current"] = of[3]
         g_inputs = None
-        if needs_grad.inputs:
-            final = output_gradients.state.current
-            g_inputs = synapses.input_gradients(g, layer.decay, layer.weight, final)
+        if needs_grad.inputs and (late := delayed.of("", layer, state)) is not None:
+            g_inputs = delayed.input_gradients(g, late)
+        elif needs_grad.inputs:
+            g_inputs = synapses.input_gradients(g, layer.decay, layer.weight, output_gradients.state.current)
     return Gradients(g_inputs, grads, HetSynState(grads_initial.pop("current", None), **grads_initial))
 
 
+def _through_states(needs_grad: NeedsGrad, grad_state: HetSynState) -> bool:
+    """Are gradients asked for of the first currents and the past, or any through the last currents?"""
+    of_first = needs_grad.current, needs_grad.recurrent_current, needs_grad.past_inputs, needs_grad.past_spikes
+    return any(of_first) or grad_state.current is not None or grad_state.recurrent_current is not None
+
+
+def _asked(name: str, needs_grad: NeedsGrad) -> bool:
+    """Are gradients asked for of synapses whose fields begin with `name`?"""
+    return any(getattr(needs_grad, f"{name}{field}") for field in ("weight", "decay", "delay", "current"))
+
+
 def _neurons_bwd(
-    v: Tensor, layer: LayerTensors, output_gradients: OutputGradients, surrogate: Surrogate, detach_reset: bool
+    v: Tensor,
+    layer: LayerTensors,
+    state: HetSynState,
+    output_gradients: OutputGradients,
+    surrogate: Surrogate,
+    detach_reset: bool,
 ) -> tuple[Tensor, dict[str, Any], Tensor]:
     """dLoss/dv, the first state's gradients, and the threshold's part through the spikes, of every row (B, N)."""
-    call = neurons.backwards(v, layer, output_gradients, surrogate, detach_reset)
+    call, grad_final = neurons.backwards(v, layer, output_gradients, surrogate, detach_reset), output_gradients.state
     if layer.recurrent_weight is None:
         neurons.backward(call)
+    elif _fits_a_program(v, layer, state):
+        recurrent.backward(call, layer, grad_final.recurrent_current)
     else:
-        _recurrent(v).backward(call, layer, output_gradients.state.recurrent_current)
+        lags.backward(call, layer, grad_final.recurrent_current, delayed.of("recurrent_", layer, state))
     return call.g, call.grads_initial, call.grad_threshold
 
 
@@ -143,13 +182,20 @@ def _synapses_bwd(
     state: HetSynState,
     grad_state: HetSynState,
     needs_initial: bool,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of weight and decay, and of the first currents, of the synapses whose fields begin with `name`."""
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of weight, decay, delay and first currents, of the synapses whose fields begin with `name`."""
+    if (late := delayed.of(name, layer, state)) is not None:
+        past, current = (state.past_spikes, state.recurrent_current) if name else (state.past_inputs, state.current)
+        initial, sources = _late_sources(s, past, current)
+        return *delayed.gradients(g, sources, late, initial), None
     pair = (getattr(layer, f"{name}decay"), getattr(layer, f"{name}weight"))
     initial, grad_final = (getattr(x, f"{name}current") for x in (state, grad_state))
     ends = (None if is_zero(initial) else initial, grad_final)
     s = s.contiguous()
-    return synapses.gradients(g, s, pair, ends, needs_initial, silence.words_if_it_pays(s, g))
+    words = silence.words_if_it_pays(s, g)
+    g_weight, g_decay, g_initial = synapses.gradients(g, s, pair, ends, needs_initial, words)
+    no_delay = torch.zeros_like(g_weight) if getattr(layer, f"{name}delay") is not None else None
+    return g_weight, g_decay, no_delay, g_initial
 
 
 def _dense(x: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:

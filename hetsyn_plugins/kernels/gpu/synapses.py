@@ -424,7 +424,7 @@ def gradients(
     # the currents before the first step have to find their place in registers too
     tile_j = TILE // 2 if has_initial or needs_initial else TILE
     # also of those that skip: both make the same sums, in the same order
-    rows = _rows_of_a_group(batch, cells(n, TILE) * cells(m, tile_j))
+    rows = rows_of_a_group(batch, cells(n, TILE) * cells(m, tile_j))
     gw = g.new_empty((cells(batch, rows), m, n))
     sums = (gw, torch.empty_like(gw), torch.empty_like(gw) if has_initial else gw)
     grad_initial = states(g, batch, n, m) if needs_initial else None
@@ -438,7 +438,7 @@ def gradients(
     return grad_weight, grad_decay, grad_initial
 
 
-def _rows_of_a_group(batch: int, tiles: int) -> int:
+def rows_of_a_group(batch: int, tiles: int) -> int:
     """How many rows a program takes, a power of two: so many that there are PROGRAMS of them, or up to twice that."""
     rows = max(1, batch * tiles // PROGRAMS)
     return max(1 << (rows.bit_length() - 1), cells(batch, MAX_GRID))
