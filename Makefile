@@ -1,5 +1,5 @@
 # `make demo` and `make test` work on a fresh checkout: each makes .venv first, if need be.
-.PHONY: demo test lint docs bench fuzz soak clean venv
+.PHONY: demo test lint docs notebooks bench fuzz soak clean venv
 
 demo: venv
 	.venv/bin/hetsyn demo
@@ -15,6 +15,9 @@ lint: venv
 docs: venv
 	.venv/bin/python -m sphinx -q -W -n --keep-going -b html -d build/docs/doctrees docs build/docs/html
 	@echo 'The pages are in build/docs/html/index.html'
+
+notebooks: venv
+	.venv/bin/python tools/notebooks
 
 bench: venv
 	.venv/bin/hetsyn bench

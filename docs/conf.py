@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import import_module
@@ -19,10 +20,15 @@ author = "The hetsyn_plugins authors"
 copyright = author
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "plain_docstrings", "outside"]
+NOTEBOOKS = HERE / "notebooks"  # copies: Sphinx reads what lies in this folder
+shutil.rmtree(NOTEBOOKS, ignore_errors=True)
+shutil.copytree(HERE.parent / "notebooks", NOTEBOOKS, ignore=shutil.ignore_patterns(".*"))
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "plain_docstrings", "outside", "commands"]
 exclude_patterns = ["_ext"]
 nitpicky = True
 
+nb_execution_mode = "off"  # `make notebooks` has executed them
 myst_heading_anchors = 4  # as GitHub has them, so that a link is the same in both
 
 autodoc_member_order = "bysource"

@@ -1,4 +1,7 @@
-"""Links from a page to the files beside docs/ lead, on the built pages, to the pages that include those files."""
+"""Links from a page to the files beside docs/ lead, on the built pages, to the pages that include those files.
+
+So do links from a notebook, which is a copy of one beside docs/, to a page.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,12 @@ def process(app: Any, page: str, source: list[str]) -> None:
 def inside(text: str, page: str) -> str:
     """The text of a page, such as "howto/index", with links to included files turned to the pages that include them."""
     folder = os.path.dirname(page)
+    if folder == "notebooks":
+        return text.replace("](../docs/", "](../")
 
     def turned(link: re.Match[str]) -> str:
         outside = os.path.normpath(os.path.join("docs", folder, link[1]))
-        target = INCLUDED.get(outside)
+        target = outside if outside.startswith("notebooks/") else INCLUDED.get(outside)
         return f"]({os.path.relpath(target, folder)}" if target and page != target.removesuffix(".md") else link[0]
 
     return re.sub(r"\]\(([^)#\s]+)", turned, text)
