@@ -54,6 +54,9 @@ class TrainingConfig:
     lr, decay_lr      learning rates of weights and of what stands for decays, in its own units (r, seconds, e-folds);
                       decay_lr 0: as lr
     delay_lr          learning rate of delays, in steps
+    delay_sigma, delay_sigma_until   width in steps of a Gaussian window that synapses with delays see at first
+                      (`widening`); it falls evenly to 0 at that epoch (of samples that are drawn: iteration; 0: after
+                      three quarters of the training)
     weight_decay, decay_weight_decay   of weights, and of what stands for decays: not 0 shrinks the taus
     schedule          "constant"; "step": times schedule_factor every schedule_every iterations; "cosine": `warmup`
                       (share of the span) up, then half a cosine down to schedule_floor over schedule_span epochs
@@ -84,6 +87,8 @@ class TrainingConfig:
     lr: float = 1e-3
     decay_lr: float = 0.0
     delay_lr: float = 0.05
+    delay_sigma: float = 0.0
+    delay_sigma_until: int = 0
     weight_decay: float = 0.0
     decay_weight_decay: float = 0.0
     schedule: str = "constant"
@@ -124,9 +129,10 @@ class TrainingConfig:
             "schedule_span",
             "prune_from",
             "prune_until",
+            "delay_sigma_until",
         ):
             check(f"training.{name}", getattr(self, name), "at least 0", getattr(self, name) >= 0)
-        for name in (*RATES, "clip"):
+        for name in (*RATES, "clip", "delay_sigma"):
             check(f"training.{name}", getattr(self, name), "at least 0", 0 <= getattr(self, name) < math.inf)
         check("training.lr", self.lr, "> 0", 0 < self.lr < math.inf)
         for name in ("lr", *RATES):

@@ -15,6 +15,7 @@ from hetsyn_plugins.experiments.config import Config, TrainingConfig
 from hetsyn_plugins.experiments.costs import iterations_of
 from hetsyn_plugins.experiments.pruning import pruning_of
 from hetsyn_plugins.experiments.run_folder import RESULT, load_result, seed_folder, seeds_text, trained_seeds
+from hetsyn_plugins.experiments.widening import widening_of
 
 LENGTH = ("training.epochs", "training.iterations", "training.patience")  # the settings that say how long
 PRUNING = ("training.density", "training.prune_by", "training.prune_from", "training.prune_until")
@@ -40,6 +41,9 @@ def check_extends(folder: Path, before: Config, now: Config, seeds: Iterable[int
             f"the same pruning in the {ended} iterations of the run in {folder}, and more of it behind them alone"
         )
         raise ValueError(f"training.density: expected {expected}, to train on (training.prune_from), got another")
+    if widening_of(before) != widening_of(now):
+        expected = "epochs, so that what was trained does not depend on the length, to train on"
+        raise ValueError(f"training.delay_sigma_until: expected {expected}, got {now.training.delay_sigma_until}")
     if patience(now.training) < patience(before.training):
         least = f"no less than {before.training.patience}"
         raise ValueError(f"training.patience: expected {least}, to train on, got {now.training.patience}")

@@ -33,6 +33,7 @@ from hetsyn_plugins.experiments.run_folder import (
     write_content,
 )
 from hetsyn_plugins.experiments.tasks import name_of
+from hetsyn_plugins.experiments.widening import widening_of
 from hetsyn_plugins.ops import devices
 
 
@@ -238,6 +239,7 @@ def _try(config: Config, seed: int) -> None:
     with spending(config, "building the network"):
         variants.build_for(task, config.network, seed)
     pruning_of(config)
+    widening_of(config)
 
 
 def missing_seeds(folder: Path, seeds: Sequence[int]) -> list[int]:

@@ -62,6 +62,7 @@ from hetsyn_plugins.experiments.tasks.task import (
 )
 from hetsyn_plugins.experiments.training_log import Log
 from hetsyn_plugins.experiments.training_state import Best, Progress, Run
+from hetsyn_plugins.experiments.widening import widened, widening_of
 from hetsyn_plugins.ops import devices
 from hetsyn_plugins.ops.pruning import density_of, prune_
 from hetsyn_plugins.ops.rates import fault
@@ -155,6 +156,10 @@ class Trainer:
         self.device = devices.usable("training.device", settings.device)
         self.start = variants.build_for(task, config.network, seed)
         self.model = model_of(self.start, config, batch_norm=config.network.batch_norm)
+        self.widening = widening_of(config)
+        if self.widening.sigma and not any(True for _ in self.model.delays()):
+            what = "0 without delays that are trained (network.max_delay)"
+            raise ValueError(f"training.delay_sigma: expected {what}, got {self.widening.sigma}")
         self.pruning = pruning_of(config)
         if self.pruning:
             prune_(self.model, 1.0)  # masks from the start on, which are all there: the state of a run has them
@@ -237,10 +242,11 @@ class Trainer:
         self.model.train()
         here = moved(each_part(batch, share.rows), self.device)
         target = here.target
-        activity = run_on(here, self.together, share)
-        loss = checked_loss(task.loss, activity, target)
         self.optimiser.zero_grad()
-        self.ranks.for_average(loss, share).backward()
+        with widened(self.model, self.widening.at(self.iteration), self.seed, self.iteration):
+            activity = run_on(here, self.together, share)
+            loss = checked_loss(task.loss, activity, target)
+            self.ranks.for_average(loss, share).backward()
         # before it is clipped: clipping would spread what is not finite to all layers
         norms = torch.stack([p.grad.norm() for p in self.model.parameters() if p.grad is not None])
         with torch.no_grad():
