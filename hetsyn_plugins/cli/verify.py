@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import textwrap
 import time
 from collections.abc import Sequence
@@ -137,7 +138,8 @@ def run_networks(seeds: range, chosen: dict[str, AnyBackend], start: float) -> i
         network = networks.draw_network(seed)
         layers += len(network)
         for name, backend in backends.items():
-            came = result_of(lambda b, t=tallies[name]: networks.compare_layers(b, network, t), "networks", backend)
+            check = functools.partial(networks.compare_layers, layers=network, tally=tallies[name])
+            came = result_of(check, "networks", backend)
             if isinstance(came, Mismatch):
                 wrong[name] += 1
                 print(f"{name:14} {came}\n{'':14} again: hetsyn verify --networks {seed}:{seed + 1} --backend {name}")

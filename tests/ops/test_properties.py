@@ -7,13 +7,14 @@ and many of them are the threshold.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from planting import caught, planted
 from torch import Tensor
@@ -21,7 +22,6 @@ from torch import Tensor
 from hetsyn_plugins import HetSynParams, HetSynState
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.fields import ARRAYS, DELAYS, FIELDS, MASKS, SYNAPTIC
-from hetsyn_plugins.ops import arguments
 from hetsyn_plugins.ops import lif as ops
 
 BEFORE, STEPS = 3, 8  # the first state is that after so many steps, or zeros; and the most that follow
@@ -228,16 +228,24 @@ def test_delays_of_no_steps_are_none(call: Call) -> None:
     same((spikes, v, end._replace(past_inputs=None, past_spikes=None)), without)
 
 
-# ---- planted bugs: each is one that a property must trip over
+# ---- planted bugs
 
 
+DELAYED, EAGER, LIF = "hetsyn_plugins.kernels.delays", "hetsyn_plugins.kernels.eager", "hetsyn_plugins.ops.lif"
 BUGS = [
-    (
-        "hetsyn_plugins.kernels.delays",
-        "fired[len(spikes) : len(fired) - 1]",
-        "fired[len(spikes) + 1 :]",
-        test_a_sequence_is_its_chunks_and_a_loop_of_its_steps,
-    ),
-    ("hetsyn_plugins.kernels.delays", "delay - k\n", "delay - k + 0.5\n", test_delays_of_no_steps_are_none),
-    ("hetsyn_plugins.kernels.eager", "v = v - reset\n", "v = v + reset\n", test_it_is_the_reference),
+    (DELAYED, "len(inputs) :]", "len(inputs) - 1 : -1]", test_a_sequence_is_its_chunks_and_a_loop_of_its_steps),
+    (DELAYED, "k, f = pieces(delay, most)", "k, f = pieces(delay + 0.5, most)", test_delays_of_no_steps_are_none),
+    (EAGER, "v = v - reset\n", "v = v + reset\n", test_it_is_the_reference),
 ]
+
+
+@pytest.mark.parametrize(("module", "old", "new", "trips"), BUGS)
+def test_planted_bugs_are_caught(module: str, old: str, new: str, trips: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without making the example small."""
+    values = {"call": calls("delay"), "cuts": CUTS, "dtype": st.none()}
+    inner = trips.hypothesis.inner_test
+    asked = {name: values[name] for name in inner.__annotations__ if name in values}
+    once = settings(few, phases=[Phase.generate], report_multiple_bugs=False)
+    with planted(module, old, new, around=[DELAYED, EAGER, LIF]), caught("differ"):
+        monkeypatch.setattr(sys.modules[__name__], "ops", sys.modules[LIF])
+        once(given(**asked)(inner))()
