@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 import hetsyn_plugins
 from hetsyn_plugins.kernels.cpu import layout as cpu_layout
@@ -25,6 +26,10 @@ hetsyn_plugins.__path__.append(str(ROOT))
 sys.path.insert(0, str(ROOT / "tests" / "support"))  # what tests start beside themselves
 
 from pretended_card import pretended_card  # noqa: E402  of support
+
+# a property is tried on the same examples in every run: what fails, fails again
+settings.register_profile("the same", derandomize=True, deadline=None, database=None)
+settings.load_profile("the same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

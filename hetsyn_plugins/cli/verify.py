@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import textwrap
 import time
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ def add_verify(commands: Any) -> None:
     )
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     verify.add_argument("--junit", type=Path, metavar="FILE", help="the same in JUnit's XML")
+    verify.add_argument(
+        "--networks", metavar="N", help="in the place of the checks, N random small networks; FIRST:END: these of them"
+    )
     verify.set_defaults(handler=run_verify, less="--check")
 
 
@@ -39,12 +43,15 @@ def run_verify(arguments: argparse.Namespace) -> int:
     check_file_to_write("--json", arguments.json)
     check_file_to_write("--junit", arguments.junit)
     check_known("--check", arguments.check, [*checks.CHECKS, *integers.CHECKS])
+    seeds = checked_networks(arguments)
     named = arguments.backend is None or any(":" not in name for name in arguments.backend)
     known = loading.known() if named else loading.Known({}, {})  # which loads torch, and numba
     chosen: dict[str, AnyBackend] = dict(known.present)
     refused: dict[str, str] = {}
     if arguments.backend is not None:
         chosen, refused = picked(arguments.backend, known, arguments.require)
+    if seeds is not None:
+        return run_networks(seeds, chosen, start)
     found = []
     for result in results.run(list(chosen.values()), arguments.check):
         print(line_of(result), flush=True)
@@ -97,6 +104,54 @@ def concluded(
         if path is not None:
             files.write_bytes(path, write(found, absent, unmet))
     return 1 if counts[results.FAILED] or unmet else 0
+
+
+def checked_networks(arguments: argparse.Namespace) -> range | None:
+    """The seeds of the networks that are asked for, N or FIRST:END; None where none are."""
+    if arguments.networks is None:
+        return None
+    for option in ("check", "require", "json", "junit"):
+        if getattr(arguments, option):
+            raise ValueError(f"--networks: expected beside it --backend only, got --{option}")
+    first, colon, end = arguments.networks.partition(":")
+    try:
+        seeds = range(int(first), int(end)) if colon else range(int(first))
+    except ValueError:
+        seeds = range(0)
+    if not seeds or seeds[0] < 0:
+        raise ValueError(f"--networks: expected a number of them, or seeds as FIRST:END, got {arguments.networks!r}")
+    return seeds
+
+
+def run_networks(seeds: range, chosen: dict[str, AnyBackend], start: float) -> int:
+    """What disagrees with the reference, and how to repeat it; then one line a backend, and the sum of them."""
+    from hetsyn_plugins.conformance import networks
+    from hetsyn_plugins.conformance.cases import Backend, Mismatch
+    from hetsyn_plugins.conformance.comparison import Tally
+    from hetsyn_plugins.conformance.failures import result_of
+
+    backends = {name: backend for name, backend in chosen.items() if isinstance(backend, Backend)}
+    if not backends:
+        raise ValueError(f"--backend: expected with --networks one of floats, got {', '.join(chosen) or 'none'}")
+    tallies, layers, wrong = {name: Tally() for name in backends}, 0, dict.fromkeys(backends, 0)
+    for seed in seeds:
+        network = networks.draw_network(seed)
+        layers += len(network)
+        for name, backend in backends.items():
+            check = functools.partial(networks.compare_layers, layers=network, tally=tallies[name])
+            came = result_of(check, "networks", backend)
+            if isinstance(came, Mismatch):
+                wrong[name] += 1
+                print(f"{name:14} {came}\n{'':14} again: hetsyn verify --networks {seed}:{seed + 1} --backend {name}")
+                print(textwrap.indent(str(came.failure), "    "), flush=True)
+    for name, tally in tallies.items():
+        print(f"{name:14} {wrong[name]} disagreements, {tally}")
+    spikes, disagreements = sum(tally.spikes for tally in tallies.values()), sum(wrong.values())
+    print(
+        f"{len(seeds):,} networks (seeds {seeds[0]} to {seeds[-1]}), {layers:,} layers, {spikes:,} spikes compared over"
+        f" {len(backends)} backends, {disagreements} disagreements in {time.perf_counter() - start:.0f} s"
+    )
+    return 1 if disagreements else 0
 
 
 def line_of(result: Result) -> str:

@@ -16,7 +16,14 @@ from hetsyn_plugins.core.surrogate import MultiGaussian  # noqa: E402
 from hetsyn_plugins.kernels.cpu import layout, sequence, sparse  # noqa: E402
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients  # noqa: E402
 
-SIZES = [(23, 17, 9, 13), (8, 5, 3, 4), (40, 33, 6, 31), (16, 16, 40, 70), (2, 1, 5, 1)]
+SIZES = [
+    (23, 17, 9, 13),
+    (8, 5, 3, 4),
+    (40, 33, 6, 31),
+    (16, 16, 40, 70),
+    (2, 1, 5, 1),
+    (4, 3, 1, 5),
+]  # the last has no synapse
 ASKED = NeedsGrad(*(name.endswith(("inputs", "weight", "decay")) for name in NeedsGrad._fields))
 AROUND = [module.__name__ for module in (sparse, sparse_layout, sequence)]
 

@@ -157,8 +157,9 @@ class SparseLanes(BatchLanes):
         X, lists = self._recurrent(quads, synapses)
         z_next = self.zeros(self.vectors, self.lanes)
         parallel(sparse.recurrent_fwd, self.blocks, u, X, z_next, *state, *soma, *lists, self.steps)
-        traces = np.zeros((self.blocks * self.lanes, self.neurons, self.neurons), self.dtype)
-        by_block = X.reshape(self.blocks, quads.size, self.lanes).transpose(0, 2, 1).reshape(-1, quads.size)
+        rows = self.blocks * self.lanes
+        traces = np.zeros((rows, self.neurons, self.neurons), self.dtype)
+        by_block = X.reshape(self.blocks, quads.size, self.lanes).transpose(0, 2, 1).reshape(rows, quads.size)
         traces[:, quads.row, quads.column] = by_block[:, quads.slot]
         return torch.from_numpy(traces[: self.batch])
 
