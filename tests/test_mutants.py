@@ -39,7 +39,6 @@ def test_called():
 """
 LISTED = """[[mutant]]
 module = "tiny/code.py"
-operator = "core/ReplaceTrueWithFalse"
 was = "return bool([True])"
 becomes = "return bool([False])"
 reason = "a list of one entry is true, whatever the entry"
