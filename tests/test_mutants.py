@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "tools" / "mutants"
+LIST = tomllib.loads((ROOT / "tests" / "data" / "equivalent_mutants.toml").read_text())
 
 pytest.importorskip("cosmic_ray", reason="the extra [dev] is not installed")
 pytest.importorskip("coverage", reason="the extra [dev] is not installed")
@@ -63,8 +69,8 @@ def judged(root: Path, *sample: str) -> tuple[dict[str, int], list[str]]:
 
 def test_three_mutants_are_judged_each_once(tmp_path: Path) -> None:
     files = {"tiny/__init__.py": "", "tiny/code.py": CODE, "checks/test_code.py": TESTS}
-    for name, text in {**files, "tests/equivalent_mutants.toml": LISTED}.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name, text in {**files, "tests/data/equivalent_mutants.toml": LISTED}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     results = tmp_path / "build" / "mutants" / "tiny.jsonl"
 
@@ -86,3 +92,10 @@ def test_three_mutants_are_judged_each_once(tmp_path: Path) -> None:
     assert judged(tmp_path)[0] == {"killed": 2, "equivalent": 1}
     assert results.read_text().count("\n") == 8  # all of the changed module
     assert (tmp_path / "tiny" / "code.py").read_text() == CODE + "\n"
+
+
+def test_what_is_listed_as_equivalent_is_in_the_code() -> None:
+    for entry in LIST["mutant"]:
+        lines = (ROOT / entry["module"]).read_text().splitlines()
+        assert entry["was"] in map(str.strip, lines), f"{entry['module']} has no line {entry['was']!r}"
+        assert entry["becomes"] != entry["was"] and entry["reason"]
