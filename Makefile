@@ -1,5 +1,5 @@
 # `make demo` and `make test` work on a fresh checkout: each makes .venv first, if need be.
-.PHONY: demo test lint docs notebooks bench fuzz soak clean venv
+.PHONY: demo test lint docs notebooks bench fuzz mutants soak clean venv
 
 demo: venv
 	.venv/bin/hetsyn demo
@@ -24,6 +24,9 @@ bench: venv
 
 fuzz: venv
 	.venv/bin/python tools/fuzz
+
+mutants: venv
+	.venv/bin/python tools/mutants
 
 soak: venv
 	.venv/bin/python tools/soak

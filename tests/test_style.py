@@ -15,7 +15,10 @@ FILES = [
     for folder in ("hetsyn_plugins", "adapters", "docs", "tests", "tools", "examples")
     for path in sorted((ROOT / folder).rglob("*.py"))
     if "hetsyn_plugins/adapters/" not in path.as_posix()
-] + [ROOT / "tools" / name for name in ("check_links", "fuzz", "look_at_pages", "notebooks", "release_check", "soak")]
+] + [
+    ROOT / "tools" / name
+    for name in ("check_links", "fuzz", "look_at_pages", "mutants", "notebooks", "release_check", "soak")
+]
 
 
 def faults(source: str) -> Iterator[str]:
