@@ -805,6 +805,7 @@ for flags in ({"FIRST": True}, {"HAS_NEW": True}, {"LAST": True}):
 """
 
 
+# Longer than a screen: a third of it says where the figures come from.
 def test_every_kernel_compiles_for_a_gpu_and_its_loop_is_arithmetic(tmp_path: Path) -> None:
     """To machine code for compute capability 9.0, with Triton's own assembler: no GPU is needed for that.
 
