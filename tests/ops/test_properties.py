@@ -175,16 +175,23 @@ def test_strides_change_nothing(call: Call, layouts: list[str]) -> None:
         state = None if call.state is None else HetSynState(*map(change, call.state))
         return Call(change(call.x), {k: change(t) for k, t in call.fields.items()}, state, call.backend)
 
+    def contiguous(t: Any) -> Any:
+        return t.contiguous() if isinstance(t, Tensor) else t
+
     strided = all_of(call, laid)
-    same(strided.run(), all_of(strided, lambda t: t.contiguous() if isinstance(t, Tensor) else t).run())
+    same(strided.run(), all_of(strided, contiguous).run())
 
 
 @few
 @given(call=calls(), dtype=st.sampled_from([torch.bool, torch.uint8, None]))
 def test_it_is_the_reference(call: Call, dtype: torch.dtype | None) -> None:
     """In float64 as in float32, of inputs in whole numbers too."""
-    params = HetSynParams(**{name: None if t is None else np.array(t) for name, t in call.fields.items()})
-    state = None if call.state is None else HetSynState(*(None if t is None else t.numpy() for t in call.state))
+
+    def numpy(t: Any) -> Any:
+        return t.numpy() if isinstance(t, Tensor) else t
+
+    params = HetSynParams(**{name: numpy(t) for name, t in call.fields.items()})
+    state = None if call.state is None else HetSynState(*map(numpy, call.state))
     spikes, v, end = reference.run(params, call.x.numpy(), state)
     parts = HetSynState(*(None if a is None else torch.tensor(a).to(call.x.dtype) for a in end))
     want = torch.tensor(spikes).to(call.x.dtype), torch.tensor(v).to(call.x.dtype), parts
