@@ -307,20 +307,25 @@ def in_shape(fields: Mapping[str, Any], sizes: tuple[Any, ...]) -> dict[str, Any
 
 
 def remade(t: Tensor, make: Callable[[Tensor], Tensor], source: Tensor) -> AbstractContextManager[Any]:
-    """In this block a graph keeps, in the place of the tensor t, which is make(source), the source."""
+    """In this block a graph keeps, in the place of the tensor t, which is make(source), the source.
+
+    All that it keeps it keeps without its graph: an output that a node kept as it is would hold that very node, by a
+    way that no collector sees, and with it all steps before.
+    """
     if torch.compiler.is_compiling() or transforming() or not torch.is_grad_enabled():
         return nullcontext()
-    place, shape, kept, version = t.data_ptr(), t.shape, source.detach(), source._version
+    place, shape, of_source = t.data_ptr(), t.shape, (source.detach(), source._version)
 
-    def pack(saved: Tensor) -> Tensor | None:
-        return None if saved.data_ptr() == place and saved.shape == shape else saved
+    def pack(saved: Tensor) -> tuple[bool, Tensor, int]:
+        is_made = saved.data_ptr() == place and saved.shape == shape
+        return (True, *of_source) if is_made else (False, saved.detach(), saved._version)
 
-    def unpack(saved: Tensor | None) -> Tensor:
-        if saved is not None:
-            return saved
+    def unpack(packed: tuple[bool, Tensor, int]) -> Tensor:
+        is_made, kept, version = packed
         if kept._version != version:
-            raise RuntimeError("inputs of a convolution were modified by an inplace operation before its backward()")
-        return make(kept).reshape(shape)
+            what = "inputs" if is_made else "tensors"
+            raise RuntimeError(f"{what} of a convolution were modified by an inplace operation before its backward()")
+        return make(kept).reshape(shape) if is_made else kept
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 

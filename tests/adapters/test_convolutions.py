@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 import re
@@ -384,6 +385,19 @@ def test_large_patches_are_made_anew_for_the_backward_pass_and_not_kept(
         x.mul_(0)
         with pytest.raises(RuntimeError, match="were modified by an inplace operation before its backward"):
             spikes.sum().backward()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("form", ["sequence", "step"])
+def test_what_is_dropped_before_its_backward_goes(host: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that keeps an output of its own as it is would stay for ever, with all steps before."""
+    monkeypatch.setattr(convolving, "LARGE", 0)  # patches of sequences are made anew too
+    shape, counts = SHAPES["2d groups"], []
+    for _ in range(4):
+        (run if form == "sequence" else in_steps)(host, layer_of(host, shape, form), spikes_in(shape))
+        gc.collect()
+        counts.append(sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
+    assert counts[1] == counts[2] == counts[3]
 
 
 @pytest.mark.card

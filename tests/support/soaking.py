@@ -59,7 +59,7 @@ class Work:
         self.networks = 0
         present = [name for name in ("snntorch", "norse") if frameworks.is_installed(name)]
         self.makers: list[Callable[[int, int, int], nn.Module]] = [getattr(self, f"_{name}") for name in present]
-        self.uses = (self.sequence, self.steps, self.copies, self.files, self.conversion, self.mistakes)
+        self.uses = (self.sequence, self.steps, self.copies, self.files, self.conversion, self.mistakes, self.images)
 
     def one(self) -> None:
         """One network of another shape, used in one of the ways, and dropped, or kept for a while."""
@@ -71,7 +71,15 @@ class Work:
 
     def _snntorch(self, m: int, n: int, outputs: int) -> nn.Module:
         snn = frameworks.adapter("snntorch")
-        hidden = self.rng.choice((snn.HetSynLeaky, snn.RHetSynLeaky))(m, n, init_hidden=True, learn_beta=True)
+        layer = self.rng.choice((snn.HetSynLeaky, snn.RHetSynLeaky))
+        kinds: list[dict[str, Any]] = [
+            {},
+            {"delay": 4 * torch.rand(n, m), "max_delay": 4, "learn_delay": True},
+            {"delay": torch.randint(4, (n, m)), "max_delay": 4},
+            {"mask": torch.rand(n, m) < 0.3},
+            {"share": "codebook", "clusters": 2},
+        ]
+        hidden = layer(m, n, init_hidden=True, learn_beta=True, **self.rng.choice(kinds))
         readout = snn.HetSynLeaky(n, outputs, init_hidden=True, spiking=False, reset_mechanism="none")
         return nn.Sequential(hidden, nn.Dropout(0.1), readout)
 
@@ -143,6 +151,17 @@ class Work:
             except (ValueError, TypeError, RuntimeError):
                 continue
             raise AssertionError("a mistake was not refused")
+
+    def images(self, net: nn.Module, inputs: torch.Tensor) -> None:
+        """A convolution over the same inputs, as a sequence, in steps of a copy, and the dense layer that it is."""
+        snn = frameworks.adapter("snntorch")
+        conv = snn.HetSynConv1d(1, self.rng.randint(1, 4), 2, padding=1, init_hidden=True)
+        x = inputs.unsqueeze(2)
+        self._out(conv(x)).sum().backward()
+        twin = copy.deepcopy(conv)
+        self._reset(twin)
+        self.kept.append([self._out(twin(step)) for step in x[:3]])
+        conv.to_dense(x.shape[3:])
 
     def _reset(self, net: nn.Module) -> None:
         for module in net.modules():
