@@ -742,8 +742,8 @@ BUGS = [
         "random",
         "spikes differ",
         SNNTORCH,
-        "fields = {name: getattr(params, field) for field, name in FIELD_NAMES.items()}\n",
-        "fields = {name: getattr(params, field) for field, name in FIELD_NAMES.items()} | {'threshold': 1.0}\n",
+        "fields = {name: values[field] for field, name in FIELD_NAMES.items()}\n",
+        "fields = {name: values[field] for field, name in FIELD_NAMES.items()} | {'threshold': 1.0}\n",
     ),
     Bug(
         "trainable: half the gradient",
