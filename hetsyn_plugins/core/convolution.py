@@ -75,6 +75,8 @@ class Convolution(NamedTuple):
         """The dense layer from images of this size, flattened, to neurons (N, *output_size), flattened.
 
         params  (N, M), those of a patch
+
+        Its mask has what lies under the kernel: else the rest would train, and cost a chip a decay of its own.
         """
         params, (n, _) = params.expanded(), self.sizes
         lines = self.in_channels * prod(size)
@@ -84,7 +86,7 @@ class Convolution(NamedTuple):
             _matrix(params.weight, seen, lines),
             _matrix(params.decay, seen, lines),
             delay=None if params.delay is None else _matrix(params.delay, seen, lines),
-            mask=None if params.mask is None else _matrix(params.mask, seen, lines),
+            mask=_matrix(np.ones((n, seen.shape[2]), bool) if params.mask is None else params.mask, seen, lines),
             **{field: None if value is None else value.repeat(seen.shape[1]) for field, value in soma.items()},
             spiking=params.spiking,
             max_delay=params.max_delay or None,

@@ -280,8 +280,8 @@ class Convolving(HetSynModule):
     def to_dense(self, input_size: Any) -> HetSynParams:
         """The dense layer that this one is on images of that size, H, W or L.
 
-        Its inputs are the images (C, H, W) and its neurons (N, H', W'), both flattened; synapses outside of a kernel
-        have weight 0 and decay 0, and of a layer with a mask are none. So it has N H' W' C H W weights.
+        Its inputs are the images (C, H, W) and its neurons (N, H', W'), both flattened; a mask leaves out what lies
+        outside of the kernels. So it has N H' W' C H W weights.
         """
         size = checked_size("input_size", input_size, self.axes)
         self.convolution.output_size(size)

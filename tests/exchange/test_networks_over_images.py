@@ -195,6 +195,16 @@ def test_what_is_unrolled_goes_where_lines_are_known(tmp_path: Path) -> None:
     check_alike([run(net, x)[-1]], [list(nir.read(tmp_path / "net.nir").run(x.flatten(2).numpy()).values())[-1][1]])
 
 
+def test_what_lies_outside_of_a_kernel_is_no_synapse() -> None:
+    """It neither trains nor costs a chip a decay of its own: one decay in the kernel is one in the integers."""
+    net = nn.Sequential(ours.HetSynConv2d(1, 2, 3, alpha=0.9, init_hidden=True))
+    (layer,) = convert(net, to="reference", unrolled=(1, 5, 5)).layers
+    assert layer.params.mask.sum() == 2 * 9 * 9  # synapses of a position, positions, kernels
+    assert np.array_equal(layer.params.mask, layer.params.weight != 0)
+    (fixed,) = convert(net, to="fixed_point", unrolled=(1, 5, 5)).layers
+    assert len(fixed.params.codebook) == 1
+
+
 @pytest.mark.parametrize(
     ("pool", "image", "says"),
     [

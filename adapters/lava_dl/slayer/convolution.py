@@ -74,13 +74,11 @@ class Patches(Layer):
             raise ValueError("to_params: expected a block that was called, for the size of its images, got a new one")
         groups, (c, n) = self._groups(), self.convolution[:2]
         kernels = self.own_params(hook).expanded()
-        if kernels.mask is None:
-            kernels = dataclasses.replace(kernels, mask=np.ones(kernels.weight.shape, bool))
         fields = {name: getattr(kernels, name) for name in ARRAYS}
         copies = {name: np.concatenate([value] * groups) for name, value in fields.items() if value is not None}
         kernels = dataclasses.replace(kernels, **copies)
         whole_image = self.convolution._replace(in_channels=groups * c, out_channels=groups * n, groups=groups)
-        return whole_image.unrolled(kernels, self.image[1:]).with_decays_there()
+        return whole_image.unrolled(kernels, self.image[1:])
 
     def axon_delays(self) -> Any:
         delays = super().axon_delays()
