@@ -127,7 +127,7 @@ def test_one_codebook_for_inputs_and_recurrent_synapses(module: Any) -> None:
 
 def test_absent_synapses_take_no_place_in_a_codebook(module: Any) -> None:
     """A layer of eight decays, four of them of absent synapses alone: four clusters lose nothing, nor do integers."""
-    words = 1 - np.array([50, 100, 200, 400, 800, 1600, 3000, 10]) / 4096
+    words = 1 - np.array([50, 100, 200, 400, 800, 1600, 4096, 0]) / 4096  # r = 0 and 1 among those of no synapse
     decay = np.resize(words, (6, 8))
     mask = np.zeros((6, 8), bool)
     mask[:, :4] = True

@@ -155,6 +155,7 @@ def test_published_quartiles_stand_where_the_axis_has_them() -> None:
         bar = bars[f"{name}: median, quartiles"]
         assert bar.get_xdata() == pytest.approx(1e3 * np.array(span))  # not cut off at the learned taus' ends
         assert bar.get_markevery() == [1]
+    assert len({bar.get_ydata()[0] for bar in bars.values()}) == 2, "one beside the other"
     left, right = ax.get_xlim()
     assert left < 1 and right > 2000
 
