@@ -131,6 +131,7 @@ def add_despite_cost(command: Any) -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     """Train, and print what came of it."""
     from hetsyn_plugins.experiments.config import load_config, to_toml
+    from hetsyn_plugins.experiments.data.quiet import quietly
     from hetsyn_plugins.experiments.grid import points, train_points
     from hetsyn_plugins.experiments.launchers import cluster_of
     from hetsyn_plugins.experiments.ranks import joined
@@ -154,7 +155,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         seeds = parse_seeds(arguments.seeds)
         options: dict[str, Any] = {"cluster": cluster_of(arguments.launcher, arguments.slurm)}
         options |= {name: getattr(arguments, name) for name in ("jobs", "quiet", "tensorboard", "despite_cost")}
-        summaries = train_points(configs, seeds, folder, **options)
+        with quietly(arguments.quiet):
+            summaries = train_points(configs, seeds, folder, **options)
     if here.is_first and not arguments.sweep:
         say_trained(folder, configs[""], summaries[""])
     elif here.is_first:
@@ -277,6 +279,7 @@ def run_claim(arguments: argparse.Namespace) -> int:
     """Run what a claim needs that has not been run yet, and print its table."""
     from hetsyn_plugins.experiments.claims import CLAIMS
     from hetsyn_plugins.experiments.claims.claim import check_claim, table
+    from hetsyn_plugins.experiments.data.quiet import quietly
     from hetsyn_plugins.experiments.launchers import cluster_of
     from hetsyn_plugins.experiments.run_folder import parse_seeds
 
@@ -291,7 +294,8 @@ def run_claim(arguments: argparse.Namespace) -> int:
     options["say"] = lambda text: print(text, file=sys.stderr, flush=True)
     options["settings"] = with_device(arguments.set, arguments.device)
     options["cluster"] = cluster_of(arguments.launcher, arguments.slurm)
-    result = check_claim(name, claim, arguments.out, seeds, **options)
+    with quietly(arguments.quiet):
+        result = check_claim(name, claim, arguments.out, seeds, **options)
     print(table(result))
     print(f"\n{arguments.out / result.name}: claim.json, results.json{''.join(', ' + p.file for p in result.pictures)}")
     return 0

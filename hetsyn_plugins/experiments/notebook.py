@@ -29,6 +29,7 @@ from hetsyn_plugins.experiments.config import (
     resolve_config,
 )
 from hetsyn_plugins.experiments.data import items
+from hetsyn_plugins.experiments.data.quiet import quietly
 from hetsyn_plugins.experiments.grid import points_of, train_points
 from hetsyn_plugins.experiments.model import Model
 from hetsyn_plugins.experiments.run_folder import RunSummary, checked_seeds, load_networks, seed_folder
@@ -154,7 +155,8 @@ def _trained(
         configs = _with_data(configs, folder, given)
     elif given.test is not None:
         raise ValueError("test: expected with data only, got it alone")
-    summaries = train_points(configs, seeds, folder, **options)
+    with quietly(options["quiet"]):
+        summaries = train_points(configs, seeds, folder, **options)
     return {name: Trained(folder / name, configs[name], summary) for name, summary in summaries.items()}
 
 

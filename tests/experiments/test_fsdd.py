@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hetsyn_plugins.cli import main
 from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.experiments.data import cochlea, fsdd
 from hetsyn_plugins.experiments.tasks.speech import Speech
@@ -95,6 +96,17 @@ def test_recordings_are_heard_once(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(fsdd, "listen", lambda *_: pytest.fail("heard again"))
     for one, other in zip(first, fsdd.load(folder / "recordings"), strict=True):
         np.testing.assert_array_equal(one.times, other.times)
+
+
+@pytest.mark.parametrize("more", [[], ["--quiet"]])
+def test_a_quiet_command_hears_without_a_bar(
+    folder: Path, tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [f"task.source={folder}", "training.epochs=1", "training.batch=6", "network.hidden=[4]"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    assert main(["train", "speech", "--jobs", "1", "--seeds", "0", "--out", str(tmp_path / "run"), *options, *more]) == 0
+    said = capsys.readouterr().err
+    assert ("listening" in said) is (not more) and ("it/s" in said) is (not more)
 
 
 def test_other_recordings_are_heard_anew(folder: Path) -> None:

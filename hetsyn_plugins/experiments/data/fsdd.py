@@ -25,6 +25,7 @@ from hetsyn_plugins.core.files import make_folder
 from hetsyn_plugins.experiments.data import cochlea, get, shd
 from hetsyn_plugins.experiments.data.cochlea import Spikes
 from hetsyn_plugins.experiments.data.publishers import DIGITS, RECORDINGS, SPEAKERS, TAKES
+from hetsyn_plugins.experiments.data.quiet import is_quiet
 from hetsyn_plugins.experiments.data.shd import Recordings
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -55,7 +56,7 @@ def load(source: Path, *, workers: int | None = None, quiet: bool = False) -> tu
     path = get.place("fsdd_spikes") / f"recipe-{RECIPE}_{get.digest_of(folder, RECORDINGS)[:16]}.h5"
     if not path.exists():
         make_folder(path.parent, "$HETSYN_CACHE")  # before a minute of work
-        heard = listen([folder / name for name in RECORDINGS], workers, quiet)
+        heard = listen([folder / name for name in RECORDINGS], workers, quiet or is_quiet())
         labels = np.repeat(np.arange(DIGITS), len(SPEAKERS) * TAKES)
         speakers = np.tile(np.repeat(np.arange(len(SPEAKERS)), TAKES), DIGITS)
         shd.write_recordings(path, heard, labels, speakers, words=WORDS, genders=("male",) * len(SPEAKERS))

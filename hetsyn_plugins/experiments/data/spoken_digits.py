@@ -36,6 +36,7 @@ from hetsyn_plugins.core.file_format import FileFormatError
 from hetsyn_plugins.core.files import make_folder, read_json, write_json
 from hetsyn_plugins.experiments.data import cochlea, get, shd, speakers
 from hetsyn_plugins.experiments.data.cochlea import CHANNELS, Spikes
+from hetsyn_plugins.experiments.data.quiet import is_quiet
 from hetsyn_plugins.experiments.data.speakers import SPEAKERS, WORDS, Utterance
 
 KINDS = ("plain", "hard", "norm")
@@ -77,6 +78,7 @@ def files(
     Raises ValueError for another kind, or numbers out of range, FileNotFoundError naming the package without espeak-ng.
     """
     _check(kind, seed, takes, workers)
+    quiet = quiet or is_quiet()
     made_by = {"recipe": RECIPE, "espeak-ng": speakers.version(), "seed": seed, "takes": takes}
     place = (get.place("spoken_digits") if folder is None else Path(folder)) / "_".join(
         f"{key}-{value}" for key, value in made_by.items()
