@@ -317,7 +317,7 @@ def rounding_bound(case: Case, spikes: Array) -> Array:
     of their absolute values.
     """
     eps = float(np.finfo(case.params.weight.dtype).eps)
-    p = case.params.astype(np.float64).expanded()
+    p = reference.in_full(case.params)
     absolute = p.replace(
         weight=np.abs(p.weight),
         recurrent_weight=None if p.recurrent_weight is None else np.abs(p.recurrent_weight),
@@ -332,7 +332,7 @@ def rounding_bound(case: Case, spikes: Array) -> Array:
     errors, roundings = [0.0, 0.0, 0.0, 0.0], 7 if p.has_delays() else 3
     bounds = np.zeros(spikes.shape)
     for t, x in enumerate(np.abs(case.inputs.astype(np.float64))):
-        state = reference.step(absolute, x, state)
+        state = reference.advance(absolute, x, state)
         if p.spiking:
             state = state._replace(spikes=spikes[t].astype(np.float64))
         currents = (state.current, state.recurrent_current, state.reset, state.adaptation)

@@ -458,9 +458,10 @@ def driven(case: Case, got: Outcome) -> tuple[Array, Array]:
     spikes = np.zeros(got.v.shape) if got.spikes is None else got.spikes
     if got.spikes is None:
         return reference.run(case.params, case.inputs)[1], rounding_bound(case, spikes)
-    state, v = reference.zero_state(case.params, case.inputs.shape[1]), np.zeros(got.v.shape)
-    for t, x in enumerate(case.inputs):
-        state = reference.step(case.params, x, state)
+    p, state = reference.in_full(case.params), reference.zero_state(case.params, case.inputs.shape[1])
+    v = np.zeros(got.v.shape)
+    for t, x in enumerate(case.inputs.astype(np.float64)):
+        state = reference.advance(p, x, state)
         v[t] = state.v
         state = state._replace(spikes=spikes[t].astype(np.float64))
     return v, rounding_bound(case, spikes)

@@ -43,7 +43,7 @@ def step(params: HetSynParams, inputs: ArrayLike, state: HetSynState | None = No
     if x.ndim != 2:
         raise ValueError(f"inputs: expected shape (B, {params.weight.shape[1]}), got {x.shape}")
     initial_state = _checked_state(params, state, len(x))
-    return advance(_in_full(params), _checked_inputs(params, x[None])[0], initial_state)
+    return advance(in_full(params), _checked_inputs(params, x[None])[0], initial_state)
 
 
 def advance(p: HetSynParams, x: Array, state: HetSynState) -> HetSynState:
@@ -68,6 +68,13 @@ def advance(p: HetSynParams, x: Array, state: HetSynState) -> HetSynState:
     past_inputs = None if p.delay is None else inputs[1:]
     past_spikes = None if p.recurrent_delay is None or fired is None else fired[1:]
     return HetSynState(current, recurrent, reset, adaptation, spikes, v, past_inputs, past_spikes)
+
+
+def in_full(params: HetSynParams) -> HetSynParams:
+    """What `advance` takes: float64, every shared field written out, absent synapses without a decay."""
+    full = params.astype(np.float64).expanded()
+    decays = without_absent(_fields(full), ("decay",))
+    return full.replace(decay=decays["decay"], recurrent_decay=decays["recurrent_decay"])
 
 
 def taps(delay: Array, most: int) -> tuple[Array, Array]:
@@ -122,7 +129,7 @@ def trajectory(
 ) -> tuple[Array, list[HetSynState]]:
     """v (T, B, N) and the T + 1 states before, between and after the steps."""
     x = _checked_inputs(params, host_array("inputs", inputs))
-    p = _in_full(params)
+    p = in_full(params)
     states = [_checked_state(params, state, x.shape[1])]
     for x_t in x:
         states.append(advance(p, x_t, states[-1]))
@@ -159,7 +166,7 @@ def gradients(
     surrogate = resolve(surrogate)
     v, states = trajectory(params, inputs, state)
     x = host_array("inputs", inputs, np.float64)
-    p = _in_full(params)
+    p = in_full(params)
     g: dict[str, Any] = {name: np.zeros(getattr(p, name).shape) for name in NUMBERS if getattr(p, name) is not None}
     g_spikes = np.zeros(v.shape) if grad_spikes is None else np.asarray(grad_spikes, np.float64)
     g_v = np.zeros(v.shape) if grad_v is None else np.asarray(grad_v, np.float64)
@@ -260,13 +267,6 @@ def _through_synapses(
     g[f"{kind}weight"] += np.einsum("bnk,lnk,lbk->nk", g_current, weights, of_lag)
     g_of_lag += np.einsum("bnk,nk,lnk->lbk", g_current, weight, weights)
     g[f"{kind}delay"] += weight * np.einsum("bnk,lnk,lbk->nk", g_current, slopes, of_lag)
-
-
-def _in_full(params: HetSynParams) -> HetSynParams:
-    """In float64, every shared field written out, absent synapses without a decay."""
-    full = params.astype(np.float64).expanded()
-    decays = without_absent(_fields(full), ("decay",))
-    return full.replace(decay=decays["decay"], recurrent_decay=decays["recurrent_decay"])
 
 
 def _to_shape(gradient: Array | None, field: Any) -> Array | None:
