@@ -163,6 +163,11 @@ class Config:
                 "network.clusters: expected 0 with framework 'lava_dl', whose blocks have no codebook, got "
                 f"{self.network.clusters}"
             )
+        if self.network.max_delay and self.framework == "lava_dl":
+            raise ValueError(
+                "network.max_delay: expected 0 with framework 'lava_dl', whose blocks delay whole axons (train in "
+                f"snntorch or norse, and export), got {self.network.max_delay}"
+            )
         if self.training.density < 1 and self.framework == "lava_dl":
             raise ValueError(
                 "training.density: expected 1 with framework 'lava_dl', whose blocks do not prune (train in snntorch "

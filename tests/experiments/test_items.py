@@ -113,6 +113,12 @@ def test_a_sensor_that_is_none_is_told(size: Any) -> None:
         items.collate([(events((0, 0, 5, 0)), 0)], sensor_size=size)
 
 
+@pytest.mark.parametrize("steps", [0, 2.5, "3"])
+def test_a_number_of_steps_that_is_none_is_told(steps: Any) -> None:
+    with pytest.raises(ValueError, match=r"^steps: expected "):
+        items.collate([GOOD], steps=steps)
+
+
 def test_a_planted_order_of_lines_is_noticed() -> None:
     planted = changed(items.__name__, '("y", height), ("x", width)', '("x", width), ("y", height)')[items.__name__]
     with pytest.raises(AssertionError):

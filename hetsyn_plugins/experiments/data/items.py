@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hetsyn_plugins.core.file_format import shown
-from hetsyn_plugins.core.validation import checked_dt, host_array
+from hetsyn_plugins.core.validation import checked_dt, checked_size, host_array
 from hetsyn_plugins.experiments.data import own
 from hetsyn_plugins.experiments.tasks.task import Padded
 
@@ -54,8 +54,8 @@ def collate(
     Raises ValueError and TypeError, naming the item in the batch.
     """
     checked_dt(dt)
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
+    if steps is not None:
+        checked_size("steps", steps)
     samples = list(checked(items, sensor_size))
     frames = [counted(sample, dt) for sample in samples]
     lengths = [min(len(frame), steps or len(frame)) for frame in frames]
