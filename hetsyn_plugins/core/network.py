@@ -347,6 +347,14 @@ def check_flat(network: Network, who: str) -> None:
             )
 
 
+def check_undelayed(layer: HetSynLayer, who: str) -> None:
+    """Raise ValueError, naming the layer, where its synapses have delays, of which `who` has none."""
+    try:
+        layer.params.refuse_delays(who)
+    except ValueError as error:
+        raise ValueError(f"layer {layer.name!r}: {error}") from error
+
+
 def _check_images(layers: tuple[Layer, ...]) -> None:
     """Raise ValueError where lines come to a layer over images, images to another, or of other channels."""
     before: int | None = None  # axes of the images, 0 of lines; None: not known yet

@@ -23,6 +23,11 @@ MAGIC = b"\x93NUMPY"
 LENGTH_BYTES = {(1, 0): 2, (2, 0): 4}  # of the header's length, by version; 3.0 is for names of fields, not for numbers
 LONGEST_HEADER, MOST_AXES, LARGEST_SIZE = 10_000, 8, 1 << 40
 NUMBERS = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
+INSTEAD = {  # letters of a type -> what to do where an array is of it
+    "US": "np.unique(texts, return_inverse=True)[1] numbers texts from 0",
+    "O": "rows of unequal length are padded to one array of numbers",
+    "c": "take real and imaginary part, or the absolute value",
+}
 KEYS = {"descr", "fortran_order", "shape"}
 
 
@@ -70,7 +75,10 @@ def _header(text: bytes, path: Path, name: str) -> tuple[np.dtype[Any], bool, tu
         raise FileFormatError(path, f"a header with {', '.join(sorted(KEYS))}", header, field=name)
     descr, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
     if not isinstance(descr, str) or not NUMBERS.fullmatch(descr):
-        raise FileFormatError(path, "numbers or truth values of up to 8 bytes", descr, field=f"{name}: descr")
+        to_do = next((hint for kinds, hint in INSTEAD.items() if re.match(f"[<>|=]?[{kinds}]", str(descr))), "")
+        raise FileFormatError(
+            path, "numbers or truth values of up to 8 bytes", descr, field=f"{name}: descr", to_do=to_do
+        )
     if not isinstance(fortran, bool):
         raise FileFormatError(path, "True or False", fortran, field=f"{name}: fortran_order")
     whole = isinstance(shape, tuple) and all(type(size) is int and 0 < size < LARGEST_SIZE for size in shape)

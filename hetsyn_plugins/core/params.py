@@ -258,8 +258,10 @@ class HetSynParams:
         for name in DELAYS:
             delay = getattr(self, name)
             if delay is not None:
-                hint = "; without them it is another network: replace(delay=None, recurrent_delay=None), and train it"
-                raise ValueError(f"{name}: expected None for {what}, got {describe_values(delay)} steps{hint}")
+                hint = "without them it is another network: replace(delay=None, recurrent_delay=None), and train it"
+                if not any(np.any(d) for d in (self.delay, self.recurrent_delay) if d is not None):
+                    hint = "all are 0: replace(delay=None, recurrent_delay=None) is the same network"
+                raise ValueError(f"{name}: expected None for {what}, got {describe_values(delay)} steps; {hint}")
 
     def is_alif(self) -> bool:
         """Is this a vanilla LIF plus the adaptation current?"""

@@ -83,7 +83,10 @@ def as_array(name: str, value: Any, dtype: Any) -> Array:
     if hasattr(value, "detach"):
         value = host_array(name, value)
     typed = isinstance(value, np.ndarray)
-    array = np.array(value, None if typed or dtype is None else dtype)
+    try:
+        array = np.array(value, None if typed or dtype is None else dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected float32 or float64 numbers, got {value!r}: {error}") from error
     if array.dtype not in (np.float32, np.float64):
         raise ValueError(f"{name}: expected float32 or float64 numbers, got {array.dtype}")
     if dtype is not None and array.dtype != dtype:

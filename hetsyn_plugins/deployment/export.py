@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hetsyn_plugins.core.network import HetSynLayer, Network
+from hetsyn_plugins.core.network import HetSynLayer, Network, check_flat
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import host_array, layout_hint
 from hetsyn_plugins.deployment import chip_file
@@ -82,6 +82,7 @@ def export(
     whole or longer than 62 steps among it, and FixedPointOverflow. Then nothing is written.
     """
     source, path = _source(net), Path(path)
+    check_flat(source.network, "a chip file")
     x, truth = _checked_data(calibration, labels)
     network, reports = source.network, dict[str, ClusterReport]()
     if clusters is not None or tolerance is not None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from hetsyn_plugins.core.fields import ARRAYS, Array
 from hetsyn_plugins.core.files import write_bytes
-from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Linear, Network, check_flat
+from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Linear, Network, check_flat, check_undelayed
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import state_shapes
 
@@ -63,7 +63,7 @@ def _scan(onnx: Any, network: Network) -> Any:
 
 def _states(layer: HetSynLayer) -> dict[str, list[Any]]:
     """Name -> shape of the states of a layer, with "B" for the batch."""
-    layer.params.refuse_delays("an ONNX file")
+    check_undelayed(layer, "an ONNX file")
     fields = {name: getattr(layer.params, name) for name in ARRAYS}
     shapes = state_shapes(fields, layer.params.spiking, 1)
     present = ((name, shape) for name, shape in shapes.items() if name in STATES and shape is not None)

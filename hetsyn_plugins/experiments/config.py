@@ -163,6 +163,11 @@ class Config:
                 "network.clusters: expected 0 with framework 'lava_dl', whose blocks have no codebook, got "
                 f"{self.network.clusters}"
             )
+        if self.network.max_delay and self.framework == "lava_dl":
+            raise ValueError(
+                "network.max_delay: expected 0 with framework 'lava_dl', whose blocks delay whole axons (train in "
+                f"snntorch or norse, and export), got {self.network.max_delay}"
+            )
         if self.training.density < 1 and self.framework == "lava_dl":
             raise ValueError(
                 "training.density: expected 1 with framework 'lava_dl', whose blocks do not prune (train in snntorch "
@@ -176,7 +181,7 @@ def load_config(
     """The configuration of a task by its name (the paper's settings) or import path, of a file of own data
     (`data.own`), or of a TOML file, with "key=value" changes.
 
-    preset   one of `Task.presets`, of a task by its name; "paper" is one of every task
+    preset   one of `Task.presets`, of a task by its name; "paper" is one of every task of the paper
 
     Raises ValueError for unknown names, tasks and keys (naming the nearest), wrong types and values out of range:
     FileFormatError, naming the file, for what stands in a file; FileNotFoundError where the file is missing;
@@ -199,8 +204,11 @@ def load_config(
 
 
 def _preset(task: str, preset: str | None) -> Mapping[str, Any]:
-    """The settings of a task's preset; of "paper" none, where the task has them anyway."""
-    presets = {"paper": {}, **task_class(task).presets}
+    """The settings of a task's preset; of "paper" none, where a task of the paper has them anyway."""
+    kind = task_class(task)
+    presets = {**({"paper": {}} if kind.paper and kind is not OwnData else {}), **kind.presets}
+    if preset is not None and not presets:
+        raise ValueError(f"preset: expected none for {task}, which has none, got {shown(repr(preset))}")
     if preset is not None and preset not in presets:
         raise ValueError(f"preset: expected one of {', '.join(presets)} for {task}, got {shown(repr(preset))}")
     return {} if preset is None else presets[preset]

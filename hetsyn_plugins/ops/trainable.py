@@ -355,7 +355,11 @@ class TrainableFields(Copied, nn.Module):
         if self.share == "codebook" and field in SYNAPTIC:
             decays, index = decay_from_stored(stored, self.parametrization, self.dt), self.kept_index(field)
             assert index is not None  # registered together
-            return shared(decays, index, self.latent(field))
+            try:
+                return shared(decays, index, self.latent(field))
+            except IndexError:  # it was written to; what is loaded has been looked at
+                check_index(f"{self.names[field]}_index", index.cpu().numpy(), index, len(decays))
+                raise
         if field in DECAYS:
             if self.parametrization == "decay":
                 return bounded(stored, 0.0, 1.0)

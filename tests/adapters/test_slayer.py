@@ -18,7 +18,7 @@ from planting import caught, changed, in_place
 
 import hetsyn_plugins
 from hetsyn_plugins import HetSynParams
-from hetsyn_plugins.core import reference
+from hetsyn_plugins.core import masks, reference
 from hetsyn_plugins.core.initialisers import UniformTau
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import frameworks
@@ -391,6 +391,15 @@ def test_pre_hook_and_mask(adapter: Any) -> None:
     assert b.synapse.weight.grad[:, :4].any()
     with pytest.raises(ValueError, match=r"mask: expected shape \(9, 12\)"):
         block(adapter, "Dense", mask=mask.T)
+    with pytest.raises(ValueError, match=r"mask: expected booleans, or 0 and 1, got values from 0 to 0.5"):
+        block(adapter, "Dense", mask=mask / 2)
+    with pytest.raises(ValueError, match="delay: expected True or False, got tensor"):
+        block(adapter, "Dense", delay=mask)
+    assert torch.equal(block(adapter, "Dense", mask=mask.to_sparse()).mask, mask)
+    mask[3] = 0
+    masks._said.clear()
+    with pytest.warns(UserWarning, match="mask: 1 of 9 neurons have no synapse in it"):
+        block(adapter, "Dense", mask=mask)
 
 
 @pytest.mark.parametrize("quantised", [True, False])

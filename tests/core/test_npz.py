@@ -47,10 +47,22 @@ def test_arrays_are_those_that_numpy_reads(save: Any, dtype: str, tmp_path: Path
 
 
 HEADERS = {
-    "objects": (str(SHAPE | {"descr": "|O"}), "a: descr: expected numbers or truth values"),
-    "texts": (str(SHAPE | {"descr": "<U6"}), "a: descr: expected numbers or truth values"),
-    "dates": (str(SHAPE | {"descr": "<M8[s]"}), "a: descr: expected numbers or truth values"),
-    "complex": (str(SHAPE | {"descr": "<c8"}), "a: descr: expected numbers or truth values"),
+    "objects": (
+        str(SHAPE | {"descr": "|O"}),
+        "a: descr: expected numbers or truth values of up to 8 bytes, got |O; rows of unequal length are padded",
+    ),
+    "texts": (
+        str(SHAPE | {"descr": "<U6"}),
+        "a: descr: expected numbers or truth values of up to 8 bytes, got <U6; np.unique(texts, return_inverse=True)",
+    ),
+    "dates": (
+        str(SHAPE | {"descr": "<M8[s]"}),
+        "a: descr: expected numbers or truth values of up to 8 bytes, got <M8[s]",
+    ),
+    "complex": (
+        str(SHAPE | {"descr": "<c8"}),
+        "a: descr: expected numbers or truth values of up to 8 bytes, got <c8; take real and imaginary part",
+    ),
     "fields": (str(SHAPE | {"descr": [("x", "<f4")]}), "a: descr: expected numbers or truth values"),
     "much promised": (str(SHAPE | {"shape": (10**9, 10**6)}), "a: expected 4000000000000000 bytes for the shape"),
     "more than numbers can say": (str(SHAPE | {"shape": (10**4000,) * 2}), "a: shape: expected up to 8 sizes"),

@@ -91,6 +91,9 @@ def test_pickle_replace_astype_and_repr() -> None:
         ({"weight": np.ones((0, 3))}, r"weight: expected shape \(N, M\), got \(0, 3\)"),
         ({"weight": np.ones((N, M), int)}, "weight: expected float32 or float64 numbers, got int64"),
         ({"weight": np.ones((N, M), np.float16)}, "weight: expected float32 or float64 numbers, got float16"),
+        ({"delay": "a"}, "delay: expected float32 or float64 numbers, got 'a'"),
+        ({"decay": {}}, "decay: expected float32 or float64 numbers, got {}"),
+        ({"bias": [[1.0], [1.0, 2.0]]}, "bias: expected float32 or float64 numbers, got "),
         ({"weight": np.full((N, M), np.nan)}, "weight: expected finite values, got no number and 12 NaN"),
         ({"weight": np.full((N, M), np.inf)}, "weight: expected finite values, got values from inf to inf"),
         (

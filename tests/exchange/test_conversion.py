@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from networks import OUT, B, M, N, params, plain, run_hidden, spike_trains, trai
 from torch import nn
 
 import hetsyn_plugins
-from hetsyn_plugins.core.network import HetSynLayer
+from hetsyn_plugins.core.network import HetSynLayer, Network
+from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Arctan
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.exchange.conversion import AlwaysOn
@@ -275,3 +277,19 @@ def test_half_parameters_become_float32_exactly(half: torch.dtype) -> None:
     net = nn.Sequential(snntorch_adapter.HetSynLeaky(M, N, init_hidden=True)).to(half)
     weight = hetsyn_plugins.convert(net, to="norse", dt=1e-3)[0].input_weights
     assert weight.dtype == torch.float32 and torch.equal(weight, net[0].weight.float())
+
+
+@pytest.mark.parametrize(("delay", "to_do"), [(3.0, "without them it is another network"), (0.0, "all are 0: .* same")])
+@pytest.mark.parametrize("who", ["a NIR file", "an ONNX file", "a block of slayer's"])
+def test_who_holds_no_delays_names_the_layer(who: str, delay: float, to_do: str, tmp_path: Path) -> None:
+    pytest.importorskip({"a NIR file": "h5py", "an ONNX file": "onnx"}.get(who, "lava.lib.dl.slayer"))
+    late = replace(HetSynParams.readout(np.ones((OUT, N)), 0.9), delay=np.float64(delay), max_delay=None)
+    network = Network((HetSynLayer("first", params(), dt=1e-3), HetSynLayer("late", late, dt=1e-3)))
+    calls = {
+        "a NIR file": lambda: hetsyn_plugins.nir.write(network, tmp_path / "net.nir"),
+        "an ONNX file": lambda: hetsyn_plugins.onnx.write(network, tmp_path / "net.onnx"),
+        "a block of slayer's": lambda: hetsyn_plugins.convert(network, to="lava_dl"),
+    }
+    with pytest.raises(ValueError, match=f"^layer 'late': delay: expected None for {who}.*, got .* steps; {to_do}"):
+        calls[who]()
+    assert not list(tmp_path.iterdir())

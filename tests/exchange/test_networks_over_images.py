@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import hetsyn_plugins
-from hetsyn_plugins import convert, nir
+from hetsyn_plugins import convert, deployment, nir
 from hetsyn_plugins.core.convolution import Convolution
 from hetsyn_plugins.core.network import Dropout, Flatten, HetSynConv, HetSynLayer, Linear, Network, Pool
 from hetsyn_plugins.core.params import HetSynParams
@@ -265,6 +265,7 @@ def test_networks_that_are_none(layers: tuple[Any, ...], says: str) -> None:
         ("the integer core", lambda network: convert(network, to="fixed_point")),
         ("ONNX here", lambda network: hetsyn_plugins.onnx.write(network, "net.onnx")),
         ("slayer", lambda network: convert(network, to="lava_dl")),
+        ("a chip file", lambda network: deployment.export(network, "net.net", calibration=images())),
     ],
 )
 def test_who_takes_lines_alone_says_so(

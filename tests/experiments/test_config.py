@@ -105,6 +105,8 @@ def test_a_preset_is_between_the_tasks_settings_and_those_that_are_given() -> No
         assert load_config(task, preset="paper") == load_config(task)
     with pytest.raises(ValueError, match="preset: expected one of paper for dms, got 'papers'"):
         load_config("dms", preset="papers")
+    with pytest.raises(ValueError, match="preset: expected none for own, which has none, got 'paper'"):
+        load_config("mydata.npz", preset="paper")
 
 
 def test_a_file_takes_no_preset(tmp_path: Path) -> None:

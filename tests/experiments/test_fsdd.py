@@ -104,7 +104,9 @@ def test_a_quiet_command_hears_without_a_bar(
 ) -> None:
     settings = [f"task.source={folder}", "training.epochs=1", "training.batch=6", "network.hidden=[4]"]
     options = [word for setting in settings for word in ("--set", setting)]
-    assert main(["train", "speech", "--jobs", "1", "--seeds", "0", "--out", str(tmp_path / "run"), *options, *more]) == 0
+    assert (
+        main(["train", "speech", "--jobs", "1", "--seeds", "0", "--out", str(tmp_path / "run"), *options, *more]) == 0
+    )
     said = capsys.readouterr().err
     assert ("listening" in said) is (not more) and ("it/s" in said) is (not more)
 

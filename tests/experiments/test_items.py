@@ -107,6 +107,18 @@ def test_wrong_events_are_told(wrong: np.ndarray, message: str) -> None:
         items.collate([(wrong, 0)], sensor_size=SENSOR)
 
 
+@pytest.mark.parametrize("size", [12, (3, 2), (3, 2, 0), "3x2", (3.5, 2, 2)])
+def test_a_sensor_that_is_none_is_told(size: Any) -> None:
+    with pytest.raises(ValueError, match=r"^sensor_size: expected three numbers .* got "):
+        items.collate([(events((0, 0, 5, 0)), 0)], sensor_size=size)
+
+
+@pytest.mark.parametrize("steps", [0, 2.5, "3"])
+def test_a_number_of_steps_that_is_none_is_told(steps: Any) -> None:
+    with pytest.raises(ValueError, match=r"^steps: expected "):
+        items.collate([GOOD], steps=steps)
+
+
 def test_a_planted_order_of_lines_is_noticed() -> None:
     planted = changed(items.__name__, '("y", height), ("x", width)', '("x", width), ("y", height)')[items.__name__]
     with pytest.raises(AssertionError):
@@ -214,6 +226,7 @@ def test_a_sweep_that_is_none_is_told_before_anything_is_made(swept: Any, messag
         (({}, [GOOD], [(np.ones((3, 4)), 0)]), ValueError, "test: expected frames of 2 input lines, as data are, got"),
         (({}, []), ValueError, "data: expected at least one item"),
         (({}, 5), TypeError, "data: expected a Dataset of .* got int"),
+        (({}, {"train": [GOOD]}), TypeError, "data: expected a Dataset of .* got dict"),
         (({"task.name": "dms"}, None, [GOOD]), ValueError, "test: expected with data only"),
         ((3,), TypeError, "config: expected a Config, settings, .* got int"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,18 @@ def test_a_batch_whose_target_does_not_fit_is_refused(target: torch.Tensor, says
         assert checked_batch(Batch(inputs, fits)).target is fits
     with pytest.raises(ValueError, match=says):
         checked_batch(Batch(inputs, target))
+
+
+def test_the_steps_of_a_task_are_those_of_a_batch_that_is_one() -> None:
+    class Tuples(Task):
+        def training_batch(self, index: int, batch: int, seed: int) -> Any:
+            return torch.zeros(6, batch, 3), torch.zeros(batch)
+
+    with pytest.raises(ValueError, match=r"^task: expected a Batch\(inputs, target\) of it, got tuple$"):
+        Tuples().steps  # noqa: B018
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (6, 0, 3), (6, 4, 0), (6, 4)])
+def test_a_batch_of_nothing_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"^inputs: expected \(T, B, M\), .* got {re.escape(str(shape))}$"):
+        checked_batch(Batch(torch.zeros(shape), torch.zeros(shape[1])))

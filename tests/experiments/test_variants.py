@@ -176,3 +176,8 @@ def test_synapses_share_a_codebook_that_is_trained_and_kept(tmp_path: Path) -> N
 def test_a_codebook_where_there_is_none_is_named(settings: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_config("dms", ["network.clusters=3", *settings])
+
+
+def test_delays_where_blocks_have_none_are_named() -> None:
+    with pytest.raises(ValueError, match=r"^network\.max_delay: expected 0 with framework 'lava_dl', .*, got 0\.02$"):
+        load_config("dms", ["network.max_delay=0.02"], "lava_dl")

@@ -151,6 +151,15 @@ def test_the_state_dict_brings_codebook_and_index_back() -> None:
     assert torch.equal(other(x), layer(x)) and torch.equal(other.alpha_index, layer.alpha_index)
 
 
+@pytest.mark.parametrize("wrong", [K, -1])
+@pytest.mark.parametrize("name", ["alpha_index", "rec_alpha_index"])
+def test_an_index_that_was_written_to_is_refused_by_name(name: str, wrong: int) -> None:
+    layer = in_snntorch()
+    getattr(layer, name)[2, 3] = wrong
+    with pytest.raises(ValueError, match=f"^{name}: expected numbers of the codebook's {K} decays, 0 to {K - 1}, got"):
+        layer((torch.rand(T, B, M) < 0.3).double())
+
+
 @pytest.mark.parametrize(
     ("name", "wrong", "message"),
     [

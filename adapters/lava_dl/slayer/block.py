@@ -20,8 +20,10 @@ from hetsyn_plugins.adapters.lava_dl.slayer.names import WithoutNorm, arguments_
 from hetsyn_plugins.adapters.lava_dl.slayer.neuron import Neuron
 from hetsyn_plugins.adapters.lava_dl.slayer.synapse import Synapse
 from hetsyn_plugins.core.fields import DELAYS, MASKS
+from hetsyn_plugins.core.masks import as_mask, say_empty_rows
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate
+from hetsyn_plugins.core.validation import checked_bool
 from hetsyn_plugins.fixed_point.network import MAX_DELAY, FixedLayer
 from hetsyn_plugins.fixed_point.rounding import rounding
 from hetsyn_plugins.ops.foreign_inputs import refuse_export, refuse_tracers
@@ -119,11 +121,8 @@ class Layer(WithoutNorm, nn.Module):
         if tie_reset:
             self._tie()
         self.delay_shift, self.count_log, self.allow_overflow = delay_shift, count_log, allow_overflow
-        self.delay = _delays(int(out_neurons)) if delay else None
-        shape = self._input.weight.flatten(1).shape
-        if mask is not None and tuple(mask.shape[:2]) != tuple(shape):
-            raise ValueError(f"mask: expected shape {tuple(shape)}, got {tuple(mask.shape)}")
-        self.register_buffer("mask", None if mask is None else mask.to(dtype).reshape(shape))
+        self.delay = _delays(int(out_neurons)) if checked_bool("delay", delay) else None
+        self.register_buffer("mask", None if mask is None else _mask(mask, self._input.weight.flatten(1)))
         if input_rate is not None:
             self._draw_weights(input_rate, share, weight_scale)
         self.reset()
@@ -490,6 +489,16 @@ for _block in (Dense, Recurrent, Affine):
     _block.__signature__ = signature_of(_block, Layer)  # what help() and editors read
 for _block in (Layer, Input):
     _block.__signature__ = signature_of(_block)
+
+
+def _mask(mask: Any, weight: Tensor) -> Tensor:
+    """0 and 1 in the shape (out, in) and the type of the weights; neurons that are left without synapses are told."""
+    present = torch.from_numpy(as_mask("mask", mask))
+    if tuple(present.shape[:2]) != tuple(weight.shape):
+        raise ValueError(f"mask: expected shape {tuple(weight.shape)}, got {tuple(present.shape)}")
+    present = present.reshape(weight.shape)
+    say_empty_rows({"mask": present})
+    return present.to(weight)
 
 
 def _delays(n: int) -> Any:

@@ -39,15 +39,13 @@ def build_layer(layer: HetSynLayer, *, quantised: bool = False) -> Layer:
     kind: Any = Affine
     if layer.params.spiking:
         kind = Dense if layer.params.recurrent_weight is None else Recurrent
-    options = {name: getattr(layer, name) for name in ("share", "parametrization", "tie_reset", "dt")}
-    block: Layer = kind.from_params(
-        layer.params,
-        neuron_params={"surrogate": layer.surrogate, "detach_reset": layer.detach_reset},
-        learn_decay=not layer.learned.isdisjoint(SYNAPTIC),
-        delay_shift=False,
-        quantised=quantised,
-        **options,
-    )
+    options: dict[str, Any] = {name: getattr(layer, name) for name in ("share", "parametrization", "tie_reset", "dt")}
+    options["neuron_params"] = {"surrogate": layer.surrogate, "detach_reset": layer.detach_reset}
+    options["learn_decay"] = not layer.learned.isdisjoint(SYNAPTIC)
+    try:
+        block: Layer = kind.from_params(layer.params, delay_shift=False, quantised=quantised, **options)
+    except ValueError as error:
+        raise ValueError(f"layer {layer.name!r}: {error}") from error
     return block
 
 

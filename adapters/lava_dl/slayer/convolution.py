@@ -21,6 +21,7 @@ from hetsyn_plugins.adapters.lava_dl.slayer.block import Layer
 from hetsyn_plugins.adapters.lava_dl.slayer.names import signature_of
 from hetsyn_plugins.core.convolution import checked_convolution, whole
 from hetsyn_plugins.core.fields import ARRAYS
+from hetsyn_plugins.core.masks import as_mask
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.ops.convolution import Patching
 
@@ -127,10 +128,11 @@ class Conv(Patches):
         if groups != 1:
             raise ValueError(f"groups: expected 1, got {groups!r}; a mask with zeros between the groups says the same")
         convolution = checked_convolution(2, channels, kernel_size, stride, padding, dilation, groups)
-        if (mask := options.get("mask")) is not None:
-            if tuple(mask.shape) != convolution.weight_shape:
-                raise ValueError(f"mask: expected shape {convolution.weight_shape}, got {tuple(mask.shape)}")
-            options["mask"] = mask.flatten(1)
+        if options.get("mask") is not None:
+            mask = as_mask("mask", options["mask"])
+            if mask.shape != convolution.weight_shape:
+                raise ValueError(f"mask: expected shape {convolution.weight_shape}, got {mask.shape}")
+            options["mask"] = mask.reshape(len(mask), -1)
         n, m = convolution.sizes
         options.update(delay=delay, delay_shift=delay_shift, count_log=count_log)
         super().__init__(neuron_params, m, n, weight_scale, weight_norm, pre_hook_fx, **options)

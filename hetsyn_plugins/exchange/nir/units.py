@@ -51,7 +51,6 @@ class Terms(NamedTuple):
 
 def terms_of(params: HetSynParams) -> Terms:
     """Every synapse, reset and adaptation of a layer whose weight is not 0."""
-    params.refuse_delays("a NIR file")
     p = params.astype(np.float64).expanded()
     n, m = p.weight.shape
     each, own = np.arange(n), np.arange(m, m + n)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hetsyn_plugins._version import __version__
-from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Layer, Linear, Network, check_flat
+from hetsyn_plugins.core.network import AlwaysOn, HetSynLayer, Layer, Linear, Network, check_flat, check_undelayed
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import checked_dt
 from hetsyn_plugins.exchange.nir import units
@@ -53,6 +53,7 @@ def network_to_nodes(network: Network, form: str, dt: float, largest: int) -> No
     dt, groups = checked_dt(dt), _groups(network)
     for group in groups:
         if isinstance(group.layer, HetSynLayer):
+            check_undelayed(group.layer, "a NIR file")
             _check_form(group.layer.name, group.layer.params, form)
     _check_size(network, form, largest)
     width = lines_in = _lines_in(groups)

@@ -11,14 +11,14 @@ What does not fit is a ValueError or TypeError that names the item.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from hetsyn_plugins.core.file_format import shown
-from hetsyn_plugins.core.validation import checked_dt, host_array
+from hetsyn_plugins.core.validation import checked_dt, checked_size, host_array
 from hetsyn_plugins.experiments.data import own
 from hetsyn_plugins.experiments.tasks.task import Padded
 
@@ -54,8 +54,8 @@ def collate(
     Raises ValueError and TypeError, naming the item in the batch.
     """
     checked_dt(dt)
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps: expected at least 1, got {steps}")
+    if steps is not None:
+        checked_size("steps", steps)
     samples = list(checked(items, sensor_size))
     frames = [counted(sample, dt) for sample in samples]
     lengths = [min(len(frame), steps or len(frame)) for frame in frames]
@@ -98,10 +98,10 @@ def packed(dataset: Any, sensor_size: Sequence[int] | None = None) -> Packed:
 
 def items_of(dataset: Any) -> Iterator[Any]:
     """Those of a data set by index, as torch has them, or of anything that can be gone through."""
+    if isinstance(dataset, Mapping) or not (hasattr(dataset, "__getitem__") or isinstance(dataset, Iterable)):
+        raise TypeError(f"data: expected a Dataset of {ITEM}, got {type(dataset).__name__}")
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         return (dataset[index] for index in range(len(dataset)))
-    if not isinstance(dataset, Iterable):
-        raise TypeError(f"data: expected a Dataset of {ITEM}, got {type(dataset).__name__}")
     return iter(dataset)
 
 
@@ -125,9 +125,9 @@ def checked(items: Iterable[Any], sensor_size: Sequence[int] | None) -> Iterator
         raise ValueError(f"data: expected at least one item {ITEM}, got none")
 
 
-def checked_sensor(size: Sequence[int]) -> tuple[int, int, int]:
+def checked_sensor(size: Any) -> tuple[int, int, int]:
     """Width, height and polarities; ValueError for anything else."""
-    if len(size) != 3 or not all(isinstance(n, (int, np.integer)) and n >= 1 for n in size):
+    if np.shape(size) != (3,) or not all(isinstance(n, (int, np.integer)) and n >= 1 for n in size):
         raise ValueError(f"sensor_size: expected three numbers (width, height, polarities) from 1, got {shown(size)}")
     width, height, polarities = map(int, size)
     return width, height, polarities

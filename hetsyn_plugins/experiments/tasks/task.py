@@ -62,6 +62,10 @@ def checked_batch(batch: AnyBatch, labels: int | None = None) -> AnyBatch:
     if other := [type(part).__name__ for part in batch if not isinstance(part, Tensor)]:
         raise ValueError(f"task: expected a Batch of tensors, got {other[0]}; torch.from_numpy makes them of arrays")
     inputs, target = batch.inputs, batch.target
+    if inputs.ndim < 3 or not inputs.numel():
+        raise ValueError(
+            f"inputs: expected (T, B, M), at least one of each, of a task's batch, got {tuple(inputs.shape)}"
+        )
     if batch.lengths is not None:
         checked_lengths(batch.lengths, inputs)
     if target.ndim == 1:
@@ -189,7 +193,7 @@ class Task:
     @property
     def steps(self) -> int:
         """Steps T of a sample for training; here of the first one."""
-        return len(self.training_batch(0, 1, 0).inputs)
+        return len(checked_batch(self.training_batch(0, 1, 0)).inputs)
 
     @property
     def longest(self) -> int:
