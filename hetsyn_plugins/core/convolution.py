@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hetsyn_plugins.core.fields import NEURON_FIELDS
+from hetsyn_plugins.core.fields import MATRICES, NEURON_FIELDS
+from hetsyn_plugins.core.memory import check_fits
 from hetsyn_plugins.core.params import HetSynParams
 
 
@@ -61,8 +62,11 @@ class Convolution(NamedTuple):
 
     def places(self, size: Sequence[int]) -> Any:
         """Which line of images of this size, flattened and counted from 1, each position sees under each place of its
-        kernel: (groups, P, M) whole numbers, 0 in the padding.
+        kernel: (groups, P, M) whole numbers, 0 in the padding. ValueError where there is no position, or no memory.
         """
+        positions = prod(self.output_size(size))
+        padded_size = self.in_channels * prod(s + 2 * p for s, p in zip(size, self.padding, strict=True))
+        self._check_fits("its positions", size, 8 * (padded_size + positions * self.groups * self.sizes[1]))
         lines = np.arange(1, self.in_channels * prod(size) + 1).reshape(self.groups, -1, *size)
         padded = np.pad(lines, [(0, 0), (0, 0), *((p, p) for p in self.padding)])
         at: Any = tuple(range(2, 2 + self.axes))
@@ -79,7 +83,10 @@ class Convolution(NamedTuple):
         Its mask has what lies under the kernel: else the rest would train, and cost a chip a decay of its own.
         """
         params, (n, _) = params.expanded(), self.sizes
-        lines = self.in_channels * prod(size)
+        lines, positions = self.in_channels * prod(size), prod(self.output_size(size))
+        matrices = [a for name in MATRICES if (a := getattr(params, name)) is not None]
+        each = 1 + 2 * sum(a.itemsize for a in matrices)  # bytes a synapse: as they are made, and as they are kept
+        self._check_fits("a dense matrix", size, n * positions * lines * each)
         seen = self.places(size).repeat(n // self.groups, axis=0)  # (N, P, M)
         soma = {field: getattr(params, field) for field in NEURON_FIELDS}
         return HetSynParams(
@@ -91,6 +98,10 @@ class Convolution(NamedTuple):
             spiking=params.spiking,
             max_delay=params.max_delay or None,
         )
+
+    def _check_fits(self, what: str, size: Sequence[int], needed: int) -> None:
+        """Raise ValueError where what is made for images of this size is more than there is memory."""
+        check_fits(f"size: expected images for which {what} fits memory, got {tuple(size)} for {self}", needed)
 
     def __str__(self) -> str:
         """As torch shows its own: channels, the kernel, and what is not usual."""

@@ -180,6 +180,7 @@ class HetSynConv:
     def __post_init__(self) -> None:
         _check_kind("layer", self.layer, HetSynLayer)
         _check_kind("convolution", self.convolution, Convolution)
+        _check_kind("kernel_size", self.convolution.kernel_size, tuple)  # its length says how many axes there are
         checked = checked_convolution(self.convolution.axes, self.convolution[:2], *self.convolution[2:])
         object.__setattr__(self, "convolution", checked)
         params = self.layer.params

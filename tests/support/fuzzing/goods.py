@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 from networks import plain
 
-from fuzzing import by_bytes, by_hdf5, by_idx, by_safetensors, by_text, by_torch, by_zip, sealed
+from fuzzing import by_bytes, by_hdf5, by_idx, by_safetensors, by_text, by_torch, by_zip, sealed, structures
 from fuzzing.cases import Good, Kind
 from fuzzing.loaders import SMALL, trainer_of
-from fuzzing.sealed import written
+from fuzzing.sealed import saved, written
 from hetsyn_plugins.core.network import HetSynLayer, Linear, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.deployment import chip_file
@@ -60,11 +60,6 @@ def checkpoints() -> list[Good]:
     goods.append(alone("to snnTorch", "network.safetensors", files["float64"], "checkpoint to snnTorch", kinds, True))
     kinds = (*by_safetensors.KINDS, *by_bytes.KINDS)
     return [*goods, alone("of before", "network.safetensors", before, "checkpoint", kinds, False)]
-
-
-def saved(network: Any) -> bytes:
-    """A checkpoint, with its metadata in one order."""
-    return by_safetensors.canonical(written("n.safetensors", functools.partial(checkpoint.save, network)))
 
 
 def chips() -> list[Good]:
@@ -420,6 +415,7 @@ def networks_of_run() -> dict[str, bytes]:
 
 GOODS: dict[str, Callable[[], list[Good]]] = {
     "checkpoint": checkpoints,
+    "structure": structures.goods,
     "chip": chips,
     "nir": nir_files,
     "idx": idx_files,

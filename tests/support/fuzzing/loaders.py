@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hetsyn_plugins.cli.main import load_data
+from hetsyn_plugins.core.network import HetSynConv, HetSynLayer, Linear
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import checkpoint, nir
 from hetsyn_plugins.exchange.conversion import convert
@@ -56,6 +59,22 @@ def checkpoint_of(folder: Path, target: str) -> Any:
 
 def checkpoint_to_snntorch(folder: Path, target: str) -> Any:
     return convert(checkpoint.load(folder / target, to="snntorch"), to="reference")
+
+
+def checkpoint_run(folder: Path, target: str) -> Any:
+    """The network, and what it makes of two steps of ones; what is said then knows no file."""
+    network = checkpoint.load(folder / target)
+    try:
+        return network, network.run(np.ones((2, 1, *shape_before(network.layers[0]))))
+    except ValueError as error:
+        raise ValueError(f"{target}: {error}") from error
+
+
+def shape_before(layer: Any) -> tuple[int, ...]:
+    """Of what comes into a layer: lines, or images of 8 along each axis."""
+    if isinstance(layer, HetSynConv):
+        return layer.convolution.in_channels, *(8,) * layer.convolution.axes
+    return (layer.widths[0],) if isinstance(layer, (HetSynLayer, Linear)) else (2, 8, 8)
 
 
 def chip(folder: Path, target: str) -> Any:
@@ -134,6 +153,7 @@ def page(folder: Path, target: str) -> Any:
 LOADERS: dict[str, Callable[[Path, str], Any]] = {
     "checkpoint": checkpoint_of,
     "checkpoint to snnTorch": checkpoint_to_snntorch,
+    "checkpoint run": checkpoint_run,
     "chip": chip,
     "nir": nir_graph,
     "nir check": nir_check,
