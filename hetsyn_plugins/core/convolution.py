@@ -66,7 +66,7 @@ class Convolution(NamedTuple):
         """
         positions = prod(self.output_size(size))
         padded_size = self.in_channels * prod(s + 2 * p for s, p in zip(size, self.padding, strict=True))
-        self._check_fits("its positions", size, 8 * (padded_size + positions * self.groups * self.sizes[1]))
+        self._check_fits("a table of positions", size, 8 * (padded_size + positions * self.groups * self.sizes[1]))
         lines = np.arange(1, self.in_channels * prod(size) + 1).reshape(self.groups, -1, *size)
         padded = np.pad(lines, [(0, 0), (0, 0), *((p, p) for p in self.padding)])
         at: Any = tuple(range(2, 2 + self.axes))
@@ -101,7 +101,7 @@ class Convolution(NamedTuple):
 
     def _check_fits(self, what: str, size: Sequence[int], needed: int) -> None:
         """Raise ValueError where what is made for images of this size is more than there is memory."""
-        check_fits(f"size: expected images for which {what} fits memory, got {tuple(size)} for {self}", needed)
+        check_fits(f"size: expected images with {what} that fits memory, got {tuple(size)} for {self}", needed)
 
     def __str__(self) -> str:
         """As torch shows its own: channels, the kernel, and what is not usual."""
