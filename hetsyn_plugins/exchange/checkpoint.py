@@ -34,6 +34,7 @@ from hetsyn_plugins.core.codebook import INDICES, Codebook, check_index
 from hetsyn_plugins.core.convolution import Convolution
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, MASKS, NUMBERS, SYNAPTIC, Array
 from hetsyn_plugins.core.file_format import LATER, FileFormatError, check_digest, from_check
+from hetsyn_plugins.core.memory import check_fits
 from hetsyn_plugins.core.network import (
     OPTIONS,
     AlwaysOn,
@@ -46,7 +47,6 @@ from hetsyn_plugins.core.network import (
     Network,
     Pool,
 )
-from hetsyn_plugins.core.memory import check_fits
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import NAMED, Foreign, MultiGaussian, Surrogate
 

@@ -142,9 +142,7 @@ def test_conversions_leave_the_file_of_before(end: str, tmp_path: Path, capsys: 
     assert out.read_bytes() == before and sorted(os.listdir(tmp_path)) == sorted([source.name, out.name])
 
 
-def test_pruning_leaves_the_files_of_before(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pruning_leaves_the_files_of_before(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A network, and a run whose seeds come one after another: with room the same command ends as one undisturbed."""
     net, out = trained / "seed-0/network.safetensors", tmp_path / "pruned.safetensors"
     alone, all_seeds = ["prune", str(net), "-o", str(out)], ["prune", str(trained), "-o", str(tmp_path / "run")]

@@ -15,7 +15,7 @@ from hetsyn_plugins.conformance import cases
 from hetsyn_plugins.core import memory, reference
 from hetsyn_plugins.core.fields import ARRAYS, DELAYS
 from hetsyn_plugins.kernels.cpu import delayed, delayed_layout
-from hetsyn_plugins.ops import arguments, operators, steps
+from hetsyn_plugins.ops import operators, steps
 
 T, B, N, M = 40, 3, 5, 4
 BACKENDS = ["eager", "cpu"]

@@ -241,29 +241,35 @@ def configurations() -> list[Good]:
     return [alone(name, "config.toml", text.encode(), "toml", TOML, None) for name, text in files.items()]
 
 
+STRUCTURE = "training.density=0.25 training.prune_until=4 network.max_delay=0.02 network.clusters=3"
+
+
 def states() -> list[Good]:
     """Two steps of training, whose time is set: it would be another one each time."""
     kinds = (*by_safetensors.KINDS, *by_bytes.KINDS)
     kinds_of_before = (*by_torch.KINDS, *by_zip.CONTAINER, *by_bytes.KINDS)
     goods = []
-    for select in ("last", "best_validation"):
+    for select, more in (("last", ""), ("best_validation", ""), ("last", STRUCTURE)):
         with tempfile.TemporaryDirectory() as folder:
-            trainer = trained(Path(folder), select)
+            trainer = trained(Path(folder), f"{select} {more}")
             data = by_safetensors.canonical(Path(folder, STATE).read_bytes())
-        selected = {"select.txt": select.encode()}
-        own = (sealed.kind(functools.partial(sealed.states, data)), *kinds) if select == "last" else kinds
-        goods.append(Good(select, {**selected, STATE: data}, STATE, "state", own, True))
-        old, files = state_of_before.STATE, {**selected, state_of_before.STATE: as_before(trainer)}
-        goods.append(Good(f"{select}, of before", files, old, "state", kinds_of_before, False))
+        name = "masks, delays, a codebook" if more else select
+        settings = {"select.txt": f"{select} {more}".encode()}
+        own = (sealed.kind(functools.partial(sealed.states, data)), *kinds) if name == "last" else kinds
+        goods.append(Good(name, {**settings, STATE: data}, STATE, "state", own, True))
+        if not more:  # of which there were none before
+            old, files = state_of_before.STATE, {**settings, state_of_before.STATE: as_before(trainer)}
+            goods.append(Good(f"{select}, of before", files, old, "state", kinds_of_before, False))
     return goods
 
 
-def trained(folder: Path, select: str) -> Trainer:
+def trained(folder: Path, settings: str) -> Trainer:
     """A run after two steps, its state in the folder."""
-    trainer = trainer_of(folder, select)
-    for index in range(2):
+    trainer = trainer_of(folder, settings)
+    for index in range(2):  # as `train` does
         trainer.step(trainer.config.task.training_batch(index, trainer.config.training.batch, 0))
         trainer.iteration += 1
+        trainer.prune()
     trainer.validate()
     trainer.seconds = 1.5
     trainer._save()

@@ -127,9 +127,10 @@ def state(folder: Path, target: str) -> Any:
     return Resumed(*of_it, model, optimiser, trainer.best)
 
 
-def trainer_of(folder: Path, select: str) -> Trainer:
-    """A trainer in a folder, which goes on from the state that is there."""
-    return Trainer(load_config("dms", [*SMALL, f"training.select={select}"]), 0, folder)
+def trainer_of(folder: Path, settings: str) -> Trainer:
+    """A trainer in a folder, which goes on from the state that is there; settings: what is selected, and others."""
+    select, *more = settings.split()
+    return Trainer(load_config("dms", [*SMALL, f"training.select={select}", *more]), 0, folder)
 
 
 def result(folder: Path, target: str) -> Any:
