@@ -42,6 +42,10 @@ def run(*layers: Any, m: tuple[int, ...] = (1, 8, 8)) -> Callable[[], Any]:
     return lambda: list(Network(layers).walk(np.zeros((1, 1, *m))))
 
 
+def dense(*layers: Any, size: int = 8) -> Callable[[], Any]:
+    return lambda: unrolled(Network(layers), (1, size, size))
+
+
 @contextmanager
 def nothing_made(more: int = 0) -> Iterator[None]:
     """Inside, no more than MEGABYTES, and so many bytes more, are allocated at a time."""
@@ -57,12 +61,12 @@ def nothing_made(more: int = 0) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("claim", "says"),
     [
-        (lambda: unrolled(Network((conv(),)), (1, 10**5, 10**5)), rf"size: expected images with a dense .*, {BYTES}"),
-        (lambda: unrolled(Network((conv(),)), (1, 10**30, 10**30)), "size: expected images with a dense matrix that"),
-        (lambda: unrolled(Network((conv(padding=FAR),)), (1, 8, 8)), rf"size: .* padding=\(524288, 524288\), {BYTES}"),
-        (run(conv(padding=FAR)), rf"size: .* padding=\(524288, 524288\), {BYTES}"),
-        (run(pool("largest")), rf"size: expected images with a table of positions that fits memory, .*, {BYTES}"),
-        (lambda: unrolled(Network((pool("average"), conv())), (1, 8, 8)), rf"size: .* a table of .*, {BYTES}"),
+        (dense(conv(), size=10**5), rf"unrolled: expected images with a dense .*, {BYTES}"),
+        (dense(conv(), size=10**30), "unrolled: expected images with a dense matrix that"),
+        (dense(conv(padding=FAR)), rf"unrolled: .* padding=\(524288, 524288\), {BYTES}"),
+        (run(conv(padding=FAR)), rf"inputs: .* padding=\(524288, 524288\), {BYTES}"),
+        (run(pool("largest")), rf"inputs: expected images with a table of positions that fits memory, .*, {BYTES}"),
+        (dense(pool("average"), conv()), rf"unrolled: .* a table of .*, {BYTES}"),
         (run(Pool("p", "average", (30, 3), (1, 1), (1, 1))), "kernel_size: expected at most the padded input, "),
         (lambda: conv(kernel_size=3), "kernel_size: expected tuple, got int"),
         (lambda: layer(delay=1.0, max_delay=10**12), "max_delay: expected at most 16777216 steps, got 10{12}$"),
