@@ -75,7 +75,8 @@ def nothing_made(more: int = 0) -> Iterator[None]:
         (run(layer(1000, delay=1.0, max_delay=LONGEST_DELAY), m=(1000,)), rf"max_delay: .*, got 16777216, {BYTES}"),
     ],
 )  # fmt: skip
-def test_claims_beyond_memory(claim: Callable[[], Any], says: str) -> None:
+def test_claims_beyond_memory(claim: Callable[[], Any], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 8 << 30)
     with nothing_made(), pytest.raises(ValueError, match=f"^{says}"):
         claim()
 

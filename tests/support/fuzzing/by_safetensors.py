@@ -15,9 +15,9 @@ from fuzzing.cases import Kind
 
 METADATA = "__metadata__"
 SAME_WIDTH = {"F64": ("I64", "U64"), "I64": ("F64", "U64"), "F32": ("I32", "U32"), "F16": ("BF16", "I16")}
-SAME_WIDTH |= {"U8": ("BOOL", "I8")}
-NARROWER = {"F64": "F32", "I64": "I32", "F32": "F16", "U8": "F4"}
-DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "U8": "u1", "BOOL": "?"}
+SAME_WIDTH |= {"I32": ("F32", "U32"), "U8": ("BOOL", "I8")}
+NARROWER = {"F64": "F32", "I64": "I32", "F32": "F16", "I32": "I16", "U8": "F4"}
+DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
 
 
 def split(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -194,8 +194,8 @@ def _low_bits(rng: Random, array: Any) -> Any:
 def _planted(rng: Random, array: Any) -> Any:
     """One number that cannot be, or all of them."""
     floats = (np.nan, np.inf, -np.inf, 2.0, -1.0, 1e300, -0.0, 5e-324)
-    ints = {"u": (0, 1, 128, 255), "i": (-(2**63), -1, 2, 2**63 - 1)}
-    value = rng.choice(ints.get(array.dtype.kind, floats))
+    ends = () if array.dtype.kind not in "iu" else (np.iinfo(array.dtype).min, np.iinfo(array.dtype).max)
+    value = rng.choice((ends[0], 1, 2, ends[1]) if ends else floats)
     array[rng.choice((rng.randrange(len(array)), slice(None)))] = value
     return array
 

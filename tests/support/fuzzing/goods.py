@@ -25,6 +25,7 @@ from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import checkpoint, nir
 from hetsyn_plugins.experiments import state_of_before, variants
 from hetsyn_plugins.experiments.config import load_config, to_toml
+from hetsyn_plugins.experiments.data.own import packed_events
 from hetsyn_plugins.experiments.run_folder import (
     STATE,
     ClaimNumbers,
@@ -190,7 +191,11 @@ def recordings() -> list[Good]:
         "other widths": recorded(np.float64, np.int64, ">i8", True),
         "no speakers, packed": recorded(np.float32, np.uint32, np.uint8, False, compression="gzip", chunks=(4,)),
     }
-    return [alone(name, "shd.h5", data, "shd", kinds, None) for name, data in files.items()]
+    goods = [alone(name, "shd.h5", data, "shd", kinds, None) for name, data in files.items()]
+    draw = np.random.default_rng(7)
+    times = [np.sort(draw.uniform(0, 1, count)) for count in (40, 3, 17)]
+    own = packed_events(times, [draw.integers(0, 9, len(row)) for row in times], np.array([0, 1, 2]))
+    return [*goods, alone("own events", "shd.h5", own, "own", kinds, None)]
 
 
 def recorded(times: Any, units: Any, labels: Any, speakers: bool, **options: Any) -> bytes:
@@ -220,9 +225,8 @@ def npz_files() -> list[Good]:
         ),
         "inputs only": npz(np.savez_compressed, inputs=np.asfortranarray(inputs.astype(float))),
     }
-    own = npz(
-        np.savez, inputs=inputs, labels=labels, lengths=np.array([4, 2, 1]), inputs_test=inputs, labels_test=labels
-    )
+    more = {"lengths": np.array([4, 2, 1]), "groups": np.array([7, 7, 2])}
+    own = npz(np.savez, inputs=inputs, labels=labels, inputs_test=inputs, labels_test=labels, **more)
     goods = [alone(name, "data.npz", data, "npz", kinds, None) for name, data in files.items()]
     return [*goods, alone("own data", "data.npz", own, "own", kinds, None)]
 

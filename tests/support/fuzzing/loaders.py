@@ -106,8 +106,10 @@ def npz(folder: Path, target: str) -> Any:
 
 
 def own_data(folder: Path, target: str) -> Any:
-    parts = [part for part in own.read(folder / target, None) if isinstance(part, own.Frames)]
-    return [(part.inputs, part.labels, part.lengths, part.groups) for part in parts]
+    parts = own.read(folder / target, None)
+    frames = [part for part in parts if isinstance(part, own.Frames)]
+    found = [(part.inputs, part.labels, part.lengths, part.groups) for part in frames]
+    return found, [part.recordings for part in parts if isinstance(part, own.Events)]
 
 
 def toml(folder: Path, target: str) -> Any:
