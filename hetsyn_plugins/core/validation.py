@@ -222,11 +222,11 @@ def _steps(argument: str, max_delay: Any) -> int:
     if steps < 0:
         raise ValueError(f"{argument}: expected a whole number of steps, 0 or more, got {max_delay!r}")
     if steps > LONGEST_DELAY:
-        raise ValueError(f"{argument}: expected at most {LONGEST_DELAY} steps, got {shortened(steps)}")
+        raise ValueError(f"{argument}: expected at most {LONGEST_DELAY} steps, got {_shortened(steps)}")
     return steps
 
 
-def shortened(number: int) -> str:
+def _shortened(number: int) -> str:
     """A whole number, in few words where it has many digits."""
     return str(number) if abs(number) < 10**30 else "a number of more than 30 digits"
 
