@@ -121,7 +121,7 @@ def claimed(rng: Random, data: bytes, other: bytes) -> bytes:
 
 def claims() -> Iterator[Change]:
     """What a file may claim, each by itself, where it has such a part."""
-    yield from (_entry("max_delay", value) for value in (*HUGE[:-1], 9, 1 << 10, 1.5, None, True))
+    yield from (_entry("max_delay", value) for value in (*HUGE[:-1], 9, 100, 1.5, None, True))
     yield from (_entry("inputs", value) for value in (*HUGE, 0, M + 1, M - 1, 8, 9, None, True, 1.0))
     yield from (_array(field, change) for field in ("mask", "recurrent_mask") for change in (_wider, _taller, _nothing))
     yield _all_out
