@@ -52,7 +52,7 @@ def check_index(name: str, index: Any, decay: Any, k: int) -> None:
     array, shape = np.asarray(index), tuple(decay.shape)
     if array.dtype.kind not in "iu" or array.shape != shape:
         raise ValueError(f"{name}: expected whole numbers of shape {shape}, got {array.dtype} of {array.shape}")
-    if array.min() < 0 or array.max() >= k:
+    if array.size and (array.min() < 0 or array.max() >= k):
         ends = f"{array.min()} to {array.max()}"
         raise ValueError(f"{name}: expected numbers of the codebook's {k} decays, 0 to {k - 1}, got {ends}")
 

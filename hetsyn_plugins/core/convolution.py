@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hetsyn_plugins.core.fields import NEURON_FIELDS
+from hetsyn_plugins.core.fields import MATRICES, NEURON_FIELDS
+from hetsyn_plugins.core.memory import check_fits
 from hetsyn_plugins.core.params import HetSynParams
 
 
@@ -59,10 +60,14 @@ class Convolution(NamedTuple):
             )
         return tuple((p - r) // s + 1 for p, r, s in zip(padded, self.reach, self.stride, strict=True))
 
-    def places(self, size: Sequence[int]) -> Any:
+    def places(self, size: Sequence[int], argument: str = "size") -> Any:
         """Which line of images of this size, flattened and counted from 1, each position sees under each place of its
-        kernel: (groups, P, M) whole numbers, 0 in the padding.
+        kernel: (groups, P, M) whole numbers, 0 in the padding. ValueError where there is no position, or no memory for
+        all of them; `argument` is what said the size.
         """
+        numbers = self.in_channels * prod(s + 2 * p for s, p in zip(size, self.padding, strict=True))
+        numbers += self.groups * prod(self.output_size(size)) * self.sizes[1]
+        self._check_fits(argument, "a table of positions", size, 8 * numbers)
         lines = np.arange(1, self.in_channels * prod(size) + 1).reshape(self.groups, -1, *size)
         padded = np.pad(lines, [(0, 0), (0, 0), *((p, p) for p in self.padding)])
         at: Any = tuple(range(2, 2 + self.axes))
@@ -71,16 +76,20 @@ class Convolution(NamedTuple):
         seen = np.moveaxis(seen[steps], 1, 1 + self.axes)
         return seen.reshape(self.groups, -1, self.sizes[1])
 
-    def unrolled(self, params: HetSynParams, size: Sequence[int]) -> HetSynParams:
+    def unrolled(self, params: HetSynParams, size: Sequence[int], argument: str = "size") -> HetSynParams:
         """The dense layer from images of this size, flattened, to neurons (N, *output_size), flattened.
 
         params  (N, M), those of a patch
 
         Its mask has what lies under the kernel: else the rest would train, and cost a chip a decay of its own.
+        ValueError as of `places`.
         """
         params, (n, _) = params.expanded(), self.sizes
-        lines = self.in_channels * prod(size)
-        seen = self.places(size).repeat(n // self.groups, axis=0)  # (N, P, M)
+        lines, positions = self.in_channels * prod(size), prod(self.output_size(size))
+        matrices = [a for name in MATRICES if (a := getattr(params, name)) is not None]
+        each = 1 + 2 * sum(a.itemsize for a in matrices)  # bytes a synapse: as they are made, and as they are kept
+        self._check_fits(argument, "a dense matrix", size, n * positions * lines * each)
+        seen = self.places(size, argument).repeat(n // self.groups, axis=0)  # (N, P, M)
         soma = {field: getattr(params, field) for field in NEURON_FIELDS}
         return HetSynParams(
             _matrix(params.weight, seen, lines),
@@ -91,6 +100,10 @@ class Convolution(NamedTuple):
             spiking=params.spiking,
             max_delay=params.max_delay or None,
         )
+
+    def _check_fits(self, argument: str, what: str, size: Sequence[int], needed: int) -> None:
+        """Raise ValueError where what is made for images of this size is more than there is memory."""
+        check_fits(f"{argument}: expected images with {what} that fits memory, got {tuple(size)} for {self}", needed)
 
     def __str__(self) -> str:
         """As torch shows its own: channels, the kernel, and what is not usual."""

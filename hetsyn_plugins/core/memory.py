@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ADDRESSES = 1 << 47  # bytes that a process can address at all
+LARGE = 1 << 28  # bytes from which on somebody asks whether they are there
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 ROOT = Path("/")
 
@@ -21,6 +22,12 @@ def available_to_all(root: Path = ROOT) -> int:
     What does not say (another system than Linux, a container without its files) does not count. `root` has proc, sys.
     """
     return max(0, min([ADDRESSES, *_of_machine(root), *_of_groups(root)]))
+
+
+def check_fits(expected: str, size: int) -> None:
+    """Raise ValueError where so many bytes are more than there is memory; `expected` is "name: expected X, got Y"."""
+    if size > LARGE and size > (free := available()):
+        raise ValueError(f"{expected}, which needs {size_text(size)} ({size} bytes) where there are {size_text(free)}")
 
 
 def of_process(field: str, root: Path = ROOT) -> int | None:

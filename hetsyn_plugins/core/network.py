@@ -180,6 +180,7 @@ class HetSynConv:
     def __post_init__(self) -> None:
         _check_kind("layer", self.layer, HetSynLayer)
         _check_kind("convolution", self.convolution, Convolution)
+        _check_kind("kernel_size", self.convolution.kernel_size, tuple)  # its length says how many axes there are
         checked = checked_convolution(self.convolution.axes, self.convolution[:2], *self.convolution[2:])
         object.__setattr__(self, "convolution", checked)
         params = self.layer.params
@@ -229,7 +230,7 @@ class Pool:
     def __call__(self, x: Array) -> Array:
         """(T, B, C, *size) pooled."""
         size, window = x.shape[3:], self.window
-        seen = window.places(size)[0]  # (P, M)
+        seen = window.places(size, "inputs")[0]  # (P, M)
         nothing = 0.0 if self.kind == "average" else -inf
         flat = x.reshape(*x.shape[:3], -1)
         lines = np.concatenate([np.full((*flat.shape[:3], 1), nothing), flat], axis=3)[..., seen]
@@ -332,7 +333,7 @@ def _images_of(layer: HetSynConv, x: Array) -> tuple[Array | None, Array]:
         raise ValueError(f"inputs: expected shape {expected} for layer {layer.name!r}, got {x.shape}")
     size = x.shape[3:]
     shape = (*x.shape[:2], layer.convolution.out_channels, *layer.convolution.output_size(size))
-    spikes, v = outputs(layer.convolution.unrolled(layer.layer.params, size), x.reshape(*x.shape[:2], -1))
+    spikes, v = outputs(layer.convolution.unrolled(layer.layer.params, size, "inputs"), x.reshape(*x.shape[:2], -1))
     return None if spikes is None else spikes.reshape(shape), v.reshape(shape)
 
 

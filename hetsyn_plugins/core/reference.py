@@ -24,9 +24,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from hetsyn_plugins.core.fields import ARRAYS, MASKS, NUMBERS, Array, HetSynState
 from hetsyn_plugins.core.masks import without_absent
+from hetsyn_plugins.core.memory import check_fits
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.surrogate import Surrogate, resolve
 from hetsyn_plugins.core.validation import check_inputs_shape, check_state, host_array, state_shapes
+
+TAP = 34  # bytes that `taps` takes a synapse and step: two booleans and up to four numbers
 
 
 class Gradients(NamedTuple):
@@ -104,7 +107,11 @@ def _with_past(past: Array | None, latest: Array) -> Array:
 
 
 def zero_state(params: HetSynParams, batch: int) -> HetSynState:
-    """The state before the first step: all zeros."""
+    """The state before the first step: all zeros. ValueError where a past of max_delay steps does not fit memory."""
+    n, m = params.weight.shape
+    lines = (m if params.delay is not None else 0) + (n if params.recurrent_delay is not None else 0)
+    expected = "max_delay: expected so few steps that the past of a state and `taps` fit memory"
+    check_fits(f"{expected}, got {params.max_delay}", params.max_delay * lines * (8 * batch + TAP * n))
     shapes = state_shapes(_fields(params), params.spiking, batch, params.max_delay)
     return HetSynState(**{name: None if shape is None else np.zeros(shape) for name, shape in shapes.items()})
 

@@ -62,7 +62,7 @@ def _dense(
         return replace(layer, params=layer.params.expanded(), **own), layer.params.weight.shape[:1]
     convolution = layer.convolution
     _check_image(layer, shape, convolution.axes, convolution.in_channels)
-    dense = replace(layer.layer, params=convolution.unrolled(layer.layer.params, shape[1:]), **own)
+    dense = replace(layer.layer, params=convolution.unrolled(layer.layer.params, shape[1:], "unrolled"), **own)
     return dense, (convolution.out_channels, *convolution.output_size(shape[1:]))
 
 
@@ -76,7 +76,7 @@ def _averaging(params: HetSynParams, pool: Pool, shape: tuple[int, ...]) -> HetS
     """The layer behind pooling as one of what is in front of it, images of this shape."""
     if pool.kind != "average":
         raise ValueError(f"layer {pool.name!r}: expected averages, which are sums, got the {pool.kind} values")
-    (channels, *size), (seen,) = shape, pool.window.places(shape[1:])
+    (channels, *size), (seen,) = shape, pool.window.places(shape[1:], "unrolled")
     pixels, positions = int(np.prod(size)), len(seen)
     if len(np.unique(seen[seen > 0])) < (seen > 0).sum():
         raise ValueError(f"layer {pool.name!r}: expected windows that do not overlap, got stride {pool.stride}")

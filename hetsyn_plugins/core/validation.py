@@ -190,30 +190,48 @@ def state_shapes(
     return shapes
 
 
+LONGEST_DELAY = 1 << 24  # steps: beyond it float32 does not tell one from the next
+
+
 def checked_max_delay(max_delay: Any, delays: Mapping[str, Any], argument_names: Mapping[str, str] = NAMES) -> int:
     """For how many steps a layer keeps what it was given: max_delay, or what these delays (name -> values) need.
 
-    Raises ValueError where it is no whole number, or less than one of the delays; delays out of their range pass.
+    Raises ValueError where it is no whole number, less than one of the delays, or one of these more than LONGEST_DELAY;
+    delays out of their range pass.
     """
     given = {name: value for name, value in delays.items() if _has_values(value)}
     needed = {name: ceil(most) for name, value in given.items() if 0 <= (most := _largest(value)) < inf}
     argument = argument_names.get("max_delay", "max_delay")
     if max_delay is None and any(value is not None and getattr(value, "is_meta", False) for value in delays.values()):
         raise ValueError(f"{argument}: expected a whole number of steps beside delays without values (meta), got None")
-    if max_delay is None:
-        return max(needed.values(), default=0)
+    steps = LONGEST_DELAY
+    if max_delay is not None:
+        steps = _steps(argument, max_delay)
+    for name, least in needed.items():
+        if least > steps:
+            most = _largest(given[name])
+            whose = argument_names.get(name, name)
+            limit = steps if max_delay is None else f"{argument} = {steps}"
+            raise ValueError(f"{whose}: expected delays of at most {limit} steps, got {most:.6g}")
+    return max(needed.values(), default=0) if max_delay is None else steps
+
+
+def _steps(argument: str, max_delay: Any) -> int:
+    """max_delay as an int, or ValueError."""
     try:
         steps = operator.index(max_delay)
     except TypeError:
         steps = -1
     if steps < 0:
         raise ValueError(f"{argument}: expected a whole number of steps, 0 or more, got {max_delay!r}")
-    for name, least in needed.items():
-        if least > steps:
-            most = _largest(given[name])
-            whose = argument_names.get(name, name)
-            raise ValueError(f"{whose}: expected delays of at most {argument} = {steps} steps, got {most:.6g}")
+    if steps > LONGEST_DELAY:
+        raise ValueError(f"{argument}: expected at most {LONGEST_DELAY} steps, got {_shortened(steps)}")
     return steps
+
+
+def _shortened(number: int) -> str:
+    """A whole number, in few words where it has many digits."""
+    return str(number) if abs(number) < 10**30 else "a number of more than 30 digits"
 
 
 def _has_values(value: Any) -> bool:

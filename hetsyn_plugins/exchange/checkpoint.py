@@ -21,6 +21,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from hetsyn_plugins.core.codebook import INDICES, Codebook, check_index
 from hetsyn_plugins.core.convolution import Convolution
 from hetsyn_plugins.core.fields import ARRAYS, DECAYS, MASKS, NUMBERS, SYNAPTIC, Array
 from hetsyn_plugins.core.file_format import LATER, FileFormatError, check_digest, from_check
+from hetsyn_plugins.core.memory import check_fits
 from hetsyn_plugins.core.network import (
     OPTIONS,
     AlwaysOn,
@@ -273,6 +275,7 @@ def _put_back(arrays: dict[str, Array], inputs: Any, parametrization: str) -> di
         columns = inputs if kind == "" else len(bits)
         if bits.dtype != np.uint8 or bits.ndim != 2 or type(columns) is not int or bits.shape[1] != -(-columns // 8):
             raise ValueError(f"{name}: expected bits of {columns} inputs, got {bits.dtype} of {bits.shape}")
+        _check_fits(name, (len(bits), columns), [arrays.get(f"values.{key}") for key in _of_synapses(kind)])
         masks[name] = mask = np.unpackbits(bits, axis=1, count=columns).astype(bool)
         for key in _of_synapses(kind):
             values = arrays.pop(f"values.{key}", None)
@@ -284,6 +287,12 @@ def _put_back(arrays: dict[str, Array], inputs: Any, parametrization: str) -> di
             arrays[key] = np.full(mask.shape, nothing, values.dtype)
             arrays[key][mask] = values
     return masks
+
+
+def _check_fits(mask: str, shape: tuple[int, int], values: list[Array | None]) -> None:
+    """Raise ValueError where the whole matrices of a mask are more than there is memory: it has a bit a synapse."""
+    a_synapse = 4 + 2 * sum(array.itemsize for array in values if array is not None)  # as they are read, and in a layer
+    check_fits(f"{mask}: expected synapses whose matrices fit memory, got {shape}", prod(shape) * a_synapse)
 
 
 def _codebook(arrays: dict[str, Array]) -> Codebook:

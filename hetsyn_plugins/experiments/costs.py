@@ -5,6 +5,7 @@ Memory of a run, beside the imports (430 MB) and the compiled kernels (some 180 
     SYNAPSE           bytes a synapse: weight, decay, gradients, two moments each, copies that are drawn, saved, kept
     NEURON            bytes a neuron, step and sample: what the forward pass keeps and the backward pass makes
     STATE             bytes a synapse and sample, of the layer with most of them: its state, and that one's gradient
+    PAST              bytes an input of the synapses, step of the longest delay and sample: what a state keeps of it
     Task.line_bytes   bytes an input line, step and sample
 
 over a batch, or over the samples of an evaluation where they need more. Measured (the peak, less that of a smallest
@@ -17,6 +18,7 @@ run) and estimated, MB:
                training.batch=2 network.hidden=[5000]                 3845   5423
                task.test_samples=20000                                2128   2543
                task.delay=0 network.hidden=[2000]                     3907   3951
+               training.batch=200 network.max_delay=15                1219   1350
     patterns   training.batch=200                                     1534   1792
                task.test_samples=200                                   563    533
     images     training.batch=5000, Fashion-MNIST                      931   1055
@@ -40,8 +42,9 @@ from hetsyn_plugins.core.network import HetSynLayer
 from hetsyn_plugins.experiments.builder import built
 from hetsyn_plugins.experiments.config import Config
 from hetsyn_plugins.experiments.tasks.task import AT_A_TIME, DRAWN_EPOCH, DataTask, DrawnTask
+from hetsyn_plugins.experiments.variants import steps_of
 
-SYNAPSE, NEURON, STATE = 128, 36, 8  # bytes
+SYNAPSE, NEURON, STATE, PAST = 128, 36, 8, 20  # bytes
 PROCESS = 256 << 20  # bytes of another process with the imports, as far as processes do not share them
 CONTEXT = 512 << 20  # bytes of a card that a process takes for itself; not measured here
 ITERATION = 1_500  # microseconds that an iteration takes at least, measured 2,200 (one neuron, 52 steps)
@@ -58,23 +61,28 @@ def memory_needed(config: Config, trains: bool = True) -> int:
     task, settings = config.task, config.training
     layers = layer_sizes(config)
     neurons, synapses = sum(size.neurons for size in layers), [size.synapses for size in layers]
+    of_state = max(size.synapses * STATE + size.past * PAST for size in layers)
     line_bytes = task.lines * task.line_bytes
     samples = min(AT_A_TIME, task.test_samples) if isinstance(task, DrawnTask) else AT_A_TIME
 
     held = task.held_at_once(samples) * task.longest * line_bytes
-    evaluation = samples * (task.longest * neurons * NEURON // 2 + max(synapses) * STATE) + held
+    evaluation = samples * (task.longest * neurons * NEURON // 2 + of_state) + held
     if not trains:
         return sum(synapses) * SYNAPSE // 4 + evaluation
-    step = settings.batch * (task.steps * (neurons * NEURON + line_bytes) + max(synapses) * STATE)
+    step = settings.batch * (task.steps * (neurons * NEURON + line_bytes) + of_state)
     ahead = settings.workers * (PROCESS + 2 * settings.batch * task.steps * line_bytes)
     return sum(synapses) * SYNAPSE + max(step, evaluation) + ahead
 
 
 class Size(NamedTuple):
-    """Of a layer; synapses with learned delays count twice, which is what they cost in time."""
+    """Of a layer; synapses with learned delays count twice, which is what they cost in time.
+
+    past  numbers of a sample that its state keeps for delays
+    """
 
     neurons: int
     synapses: int
+    past: int = 0
 
 
 def layer_sizes(config: Config) -> list[Size]:
@@ -84,8 +92,9 @@ def layer_sizes(config: Config) -> list[Size]:
         return _built_sizes(config.network.builder, task.lines, task.outputs, task.dt, task.spiking_output)
     for layer in config.network.stack:
         (n,) = layer.hidden
-        synapses = n * lines + (n * n if layer.recurrent else 0)
-        sizes.append(Size(n, synapses * (2 if layer.max_delay else 1)))
+        sources = lines + (n if layer.recurrent else 0)
+        steps = steps_of(layer.max_delay, task.dt) if layer.max_delay else 0
+        sizes.append(Size(n, n * sources * (2 if steps else 1), steps * sources))
         lines = n
     return [*sizes, Size(task.outputs, lines * task.outputs)]
 
@@ -94,11 +103,13 @@ def layer_sizes(config: Config) -> list[Size]:
 def _built_sizes(path: str, lines: int, outputs: int, dt: float, spiking_output: bool) -> list[Size]:
     """Of a network that its builder alone knows."""
     network = built(path, lines, outputs, dt, 0, spiking_output=spiking_output)
-    weights = [layer.params.weight.shape for layer in network.layers if isinstance(layer, HetSynLayer)]
-    is_recurrent = [
-        layer.params.recurrent_weight is not None for layer in network.layers if isinstance(layer, HetSynLayer)
-    ]
-    return [Size(n, n * m + (n * n if recurs else 0)) for (n, m), recurs in zip(weights, is_recurrent, strict=True)]
+    sizes = []
+    for params in (layer.params for layer in network.layers if isinstance(layer, HetSynLayer)):
+        n, m = params.weight.shape
+        kept = m * (params.delay is not None) + n * (params.recurrent_delay is not None)
+        synapses = n * m + (0 if params.recurrent_weight is None else n * n)
+        sizes.append(Size(n, synapses, params.max_delay * kept))
+    return sizes
 
 
 def training_time(config: Config) -> int:

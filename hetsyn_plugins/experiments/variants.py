@@ -276,11 +276,16 @@ def _delays(
     config: NetworkConfig, shape: tuple[int, int], dt: float, rng: np.random.Generator, recurrent: bool
 ) -> dict[str, Any]:
     """Start values of delays in steps, and the most that they may become."""
-    most, (n, _) = max(1, round(config.max_delay / dt)), shape
+    most, (n, _) = steps_of(config.max_delay, dt), shape
     delays: dict[str, Any] = {"delay": rng.uniform(0, most, shape).astype(np.float32), "max_delay": most}
     if recurrent:
         delays["recurrent_delay"] = rng.uniform(0, most, (n, n)).astype(np.float32)
     return delays
+
+
+def steps_of(max_delay: float, dt: float) -> int:
+    """A longest delay of so many seconds in steps, one at least."""
+    return round(min(max(1.0, max_delay / dt), 1e300))  # more is more than there is of anything
 
 
 def _weights(rng: np.random.Generator, n: int, m: int) -> Array:

@@ -48,7 +48,6 @@ from hetsyn_plugins.ops.foreign_inputs import check_layout, plain_tensor, shape_
 HALF = (torch.float16, torch.bfloat16)
 PRECISE = (*DECAYS, *DELAYS)  # what stays float32 beside half types
 COUNTS = (torch.bool, torch.uint8)
-LARGE = 1 << 28  # bytes of a state's past from which on memory is asked for
 AT_ONCE = 1 << 15  # numbers that torch sums in one thread (at::internal::GRAIN_SIZE)
 
 
@@ -301,10 +300,9 @@ def _zeros(layer: LayerTensors, batch: int, max_delay: int) -> HetSynState:
 
 def _check_past_fits(max_delay: int, numbers: int, like: Tensor) -> None:
     """Raise ValueError where the past that a state keeps, so many numbers a step, is more than there is memory."""
-    size = max_delay * numbers * like.itemsize
-    if size > LARGE and like.device.type == "cpu" and size > (free := memory.available()):
-        needs = f"{memory.size_text(size)} of past ({size} bytes), and there are {memory.size_text(free)}"
-        raise ValueError(f"max_delay: expected so few steps that a state fits memory, got {max_delay}: {needs}")
+    if like.device.type == "cpu":
+        expected = "max_delay: expected so few steps that a state fits memory"
+        memory.check_fits(f"{expected}, got {max_delay}", max_delay * numbers * like.itemsize)
 
 
 @functools.lru_cache(maxsize=64)

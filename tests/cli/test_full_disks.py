@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from disks import quota, small_disk, unprivileged
+from fuzzing.structures import images
 
 from hetsyn_plugins import cli
 from hetsyn_plugins.benchmark import bench
+from hetsyn_plugins.core.network import Network
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.experiments.run_folder import STATE
 from hetsyn_plugins.experiments.training_log import LOG, TABLE, Log, read_log
@@ -123,6 +125,37 @@ def test_export_leaves_the_file_of_before(trained: Path, tmp_path: Path, capsys:
         assert cli.main([*words, str(net), "--clusters", "2"]) == 2
     is_one_line(capsys, "hetsyn export: ", f"'{net}'", "make room")
     assert net.read_bytes() == before and os.listdir(tmp_path) == ["chip.net"]
+
+
+@pytest.mark.parametrize("end", ["safetensors", "nir"])
+def test_conversions_leave_the_file_of_before(end: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of images unrolled, into a checkpoint whose masks are bits, or NIR."""
+    source, out = tmp_path / "conv.safetensors", tmp_path / f"dense.{end}"
+    checkpoint.save(Network((images(2).layers[2],)), source)
+    words = ["convert", str(source), str(out), "--unrolled", "4,8,8"]
+    assert cli.main(words) == 0
+    before = out.read_bytes()
+    capsys.readouterr()
+    with quota(1000):
+        assert cli.main(words) == 2
+    is_one_line(capsys, "hetsyn convert: ", "File too large", f"'{out}'", "make room")
+    assert out.read_bytes() == before and sorted(os.listdir(tmp_path)) == sorted([source.name, out.name])
+
+
+def test_pruning_leaves_the_files_of_before(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A network, and a run whose seeds come one after another: with room the same command ends as one undisturbed."""
+    net, out = trained / "seed-0/network.safetensors", tmp_path / "pruned.safetensors"
+    alone, all_seeds = ["prune", str(net), "-o", str(out)], ["prune", str(trained), "-o", str(tmp_path / "run")]
+    for words, written in ((alone, out), (all_seeds, tmp_path / "run/seed-0.safetensors")):
+        assert cli.main([*words, "--density", "0.2"]) == 0
+        before = written.read_bytes()
+        capsys.readouterr()
+        with quota(1000):
+            assert cli.main([*words, "--density", "0.5"]) == 2
+        is_one_line(capsys, "hetsyn prune: ", "File too large", f"'{written}'", "make room")
+        assert written.read_bytes() == before and no_half(tmp_path)
+        assert cli.main([*words, "--density", "0.5"]) == 0
+        assert len(written.read_bytes()) > len(before), "more synapses are left"
 
 
 def test_reports_and_analyses_are_whole_or_not_there(

@@ -13,7 +13,7 @@ from hetsyn_plugins import HetSynParams
 from hetsyn_plugins.cli.main import main
 from hetsyn_plugins.core.network import Dropout, HetSynLayer, Network
 from hetsyn_plugins.exchange import checkpoint, nir
-from hetsyn_plugins.experiments import run_folder, sweep
+from hetsyn_plugins.experiments import run_folder, sweep, training
 from hetsyn_plugins.experiments.config import load_config
 
 pytest.importorskip("snntorch")
@@ -91,6 +91,29 @@ def test_a_run_is_judged_before_and_after(tmp_path: Path, capsys: pytest.Capture
         assert line == f"seed {seed}    test accuracy {right[0]:.2%} before, {right[1]:.2%} after: {path}"
     assert [line.split()[-1] for line in lines[5:7]] == ["before", "after"] and "mean of 2" in lines[5]
     assert "--set training.density=0.1" in lines[7]
+
+
+def test_stopped_between_seeds_it_leaves_whole_files_and_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Ctrl-C while the second seed is judged."""
+    for seed in (0, 1):
+        sweep.train_seeds(load_config("dms", [*SMALL, "training.iterations=2"]), [seed], tmp_path, quiet=True)
+    capsys.readouterr()
+    words = ["prune", str(tmp_path), "--density", "0.1"]
+    with monkeypatch.context() as patch:
+        evaluate = training.evaluate_network
+        patch.setattr(training, "evaluate_network", lambda *of: evaluate(*of) if of[2] == 0 else stop())
+        assert main(words) == 130
+    assert capsys.readouterr().err == "hetsyn prune: stopped; the same command starts anew\n"
+    (left,) = (tmp_path / "pruned").iterdir()
+    first = left.read_bytes()
+    assert main(words) == 0 and left.read_bytes() == first and len(list((tmp_path / "pruned").iterdir())) == 2
+
+
+def stop() -> None:
+    """Ctrl-C, as Python has it."""
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ def test_a_file_has_a_byte_a_synapse_for_its_decays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "array", "message"),
     [
+        ("0.codebook.input_index", np.zeros((N, 0), np.uint8), r"decay: expected shape .*, got \(6, 0\)"),
         ("0.codebook.decays", DECAYS[:2], "codebook.input_index: expected numbers of the codebook's 2 decays, 0 to 1"),
         ("0.codebook.decays", None, r"codebook.decays: expected floating-point numbers of shape \(K,\), got none"),
         ("0.codebook.decays", DECAYS[:, None], r"codebook.decays: expected floating-point numbers of shape \(K,\)"),

@@ -46,6 +46,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
         ("dms", "task.group=2147483648", r"what fits into 16\.0 GiB of memory, got 2147483648, which needs 24.* PiB"),
         ("dms", "task.onset=1e5", r"what fits .*, got 100000\.0, which needs 12\.6 TiB; 50000\.0 needs 6\.3 TiB"),
         ("dms", "task.delay=1e9", "what fits into"),
+        ("dms", "network.max_delay=1e4", r"what fits .*, got 10000\.0, which needs 298 GiB; 5000\.0 needs 149 GiB"),
+        ("dms", "network.max_delay=1e300", "what fits into 16\\.0 GiB of memory, got 1e\\+300, which needs more than"),
         ("dms", "task.dt=1e-9", "what fits into .*, got 1e-09, which needs .*; 2e-09 needs "),
         ("dms", "task.test_samples=1000000000000", "what fits into"),
         ("dms", "training.batch=1000000000000", r".*, which needs 4\d\d PiB; 500000000000 needs 2\d\d PiB"),
@@ -308,7 +310,8 @@ def test_memory_that_runs_out_is_told_in_a_line(setting: str, what: str, advice:
 @pytest.mark.parametrize(
     ("module", "old", "new", "says"),
     [
-        ("costs", "(n * n if layer.recurrent else 0)", "0", "recurrent"),
+        ("costs", "(n if layer.recurrent else 0)", "0", "recurrent"),
+        ("costs", "steps * sources))", "0))", "max_delay"),
         ("costs", "* task.longest * line_bytes", "* 0", "test_samples"),
         ("costs", "settings.batch * (task.steps", "1 * (task.steps", "batch"),
         ("affordable", "return min(usual, now), halved", "return halved, usual", "named"),
@@ -331,6 +334,7 @@ def check_estimate(costs: Any, affordable: Any) -> None:
     assert needs(wide) > 100 * needs(wide, "network.recurrent=false"), "recurrent"
     assert needs("task.test_samples=1000000") > 100 * needs(), "test_samples"
     assert needs("training.batch=1000000") > 100 * needs(), "batch"
+    assert needs("network.max_delay=10000") > 100 * needs(), "max_delay"
     config = load_config("dms", ["training.batch=1000000000", "network.hidden=[2000]", "task.delay=0"])
     assert affordable.heaviest(config, costs.memory_needed).key == "training.batch", "named"
 

@@ -19,6 +19,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from disks import quota
 
 from hetsyn_plugins import cli
 from hetsyn_plugins.core.file_format import FileFormatError
@@ -200,6 +201,20 @@ get.get("toy", Path({str(tmp_path)!r}), quiet=True)
     assert wanted(tmp_path) and publisher.asked[1][1] is not None
 
 
+def test_without_room_what_came_is_kept_and_gone_on_with(
+    publisher: Publisher, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "get", "toy", "--out", str(tmp_path), "--quiet"]
+    with quota(5_000):
+        assert cli.main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hetsyn data: ") and "File too large (what came is kept)" in line
+    assert line.endswith(f"'{tmp_path}/one.gz.part'; make room and give the same command again")
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["one.gz.part"]
+    assert cli.main(words) == 0 and wanted(tmp_path)
+    assert publisher.asked[1] == ("one.gz", "bytes=5000-")
+
+
 def zipped(members: dict[str, bytes]) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
@@ -229,6 +244,37 @@ def test_the_wanted_members_of_a_zip_file_are_kept(
     assert [finding.right for finding in get.check(tmp_path, "toy")] == [False, True]
     get.get("toy", tmp_path, quiet=True)
     assert (tmp_path / "a.h5").read_bytes() == b"a" * 9
+
+
+def test_a_member_without_room_is_told_and_got_again(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(publisher, monkeypatch, zipped({"a.h5": b"a" * 9_000, "b.h5": b"b"}))
+    with quota(5_000), pytest.raises(OSError, match=r"File too large \(what came is kept\): .*a\.h5\.part'$"):
+        get.get("toy", tmp_path, quiet=True)
+    assert not (tmp_path / "a.h5").exists()
+    get.get("toy", tmp_path, quiet=True)
+    assert (tmp_path / "a.h5").read_bytes() == b"a" * 9_000 and not list(tmp_path.glob("*.part"))
+
+
+def test_a_command_that_is_stopped_is_gone_on_with(
+    publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "get", "toy", "--out", str(tmp_path), "--quiet"]
+    monkeypatch.setattr(get, "PIECE", 1_000)
+    with monkeypatch.context() as patch:
+        write = get._write
+        patch.setattr(get, "_write", lambda piece, out, path: stop() if out.tell() > 5_000 else write(piece, out, path))
+        assert cli.main(words) == 130
+    assert capsys.readouterr().err == "hetsyn data: stopped; the same command goes on from there\n"
+    begun = (tmp_path / "one.gz.part").stat().st_size
+    assert cli.main(words) == 0 and wanted(tmp_path)
+    assert begun > 5_000 and publisher.asked[1] == ("one.gz", f"bytes={begun}-")
+
+
+def stop() -> None:
+    """Ctrl-C, as Python has it."""
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hetsyn_plugins.conformance import cases
 from hetsyn_plugins.core import memory, reference
 from hetsyn_plugins.core.fields import ARRAYS, DELAYS
 from hetsyn_plugins.kernels.cpu import delayed, delayed_layout
-from hetsyn_plugins.ops import arguments, operators, steps
+from hetsyn_plugins.ops import operators, steps
 
 T, B, N, M = 40, 3, 5, 4
 BACKENDS = ["eager", "cpu"]
@@ -174,8 +174,8 @@ def test_a_past_of_another_length_is_named() -> None:
 
 def test_a_past_beyond_memory_is_refused_with_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda: 1000)
-    monkeypatch.setattr(arguments, "LARGE", 10)
-    message = r"max_delay: expected so few steps that a state fits memory, got 100: .* \(9600 bytes\)"
+    monkeypatch.setattr(memory, "LARGE", 10)
+    message = r"max_delay: expected so few steps that a state fits memory, got 100, which needs .* \(9600 bytes\)"
     with pytest.raises(ValueError, match=message):
         ops.hetsyn_lif(train(T, B, M), **layer(delay=1.0), max_delay=100)
 

@@ -8,7 +8,8 @@ and many of them are the threshold.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,10 @@ from torch import Tensor
 from hetsyn_plugins import HetSynParams, HetSynState
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.fields import ARRAYS, DELAYS, FIELDS, MASKS, SYNAPTIC
+from hetsyn_plugins.core.surrogate import MultiGaussian
+from hetsyn_plugins.kernels.cpu import sequence, shared_layout
 from hetsyn_plugins.ops import lif as ops
+from hetsyn_plugins.ops.arguments import ArgumentNames
 
 BEFORE, STEPS = 3, 8  # the first state is that after so many steps, or zeros; and the most that follow
 
@@ -233,6 +237,41 @@ def test_delays_of_no_steps_are_none(call: Call) -> None:
     spikes, v, end = call.run(**fields)
     without = call.run(**dict.fromkeys(DELAYS), max_delay=None, state=state)
     same((spikes, v, end._replace(past_inputs=None, past_spikes=None)), without)
+
+
+@few
+@given(call=calls())
+def test_who_shares_a_decay_changes_nothing(call: Call) -> None:
+    """A codebook: layers without delays and masks take it from the events of their inputs, here whatever they cost."""
+    names = ArgumentNames({})
+    layer = ops.checked_layer({**call.fields, **dict.fromkeys((*DELAYS, *MASKS))}, True, None, names)
+    zeros = ops.checked_state(None, layer, call.x.shape[1], names)
+    state = zeros if call.state is None else call.state._replace(past_inputs=None, past_spikes=None)
+    index = (2 * layer.decay).to(torch.int32)  # of decays of 0 and 1/2
+    found = []
+    for of in (layer._replace(decay_index=index), layer):
+        leaves = {name: getattr(of, name).clone().requires_grad_() for name in ("weight", "decay")}
+        x = call.x.clone().requires_grad_()
+        with from_events():
+            out = ops.run_sequence(x, of._replace(**leaves), state, ops.Way(MultiGaussian(), False, "cpu"))
+            spikes, v, _ = out
+            loss = (v * torch.linspace(0.5, 1.5, v.numel(), dtype=v.dtype).reshape(v.shape)).sum() + spikes.sum()
+            found.append((out, torch.autograd.grad(loss, [x, *leaves.values()])))
+    (known, of_known), (unknown, of_unknown) = found
+    same(known, unknown)
+    allowed = 64 * (len(call.x) + sum(layer.weight.shape)) * torch.finfo(call.x.dtype).eps
+    for a, b in zip(of_known, of_unknown, strict=True):
+        assert (a - b).abs().max() <= allowed * max(1.0, b.abs().max()), "gradients differ"
+
+
+@contextmanager
+def from_events() -> Iterator[None]:
+    """Inside, layers with a codebook are computed from the events of their inputs, however many there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_layout, "SMALL", 0)
+        for name in ("FORWARD", "BACKWARD"):
+            patch.setattr(sequence, name, shared_layout.Limit(100.0, 0))
+        yield
 
 
 # ---- planted bugs

@@ -14,6 +14,7 @@ import os
 import zipfile
 from collections.abc import Sequence
 from contextlib import closing
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from hetsyn_plugins.core.bounded import ZIP_ERRORS, checked_members, gunzip, read_bytes
 from hetsyn_plugins.core.file_format import FileFormatError
-from hetsyn_plugins.core.files import clear, make_folder, read_json, user_cache, write_json
+from hetsyn_plugins.core.files import clear, make_folder, read_json, said_of, user_cache, write_json
 from hetsyn_plugins.core.locks import locked
 from hetsyn_plugins.experiments.data.publishers import DATA_SETS, DataSet, Published
 
@@ -232,20 +233,28 @@ class _Resuming:
         goes_on = response.status_code == 206
         total = (begun if goes_on else 0) + int(response.headers.get("Content-Length", 0))
         with (
-            self.part.open("ab" if goes_on else "wb") as out,
+            self.part.open("ab" if goes_on else "wb", buffering=0) as out,
             tqdm(
                 desc=self.file.name, initial=out.tell(), total=total or None, unit="B", unit_scale=True,
                 disable=self.quiet,
             ) as bar,
         ):  # fmt: skip
             for piece in response.iter_content(PIECE):
-                out.write(piece)
+                _write(piece, out, self.part)
                 bar.update(len(piece))
                 if out.tell() > 2 * self.file.size:
                     self.part.unlink()
                     raise FileFormatError(self.part, f"about {self.file.size:,} bytes", "more than twice as many")
             if total and out.tell() != total:
                 raise _Broken(f"{response.url}: the connection ended after {out.tell():,} of {total:,} bytes")
+
+
+def _write(piece: bytes, out: FileIO, path: Path) -> None:
+    """Write all of a piece; OSError names the file, of which a full disk keeps the beginning."""
+    left = memoryview(piece)
+    with said_of(path, "what came is kept"):
+        while left:
+            left = left[out.write(left) :]
 
 
 def _reason(error: Exception) -> str:
@@ -281,9 +290,9 @@ def _unpack(path: Path, wanted: set[str]) -> None:
 def _write_member(file: zipfile.ZipFile, entry: zipfile.ZipInfo, out: Path, path: Path) -> None:
     part = out.with_name(out.name + PART)
     try:
-        with file.open(entry) as member, part.open("wb") as written:
+        with file.open(entry) as member, part.open("wb", buffering=0) as written:
             while piece := member.read(PIECE):
-                written.write(piece)
+                _write(piece, written, part)
                 if written.tell() > entry.file_size:
                     raise FileFormatError(path, f"{entry.file_size} bytes", "more", field=entry.filename)
     except ZIP_ERRORS as error:

@@ -15,7 +15,9 @@ from fuzzing.cases import Kind
 
 METADATA = "__metadata__"
 SAME_WIDTH = {"F64": ("I64", "U64"), "I64": ("F64", "U64"), "F32": ("I32", "U32"), "F16": ("BF16", "I16")}
-DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "BOOL": "?"}
+SAME_WIDTH |= {"I32": ("F32", "U32"), "U8": ("BOOL", "I8")}
+NARROWER = {"F64": "F32", "I64": "I32", "F32": "F16", "I32": "I16", "U8": "F4"}
+DTYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
 
 
 def split(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -101,8 +103,7 @@ def _half_width(rng: Random, header: dict[str, Any]) -> Any:
     """Twice as many numbers of half the width, or the other way round: the sizes agree."""
     name = rng.choice([n for n in _arrays(header) if header[n]["shape"]] or _arrays(header))
     shape = header[name]["shape"] or [1]
-    narrower = {"F64": "F32", "I64": "I32", "F32": "F16"}[header[name]["dtype"]]
-    header = put(header, (name, "dtype"), narrower)
+    header = put(header, (name, "dtype"), NARROWER[header[name]["dtype"]])
     return put(header, (name, "shape"), [*shape[:-1], shape[-1] * 2])
 
 
@@ -193,7 +194,8 @@ def _low_bits(rng: Random, array: Any) -> Any:
 def _planted(rng: Random, array: Any) -> Any:
     """One number that cannot be, or all of them."""
     floats = (np.nan, np.inf, -np.inf, 2.0, -1.0, 1e300, -0.0, 5e-324)
-    value = rng.choice(floats if array.dtype.kind == "f" else (-(2**63), -1, 2, 2**63 - 1))
+    ends = () if array.dtype.kind not in "iu" else (np.iinfo(array.dtype).min, np.iinfo(array.dtype).max)
+    value = rng.choice((ends[0], 1, 2, ends[1]) if ends else floats)
     array[rng.choice((rng.randrange(len(array)), slice(None)))] = value
     return array
 
@@ -213,4 +215,5 @@ OF_FORMAT = (
     of_numbers("number that cannot be", _planted),
 )
 OF_HEADER = tuple(kind for kind in kinds(HEADER) if "digest" not in kind.name)  # it stands in the metadata's text
-KINDS = (*kinds(NETWORK), *OF_HEADER, *OF_FORMAT)
+OF_NETWORK = tuple(kinds(NETWORK))
+KINDS = (*OF_NETWORK, *OF_HEADER, *OF_FORMAT)

@@ -15,7 +15,8 @@ import torch
 
 from fuzzing.cases import MARKUP, SECRET
 from fuzzing.loaders import Page, Resumed
-from hetsyn_plugins.core.network import AlwaysOn, Dropout, HetSynLayer, Network
+from hetsyn_plugins.core.fields import PARAMETRIZATIONS, SHARES
+from hetsyn_plugins.core.network import AlwaysOn, Dropout, Flatten, HetSynConv, HetSynLayer, Network, Pool
 from hetsyn_plugins.experiments.data.shd import CHANNELS, Recordings
 from hetsyn_plugins.fixed_point.network import FixedNetwork
 
@@ -92,6 +93,9 @@ def _faults(value: Any) -> Iterator[str]:
         yield "markup of a file stands in the page as it is"
     elif isinstance(value, tuple) and value and isinstance(value[0], FixedNetwork):
         yield from _of_chip(*value)
+    elif isinstance(value, tuple) and value and isinstance(value[0], Network):
+        yield from _of_network(value[0])
+        yield from (f"v of {name} NaN" for name, (_, v) in value[1].items() if np.isnan(v).any())
 
 
 def _of_network(network: Network) -> Iterator[str]:
@@ -105,8 +109,18 @@ def _of_network(network: Network) -> Iterator[str]:
         elif isinstance(layer, Dropout):
             if isinstance(layer.p, bool) or not isinstance(layer.p, (int, float)) or not 0 <= layer.p <= 1:
                 yield f"p = {layer.p!r}"
-        elif not isinstance(layer, AlwaysOn):
+        elif isinstance(layer, HetSynConv):
+            yield from _of_hetsyn(layer.layer)
+        elif isinstance(layer, Pool):
+            yield from _of_pool(layer)
+        elif not isinstance(layer, (AlwaysOn, Flatten)):
             yield from (f"{n} not finite" for n in ("weight", "bias") if not _finite(getattr(layer, n)))
+
+
+def _of_pool(pool: Pool) -> Iterator[str]:
+    sizes = (*pool.kernel_size, *pool.stride, *pool.padding)
+    if pool.kind not in ("average", "largest") or not all(type(size) is int and size >= 0 for size in sizes):
+        yield f"a pool {pool!r}"
 
 
 def _of_hetsyn(layer: HetSynLayer) -> Iterator[str]:
@@ -120,13 +134,21 @@ def _of_hetsyn(layer: HetSynLayer) -> Iterator[str]:
                 yield f"{field.name} not finite"
             if field.name.endswith("decay") and not ((array >= 0) & (array <= 1)).all():
                 yield f"{field.name} outside [0, 1]"
+    for name, kind in (("mask", ""), ("recurrent_mask", "recurrent_")):
+        mask = getattr(params, name)
+        if mask is not None and (mask.dtype != bool or getattr(params, f"{kind}weight")[~mask].any()):
+            yield f"a weight where {name} has no synapse"
+    for name in ("delay", "recurrent_delay"):
+        delay = getattr(params, name)
+        if delay is not None and not ((delay >= 0) & (delay <= params.max_delay)).all():
+            yield f"{name} outside [0, {params.max_delay}]"
     for name, array in layer.stored.items():
         if np.isnan(array).any():
             yield f"stored {name} NaN"
     for name in ("tie_reset", "detach_reset", "autapses", "batch_first"):
         if not isinstance(getattr(layer, name), bool):
             yield f"{name} = {getattr(layer, name)!r}"
-    if layer.share not in ("synapse", "neuron", "layer") or layer.parametrization not in ("decay", "tau", "log_tau"):
+    if layer.share not in SHARES or layer.parametrization not in PARAMETRIZATIONS:
         yield f"share {layer.share!r}, parametrization {layer.parametrization!r}"
 
 

@@ -15,16 +15,17 @@ import h5py
 import numpy as np
 from networks import plain
 
-from fuzzing import by_bytes, by_hdf5, by_idx, by_safetensors, by_text, by_torch, by_zip, sealed
+from fuzzing import by_bytes, by_hdf5, by_idx, by_safetensors, by_text, by_torch, by_zip, sealed, structures
 from fuzzing.cases import Good, Kind
 from fuzzing.loaders import SMALL, trainer_of
-from fuzzing.sealed import written
+from fuzzing.sealed import saved, written
 from hetsyn_plugins.core.network import HetSynLayer, Linear, Network
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import checkpoint, nir
 from hetsyn_plugins.experiments import state_of_before, variants
 from hetsyn_plugins.experiments.config import load_config, to_toml
+from hetsyn_plugins.experiments.data.own import packed_events
 from hetsyn_plugins.experiments.run_folder import (
     STATE,
     ClaimNumbers,
@@ -60,11 +61,6 @@ def checkpoints() -> list[Good]:
     goods.append(alone("to snnTorch", "network.safetensors", files["float64"], "checkpoint to snnTorch", kinds, True))
     kinds = (*by_safetensors.KINDS, *by_bytes.KINDS)
     return [*goods, alone("of before", "network.safetensors", before, "checkpoint", kinds, False)]
-
-
-def saved(network: Any) -> bytes:
-    """A checkpoint, with its metadata in one order."""
-    return by_safetensors.canonical(written("n.safetensors", functools.partial(checkpoint.save, network)))
 
 
 def chips() -> list[Good]:
@@ -195,7 +191,11 @@ def recordings() -> list[Good]:
         "other widths": recorded(np.float64, np.int64, ">i8", True),
         "no speakers, packed": recorded(np.float32, np.uint32, np.uint8, False, compression="gzip", chunks=(4,)),
     }
-    return [alone(name, "shd.h5", data, "shd", kinds, None) for name, data in files.items()]
+    goods = [alone(name, "shd.h5", data, "shd", kinds, None) for name, data in files.items()]
+    draw = np.random.default_rng(7)
+    times = [np.sort(draw.uniform(0, 1, count)) for count in (40, 3, 17)]
+    own = packed_events(times, [draw.integers(0, 9, len(row)) for row in times], np.array([0, 1, 2]))
+    return [*goods, alone("own events", "shd.h5", own, "own", kinds, None)]
 
 
 def recorded(times: Any, units: Any, labels: Any, speakers: bool, **options: Any) -> bytes:
@@ -225,9 +225,8 @@ def npz_files() -> list[Good]:
         ),
         "inputs only": npz(np.savez_compressed, inputs=np.asfortranarray(inputs.astype(float))),
     }
-    own = npz(
-        np.savez, inputs=inputs, labels=labels, lengths=np.array([4, 2, 1]), inputs_test=inputs, labels_test=labels
-    )
+    more = {"lengths": np.array([4, 2, 1]), "groups": np.array([7, 7, 2])}
+    own = npz(np.savez, inputs=inputs, labels=labels, inputs_test=inputs, labels_test=labels, **more)
     goods = [alone(name, "data.npz", data, "npz", kinds, None) for name, data in files.items()]
     return [*goods, alone("own data", "data.npz", own, "own", kinds, None)]
 
@@ -246,29 +245,35 @@ def configurations() -> list[Good]:
     return [alone(name, "config.toml", text.encode(), "toml", TOML, None) for name, text in files.items()]
 
 
+STRUCTURE = "training.density=0.25 training.prune_until=4 network.max_delay=0.02 network.clusters=3"
+
+
 def states() -> list[Good]:
     """Two steps of training, whose time is set: it would be another one each time."""
     kinds = (*by_safetensors.KINDS, *by_bytes.KINDS)
     kinds_of_before = (*by_torch.KINDS, *by_zip.CONTAINER, *by_bytes.KINDS)
     goods = []
-    for select in ("last", "best_validation"):
+    for select, more in (("last", ""), ("best_validation", ""), ("last", STRUCTURE)):
         with tempfile.TemporaryDirectory() as folder:
-            trainer = trained(Path(folder), select)
+            trainer = trained(Path(folder), f"{select} {more}")
             data = by_safetensors.canonical(Path(folder, STATE).read_bytes())
-        selected = {"select.txt": select.encode()}
-        own = (sealed.kind(functools.partial(sealed.states, data)), *kinds) if select == "last" else kinds
-        goods.append(Good(select, {**selected, STATE: data}, STATE, "state", own, True))
-        old, files = state_of_before.STATE, {**selected, state_of_before.STATE: as_before(trainer)}
-        goods.append(Good(f"{select}, of before", files, old, "state", kinds_of_before, False))
+        name = "masks, delays, a codebook" if more else select
+        settings = {"select.txt": f"{select} {more}".encode()}
+        own = (sealed.kind(functools.partial(sealed.states, data)), *kinds) if name == "last" else kinds
+        goods.append(Good(name, {**settings, STATE: data}, STATE, "state", own, True))
+        if not more:  # of which there were none before
+            old, files = state_of_before.STATE, {**settings, state_of_before.STATE: as_before(trainer)}
+            goods.append(Good(f"{select}, of before", files, old, "state", kinds_of_before, False))
     return goods
 
 
-def trained(folder: Path, select: str) -> Trainer:
+def trained(folder: Path, settings: str) -> Trainer:
     """A run after two steps, its state in the folder."""
-    trainer = trainer_of(folder, select)
-    for index in range(2):
+    trainer = trainer_of(folder, settings)
+    for index in range(2):  # as `train` does
         trainer.step(trainer.config.task.training_batch(index, trainer.config.training.batch, 0))
         trainer.iteration += 1
+        trainer.prune()
     trainer.validate()
     trainer.seconds = 1.5
     trainer._save()
@@ -420,6 +425,7 @@ def networks_of_run() -> dict[str, bytes]:
 
 GOODS: dict[str, Callable[[], list[Good]]] = {
     "checkpoint": checkpoints,
+    "structure": structures.goods,
     "chip": chips,
     "nir": nir_files,
     "idx": idx_files,

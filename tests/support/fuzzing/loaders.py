@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hetsyn_plugins.cli.main import load_data
+from hetsyn_plugins.core.network import HetSynConv, HetSynLayer, Linear
 from hetsyn_plugins.deployment import chip_file
 from hetsyn_plugins.exchange import checkpoint, nir
 from hetsyn_plugins.exchange.conversion import convert
@@ -58,6 +61,22 @@ def checkpoint_to_snntorch(folder: Path, target: str) -> Any:
     return convert(checkpoint.load(folder / target, to="snntorch"), to="reference")
 
 
+def checkpoint_run(folder: Path, target: str) -> Any:
+    """The network, and what it makes of two steps of ones; what is said then knows no file."""
+    network = checkpoint.load(folder / target)
+    try:
+        return network, network.run(np.ones((2, 1, *shape_before(network.layers[0]))))
+    except ValueError as error:
+        raise ValueError(f"{target}: {error}") from error
+
+
+def shape_before(layer: Any) -> tuple[int, ...]:
+    """Of what comes into a layer: lines, or images of 8 along each axis."""
+    if isinstance(layer, HetSynConv):
+        return layer.convolution.in_channels, *(8,) * layer.convolution.axes
+    return (layer.widths[0],) if isinstance(layer, (HetSynLayer, Linear)) else (2, 8, 8)
+
+
 def chip(folder: Path, target: str) -> Any:
     return chip_file.read(folder / target), chip_file.read_dt(folder / target)
 
@@ -87,8 +106,10 @@ def npz(folder: Path, target: str) -> Any:
 
 
 def own_data(folder: Path, target: str) -> Any:
-    parts = [part for part in own.read(folder / target, None) if isinstance(part, own.Frames)]
-    return [(part.inputs, part.labels, part.lengths, part.groups) for part in parts]
+    parts = own.read(folder / target, None)
+    frames = [part for part in parts if isinstance(part, own.Frames)]
+    found = [(part.inputs, part.labels, part.lengths, part.groups) for part in frames]
+    return found, [part.recordings for part in parts if isinstance(part, own.Events)]
 
 
 def toml(folder: Path, target: str) -> Any:
@@ -108,9 +129,10 @@ def state(folder: Path, target: str) -> Any:
     return Resumed(*of_it, model, optimiser, trainer.best)
 
 
-def trainer_of(folder: Path, select: str) -> Trainer:
-    """A trainer in a folder, which goes on from the state that is there."""
-    return Trainer(load_config("dms", [*SMALL, f"training.select={select}"]), 0, folder)
+def trainer_of(folder: Path, settings: str) -> Trainer:
+    """A trainer in a folder, which goes on from the state that is there; settings: what is selected, and others."""
+    select, *more = settings.split()
+    return Trainer(load_config("dms", [*SMALL, f"training.select={select}", *more]), 0, folder)
 
 
 def result(folder: Path, target: str) -> Any:
@@ -134,6 +156,7 @@ def page(folder: Path, target: str) -> Any:
 LOADERS: dict[str, Callable[[Path, str], Any]] = {
     "checkpoint": checkpoint_of,
     "checkpoint to snnTorch": checkpoint_to_snntorch,
+    "checkpoint run": checkpoint_run,
     "chip": chip,
     "nir": nir_graph,
     "nir check": nir_check,

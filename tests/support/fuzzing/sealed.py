@@ -32,6 +32,11 @@ def written(name: str, write: Callable[[Path], Any]) -> bytes:
         return path.read_bytes()
 
 
+def saved(network: Any) -> bytes:
+    """A checkpoint, with its metadata in one order."""
+    return canonical(written("n.safetensors", functools.partial(checkpoint.save, network)))
+
+
 def kind(make_all: Callable[[], Iterator[bytes]], may_be: bool = False) -> Kind:
     """One of these files, whatever the good one was."""
     files = functools.cache(lambda: tuple(make_all()))
