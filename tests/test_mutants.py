@@ -82,6 +82,10 @@ def test_three_mutants_are_judged_each_once(tmp_path: Path) -> None:
     assert said == ["tiny/code.py:8: return True", "    survived as  return False"]
     whole = results.read_text()
     assert whole.startswith(first) and whole.count("\n") == 3
+    reached = json.loads(results.with_suffix(".map.json").read_text())["reached"]["tiny/code.py"]
+    assert [reached[line] for line in ("5", "8")] == [
+        [f"checks/test_code.py::test_{name}"] for name in ("seen", "called")
+    ]
 
     assert judged(tmp_path)[0] == counts and results.read_text() == whole  # nothing is tried again
     better = TESTS + "\ndef test_more():\n    assert tiny.code.overlooked()\n"
