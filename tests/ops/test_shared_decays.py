@@ -134,6 +134,21 @@ def test_an_optimiser_that_overshoots_is_bounded_and_clamped() -> None:
     assert layer.alpha.min() == 0 and layer.alpha.max() <= 1
     hetsyn_plugins.clamp_(layer)
     assert layer.alpha_codebook.min() == 0 and layer.alpha_codebook.max() == 1
+    layer = in_snntorch(reassign=True)
+    with torch.no_grad():
+        layer.alpha_latent[0, 0], layer.rec_alpha_latent[0, 0] = -0.3, 1.4
+    hetsyn_plugins.clamp_(layer)
+    assert layer.alpha_latent[0, 0] == 0 and layer.rec_alpha_latent[0, 0] == 1
+
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+def test_the_codebook_as_plain_data_is_that_of_every_synapse(parametrization: str) -> None:
+    layer = in_snntorch(parametrization=parametrization)
+    codebook = layer.codebook()
+    assert codebook.decays.shape == (K,)
+    assert np.array_equal(codebook.decays[codebook.input_index], layer.alpha.detach().numpy())
+    assert np.array_equal(codebook.decays[codebook.recurrent_index], layer.rec_alpha.detach().numpy())
+    assert in_snntorch(share="synapse", clusters=None).codebook() is None
 
 
 def test_half_layers_keep_their_codebook_and_latent_decays_in_float32() -> None:
