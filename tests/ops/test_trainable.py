@@ -97,8 +97,16 @@ def test_values_on_the_bounds_are_free_in_both_directions(outside: bool) -> None
 def test_what_is_inside_is_handed_on_itself() -> None:
     """No node of the graph, which a step would pay for; nor is anything looked at where torch is compiling."""
     p = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
-    assert bounded(p, 0.0, 1.0) is p
+    assert bounded(p, 0.0, 1.0) is p and bounded(p, -1.0, 2.0) is p
     assert bounded(p, 0.1, 1.0) is not p and bounded(p, 0.0, 0.9) is not p
+
+
+def test_a_batch_of_layers_is_bounded_one_by_one() -> None:
+    """vmap has no values to look at."""
+    p = torch.tensor([[-0.5, 0.5, 1.5], [0.0, 0.5, 1.0]])
+    push = torch.tensor([1.0, 1.0, -1.0])
+    many = torch.func.vmap(torch.func.grad(lambda row: (bounded(row, 0.0, 1.0) * push).sum()))(p)
+    assert many.tolist() == [[0, 1, 0], [1, 1, -1]]
 
 
 def test_nan_is_not_inside() -> None:
@@ -264,23 +272,6 @@ def test_weights_start_with_the_variance_of_their_fan_in() -> None:
         assert abs(weight.mean().item()) < 5 * expected / weight.numel() ** 0.5
 
 
-@pytest.mark.filterwarnings("ignore:mask")  # of the neuron without inputs
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_masked_weights_are_drawn_for_the_inputs_that_are_there(dtype: torch.dtype) -> None:
-    """Those of all inputs times sqrt(M / inputs): N(0, 1 / inputs); a neuron without any is one with a single one."""
-    inputs = torch.tensor([1, 2, 3, 4, 0])
-    mask = torch.arange(M) < inputs[:, None]
-    torch.manual_seed(0)
-    every = RHetSynLeaky(M, N, dtype=dtype)
-    torch.manual_seed(0)
-    few = RHetSynLeaky(M, N, dtype=dtype, mask=mask)
-    scale = (M / inputs.clamp(min=1).to(dtype)).sqrt()[:, None]
-    torch.testing.assert_close(few.weight, every.weight * scale, rtol=4 * torch.finfo(dtype).eps, atol=0.0)
-    assert torch.equal(few.rec_weight, every.rec_weight)
-    shown = f"mask={mask.float().mean():.3g} of the synapses"
-    assert shown in repr(few) and "mask=not known" in repr(few.to("meta")) and "mask" not in repr(every)
-
-
 # ---- dtypes
 
 
@@ -315,6 +306,7 @@ def test_dtype_follows_the_widest_tensor_and_numbers_are_rounded_to_it() -> None
     assert HetSynLeaky(M, N, weight=torch.ones(N, M).double(), alpha=0.1).alpha.dtype == torch.float64
     assert HetSynLeaky(M, N, alpha=np.full((N, M), 0.1)).alpha.dtype == torch.float32
     assert HetSynLeaky(M, N, alpha=initialisers.ConstantDecay(0.1), dtype=torch.float64).weight.dtype == torch.float64
+    assert torch.equal(HetSynLeaky(M, N, threshold=2).threshold, HetSynLeaky(M, N, threshold=2.0).threshold)
     with pytest.raises(
         ValueError, match=r"alpha: expected torch.float64 like the layer, got a tensor of torch.float32"
     ):

@@ -167,6 +167,7 @@ def test_sparse_tensors_say_where_synapses_are(host: Any) -> None:
             layer = host.HetSynLIF(M, N, host.HetSynLIFParameters(mask=kind))
         assert torch.equal(holder(layer).mask, dense != 0)
         assert "mask=0.0833 of the synapses" in repr(layer)
+    assert "mask=not known" in repr(layer.to("meta"))
 
 
 def test_drawn_weights_are_for_the_inputs_that_there_are(host: Any) -> None:
