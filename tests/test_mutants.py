@@ -70,7 +70,7 @@ def judged(root: Path, *sample: str) -> tuple[dict[str, int], list[str]]:
 def test_three_mutants_are_judged_each_once(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     elsewhere = f"def test_elsewhere():\n    open({str(ran)!r}, 'a').write('once ')\n"
-    files = {"tiny/__init__.py": "", "tiny/code.py": CODE, "checks/test_code.py": TESTS, "checks/test_so.py": elsewhere}
+    files = {"tiny/__init__.py": "", "tiny/code.py": CODE, "checks/test_code.py": TESTS, "checks/test_a.py": elsewhere}
     for name, text in {**files, "tests/data/equivalent_mutants.toml": LISTED}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
