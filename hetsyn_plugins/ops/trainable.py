@@ -206,7 +206,7 @@ class TrainableFields(Copied, nn.Module):
     tie_reset: bool
     dt: float | None
     tied: tuple[str, ...] = ()
-    max_delay: int
+    max_delay: int = 0
     clusters: int | None = None
     reassign: bool = False
 
