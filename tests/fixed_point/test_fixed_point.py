@@ -440,6 +440,10 @@ def test_chunks_are_the_whole(core: Core, form: str, late: bool) -> None:
         assert state.past_inputs.shape == (9, 3, 4) and state.past_spikes.shape == (9, 3, 5)
         np.testing.assert_array_equal(state.past_spikes, unbroken.spikes[-10:-1])
     assert core.neuron.run(p, x[:0], state).state.reset is not None
+    neurons, one = core.neuron.Neurons(p), core.neuron.zero_state(p, 3)
+    for t, spikes_in in enumerate(x):
+        one, v_of_one = neurons.advance(one, spikes_in, t)
+        np.testing.assert_array_equal(v_of_one, unbroken.v[t])
     nobody = core.neuron.run(p, x[:, :0])
     assert nobody.v.shape == nobody.spikes.shape == (40, 0, 5) and nobody.state.current.shape[0] == 0
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from hetsyn_plugins import HetSynParams, prune_
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.exchange import checkpoint
+from hetsyn_plugins.ops.pruning import density_of
 
 T, B, N, M = 20, 17, 9, 12
 HOSTS = {"snntorch": "snntorch", "norse": "norse"}
@@ -252,6 +253,9 @@ def test_pruning_keeps_the_strongest(host: Any, by: str) -> None:
         recurrent = layer.to_params().recurrent_mask
         assert left == count + recurrent.sum() and recurrent.sum() == round(count / (N * M) * N * N)
     assert prune_(layer, 1.0) == left, "what is out comes back by hand only"
+    whole = built(host, p.replace(mask=None))
+    assert density_of(whole) == 1
+    assert density_of(torch.nn.ModuleList([layer, whole])) == (left + N * (M + N)) / (2 * N * (M + N))
     spikes(layer, inputs()).sum().backward()
     assert not layer.stored("weight").grad[~torch.tensor(want)].any()
 
