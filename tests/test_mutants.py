@@ -68,7 +68,9 @@ def judged(root: Path, *sample: str) -> tuple[dict[str, int], list[str]]:
 
 
 def test_three_mutants_are_judged_each_once(tmp_path: Path) -> None:
-    files = {"tiny/__init__.py": "", "tiny/code.py": CODE, "checks/test_code.py": TESTS}
+    ran = tmp_path / "ran"
+    elsewhere = f"def test_elsewhere():\n    open({str(ran)!r}, 'a').write('once ')\n"
+    files = {"tiny/__init__.py": "", "tiny/code.py": CODE, "checks/test_code.py": TESTS, "checks/test_a.py": elsewhere}
     for name, text in {**files, "tests/data/equivalent_mutants.toml": LISTED}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -82,6 +84,7 @@ def test_three_mutants_are_judged_each_once(tmp_path: Path) -> None:
     assert said == ["tiny/code.py:8: return True", "    survived as  return False"]
     whole = results.read_text()
     assert whole.startswith(first) and whole.count("\n") == 3
+    assert ran.read_text() == "once ", "a test that reaches no mutant is run for the map of lines and tests alone"
 
     assert judged(tmp_path)[0] == counts and results.read_text() == whole  # nothing is tried again
     better = TESTS + "\ndef test_more():\n    assert tiny.code.overlooked()\n"

@@ -384,8 +384,8 @@ class Accumulators:
         return Products(weight, word, many) if delay is None else DelayedSums(weight, word, many, delay)
 
     def drive(self, x: Integers) -> Integers:
-        """What inputs (B, M) of one step add, (B, N, K); with delays (D + 1, B, M), those of before in front."""
-        return self.inputs.of(x[None] if x.ndim == 2 else x) << self.fraction
+        """What inputs (1, B, M) of one step add, (B, N, K); with delays (D + 1, B, M), those of before in front."""
+        return self.inputs.of(x) << self.fraction
 
     def drives(self, x: Integers) -> Iterator[Integers]:
         """The same of each step of (T, B, M), or of (D + T, B, M)."""
@@ -422,7 +422,7 @@ class Products:
     def each(self, sources: Integers, steps: int) -> Iterator[Integers]:
         """At each of the last so many steps; many of them at a time."""
         x = sources[len(sources) - steps :]
-        at_once = max(1, CHUNK // (x.shape[1] * self.weight.shape[1]))
+        at_once = max(1, CHUNK // (x.shape[1] * self.weight.shape[1] or 1))
         for t in range(0, steps, at_once):
             part = x[t : t + at_once].astype(np.float64) @ self.weight
             yield from part.astype(np.int64).reshape(len(part), -1, *self.shape)
@@ -442,7 +442,8 @@ class DelayedSums:
         """At the last step, (B, N, K)."""
         added = self.weight * arrived(sources, self.delay)
         out = np.zeros((len(added), self.shape[0] * self.shape[1]), np.int64)
-        out[:, self.cells] = np.add.reduceat(added.reshape(len(added), -1)[:, self.order], self.starts, axis=1)
+        flat = added.reshape(len(added), self.order.size)
+        out[:, self.cells] = np.add.reduceat(flat[:, self.order], self.starts, axis=1)
         return out.reshape(-1, *self.shape)
 
     def each(self, sources: Integers, steps: int) -> Iterator[Integers]:
@@ -461,8 +462,8 @@ class Synapses:
             self.recurrent_weight = p.recurrent_weight << (p.recurrent_exp + p.fraction)
 
     def drive(self, x: Integers) -> Integers:
-        """What inputs (B, M) of one step add, (B, N, M); with delays (D + 1, B, M), those of before in front."""
-        out: Integers = self.weight * arrived(x[None] if x.ndim == 2 else x, self.p.delay)
+        """What inputs (1, B, M) of one step add, (B, N, M); with delays (D + 1, B, M), those of before in front."""
+        out: Integers = self.weight * arrived(x, self.p.delay)
         return out
 
     def drives(self, x: Integers) -> Iterator[Integers]:

@@ -94,11 +94,11 @@ def test_few_decays_are_the_codebook_to_the_bit(module: Any) -> None:
 def test_many_decays_become_the_best_ones_weighted_by_the_square_of_the_weight(module: Any) -> None:
     rng = np.random.default_rng(0)
     decay, weight = rng.uniform(0.1, 0.99, (7, 11)), rng.normal(size=(7, 11))
-    book, (index,) = module.start([decay], [weight], 3)
+    book, (index,) = module.start([decay], [weight], 5)
     scale = codebook.Scale(codebook.RUN)
     places = scale.place(decay)
     np.testing.assert_array_equal(index, np.abs(places[..., None] - scale.place(book)).argmin(-1))
-    for k in range(3):
+    for k in range(5):
         centre = np.average(places[index == k], weights=weight[index == k] ** 2)
         np.testing.assert_allclose(scale.place(book[k]), centre, rtol=1e-6, err_msg="the weighted mean of its synapses")
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hetsyn_plugins.core import files
+from hetsyn_plugins.core import file_format, files
 from hetsyn_plugins.core.file_format import FileFormatError, UncheckedFileWarning, digest
 
 CONTENT: dict[str, Any] = {
@@ -100,6 +100,14 @@ def test_the_error_names_file_field_expected_and_what_came_in_one_line() -> None
     assert message == "runs/x.json: rows[0].ours: expected a number, got two\\nlines \\ud800 \\x07; delete it"
     assert isinstance(error, ValueError)
     assert (error.path, error.field, error.expected) == (Path("runs/x.json"), "rows[0].ours", "a number")
+
+
+def test_what_mends_a_file_is_said_once() -> None:
+    for own, said in (("", "copy it anew"), ("train again", "train again")):
+        with pytest.raises(FileFormatError) as error, file_format.mended_by("copy it anew"):
+            raise FileFormatError(Path("a.json"), "a number", "x", field="b", to_do=own)
+        assert error.value.to_do == said
+        assert str(error.value) == f"a.json: b: expected a number, got x; {said}"
 
 
 def test_the_error_is_as_long_as_a_line_whatever_came() -> None:

@@ -128,6 +128,16 @@ def test_what_the_library_raises_names_the_file(error: Exception, tmp_path: Path
         hdf5.opened(path, "a file", reader)
 
 
+@pytest.mark.parametrize("stated", [3, b"x", np.bytes_("0" * 63), np.array([b"0" * 64] * 2), h5py.Empty("S64")])
+def test_a_digest_that_is_none_is_told(stated: object, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        hdf5.write_digest(file, [1, 2])
+        hdf5.check_written(file, [1, 2], to_do="copy it anew")
+        file.attrs[hdf5.DIGEST] = stated
+        with pytest.raises(FileFormatError, match=r"not one.*copy it anew"):
+            hdf5.check_written(file, [1, 2], to_do="copy it anew")
+
+
 def test_what_is_no_hdf5_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "file.h5"
     path.write_bytes(b"no such thing")

@@ -90,6 +90,14 @@ def test_many_rows_in_many_collections(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(hdf5_rows, path)[0], np.concatenate(rows))
 
 
+@pytest.mark.parametrize("size", [4063, 4064, 4065, 10_000])
+def test_a_row_that_fills_its_collection(size: int, tmp_path: Path) -> None:
+    """Of 4,096 bytes a collection's head and an object's take 16 each; longer rows have their own."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", (1,), h5py.vlen_dtype(np.uint8))[0] = np.arange(size) % 251
+    np.testing.assert_array_equal(read(hdf5_rows, tmp_path / "x.h5")[0], np.arange(size) % 251)
+
+
 # ---- damage --------------------------------------------------------------------------------------------------------
 
 

@@ -37,6 +37,7 @@ OLD = "sys__fs__cgroup__memory__jobs__one__memory"
         ({**MEMINFO, **V2}, 8000 * 1024),
         ({**MEMINFO, **V2, f"{ONE}-max": 5000, f"{ONE}-current": 2000}, 3000),
         ({**MEMINFO, **V2, f"{ONE}-max": 5000, f"{ONE}-current": 2000, f"{ONE}-stat": "inactive_file 500"}, 3500),
+        ({**MEMINFO, **V2, f"{ONE}-max": 5000, f"{ONE}-current": 2000, f"{ONE}-stat": "inactive_file"}, 3000),
         ({**MEMINFO, **V2, f"{ONE}-max": "max", f"{ONE}-current": 2000}, 8000 * 1024),
         ({**MEMINFO, **V2, f"{JOBS}-max": 4000, f"{JOBS}-current": 100, f"{ONE}-max": "max"}, 3900),
         ({**MEMINFO, **V2, f"{ONE}-max": 5000, f"{ONE}-current": 6000}, 0),

@@ -145,9 +145,12 @@ def check_pieces(module: Any) -> None:
     assert isinstance(p, HetSynLayer)
     x = np.random.default_rng(2).normal(0.2, 1, (T, B, M + 1))
     want, want_v, _ = reference.run(p.params, x)
+    run, lengths = reference.run, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK", 7 * B * (N + M + 1) * N)
+        patch.setattr(module, "CHUNK", 8 * B * (N + M + 1) * N - 1)
+        patch.setattr(reference, "run", lambda p, x, state=None: (lengths.append(len(x)), run(p, x, state))[1])
         z, v = module.outputs(p.params, x)
+    assert set(lengths[:-1]) == {7} and sum(lengths) == T, "as many steps as have fewer currents than CHUNK"
     np.testing.assert_array_equal(z, want, err_msg="spikes in pieces")
     np.testing.assert_array_equal(v, want_v, err_msg="v in pieces")
     z, v = module.outputs(p.params, x[:0])

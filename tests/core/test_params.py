@@ -15,6 +15,7 @@ from planting import caught, planted
 from hetsyn_plugins import HetSynParams, HetSynState, decay_to_tau, tau_to_decay
 from hetsyn_plugins.core import initialisers, reference
 from hetsyn_plugins.core.fields import ARRAYS
+from hetsyn_plugins.core.validation import checked_max_delay
 
 N, M = 3, 4
 RNG = np.random.default_rng(0)
@@ -376,6 +377,18 @@ def test_wrong_initialisers_are_named(call: Any, message: str) -> None:
         call()
 
 
+def test_how_long_states_keep_what_came() -> None:
+    """As long as the longest delay, rounded up, or longer; delays without values cannot say."""
+    delays = {"delay": np.array([0.0, 2.2]), "recurrent_delay": None}
+    assert [checked_max_delay(most, delays) for most in (None, 3, 7)] == [3, 3, 7]
+    with pytest.raises(ValueError, match=r"delay: expected delays of at most max_delay = 2 steps, got 2\.2"):
+        checked_max_delay(2, delays)
+    absent = {"delay": torch.empty(2, device="meta")}
+    assert checked_max_delay(7, absent) == 7
+    with pytest.raises(ValueError, match="max_delay: expected a whole number of steps beside delays without values"):
+        checked_max_delay(None, absent)
+
+
 # ---- units
 
 
@@ -404,6 +417,7 @@ def test_taus_in_seconds_pass_without_a_word() -> None:
     tau_to_decay([2.0, 500.0], 1.0)
     tau_to_decay([20e-3, 4.0, 100.0, 1e-5, 5e-3], 1e-3)
     tau_to_decay(3.0, 1e-3)
+    tau_to_decay(0.5, 1e-5)
     initialisers.UniformTau(0.0, 0.5, 1e-3)((9,))
     initialisers.LogNormalTau(20e-3, 3.0, 1e-3)((9_999,))
     HetSynParams.from_tau(WEIGHT, np.inf, dt=1e-3, reset_tau=0.0)

@@ -176,6 +176,7 @@ def test_a_foreign_spike_function_lends_its_derivative() -> None:
     ("function", "message"),
     [
         (lambda d: (d >= 0).to(d.dtype) + 0 * d, "expected a spike function with forward"),
+        (lambda d: ((d > 0) | ((d + 0.3).abs() < 0.1)).to(d.dtype) + 0 * d, "expected a spike function with forward"),
         (lambda d: torch.sigmoid(d), "expected a spike function with forward"),
         (lambda d: (d > 0).to(d.dtype) + d * torch.rand_like(d) - (d * torch.rand_like(d)).detach() * 0, "surrogate: "),
     ],

@@ -440,13 +440,22 @@ def test_chunks_are_the_whole(core: Core, form: str, late: bool) -> None:
         assert state.past_inputs.shape == (9, 3, 4) and state.past_spikes.shape == (9, 3, 5)
         np.testing.assert_array_equal(state.past_spikes, unbroken.spikes[-10:-1])
     assert core.neuron.run(p, x[:0], state).state.reset is not None
+    neurons, one = core.neuron.Neurons(p), core.neuron.zero_state(p, 3)
+    for t, spikes_in in enumerate(x):
+        one, v_of_one = neurons.advance(one, spikes_in, t)
+        np.testing.assert_array_equal(v_of_one, unbroken.v[t])
+    nobody = core.neuron.run(p, x[:, :0])
+    assert nobody.v.shape == nobody.spikes.shape == (40, 0, 5) and nobody.state.current.shape[0] == 0
 
 
 def test_sums_made_in_pieces_are_the_same(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     p, x = layer(core), inputs()
     unbroken = core.neuron.run(p, x).v
-    monkeypatch.setattr(core.neuron, "CHUNK", 3 * x.shape[1] * 5 * 6)
+    a_step = x.shape[1] * 5 * len(p.codebook)
+    monkeypatch.setattr(core.neuron, "CHUNK", 4 * a_step - 1)
     np.testing.assert_array_equal(core.neuron.run(p, x).v, unbroken)
+    made = [sums.base.size for sums in core.neuron.Accumulators(p).inputs.each(x, len(x))]
+    assert made == [3 * a_step] * 39 + [a_step]  # of 40 steps: as many at a time as stay below the limit
 
 
 @pytest.mark.parametrize(
@@ -488,6 +497,7 @@ def test_bool_and_whole_floats_are_inputs(core: Core) -> None:
     [
         ({"weight": np.full((5, 4), 128)}, "weight: expected -128..127, got 20 outside, from 128 to 128"),
         ({"weight": np.zeros(4, int)}, r"weight: expected shape \(N, M\), got \(4,\)"),
+        ({"weight": np.zeros((1, 5, 4), int)}, r"weight: expected shape \(N, M\), got \(1, 5, 4\)"),
         ({"weight": np.zeros((0, 4), int)}, r"weight: expected shape \(N, M\), got \(0, 4\)"),
         ({"weight": np.full((5, 4), 0.5)}, "weight: expected whole numbers, got float64 with fractions"),
         ({"decay": np.full((5, 4), 4097)}, "decay: expected 0..4096, got 20 outside"),

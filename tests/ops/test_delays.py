@@ -174,10 +174,13 @@ def test_a_past_of_another_length_is_named() -> None:
 
 def test_a_past_beyond_memory_is_refused_with_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available", lambda: 1000)
+    ops.hetsyn_lif(train(T, B, M), **layer(delay=1.0), max_delay=100)  # so small that nobody asks
     monkeypatch.setattr(memory, "LARGE", 10)
     message = r"max_delay: expected so few steps that a state fits memory, got 100, which needs .* \(9600 bytes\)"
     with pytest.raises(ValueError, match=message):
         ops.hetsyn_lif(train(T, B, M), **layer(delay=1.0), max_delay=100)
+    monkeypatch.setattr(memory, "available", lambda: 9600)
+    ops.hetsyn_lif(train(T, B, M), **layer(delay=1.0), max_delay=100)  # it just fits
 
 
 def test_delays_that_nobody_has_looked_at_stay_inside_of_memory() -> None:

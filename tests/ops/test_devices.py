@@ -1,5 +1,6 @@
 """Devices by name: what is missing is said in one line, for every way in which a card can be of no use."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,6 +65,25 @@ def test_the_card_that_is_asked_for_is_taken(monkeypatch: pytest.MonkeyPatch) ->
     assert devices.usable("x", "cuda") == torch.device("cuda:0")
     assert devices.usable("x", "cuda:1") == torch.device("cuda:1")
     assert devices.described(torch.device("cuda:1")) == "cuda:1 (card 1)"
+
+
+def test_what_is_free_is_also_what_torch_keeps_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 9000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
+    assert devices.free(torch.device("cuda:0")) == 1400
+
+
+def test_the_kernel_is_that_of_the_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "why_no_gpu_kernel", lambda: None)
+    monkeypatch.setattr(dispatch, "why_no_cpu_kernel", lambda: None)
+
+    def chosen(device: str, dtype: torch.dtype) -> str:
+        weight: Any = SimpleNamespace(device=torch.device(device), dtype=dtype)
+        return dispatch.choose_backend(weight, weight).backend
+
+    assert [chosen(device, torch.float32) for device in ("cpu", "cuda", "mps")] == ["cpu", "gpu", "eager"]
+    assert [chosen(device, torch.float64) for device in ("cpu", "cuda", "mps")] == ["cpu", "eager", "eager"]
 
 
 LACKS: list[tuple[str, dict[str, Any], str]] = [

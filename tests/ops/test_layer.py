@@ -92,3 +92,14 @@ def test_a_copy_looks_for_itself(build: Callable[[], Any]) -> None:
     with torch.no_grad():
         weight_of(twin).zero_()
     assert torch.isfinite(layer(x)[0]).all() and not twin(x)[0].any()
+
+
+def test_a_span_reads_as_short_as_it_can_and_never_fails() -> None:
+    assert shared.span(lambda: torch.tensor([20.0, 5.0, 7.0]), " ms") == "5 to 20 ms"
+    assert shared.span(lambda: torch.tensor([0.9, 0.90004]), " s") == "0.9 s"
+    assert shared.span(lambda: torch.tensor([0.9, 0.90004]), digits=5) == "0.9 to 0.90004"
+    assert shared.span(lambda: None) == ""
+    assert (
+        shared.span(lambda: torch.empty(0)) == "not known"
+        and shared.span(lambda: torch.empty(2, device="meta"), unknown="?") == "?"
+    )

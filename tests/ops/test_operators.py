@@ -213,3 +213,14 @@ def test_a_foreign_surrogate_is_refused_by_name_by_functions_too() -> None:
     given = torch.rand(T, B, M), torch.rand(N, M), torch.rand(N, M)
     with pytest.raises(RuntimeError, match=r"^surrogate: expected one of hetsyn_plugins.surrogate .*got .*boxcar"):
         torch.compile(lif_twice, fullgraph=True, backend="eager")(*given, surrogate=boxcar)
+
+
+@pytest.mark.parametrize("axes", ["BNM", "NMB"])
+def test_currents_that_lie_in_their_memory_are_not_copied(axes: str) -> None:
+    sizes = {"B": B, "N": N, "M": M}
+    memory = operators.Memory(tuple(sizes[axis] for axis in axes), axes)  # type: ignore[arg-type]
+    flat = torch.randn(memory.shape)
+    currents = memory.view(flat, B, N)
+    assert currents.shape == (B, N, M) and memory.of(currents).data_ptr() == flat.data_ptr()
+    for other in (currents.clone().transpose(0, 1).contiguous().transpose(0, 1), torch.cat([currents] * 2)[:B]):
+        assert torch.equal(memory.of(other), flat) and memory.of(other).data_ptr() != other.data_ptr()

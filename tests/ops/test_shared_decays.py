@@ -16,7 +16,7 @@ import hetsyn_plugins
 from hetsyn_plugins.adapters.norse import HetSynLIFRecurrent
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
 from hetsyn_plugins.core import reference
-from hetsyn_plugins.core.codebook import Scale
+from hetsyn_plugins.core.codebook import Codebook, Scale
 from hetsyn_plugins.core.surrogate import MultiGaussian
 from hetsyn_plugins.ops import trainable
 from hetsyn_plugins.ops.codebook import shared
@@ -134,6 +134,27 @@ def test_an_optimiser_that_overshoots_is_bounded_and_clamped() -> None:
     assert layer.alpha.min() == 0 and layer.alpha.max() <= 1
     hetsyn_plugins.clamp_(layer)
     assert layer.alpha_codebook.min() == 0 and layer.alpha_codebook.max() == 1
+    layer = in_snntorch(reassign=True)
+    with torch.no_grad():
+        layer.alpha_latent[0, 0], layer.rec_alpha_latent[0, 0] = -0.3, 1.4
+    hetsyn_plugins.clamp_(layer)
+    assert layer.alpha_latent[0, 0] == 0 and layer.rec_alpha_latent[0, 0] == 1
+
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+def test_the_codebook_as_plain_data_is_that_of_every_synapse(parametrization: str) -> None:
+    layer = in_snntorch(parametrization=parametrization)
+    codebook = layer.codebook()
+    assert codebook.decays.shape == (K,)
+    assert np.array_equal(codebook.decays[codebook.input_index], layer.alpha.detach().numpy())
+    assert np.array_equal(codebook.decays[codebook.recurrent_index], layer.rec_alpha.detach().numpy())
+    assert in_snntorch(share="synapse", clusters=None).codebook() is None
+
+    turned = Codebook(codebook.decays[::-1].copy(), *(K - 1 - index for index in codebook[1:]))
+    layer.set_codebook(turned)
+    kept = turned.decays if parametrization == "decay" else codebook.decays  # the decays of taus come with the taus
+    for given, found in zip((kept, *turned[1:]), layer.codebook(), strict=True):
+        np.testing.assert_array_equal(found, given)
 
 
 def test_half_layers_keep_their_codebook_and_latent_decays_in_float32() -> None:

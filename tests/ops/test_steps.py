@@ -404,7 +404,9 @@ def test_loops_that_keep_much_say_so_and_are_forgotten_with_their_graph(
     assert loop_costs._kept == before + 3 * 8 * B * N * M
     del loss
     assert loop_costs._kept == before
-    monkeypatch.setattr(loop_costs, "MAX_BYTES", 2 * 8 * B * N * M + before)
-    with pytest.warns(UserWarning, match="of first currents for the backward pass"):
+    monkeypatch.setattr(loop_costs, "_kept", 7 << 29)
+    with pytest.warns(UserWarning, match="holds 3.5 GiB of first currents for the backward pass"):
         loss = states_replaced(step_of(fields), x)
     assert torch.isfinite(loss)
+    del loss
+    assert loop_costs._kept == 7 << 29

@@ -94,6 +94,21 @@ def test_values_on_the_bounds_are_free_in_both_directions(outside: bool) -> None
     assert bounded(p, 0.0, 1.0).tolist() == [0, 0, 1, 1, 1 if outside else 0.5]
 
 
+def test_what_is_inside_is_handed_on_itself() -> None:
+    """No node of the graph, which a step would pay for; nor is anything looked at where torch is compiling."""
+    p = torch.tensor([0.0, 0.5, 1.0], requires_grad=True)
+    assert bounded(p, 0.0, 1.0) is p and bounded(p, -1.0, 2.0) is p
+    assert bounded(p, 0.1, 1.0) is not p and bounded(p, 0.0, 0.9) is not p
+
+
+def test_a_batch_of_layers_is_bounded_one_by_one() -> None:
+    """vmap has no values to look at."""
+    p = torch.tensor([[-0.5, 0.5, 1.5], [0.0, 0.5, 1.0]])
+    push = torch.tensor([1.0, 1.0, -1.0])
+    many = torch.func.vmap(torch.func.grad(lambda row: (bounded(row, 0.0, 1.0) * push).sum()))(p)
+    assert many.tolist() == [[0, 1, 0], [1, 1, -1]]
+
+
 def test_nan_is_not_inside() -> None:
     p = torch.tensor([0.5, torch.nan, 1.5], requires_grad=True)
     assert bounded(p, 0.0, 1.0)[::2].tolist() == [0.5, 1.0]
@@ -291,6 +306,7 @@ def test_dtype_follows_the_widest_tensor_and_numbers_are_rounded_to_it() -> None
     assert HetSynLeaky(M, N, weight=torch.ones(N, M).double(), alpha=0.1).alpha.dtype == torch.float64
     assert HetSynLeaky(M, N, alpha=np.full((N, M), 0.1)).alpha.dtype == torch.float32
     assert HetSynLeaky(M, N, alpha=initialisers.ConstantDecay(0.1), dtype=torch.float64).weight.dtype == torch.float64
+    assert torch.equal(HetSynLeaky(M, N, threshold=2).threshold, HetSynLeaky(M, N, threshold=2.0).threshold)
     with pytest.raises(
         ValueError, match=r"alpha: expected torch.float64 like the layer, got a tensor of torch.float32"
     ):
@@ -328,6 +344,14 @@ def test_values_that_no_training_gives_are_not_loaded(name: str, value: float) -
     with pytest.raises(RuntimeError, match=f"{name}: expected finite values, got"):
         layer.load_state_dict(broken)
     assert all(torch.equal(t, before[n]) for n, t in layer.state_dict().items()), "nothing is loaded by half"
+
+
+def test_entries_of_ones_own_are_looked_through_for_what_is_not_finite() -> None:
+    errors: list[str] = []
+    entries = {"a.x": torch.zeros(2), "a.note": "no tensor", "a.y": torch.tensor([1.0, torch.inf]), "y": torch.zeros(1)}
+    assert trainable.all_finite(entries, "a.", ("x", "note", "missing"), errors) and errors == []
+    assert not trainable.all_finite(entries, "a.", ("x", "y"), errors)
+    assert len(errors) == 1 and errors[0].startswith("a.y: expected finite values, got ")
 
 
 def test_an_overshot_decay_is_loaded_as_it_was_trained() -> None:
@@ -481,6 +505,16 @@ def test_what_torchs_tools_hold_is_clamped() -> None:
     assert pruned.alpha_orig.max() == 1.0 and normed.alpha.max() == 1.0
     assert halved.alpha.max() == 1.0 and halved.parametrizations.alpha.original.max() == 2.0
     assert one_way.tensor("decay").max() == 1.0, "bounded where it is used"
+
+
+def test_what_torchs_tools_make_before_a_call_is_made_anew_and_no_more() -> None:
+    layer, calls = HetSynLeaky(M, N), []
+    prune.l1_unstructured(layer, "weight", 5)
+    layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        layer.weight_orig.mul_(2)
+    trainable.recompute(layer)
+    assert torch.equal(layer.weight, layer.weight_orig * layer.weight_mask) and not calls
 
 
 class OneWay(torch.nn.Module):

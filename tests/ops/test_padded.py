@@ -26,6 +26,7 @@ from hetsyn_plugins import checkpoint, convert
 from hetsyn_plugins.adapters import norse as norse_adapter
 from hetsyn_plugins.adapters.norse import HetSynLIF, HetSynLIFParameters
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
+from hetsyn_plugins.ops.lengths import at_end, past_end
 
 pytestmark = pytest.mark.card
 
@@ -427,3 +428,9 @@ def test_planted_bugs_are_caught(old: str, new: str, says: str, error: Any) -> N
         patch.setattr(f"{layer}.run_rows", changed.run_rows)
         with caught(says, error):
             check_rows_are_as_alone(Case("HetSynLIF", norse_layer(HetSynLIF)), True)
+
+
+def test_where_a_row_ends() -> None:
+    column, rows = torch.arange(8.0).reshape(4, 2), torch.tensor([2, 4])
+    assert past_end(column, rows)[..., 0].tolist() == [[False] * 2, [False] * 2, [True, False], [True, False]]
+    assert at_end(column, rows).tolist() == [2, 7] and at_end(column, None).tolist() == [6, 7]

@@ -14,6 +14,7 @@ from torch import Tensor
 from hetsyn_plugins import HetSynParams, prune_
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.exchange import checkpoint
+from hetsyn_plugins.ops.pruning import density_of
 
 T, B, N, M = 20, 17, 9, 12
 HOSTS = {"snntorch": "snntorch", "norse": "norse"}
@@ -167,6 +168,7 @@ def test_sparse_tensors_say_where_synapses_are(host: Any) -> None:
             layer = host.HetSynLIF(M, N, host.HetSynLIFParameters(mask=kind))
         assert torch.equal(holder(layer).mask, dense != 0)
         assert "mask=0.0833 of the synapses" in repr(layer)
+    assert "mask=not known" in repr(layer.to("meta"))
 
 
 def test_drawn_weights_are_for_the_inputs_that_there_are(host: Any) -> None:
@@ -251,6 +253,9 @@ def test_pruning_keeps_the_strongest(host: Any, by: str) -> None:
         recurrent = layer.to_params().recurrent_mask
         assert left == count + recurrent.sum() and recurrent.sum() == round(count / (N * M) * N * N)
     assert prune_(layer, 1.0) == left, "what is out comes back by hand only"
+    whole = built(host, p.replace(mask=None))
+    assert density_of(whole) == 1
+    assert density_of(torch.nn.ModuleList([layer, whole])) == (left + N * (M + N)) / (2 * N * (M + N))
     spikes(layer, inputs()).sum().backward()
     assert not layer.stored("weight").grad[~torch.tensor(want)].any()
 

@@ -373,6 +373,10 @@ def test_large_patches_are_made_anew_for_the_backward_pass_and_not_kept(
         return patches
 
     monkeypatch.setattr(convolution.Patching, "patches", seen)
+    spikes, _, _ = run(host, layer_of(host, shape, "sequence"), spikes_in(shape))
+    count = len(made)
+    spikes.sum().backward()
+    assert len(made) == (count if host == "snntorch" else 2 * count), "small ones of sequences are kept; of steps none"
     monkeypatch.setattr(convolving, "LARGE", 0)
     for form, run_it in (("sequence", run), ("step", in_steps)):
         made.clear()
