@@ -23,6 +23,7 @@ def run(file: Path) -> dict[str, str]:
     folder = file.with_suffix("")
     folder.mkdir()
     os.chdir(folder)
+    sys.argv = [str(file)]  # as if it was started alone
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
