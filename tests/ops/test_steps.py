@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.kernels import eager
+from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.ops import hetsyn_lif, hetsyn_lif_step, loop_costs, steps
 
 pytestmark = pytest.mark.card
@@ -410,3 +411,14 @@ def test_loops_that_keep_much_say_so_and_are_forgotten_with_their_graph(
     assert torch.isfinite(loss)
     del loss
     assert loop_costs._kept == 7 << 29
+
+
+def test_constants_of_a_loop_are_the_same_by_their_values() -> None:
+    """What is trained is the same only where it is the very tensor."""
+    layer = LayerTensors(torch.rand(N, M), torch.rand(N, M).requires_grad_(), threshold=torch.rand(N))
+    assert steps._same(layer, layer._replace(weight=layer.weight.clone()))
+    for other in (layer.weight + 1, layer.weight.double(), layer.weight.bfloat16(), layer.weight[:1]):
+        assert not steps._same(layer, layer._replace(weight=other))
+        assert not steps._same(layer._replace(weight=other), layer)
+    assert not steps._same(layer, layer._replace(decay=layer.decay.detach().clone().requires_grad_()))
+    assert not steps._same(layer, layer._replace(threshold=None))

@@ -95,6 +95,17 @@ def test_forward_is_the_integer_core(code: Code, form: str, kind: str) -> None:
             assert spikes is None
 
 
+def test_v_has_all_digits_of_the_layers_dtype(code: Code) -> None:
+    """Also where the unit is no power of two, and float32 would round."""
+    params, x, unit = layer("readout", 3), spikes_in(), 1.1 * UNIT
+    p, _ = fixed_point.quantise(params, unit=unit, clip=True)
+    want = fixed_point.run(p, x).v * (unit / (1 << p.fraction))
+    for dtype in (torch.float64, torch.float32):
+        given = tensors(params, dtype)
+        _, v = code.quantised.hetsyn_lif_quantised(torch.tensor(x).to(dtype), **given, spiking=False, unit=unit)
+        assert v.dtype == dtype and torch.equal(v.detach(), torch.tensor(want).to(dtype))
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ["everything", "delays"])
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (8, 4, 2), (9, 5, 4), (17, 13, 1)])
