@@ -147,9 +147,10 @@ def run_networks(seeds: range, chosen: dict[str, AnyBackend], start: float) -> i
     for name, tally in tallies.items():
         print(f"{name:14} {wrong[name]} disagreements, {tally}")
     spikes, disagreements = sum(tally.spikes for tally in tallies.values()), sum(wrong.values())
+    over = f"{len(backends)} backend{'s' * (len(backends) > 1)}"
     print(
         f"{len(seeds):,} networks (seeds {seeds[0]} to {seeds[-1]}), {layers:,} layers, {spikes:,} spikes compared over"
-        f" {len(backends)} backends, {disagreements} disagreements in {time.perf_counter() - start:.0f} s"
+        f" {over}, {disagreements} disagreements in {time.perf_counter() - start:.0f} s"
     )
     return 1 if disagreements else 0
 
