@@ -338,7 +338,7 @@ def against_condition(
         at = place + step * (index - (len(curves) - 1) / 2)
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         ax.errorbar(np.exp(at) if log else at, mean, sd, capsize=3, markersize=5, linewidth=1.3, label=name, **look)
-    _draw_lines(ax, lines or {})
+    _draw_lines(ax, lines or {}, ylabel)
     ax.set(xscale="log" if log else "linear", xlabel=xlabel, ylabel=ylabel, title=title)
     _set_ticks(ax, "x", x.tolist())
     _shares(ax, ylabel)
@@ -586,7 +586,7 @@ def _bars(
             written = f"{mean:.1%}" if _is_share(ylabel) else f"{mean:.3g}"
             ax.annotate(written, (x, high), (0, 4), textcoords="offset points", ha="center", fontsize=SMALL)
             top = max(top, high)
-    _draw_lines(ax, lines)
+    _draw_lines(ax, lines, ylabel)
     _name_bars(ax, names)
     ax.set(ylabel=ylabel, title=title, ylim=(0, max(top, *lines.values(), 0) * 1.12))
     _per_cent(ax, ylabel)
@@ -595,10 +595,11 @@ def _bars(
     return ax
 
 
-def _draw_lines(ax: Any, lines: Mapping[str, float]) -> None:
+def _draw_lines(ax: Any, lines: Mapping[str, float], ylabel: str) -> None:
     """Figures that results are to be seen against, across all of the axes."""
     for (name, height), style in zip(lines.items(), cycle((":", "--", "-.")), strict=False):
-        ax.axhline(height, color=BLACK, linestyle=style, linewidth=1, label=f"{name}: {height:.3g}", zorder=0)
+        figure = f"{100 * height:.3g}%" if _is_share(ylabel) else f"{height:.3g}"
+        ax.axhline(height, color=BLACK, linestyle=style, linewidth=1, label=f"{name}: {figure}", zorder=0)
 
 
 def _draw_curve(
@@ -618,6 +619,9 @@ def _draw_curve(
 
 
 def _finished_curves(ax: Any, ylabel: str, title: str, log: bool) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # also of a run of three iterations
     ax.set(xlabel="iteration", ylabel=ylabel, title=title, yscale="log" if log else "linear")
     _shares(ax, ylabel)
     _legend_below(ax, columns=2)

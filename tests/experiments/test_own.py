@@ -80,6 +80,14 @@ def test_a_file_is_split_by_the_seed_into_three_that_do_not_meet(tmp_path: Path)
     assert sorted(other.split[0]) != sorted(OwnData(source=source).split[0])
 
 
+def test_one_class_alone_is_nothing_to_learn(tmp_path: Path) -> None:
+    of_one = OwnData(source=str(written(tmp_path, labels=np.zeros(B, int))))
+    with pytest.raises(ValueError, match="labels: expected two classes or more to train on, got class 0 alone"):
+        assert of_one.split
+    with pytest.raises(ValueError, match="labels: expected two classes or more"):
+        assert of_one.chance
+
+
 def test_sets_that_are_given_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = {f"{key}{which}": value for seed, which in ((1, "_validation"), (2, "_test"))
             for key, value in arrays(seed, 6).items()}  # fmt: skip

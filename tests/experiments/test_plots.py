@@ -366,8 +366,16 @@ def test_bars_of_one_series_have_no_legend_and_other_units() -> None:
 @pytest.mark.parametrize("draw", [plots.variants, plots.controls, lambda v, **lines: plots.reset_effect(v, v, **lines)])
 def test_chance_is_drawn_across_the_bars(draw: Any) -> None:
     ax = draw({"a": [0.3], "b": [0.2]}, lines={"chance": 0.5})
-    (line,) = [line for line in ax.lines if line.get_label() == "chance: 0.5"]
-    assert set(line.get_ydata()) == {0.5} and ax.get_ylim()[1] > 0.5 and "chance: 0.5" in legend(ax)
+    (line,) = [line for line in ax.lines if line.get_label() == "chance: 50%"]
+    assert set(line.get_ydata()) == {0.5} and ax.get_ylim()[1] > 0.5 and "chance: 50%" in legend(ax)
+    assert "limit: 0.5" in legend(plots.variants({"a": [0.3]}, ylabel="MSE", lines={"limit": 0.5}))
+
+
+def test_iterations_are_whole() -> None:
+    ax = plots.learning_curves(
+        {"a": [[{"iteration": i, "accuracy": 0.5} for i in (1, 2, 3)]]}, "accuracy", ylabel="accuracy"
+    )
+    assert all(tick == round(tick) for tick in ax.get_xticks())
 
 
 @pytest.fixture

@@ -169,6 +169,9 @@ class OwnData(DataTask):
         rows, _ = self._rest_and_test
         share = self.validation if self.data.validation is None else 0.0
         train, held_out = self.split_of(len(rows), share, self._groups(rows))
+        found = np.unique(self.data.train.labels[rows[train]])
+        if len(found) == 1:
+            raise ValueError(f"labels: expected two classes or more to train on, got class {found[0]} alone")
         return rows[train], rows[held_out]
 
     @cached_property
