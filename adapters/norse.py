@@ -275,15 +275,16 @@ class HetSynLIFParameters(TrainableFields):
         for field, value in inverse.items():
             tau = None
             if value is not None and field not in self.initialisers:
-                value = _tensor(value, dtype)
+                value = _tensor(FIELD_NAMES[field], value, dtype)
                 if not value.is_meta and not (value >= 0).all():
                     raise ValueError(f"{FIELD_NAMES[field]}: expected values >= 0 in 1/s, got {describe_values(value)}")
                 tau = 1 / value
             self._register(field, tau)
         for field, value in (("adaptation_strength", adapt_strength), ("bias", bias), ("threshold", v_th)):
-            self._register(field, None if value is None else _tensor(value, dtype))
+            self._register(field, None if value is None else _tensor(FIELD_NAMES[field], value, dtype))
         for field, value in delays.items():
-            self._register(field, None if value is None or field in self.initialisers else _steps(value, dtype))
+            given = value is not None and field not in self.initialisers
+            self._register(field, _steps(FIELD_NAMES[field], value, dtype) if given else None)
         for field, value in (("mask", mask), ("recurrent_mask", rec_mask)):
             own = None if value is None else torch.from_numpy(as_mask(FIELD_NAMES[field], value))
             self.register_buffer(self.stored_name(field), own)
@@ -414,16 +415,20 @@ def _warn_of_units(p: HetSynLIFParameters, fields: Iterable[str], dt: float, sta
             )
 
 
-def _steps(value: Any, dtype: torch.dtype | None) -> Tensor:
+def _steps(name: str, value: Any, dtype: torch.dtype | None) -> Tensor:
     """Delays, whole numbers among them, as floats."""
-    t = _tensor(value, dtype)
+    t = _tensor(name, value, dtype)
     return t if t.is_floating_point() else t.to(dtype or torch.get_default_dtype())
 
 
-def _tensor(value: Any, dtype: torch.dtype | None) -> Tensor:
+def _tensor(name: str, value: Any, dtype: torch.dtype | None) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().clone() if dtype is None else value.detach().clone().to(dtype)
-    return torch.tensor(np.asarray(value, np.float64), dtype=dtype or torch.get_default_dtype())
+    try:
+        numbers = np.asarray(value, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected numbers, got {value!r}: {error}") from error
+    return torch.tensor(numbers, dtype=dtype or torch.get_default_dtype())
 
 
 def hetsyn_lif_step(

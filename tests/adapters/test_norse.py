@@ -706,6 +706,9 @@ def test_no_steps_and_one(cls: Any, record: bool) -> None:
             r"tau_syn_inv: expected shape \(5, 6\)",
         ),
         (lambda: HetSynLIFParameters(tau_syn_inv=-1.0), "tau_syn_inv: expected values >= 0 in 1/s, got -1"),
+        (lambda: HetSynLIFParameters(tau_syn_inv="a"), "tau_syn_inv: expected numbers, got 'a'"),
+        (lambda: HetSynLIFParameters(v_th=[1, [2]]), "v_th: expected numbers, got "),
+        (lambda: HetSynLIFParameters(rec_delay="a"), "rec_delay: expected numbers, got 'a'"),
         (
             lambda: HetSynLIFParameters(tau_reset_inv=float("nan")),
             "tau_reset_inv: expected values >= 0 in 1/s, got nan",
