@@ -93,7 +93,7 @@ def test_what_is_marked_runs_on_a_card() -> None:
     few = "batch_first_stack or given_states or goes_on_from_the_state or graded_spikes_go_on"
     words = [sys.executable, "-m", "pytest", "-c", str(ROOT / "setup.cfg"), "--rootdir", str(ROOT), "-q", "-p"]
     words += ["no:cacheprovider", "--device", "pretended", "-m", "card and not cpu_only", "-k", few]
-    words += [str(ROOT / "tests" / "adapters" / f"test_{name}.py") for name in ("padded", "steps_of_layers")]
+    words += [str(ROOT / "tests" / "ops" / f"test_{name}.py") for name in ("padded", "steps_of_layers")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr
 

@@ -157,8 +157,8 @@ results = list(checks.verify(cpu, ["sizes", "state-gradients"]))
 bad = [f"{{b}} {{c}}: {{r}}" for b, c, r in results if isinstance(r, cases.Mismatch)]
 print(simd.VECTOR_BYTES, len(results), *bad)
 """
-    # one thread: with more, on a busy machine, they mostly wait for each other
-    target = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "OMP_NUM_THREADS": "1"}
+    # one thread: with more, on a busy machine, they mostly wait for each other; OPT 1 compiles three times as fast
+    target = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features, "NUMBA_OPT": "1", "OMP_NUM_THREADS": "1"}
     done = python(code, timeout=240, **target)
     assert done.stdout.strip() == f"{width} 6", done.stdout + done.stderr
 
