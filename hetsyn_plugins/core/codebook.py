@@ -91,24 +91,33 @@ def exact(decay: Array, recurrent_decay: Array | None, dtype: Any) -> Codebook:
     return Codebook(decays.astype(dtype), *_indices(decays, decay, recurrent_decay))
 
 
-def start(decays: list[Array], weights: list[Array], k: int, argument: str = "clusters") -> tuple[Array, list[Index]]:
+def start(
+    decays: list[Array], weights: list[Array], k: int, argument: str = "clusters", masks: list[Any] | None = None
+) -> tuple[Array, list[Index]]:
     """K decays to begin with, ascending in float64, and the index of every synapse, as int32.
 
     decays, weights  of the inputs' synapses (N, M), and of recurrent ones (N, N) where there are any
     argument         what a caller calls k, for messages
+    masks            which of them there are; None: all, of one or of both
 
     No more different decays than K: those themselves; and where they are fewer, one that many synapses share is
     there several times, and its synapses are dealt out to the copies, which training can then tell apart. Else the
-    best K of `best`. Raises ValueError for a K below 1 or above the number of synapses.
+    best K of `best`. Absent synapses have no say, and the decay that is nearest to theirs. Raises ValueError for a K
+    below 1 or above the number of synapses.
     """
     flat = np.concatenate([np.ravel(d).astype(np.float64) for d in decays])
-    if k > flat.size:
-        raise ValueError(f"{argument}: expected at most {flat.size}, as many as there are synapses, got {k}")
-    book = np.unique(flat)
+    masks = [None] * len(decays) if masks is None else masks
+    there = np.concatenate([np.full(d.size, m is None or m.ravel()) for d, m in zip(decays, masks, strict=True)])
+    present = flat[there]
+    if k > present.size:
+        raise ValueError(f"{argument}: expected at most {present.size}, as many as there are synapses, got {k}")
+    book, scale = np.unique(present), Scale(RUN)
     if len(book) > k:
-        scale, weight = Scale(RUN), np.concatenate([np.ravel(w).astype(np.float64) for w in weights])
-        book = best(flat, weight * weight, k, scale, argument)[-1]
-        flat = moved(flat, book, scale)
+        weight = np.concatenate([np.ravel(w).astype(np.float64) for w in weights])[there]
+        book = best(present, weight * weight, k, scale, argument)[-1]
+        present = moved(present, book, scale)
+    flat = book[scale.nearest(flat, book)]
+    flat[there] = present
     copies, index = _dealt(np.searchsorted(book, flat), len(book), k)
     ends = np.cumsum([d.size for d in decays])[:-1]
     return book.repeat(copies), [i.reshape(d.shape) for i, d in zip(np.split(index, ends), decays, strict=True)]

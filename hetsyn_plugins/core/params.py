@@ -21,6 +21,7 @@ from hetsyn_plugins.core.validation import (
     as_plain,
     check_fields,
     check_inputs_shape,
+    check_no_max_delay,
     check_state,
     check_values,
     checked_bool,
@@ -163,6 +164,8 @@ class HetSynParams:
         arrays = without_absent(arrays)
         delays = {name: arrays[name] for name in DELAYS}
         has_delays = any(delay is not None for delay in delays.values())
+        if not has_delays:
+            check_no_max_delay(self.max_delay, "max_delay")
         object.__setattr__(self, "max_delay", checked_max_delay(self.max_delay, delays) if has_delays else 0)
         for name, array in arrays.items():
             if array is not None:
@@ -311,9 +314,12 @@ class HetSynParams:
         return self.replace(**changes) if changes else self
 
     def replace(self, **changes: Any) -> HetSynParams:
-        """A copy with some fields changed, validated anew; where there were no delays, new ones set max_delay."""
-        changes = {"max_delay": self.max_delay or None, **changes}
-        return type(self)(**{**{f.name: getattr(self, f.name) for f in fields(self) if f.init}, **changes})
+        """A copy with some fields changed, validated anew; new delays set max_delay where there were none."""
+        present = {**{f.name: getattr(self, f.name) for f in fields(self) if f.init}, **changes}
+        has_delays = any(present[name] is not None for name in DELAYS)
+        if "max_delay" not in changes and not (has_delays and self.max_delay):
+            present["max_delay"] = None
+        return type(self)(**present)
 
     def astype(self, dtype: Any) -> HetSynParams:
         """The same values in another floating dtype."""

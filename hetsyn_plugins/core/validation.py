@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hetsyn_plugins.core.fields import FIELDS, NAMES, POSITIVE, STATE, Array, HetSynState, Range, full_shapes
+from hetsyn_plugins.core.fields import DELAY, FIELDS, NAMES, POSITIVE, STATE, Array, HetSynState, Range, full_shapes
 
 
 def checked_dt(dt: float | None) -> float:
@@ -196,24 +196,30 @@ LONGEST_DELAY = 1 << 24  # steps: beyond it float32 does not tell one from the n
 def checked_max_delay(max_delay: Any, delays: Mapping[str, Any], argument_names: Mapping[str, str] = NAMES) -> int:
     """For how many steps a layer keeps what it was given: max_delay, or what these delays (name -> values) need.
 
-    Raises ValueError where it is no whole number, less than one of the delays, or one of these more than LONGEST_DELAY;
-    delays out of their range pass.
+    Raises ValueError where it is no whole number or less than one of the delays, and for delays out of their range or
+    of more than LONGEST_DELAY: they say where kernels read.
     """
-    given = {name: value for name, value in delays.items() if _has_values(value)}
-    needed = {name: ceil(most) for name, value in given.items() if 0 <= (most := _largest(value)) < inf}
     argument = argument_names.get("max_delay", "max_delay")
     if max_delay is None and any(value is not None and getattr(value, "is_meta", False) for value in delays.values()):
         raise ValueError(f"{argument}: expected a whole number of steps beside delays without values (meta), got None")
-    steps = LONGEST_DELAY
-    if max_delay is not None:
-        steps = _steps(argument, max_delay)
-    for name, least in needed.items():
-        if least > steps:
-            most = _largest(given[name])
-            whose = argument_names.get(name, name)
+    steps, needed = LONGEST_DELAY if max_delay is None else _steps(argument, max_delay), 0
+    for name, value in delays.items():
+        if value is None or 0 in value.shape or getattr(value, "is_meta", False):
+            continue
+        whose, (least, most) = argument_names.get(name, name), (float(value.min()), float(value.max()))
+        if not (DELAY.holds(least) and DELAY.holds(most)):  # NaN is both
+            raise ValueError(f"{whose}: expected {DELAY.expected}, got {describe_values(value)}")
+        if most > steps:
             limit = steps if max_delay is None else f"{argument} = {steps}"
             raise ValueError(f"{whose}: expected delays of at most {limit} steps, got {most:.6g}")
-    return max(needed.values(), default=0) if max_delay is None else steps
+        needed = max(needed, ceil(most))
+    return needed if max_delay is None else steps
+
+
+def check_no_max_delay(max_delay: Any, argument: str) -> None:
+    """Raise ValueError for a max_delay of a layer without delays; 0 is what such a layer has."""
+    if max_delay is not None and not (isinstance(max_delay, int) and max_delay == 0):
+        raise ValueError(f"{argument}: expected None where there are no delays, got {max_delay!r}")
 
 
 def _steps(argument: str, max_delay: Any) -> int:
@@ -232,14 +238,6 @@ def _steps(argument: str, max_delay: Any) -> int:
 def _shortened(number: int) -> str:
     """A whole number, in few words where it has many digits."""
     return str(number) if abs(number) < 10**30 else "a number of more than 30 digits"
-
-
-def _has_values(value: Any) -> bool:
-    return value is not None and 0 not in value.shape and not getattr(value, "is_meta", False)
-
-
-def _largest(value: Any) -> float:
-    return float((value.detach() if hasattr(value, "detach") else value).max())
 
 
 def check_state(state: Any, shapes: Mapping[str, tuple[int, ...] | None]) -> None:

@@ -31,9 +31,10 @@ from hetsyn_plugins.core.fields import (
     HetSynState,
     full_shapes,
 )
-from hetsyn_plugins.core.masks import as_mask, without_absent
+from hetsyn_plugins.core.masks import as_mask, say_empty_rows, without_absent
 from hetsyn_plugins.core.validation import (
     check_fields,
+    check_no_max_delay,
     check_part,
     check_shape,
     check_values,
@@ -149,10 +150,11 @@ def _absent(mask: Tensor, shape: tuple[int, ...], name: str) -> Tensor | None:
 def check_ranges(tensors: Mapping[str, Tensor | None], names: ArgumentNames) -> None:
     """Raise ValueError where a field's values are out of range, NaN among them; not inside a transformation.
 
-    What compiles has its operator look, as in `check_finite`.
+    What a mask leaves without synapses is said. What compiles has its operator look, as in `check_finite`.
     """
     if torch.compiler.is_compiling() or transforming():
         return
+    say_empty_rows(tensors, names)
     check_values({name: None if t is None else _plain(t) for name, t in tensors.items() if name in FIELDS}, names)
 
 
@@ -208,6 +210,7 @@ def steps_kept(max_delay: Any, layer: LayerTensors, state: Any, names: ArgumentN
     as the longest delay asks for. Raises ValueError where a delay is longer.
     """
     if not layer.has_delays:
+        check_no_max_delay(max_delay, names["max_delay"])
         return 0
     delays = {"delay": layer.delay, "recurrent_delay": layer.recurrent_delay}
     past = None

@@ -15,9 +15,10 @@ from torch import Tensor
 from hetsyn_plugins.core import codebook
 from hetsyn_plugins.core.autograd import differentiable_once, transforming
 from hetsyn_plugins.core.codebook import INDICES, Scale
-from hetsyn_plugins.core.fields import SYNAPTIC
+from hetsyn_plugins.core.fields import MASKS, SYNAPTIC
 
 WEIGHT_OF = {"decay": "weight", "recurrent_decay": "recurrent_weight"}
+MASK_OF = {f"{kind}decay": name for name, kind in MASKS.items()}
 LATENTS = {field: f"latent_{field}" for field in SYNAPTIC}
 
 
@@ -63,7 +64,8 @@ def start(tensors: Mapping[str, Tensor | None], clusters: int) -> dict[str, Tens
     started: dict[str, Tensor | None] = {LATENTS[field]: decay for field, decay in decays.items()}
     arrays = [_array(decay) for decay in decays.values()]
     weights = [_array(tensors[WEIGHT_OF[field]]) for field in decays]
-    book, indices = codebook.start(arrays, weights, clusters)
+    masks = [None if (mask := tensors.get(MASK_OF[field])) is None else mask.numpy() for field in decays]
+    book, indices = codebook.start(arrays, weights, clusters, masks=masks)
     like = next(iter(decays.values()))
     shared_decays = torch.from_numpy(book).to(like)
     for field, index in zip(decays, indices, strict=True):

@@ -53,6 +53,7 @@ from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.validation import (
     check_fields,
     check_has_values,
+    check_no_max_delay,
     check_values,
     checked_dt,
     checked_max_delay,
@@ -663,8 +664,7 @@ def start_max_delay(max_delay: int | None, start: Mapping[str, Tensor | None], n
     delays = {field: None if (delay := start.get(field)) is None else delay.detach() for field in DELAYS}
     if any(delay is not None for delay in delays.values()):
         return checked_max_delay(max_delay, delays, names)
-    if max_delay is not None:
-        raise ValueError(f"{names['max_delay']}: expected None where there are no delays, got {max_delay!r}")
+    check_no_max_delay(max_delay, names["max_delay"])
     return 0
 
 

@@ -141,6 +141,22 @@ def test_more_decays_than_synapses_are_refused(module: Any) -> None:
     assert len(book) == 6
 
 
+def test_absent_synapses_have_no_say_and_the_nearest_decay(module: Any) -> None:
+    rng = np.random.default_rng(1)
+    decay, weight, mask = rng.uniform(0.1, 0.8, (7, 11)), rng.normal(size=(7, 11)), rng.random((7, 11)) < 0.4
+    decay[~mask] = rng.uniform(0.85, 1.0, (~mask).sum())  # far from all that are there
+    book, (index,) = module.start([decay], [weight], 5, masks=[mask])
+    alone, (of_these,) = module.start([decay[mask]], [weight[mask]], 5)
+    np.testing.assert_array_equal(book, alone, err_msg="as if there were no others")
+    np.testing.assert_array_equal(index[mask], of_these)
+    assert (index[~mask] == 4).all(), "the last one is the nearest to each"
+    few, (index,) = module.start([decay], [weight], int(mask.sum()), masks=[mask])
+    np.testing.assert_array_equal(few[index[mask]], decay[mask], err_msg="as many as there are synapses: their own")
+    message = f"clusters: expected at most {mask.sum()}, as many as there are synapses, got {mask.sum() + 1}"
+    with pytest.raises(ValueError, match=message):
+        module.start([decay], [weight], int(mask.sum()) + 1, masks=[mask])
+
+
 # ---- planted bugs ------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +250,20 @@ BUGS = [
         "0",
         test_the_copies_are_of_what_many_synapses_share,
         says="copies of the larger cluster",
+    ),
+    Bug(
+        "absent synapses count",
+        "np.unique(present), Scale(RUN)",
+        "np.unique(flat), Scale(RUN)",
+        test_absent_synapses_have_no_say_and_the_nearest_decay,
+        says="their own",
+    ),
+    Bug(
+        "absent synapses have the first decay",
+        "book[scale.nearest(flat, book)]",
+        "book[0 * scale.nearest(flat, book)]",
+        test_absent_synapses_have_no_say_and_the_nearest_decay,
+        says="the last one is the nearest to each",
     ),
 ]
 

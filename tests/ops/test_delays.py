@@ -159,6 +159,31 @@ def test_wrong_delays_are_named(delays: dict[str, Any], message: str) -> None:
         ops.hetsyn_lif(train(T, B, M), **layer(**delays))
 
 
+@pytest.mark.parametrize("call", ["lif", "li", "step", "params"])
+def test_a_max_delay_wants_delays(call: str) -> None:
+    given = layer()
+    with pytest.raises(ValueError, match="max_delay: expected None where there are no delays, got 3"):
+        if call == "lif":
+            ops.hetsyn_lif(train(T, B, M), **given, max_delay=3)
+        elif call == "li":
+            ops.hetsyn_li(train(T, B, M), given["weight"], 0.9, max_delay=3)
+        elif call == "step":
+            ops.hetsyn_lif_step(train(B, M), **given, max_delay=3)
+        else:
+            HetSynParams(np.ones((N, M)), 0.9, reset_decay=0.9, max_delay=3)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_step_looks_at_its_delays(value: float) -> None:
+    """Which say where it reads: also without `check`, which looks at all other values."""
+    message = "delay: expected delays of 0 steps or more, finite, got"
+    for delays in ({"delay": value}, {"delay": 1.0, "recurrent_delay": torch.full((N, N), value).double()}):
+        with pytest.raises(ValueError, match=message):
+            ops.hetsyn_lif_step(train(B, M), **layer(**delays), max_delay=3)
+        with pytest.raises(ValueError, match=message):
+            ops.hetsyn_lif(train(T, B, M), **layer(**delays), max_delay=3, check=False)
+
+
 def test_a_recurrent_delay_wants_recurrent_synapses() -> None:
     given = layer(recurrent_weight=None, recurrent_decay=None, recurrent_delay=1.0)
     with pytest.raises(ValueError, match="recurrent_delay: expected None where there is no recurrent_weight, got"):
@@ -198,6 +223,9 @@ def test_params_know_how_many_steps_they_need() -> None:
                           recurrent_decay=0.5, recurrent_delay=4.25)  # fmt: skip
     assert params.max_delay == 5 and params.delay.dtype == np.float64 and params.has_delays()
     assert params.replace(delay=None, recurrent_delay=None).max_delay == 0
+    longer = params.replace(max_delay=9)
+    assert longer.replace(recurrent_delay=None).max_delay == 9, "as it was, where there are delays still"
+    assert longer.replace(delay=None, recurrent_delay=None).replace(delay=2.0).max_delay == 2
     assert not HetSynParams(weight, 0.5, reset_decay=0.5).has_delays()
     with pytest.raises(ValueError, match=r"recurrent_delay: expected delays of at most max_delay = 4 steps, got 4\.25"):
         params.replace(max_delay=4)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hetsyn_plugins import HetSynParams, prune_
-from hetsyn_plugins.core import reference
+from hetsyn_plugins import HetSynParams, ops, prune_
+from hetsyn_plugins.core import masks, reference
 from hetsyn_plugins.exchange import checkpoint
 from hetsyn_plugins.ops.pruning import density_of
 
@@ -196,6 +196,15 @@ def test_neurons_without_a_synapse_are_said_once() -> None:
     assert not v[:, :, :2].any() and v[:, :, 2:].any()
 
 
+def test_the_op_says_neurons_without_a_synapse_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "_said", set())
+    mask = torch.ones(N, M, dtype=torch.bool)
+    mask[2] = False
+    with pytest.warns(UserWarning, match=f"mask: 1 of {N} neurons have no synapse in it: nothing reaches them there"):
+        ops.hetsyn_lif(inputs(), torch.ones(N, M), 0.5, reset_decay=0.5, mask=mask)
+    ops.hetsyn_lif(inputs(), torch.ones(N, M), 0.5, reset_decay=0.5, mask=mask)  # a warning would be an error
+
+
 @pytest.mark.parametrize("parametrization", ["decay", "tau", "log_tau"])
 def test_checkpoints_keep_what_is_there(host: Any, parametrization: str, tmp_path: Path) -> None:
     """Of the synapses that are there every bit; of the others not a byte."""
@@ -239,6 +248,7 @@ def test_a_checkpoint_whose_values_are_not_the_masks(tmp_path: Path) -> None:
             checkpoint._hetsyn(dict(entry), {**arrays, name: value})
 
 
+@pytest.mark.filterwarnings("ignore:.*have no synapse in it")
 @pytest.mark.parametrize("by", ["magnitude", "gain"])
 def test_pruning_keeps_the_strongest(host: Any, by: str) -> None:
     """Of those that are there; what was out before stays out, and a second call goes on from the first."""

@@ -13,7 +13,7 @@ pytest.importorskip("snntorch")
 pytest.importorskip("norse")
 
 import hetsyn_plugins
-from hetsyn_plugins.adapters.norse import HetSynLIFRecurrent
+from hetsyn_plugins.adapters.norse import HetSynLIF, HetSynLIFRecurrent
 from hetsyn_plugins.adapters.snntorch import HetSynLeaky, RHetSynLeaky
 from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.codebook import Codebook, Scale
@@ -229,6 +229,23 @@ def test_wrong_options_are_named(options: dict[str, Any], message: str) -> None:
     if "decay" not in options:
         with pytest.raises(ValueError, match=message):
             in_norse(**options)
+
+
+def masked_in_snntorch(mask: torch.Tensor, clusters: int) -> Any:
+    return HetSynLeaky(M, N, alpha=0.5, mask=mask, share="codebook", clusters=clusters)
+
+
+def masked_in_norse(mask: torch.Tensor, clusters: int) -> Any:
+    p = hetsyn_plugins.adapters.norse.HetSynLIFParameters(mask=mask)
+    return HetSynLIF(M, N, p, share="codebook", clusters=clusters)
+
+
+@pytest.mark.parametrize("host", [masked_in_snntorch, masked_in_norse])
+def test_more_clusters_than_a_mask_leaves_synapses_are_refused(host: Any) -> None:
+    mask = torch.eye(N, M) == 1
+    host(mask, N)
+    with pytest.raises(ValueError, match=f"clusters: expected at most {N}, as many as there are synapses, got {N + 1}"):
+        host(mask, N + 1)
 
 
 # ---- where training begins, and who has which decay
