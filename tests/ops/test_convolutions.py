@@ -397,10 +397,14 @@ def test_what_is_dropped_before_its_backward_goes(host: str, form: str, monkeypa
     """A graph that keeps an output of its own as it is would stay for ever, with all steps before."""
     monkeypatch.setattr(convolving, "LARGE", 0)  # patches of sequences are made anew too
     shape, counts = SHAPES["2d groups"], []
-    for _ in range(4):
-        (run if form == "sequence" else in_steps)(host, layer_of(host, shape, form), spikes_in(shape))
-        gc.collect()
-        counts.append(sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
+    gc.freeze()  # what the tests before left need not be looked at again and again
+    try:
+        for _ in range(4):
+            (run if form == "sequence" else in_steps)(host, layer_of(host, shape, form), spikes_in(shape))
+            gc.collect()
+            counts.append(sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
+    finally:
+        gc.unfreeze()
     assert counts[1] == counts[2] == counts[3]
 
 
