@@ -28,6 +28,8 @@ from hetsyn_plugins.kernels.cpu import sequence, shared_layout
 from hetsyn_plugins.ops import lif as ops
 from hetsyn_plugins.ops.arguments import ArgumentNames
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*have no synapse in it")  # masks are drawn as they come
+
 BEFORE, STEPS = 3, 8  # the first state is that after so many steps, or zeros; and the most that follow
 
 
