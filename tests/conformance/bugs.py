@@ -44,6 +44,7 @@ DELAYS, EAGER = f"{KERNELS}.delays", f"{KERNELS}.eager"
         "batch_lanes",
         "delayed",
         "sparse",
+        "spike_bits",
         "neuron_lanes",
         "state_gradients",
         "step_synapses",

@@ -153,9 +153,7 @@ class Layout(ABC):
 
     def zeros(self, *sizes: int) -> Array:
         """A flat array of zeros."""
-        out = buffers.empty(int(np.prod(sizes)), self.dtype)
-        out[...] = 0
-        return out
+        return buffers.zeros(int(np.prod(sizes)), self.dtype)
 
     def empty(self, *sizes: int) -> Array:
         """A flat array, not filled."""
