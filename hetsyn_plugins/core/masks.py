@@ -60,4 +60,4 @@ def _where(mask: Any, values: Any) -> Any:
     """The values where the mask is True, else 0, whatever stands there."""
     if isinstance(values, np.ndarray):
         return np.where(mask, values, values.dtype.type(0))
-    return values.masked_fill(~mask, 0.0)
+    return values.where(mask, 0.0)

@@ -18,7 +18,7 @@ from torch import Tensor
 from hetsyn_plugins.core.fields import NEURON_FIELDS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
-from hetsyn_plugins.kernels.cpu import one_step, soma
+from hetsyn_plugins.kernels.cpu import buffers, one_step, soma
 from hetsyn_plugins.kernels.cpu.delayed_layout import delayed_layout
 from hetsyn_plugins.kernels.cpu.layout import ONLY, Array, Layout, Synapses, known_zero
 from hetsyn_plugins.kernels.cpu.neurons import derivative, soma_arrays, soma_gradients
@@ -84,11 +84,11 @@ def spikes_of(v: Tensor, threshold: Tensor) -> Tensor:
     """See `Kernel.spikes_of`."""
     if v.numel() < 1 << 12:  # to start a kernel takes longer
         return eager.spikes_of(v, threshold)
-    spikes = np.empty(v.shape, v.numpy().dtype)
+    spikes = buffers.empty(v.numel(), v.numpy().dtype)
     rows = v.shape[0] * v.shape[1]
     theta = np.ascontiguousarray(threshold.numpy())  # one for all neurons is expanded: a stride of 0
-    parallel(soma.spikes_fwd, rows, v.contiguous().numpy().ravel(), theta, spikes.ravel())
-    return torch.from_numpy(spikes)
+    parallel(soma.spikes_fwd, rows, v.contiguous().numpy().ravel(), theta, spikes)
+    return torch.from_numpy(spikes.reshape(v.shape))
 
 
 # ---- backward -----------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def backward(
     in_states = [x for x in (of_inputs, recurrent) if x is not None and x.needs_states]
     g_v = at.unpack(g, at.n, at.neurons) if in_states else None
     if of_inputs.needs_grad or of_inputs.needs_states:
-        packed = at.sources(with_past(state.past_inputs, inputs)) if of_inputs.needs_grad else None
+        packed = at.sources_again(with_past(state.past_inputs, inputs)) if of_inputs.needs_grad else None
         _synapse_gradients(at, of_inputs, packed, g, inputs, g_v, grads_initial, grads)
     if recurrent is not None and (recurrent.needs_grad or recurrent.needs_states):
         sources, theta = at.sequence(at.n), at.pack_neuron(layer.threshold, fill=1.0)

@@ -279,6 +279,24 @@ def nonzero(typing: Any, a: Any) -> Any:
 
 
 @intrinsic
+def put_whole(typing: Any, array: Any, index: Any, stride: Any, vector: Any) -> Any:
+    """Write the lanes of a vector, which are whole numbers, to elements of a flat array of integers, `stride` apart."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        kind = context.get_value_type(array.dtype)
+        wide = ir.VectorType(ir.IntType(32), vector.lanes)
+        numbers = builder.trunc(builder.fptosi(args[3], wide), ir.VectorType(kind, vector.lanes))
+        pointer = builder.gep(data, [args[1]])
+        for lane in range(vector.lanes):
+            builder.store(builder.extract_element(numbers, ir.Constant(ir.IntType(32), lane)), pointer)
+            pointer = builder.gep(pointer, [args[2]])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, vector), generate
+
+
+@intrinsic
 def first_bit(typing: Any, bits: Any) -> Any:
     """Which is the lowest bit that is set."""
 

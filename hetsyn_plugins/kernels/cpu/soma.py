@@ -33,6 +33,7 @@ from hetsyn_plugins.kernels.cpu.simd import (
     load,
     magnitude,
     mul,
+    put,
     splat,
     store,
     sub,
@@ -88,10 +89,12 @@ def neurons_fwd(u, z0, J0, A0, theta, reset_strength, kappa, adaptation_strength
 @kernel
 def spikes_fwd(v, theta, out, start, stop):
     """out = 1 where v > theta, else 0; v and out flat (rows, N), units are rows."""
-    N = len(theta)
-    for unit in range(start, stop):
-        for i in range(N):
-            out[unit * N + i] = 1 if get(v, unit * N + i) > get(theta, i) else 0
+    L, N = lanes(v), len(theta)
+    for p in range(start * N, stop * N, N):
+        for i in range(0, N - L + 1, L):
+            store(out, p + i, above(load(v, p + i), load(theta, i)))
+        for i in range(N // L * L, N):
+            put(out, p + i, 1 if get(v, p + i) > get(theta, i) else 0)
 
 
 @kernel
