@@ -621,7 +621,7 @@ class _HetSynModule(HetSynModule, nn.Module):
         """The surrogate derivative in use."""
         return self.p.surrogate
 
-    def codebook_tensors(self, dtype: torch.dtype) -> dict[str, Tensor | None]:
+    def codebook_tensors(self, dtype: torch.dtype) -> dict[str, Any]:
         """See `HetSynModule`."""
         return self.p.kept_codebook(dtype)
 

@@ -652,7 +652,7 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             **options,
         )
 
-    def codebook_tensors(self, dtype: torch.dtype) -> dict[str, Tensor | None]:
+    def codebook_tensors(self, dtype: torch.dtype) -> dict[str, Any]:
         """See `HetSynModule`."""
         return self.kept_codebook(dtype)
 

@@ -93,7 +93,7 @@ class HetSynModule(Copied):
         # what is masked out decays by 0, which is none of a codebook's
         return layer if layer.is_masked else layer._replace(**self.codebook_tensors(layer.decay.dtype))
 
-    def codebook_tensors(self, dtype: torch.dtype) -> dict[str, Tensor | None]:
+    def codebook_tensors(self, dtype: torch.dtype) -> dict[str, Any]:
         """The fields of `LayerTensors` that only a layer with a codebook has."""
         return {}
 

@@ -310,7 +310,7 @@ class TrainableFields(Copied, nn.Module):
         index = self.index(field)
         return None if index is None else index.clone()
 
-    def kept_codebook(self, dtype: torch.dtype) -> dict[str, Tensor | None]:
+    def kept_codebook(self, dtype: torch.dtype) -> dict[str, Any]:
         """What a kernel takes of a codebook beside each synapse's decay, as autograd may keep it; nothing without."""
         stored = self.stored("decay")
         if self.share != "codebook" or stored is None:

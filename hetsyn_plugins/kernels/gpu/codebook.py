@@ -35,7 +35,7 @@ from torch import Tensor
 from hetsyn_plugins.core.fields import HetSynState
 from hetsyn_plugins.kernels.gpu import lags, neurons
 from hetsyn_plugins.kernels.gpu.lags import TILE, TILE_STEP, WARPS_STEP, lag_step_bwd, lag_step_fwd
-from hetsyn_plugins.kernels.gpu.launch import HAS_STAGES, cells, kernel, launch, or_any, staged_range
+from hetsyn_plugins.kernels.gpu.launch import HAS_STAGES, cells, kernel, launch, or_any, pieces, staged_range
 from hetsyn_plugins.kernels.gpu.precision import full_precision
 from hetsyn_plugins.kernels.interface import LayerTensors
 from hetsyn_plugins.kernels.zeros import is_zero
@@ -147,7 +147,7 @@ def last_currents_fwd(
 def matrices(weight: Tensor, code: Tensor, entries: int) -> Tensor:
     """(K N, N): for each entry the weights that have it, and zeros in the place of the others."""
     entry = torch.arange(entries, dtype=code.dtype, device=code.device).view(-1, 1, 1)
-    return torch.where(code == entry, weight, 0.0).view(-1, weight.shape[1])
+    return torch.where(code == entry, weight, 0.0).reshape(-1, weight.shape[1])
 
 
 def forward(u: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Tensor, tuple[Any, ...], Tensor]:
@@ -156,26 +156,31 @@ def forward(u: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Tensor,
     arrays, has = neurons.soma(layer)
     initial, has_initial = neurons.initial_states(state, u)
     final = neurons.memory_for(u, has)
-    assert layer.recurrent_weight is not None and layer.recurrent_decay_index is not None
-    weight, decays = layer.recurrent_weight.T.contiguous(), layer.codebook
-    code = layer.recurrent_decay_index.T.to(torch.int32).contiguous()
-    assert decays is not None
-    L, entries = None if is_zero(state.recurrent_current) else state.recurrent_current, len(decays)
+    weight, code, decays = _shared(layer)
+    weight, code = weight.T.contiguous(), code.T.contiguous()
+    L = None if is_zero(state.recurrent_current) else state.recurrent_current
     u = u if L is None else _with_first_currents(u, L, code, decays)
-    x, new, factor = u.new_zeros((batch, entries, n)), u.new_empty((batch, n)), matrices(weight, code, entries)
+    x, new, W = u.new_zeros((batch, len(decays), n)), u.new_empty((batch, n)), matrices(weight, code, len(decays))
     if has_initial:
         x += initial[0].unsqueeze(1)
-    arguments = (u, v, *initial, *(or_any(state, u) for state in final), *arrays, new, new, x, decays)
+    arguments = (u, v, *initial, *(or_any(part, u) for part in final), *arrays, new, new, x, decays)
     flags = {"HAS_TRACES": True, **has, "HAS_INITIAL": has_initial, "TILE": TILE_STEP}
     grid = (batch, cells(n, TILE_STEP), 1)
     with full_precision():
-        for t in range(steps):
-            torch.mm(x.view(batch, -1), factor, out=new)  # with `out`, autocast leaves it alone
+        for t, _ in pieces(steps, 1):
+            torch.mm(x.view(batch, -1), W, out=new)  # with `out`, autocast leaves it alone
             # what the last step's spikes add is for the step after it
-            of_step = (0, 0, 0, entries * n, entries if t < steps - 1 else 0, batch, n)
+            of_step = (0, 0, 0, x.stride(0), len(decays) if t < steps - 1 else 0, batch, n)
             options = {"FIRST": t == 0, "HAS_NEW": True, **flags}
             launch(lag_step_fwd, grid, *arguments, t, *of_step, num_warps=WARPS_STEP, **options)
     return v, final, _last_currents(x, L, weight, code, decays, steps)
+
+
+def _shared(layer: LayerTensors) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights and codes (N, N) of recurrent synapses, and the decays (K,)."""
+    code, decays = layer.recurrent_decay_index, layer.codebook
+    assert layer.recurrent_weight is not None and code is not None and decays is not None
+    return layer.recurrent_weight, code.to(torch.int32), decays.contiguous()
 
 
 def _with_first_currents(u: Tensor, initial: Tensor, code: Tensor, decays: Tensor) -> Tensor:
@@ -204,22 +209,17 @@ def _last_currents(
 def backward(call: neurons.Backwards, layer: LayerTensors) -> None:
     """As `neurons.backward`, with recurrent synapses whose last currents have no gradient."""
     steps, batch, n = call.g.shape
-    assert layer.recurrent_weight is not None and layer.recurrent_decay_index is not None
-    decays = layer.codebook
-    assert decays is not None
-    entries, new = len(decays), call.g.new_empty((batch, n))
-    a, factor = (
-        call.g.new_zeros((batch, entries, n)),
-        matrices(layer.recurrent_weight.contiguous(), layer.recurrent_decay_index, entries),
-    )
+    weight, code, decays = _shared(layer)
+    a, new = call.g.new_zeros((batch, len(decays), n)), call.g.new_empty((batch, n))
+    W = matrices(weight, code, len(decays))  # (entry, neuron, source): the synapses the other way
     arguments = (*call.sequences, *call.states, *call.soma, new, new, a, decays)
-    of_step = (0, 0, 0, entries * n, entries, batch, n)
-    flags = call.flags | {"HAS_TRACES": True, "TILE": TILE_STEP, "num_warps": WARPS_STEP}
-    grid = (batch, cells(n, TILE_STEP), 1)
+    of_step, grid = (0, 0, 0, a.stride(0), len(decays), batch, n), (batch, cells(n, TILE_STEP), 1)
+    flags = call.flags | {"HAS_TRACES": True, "TILE": TILE_STEP}
+    options = {"LAST": False, "HAS_NEW": False, **flags}
+    launch(lag_step_bwd, grid, *arguments, steps - 1, *of_step, num_warps=WARPS_STEP, FIRST=True, **options)
     with full_precision():
-        for t in range(steps - 1, -2, -1):
-            is_first = t == steps - 1
-            if not is_first:
-                torch.mm(a.view(batch, -1), factor, out=new)
-            options = {"FIRST": is_first, "LAST": t < 0, "HAS_NEW": not is_first, **flags}
-            launch(lag_step_bwd, grid, *arguments, t, *of_step, **options)
+        for later, _ in pieces(steps, 1):
+            torch.mm(a.view(batch, -1), W, out=new)
+            t = steps - 2 - later
+            options = {"FIRST": False, "LAST": t < 0, "HAS_NEW": True, **flags}
+            launch(lag_step_bwd, grid, *arguments, t, *of_step, num_warps=WARPS_STEP, **options)

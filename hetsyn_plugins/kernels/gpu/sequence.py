@@ -100,7 +100,8 @@ def _fits_a_program(v: Tensor, layer: LayerTensors, state: HetSynState) -> bool:
 
 def _has_traces(v: Tensor, layer: LayerTensors, state: HetSynState) -> bool:
     """Is there a trace for each decay that a large layer's recurrent synapses share, in the place of one for each?"""
-    return delayed.of("recurrent_", layer, state) is None and codebook.serves(*v.shape[:2], layer)
+    steps, batch, _ = v.shape
+    return delayed.of("recurrent_", layer, state) is None and codebook.serves(steps, batch, layer)
 
 
 # ---- backward -----------------------------------------------------------------------------------------------------
