@@ -1,8 +1,8 @@
 """What a codebook saves beside the layer with a decay a synapse: forward and backward pass, weights and decays trained.
 
 In turns: snnTorch's layers, the free one and one with K decays, and its nearest stock neuron, with a time constant a
-neuron. On the CPU at shapes A and D, on the shape's share of spikes, on half of the inputs and on graded ones; on a card
-at those of large recurrent layers.
+neuron. On the CPU at shapes A and D, on the shape's share of spikes, on half of the inputs and on graded ones; on a
+card at those of large recurrent layers, on spikes.
 """
 
 from __future__ import annotations

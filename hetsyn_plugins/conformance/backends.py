@@ -127,7 +127,7 @@ def run_gpu_codebook(case: Case) -> Outcome:
     import torch
 
     from hetsyn_plugins.ops import lif
-    from hetsyn_plugins.ops.arguments import ArgumentNames, checked_layer, checked_state
+    from hetsyn_plugins.ops.arguments import ArgumentNames, checked_layer, checked_state, steps_kept
     from hetsyn_plugins.ops.codebook import shared
 
     x, fields, state = _leaves(case, _gpu_device())
@@ -140,9 +140,11 @@ def run_gpu_codebook(case: Case) -> Outcome:
             known[f"{name}_index"] = torch.from_numpy(index).to(x.device)
             fields[name] = shared(decays, known[f"{name}_index"])
     names = ArgumentNames({})
-    layer = checked_layer(fields, p.spiking, None, names)._replace(**known)
+    layer = checked_layer(fields, p.spiking, None, names)
+    layer = layer if layer.is_masked else layer._replace(**known)  # as `HetSynModule.layer_tensors`
+    initial = checked_state(state, layer, x.shape[1], names, steps_kept(p.max_delay, layer, state, names))
     way = lif.Way(case.surrogate, case.detach_reset, "gpu")
-    spikes, v, end = lif.run_sequence(x, layer, checked_state(state, layer, x.shape[1], names), way)
+    spikes, v, end = lif.run_sequence(x, layer, initial, way)
     return _outcome(case, x, {**fields, "decay": decays, "recurrent_decay": None}, state, spikes, v, end)
 
 
