@@ -403,8 +403,8 @@ BUGS = [
         "lags",
         "sizes",
         "spikes differ",
-        "tl.store(slots + b * slots_row + slot * N + i, z,",
-        "tl.store(slots + b * slots_row + (slot + 1) % now * N + i, z,",
+        "send(slots, z, decays, entries, b * slots_row + slot * N + i,",
+        "send(slots, z, decays, entries, b * slots_row + (slot + 1) % now * N + i,",
     ),
     Bug(
         "recurrent sources of the last tile unread",
@@ -443,8 +443,8 @@ BUGS = [
         "lags",
         "sizes",
         "gradient of",
-        "tl.store(slots + b * slots_row + slot * N + i, g_t,",
-        "tl.store(slots + b * slots_row + slot * N + i, g_t * (slot + 1 < now),",
+        "send(slots, g_t, decays,",
+        "send(slots, g_t * (slot + 1 < now), decays,",
     ),
     Bug(
         "the gradient of the last recurrent current read with the roles not exchanged",
