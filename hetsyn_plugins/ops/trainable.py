@@ -317,7 +317,7 @@ class TrainableFields(Copied, nn.Module):
             return {}
         decays = decay_from_stored(stored.detach(), self.parametrization, self.dt)
         indices = {f"{field}_index": self.kept_index(field) for field in SYNAPTIC if field in self.names}
-        return {**indices, "codebook": decays.to(dtype, copy=True)}
+        return {**indices, "codebook": decays.to(dtype)}
 
     def mask_shown(self, field: str) -> str:
         """What `repr` says of a mask: the part of the synapses that are there; nothing where all are."""

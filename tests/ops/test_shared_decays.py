@@ -118,6 +118,7 @@ def test_kernels_are_told_which_decays_are_shared(make: Any, parametrization: st
     layer = make(parametrization=parametrization, reassign=True)
     for told in (layer.layer_tensors(OP.names), layer.float().bfloat16().layer_tensors(OP.names)):
         assert told.codebook.shape == (K,) and not told.codebook.requires_grad
+        assert told.codebook.dtype == told.decay.dtype
         assert torch.equal(told.codebook[told.decay_index.long()], told.decay)
         assert torch.equal(told.codebook[told.recurrent_decay_index.long()], told.recurrent_decay)
         stored = (
