@@ -621,9 +621,9 @@ class _HetSynModule(HetSynModule, nn.Module):
         """The surrogate derivative in use."""
         return self.p.surrogate
 
-    def decay_index(self) -> Tensor | None:
+    def codebook_tensors(self, dtype: torch.dtype) -> dict[str, Any]:
         """See `HetSynModule`."""
-        return self.p.kept_index("decay")
+        return self.p.kept_codebook(dtype)
 
     def tensors(self) -> dict[str, Any]:
         """All fields as the op takes them."""

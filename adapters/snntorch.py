@@ -652,9 +652,9 @@ class HetSynLeaky(TrainableFields, HetSynModule, SpikingNeuron):
             **options,
         )
 
-    def decay_index(self) -> Tensor | None:
+    def codebook_tensors(self, dtype: torch.dtype) -> dict[str, Any]:
         """See `HetSynModule`."""
-        return self.kept_index("decay")
+        return self.kept_codebook(dtype)
 
     def why_not_plain(self) -> str | None:
         """What of this layer plain data has no place for; None where there is nothing."""

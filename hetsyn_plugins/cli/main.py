@@ -231,7 +231,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     for option in ("calls", "loops", "compiled", "delays", "masks", "convolutions", "codebook"):
         if getattr(arguments, option) and arguments.shape is not None:
             raise ValueError(f"--{option}: expected without --shape, it has shapes of its own, got both")
-        if getattr(arguments, option) and option != "delays" and arguments.device != "cpu":
+        if getattr(arguments, option) and option not in ("delays", "codebook") and arguments.device != "cpu":
             raise ValueError(f"--{option}: expected --device cpu, where it measures, got {arguments.device}")
     if arguments.calls:
         print(calls.table(calls.measure(arguments.runs)))
@@ -249,7 +249,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
         print(convolutions.table(convolutions.measure(arguments.runs, not arguments.no_memory)))
         return 0
     if arguments.codebook:
-        print(codebook.table(codebook.measure(arguments.runs)))
+        print(codebook.table(codebook.measure(arguments.runs, arguments.device)))
         return 0
     if arguments.compiled:
         print(compiled.table(compiled.measure(arguments.runs)))

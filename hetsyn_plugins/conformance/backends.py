@@ -16,6 +16,7 @@ import numpy as np
 
 from hetsyn_plugins.conformance.cases import Backend, Case, Outcome
 from hetsyn_plugins.core import reference
+from hetsyn_plugins.core.codebook import exact
 from hetsyn_plugins.core.fields import ARRAYS, NUMBERS, SYNAPTIC, Array, HetSynState
 from hetsyn_plugins.core.params import HetSynParams
 from hetsyn_plugins.core.reference import Gradients
@@ -46,7 +47,7 @@ def available() -> tuple[list[Backend], dict[str, str]]:
         absent["cpu"] = why
     why = _why_no_gpu()
     if why is None:
-        backends.append(backend("gpu", run_gpu, dtypes=(np.float32,)))
+        backends.append(backend("gpu", run_gpu, dtypes=(np.float32,), codebooks=True))
         backends.append(backend("gpu-step", run_gpu_stepwise, dtypes=(np.float32,)))
     else:
         absent["gpu"] = why
@@ -116,7 +117,35 @@ def _why_no_gpu() -> str | None:
 
 def run_gpu(case: Case) -> Outcome:
     """The gpu kernel; the tensors are moved there and back."""
+    if case.codebook:
+        return run_gpu_codebook(case)
     return run_op(case, backend="gpu", device=_gpu_device())
+
+
+def run_gpu_codebook(case: Case) -> Outcome:
+    """The gpu kernel, told which decays are shared, as layers tell it."""
+    import torch
+
+    from hetsyn_plugins.ops import lif
+    from hetsyn_plugins.ops.arguments import ArgumentNames, checked_layer, checked_state, steps_kept
+    from hetsyn_plugins.ops.codebook import shared
+
+    x, fields, state = _leaves(case, _gpu_device())
+    p = case.params.expanded()
+    book, *indices = exact(p.decay, p.recurrent_decay, p.decay.dtype)
+    decays = torch.from_numpy(book).to(x.device).requires_grad_(x.requires_grad)
+    known: dict[str, Any] = {"codebook": decays.detach()}
+    for name, index in zip(SYNAPTIC, indices, strict=True):
+        if index is not None:
+            known[f"{name}_index"] = torch.from_numpy(index).to(x.device)
+            fields[name] = shared(decays, known[f"{name}_index"])
+    names = ArgumentNames({})
+    layer = checked_layer(fields, p.spiking, None, names)
+    layer = layer if layer.is_masked else layer._replace(**known)  # as `HetSynModule.layer_tensors`
+    initial = checked_state(state, layer, x.shape[1], names, steps_kept(p.max_delay, layer, state, names))
+    way = lif.Way(case.surrogate, case.detach_reset, "gpu")
+    spikes, v, end = lif.run_sequence(x, layer, initial, way)
+    return _outcome(case, x, {**fields, "decay": decays, "recurrent_decay": None}, state, spikes, v, end)
 
 
 def run_gpu_stepwise(case: Case) -> Outcome:

@@ -378,14 +378,18 @@ def check_codebook(backend: Backend) -> Tally:
     Large enough, with few spikes, for what is fast where synapses share their decays.
     """
     tally = Tally()
-    for seed, (kind, sizes) in enumerate(SHARED.items()):
-        for inputs in ("sparse", "graded"):
+    for seed, (kind, sizes, *drawn_inputs) in enumerate(SHARED):
+        for inputs in drawn_inputs:
             drawn = backend.draw(seed, kind, inputs, sizes=sizes, with_gradients=backend.gradients)
             compare(backend, replace(drawn, codebook=True), tally)
     return tally
 
 
-SHARED = {"codebook": (20, 12, 11, 420), "recurrent codebook": (22, 13, 9, 420)}  # T, B, N, M
+SHARED: list[Any] = [  # T, B, N, M; the last for GPU kernels
+    ("codebook", (20, 12, 11, 420), "sparse", "graded"),
+    ("recurrent codebook", (22, 13, 9, 420), "sparse", "graded"),
+    ("recurrent codebook", (9, 12, 129, 5), "graded"),
+]
 
 
 @check

@@ -29,7 +29,9 @@ class LayerTensors(NamedTuple):
 
     Fields as in `core/fields.py`; None where the layer has no such part; `threshold` is None for the readout. Where a
     mask is False, weight and decay are 0, and nobody reads their gradients: a kernel need not look at masks.
-    decay_index  (N, M) whole numbers from 0 on: synapses with the same one have the same decay; None: nobody knows
+    decay_index, recurrent_decay_index   (N, M) and (N, N) whole numbers from 0 on: synapses with the same one have the
+                                         same decay; None: nobody knows
+    codebook                             (K,) the decays whose places in it these numbers are; None with them
     """
 
     weight: Tensor
@@ -46,6 +48,8 @@ class LayerTensors(NamedTuple):
     mask: Tensor | None = None
     recurrent_mask: Tensor | None = None
     decay_index: Tensor | None = None
+    recurrent_decay_index: Tensor | None = None
+    codebook: Tensor | None = None
 
     @property
     def has_delays(self) -> bool:
@@ -88,6 +92,8 @@ class NeedsGrad(NamedTuple):
     mask: bool = False
     recurrent_mask: bool = False
     decay_index: bool = False
+    recurrent_decay_index: bool = False
+    codebook: bool = False
     current: bool = False
     recurrent_current: bool = False
     reset: bool = False

@@ -91,11 +91,11 @@ class HetSynModule(Copied):
         """
         layer = in_full(self.tensors(), self.spiking, names)
         # what is masked out decays by 0, which is none of a codebook's
-        return layer if layer.is_masked else layer._replace(decay_index=self.decay_index())
+        return layer if layer.is_masked else layer._replace(**self.codebook_tensors(layer.decay.dtype))
 
-    def decay_index(self) -> Tensor | None:
-        """Which decay of a codebook each synapse has, (N, M); None where there is none."""
-        return None
+    def codebook_tensors(self, dtype: torch.dtype) -> dict[str, Any]:
+        """The fields of `LayerTensors` that only a layer with a codebook has."""
+        return {}
 
     def origin(self) -> Origin | None:
         """What the fields are made from just now; None where torch cannot tell whether it changes."""

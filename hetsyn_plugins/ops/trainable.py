@@ -311,6 +311,15 @@ class TrainableFields(Copied, nn.Module):
         index = self.index(field)
         return None if index is None else index.clone()
 
+    def kept_codebook(self, dtype: torch.dtype) -> dict[str, Any]:
+        """What a kernel takes of a codebook beside each synapse's decay, as autograd may keep it; nothing without."""
+        stored = self.stored("decay")
+        if self.share != "codebook" or stored is None:
+            return {}
+        decays = decay_from_stored(stored.detach(), self.parametrization, self.dt)
+        indices = {f"{field}_index": self.kept_index(field) for field in SYNAPTIC if field in self.names}
+        return {**indices, "codebook": decays.to(dtype)}
+
     def mask_shown(self, field: str) -> str:
         """What `repr` says of a mask: the part of the synapses that are there; nothing where all are."""
         mask = self.stored(field) if field in self.names else None

@@ -157,10 +157,11 @@ def test_the_parameters_have_every_field_in_this_order() -> None:
 @pytest.mark.parametrize("module", ["hetsyn_plugins.kernels.interface"])
 def test_kernels_take_every_field_in_this_order(module: str) -> None:
     tensors = import_module(module).LayerTensors
-    assert tensors._fields == (*ARRAYS, "decay_index")  # of a codebook, which a kernel may leave alone
+    of_codebook = ("decay_index", "recurrent_decay_index", "codebook")  # which a kernel may leave alone
+    assert tensors._fields == (*ARRAYS, *of_codebook)
     # what a kernel may do without: all that a layer may, and the threshold of a readout
     optional = {name for name, field in FIELDS.items() if not field.required}
-    assert set(tensors._field_defaults) == {*optional, "threshold", "decay_index"}
+    assert set(tensors._field_defaults) == {*optional, "threshold", *of_codebook}
 
 
 @pytest.mark.parametrize("name", ["lif.hetsyn_lif", "lif.hetsyn_lif_step", "straight_through.hetsyn_lif_quantised"])

@@ -403,8 +403,8 @@ BUGS = [
         "lags",
         "sizes",
         "spikes differ",
-        "tl.store(slots + b * slots_row + slot * N + i, z,",
-        "tl.store(slots + b * slots_row + (slot + 1) % now * N + i, z,",
+        "send(slots, z, decays, entries, b * slots_row + slot * N + i,",
+        "send(slots, z, decays, entries, b * slots_row + (slot + 1) % now * N + i,",
     ),
     Bug(
         "recurrent sources of the last tile unread",
@@ -443,8 +443,8 @@ BUGS = [
         "lags",
         "sizes",
         "gradient of",
-        "tl.store(slots + b * slots_row + slot * N + i, g_t,",
-        "tl.store(slots + b * slots_row + slot * N + i, g_t * (slot + 1 < now),",
+        "send(slots, g_t, decays,",
+        "send(slots, g_t * (slot + 1 < now), decays,",
     ),
     Bug(
         "the gradient of the last recurrent current read with the roles not exchanged",
@@ -667,12 +667,13 @@ ARGUMENTS = """
 import collections, json, os, re, subprocess, tempfile
 import triton
 from triton.compiler import ASTSource
-from hetsyn_plugins.kernels.gpu import delayed, lags, neurons, recurrent, silence, synapses
+from hetsyn_plugins.kernels.gpu import codebook, delayed, lags, neurons, recurrent, silence, synapses
 
-FLOATS, INTEGERS = {"first", "second"}, {"words", "counts"}
+FLOATS, INTEGERS = {"first", "second"}, {"words", "counts", "code"}
 POINTERS = "s u v r w p g z0 z1 J0 J1 A0 A1 L0 L1 gv gz gw gq gr rT wT pT gz0 aJ0 aJ1 aA0 aA1 theta kappa rho"
 POINTERS += " initial final grad_final grad_initial grad_weight grad_decay grad_threshold parts bias out"
 POINTERS += " adaptation_strength slots new x_all d k wh wf earlier packed gw0 gw1 gq1 grad_delay matrices"
+POINTERS += " u_all x decays powers"
 
 def kind_of(name, constants):
     if name in constants:
@@ -798,10 +799,16 @@ build(delayed.delayed_bwd, delayed.GRADIENT_REGISTERS, **tile)
 build(delayed.delayed_bwd, HAS_INITIAL=True, **tile)
 build(delayed.sum_delayed_groups, num_warps=4, HAS_INITIAL=True, TILE=delayed.TILE)
 step = neuron | {"num_warps": lags.WARPS_STEP, "TILE": lags.TILE_STEP}
+build(lags.lag_step_fwd, HAS_NEW=True, HAS_TRACES=True, **step)
+build(lags.lag_step_bwd, HAS_NEW=True, HAS_TRACES=True, **step, **ends, KIND="multi_gaussian")
 for first in (True, False):
     build(lags.lag_step_fwd, FIRST=first, HAS_NEW=not first, HAS_INITIAL=True, **step)
 for flags in ({"FIRST": True}, {"HAS_NEW": True}, {"LAST": True}):
     build(lags.lag_step_bwd, **flags, **step, **ends, KIND="multi_gaussian")
+tile = {"MAX_ENTRIES": codebook.MAX_ENTRIES, "TILE": lags.TILE_STEP}
+build(codebook.first_currents_fwd, num_warps=lags.WARPS_STEP, **tile)
+for current in (False, True):
+    build(codebook.last_currents_fwd, num_warps=4, HAS_CURRENT=current, TILE=lags.TILE)
 """
 
 
@@ -827,7 +834,7 @@ def test_every_kernel_compiles_for_a_gpu_and_its_loop_is_arithmetic(tmp_path: Pa
     lines = python(ARGUMENTS + TRITON_3 + BUILDS, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0").splitlines()
     kernels = list(map(json.loads, lines))
     found = {name: (registers, stack, loops) for name, registers, stack, _, loops in kernels}
-    assert len(found) == len(lines) == 60
+    assert len(found) == len(lines) == 65
     for name, (registers, stack, loops) in found.items():
         assert registers <= 255, name
         assert not {"LDL", "STL"} & set().union(*loops), (name, stack, loops)
@@ -870,7 +877,7 @@ def test_every_kernel_compiles_with_triton_2(tmp_path: Path) -> None:
     if hasattr(importlib.import_module("triton.language"), "range"):
         pytest.skip("this is Triton 3: the test above")
     names = python(ARGUMENTS + TRITON_2 + BUILDS, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0").split()
-    assert len(set(names)) == 21
+    assert len(set(names)) == 23
     compiled = [path.stem for path in tmp_path.rglob("*.cubin")]
     assert sorted(compiled) == sorted(names)
 
@@ -928,13 +935,14 @@ def test_a_compiled_kernel_is_kept_for_its_constants_and_its_device(monkeypatch:
 def test_triton_looks_at_the_constants_of_a_kernel_only() -> None:
     """Else the key above would have to hold whatever else it compiles for: sizes, and how memory is aligned."""
     code = """
-    from hetsyn_plugins.kernels.gpu import delayed, lags, neurons, recurrent, silence, synapses
+    from hetsyn_plugins.kernels.gpu import codebook, delayed, lags, neurons, recurrent, silence, synapses
     kernels = [synapses.currents_fwd, synapses.sum_parts, synapses.transpose, synapses.synapses_bwd]
     kernels += [synapses.sum_groups, neurons.neurons_fwd, neurons.neurons_bwd, neurons.soma_parameters_bwd]
     kernels += [silence.activity, recurrent.recurrent_fwd, recurrent.recurrent_bwd]
     kernels += [lags.state_pass, lags.lag_step_fwd, lags.lag_step_bwd]
     kernels += [delayed.split_delays, delayed.pack, delayed.delayed_fwd, delayed.delayed_bwd]
     kernels += [delayed.sum_delayed_groups, lags.delayed_state_pass, lags.delayed_matrices]
+    kernels += [codebook.first_currents_fwd, codebook.last_currents_fwd]
     print(*[p.name for k in kernels for p in k.params if p.is_constexpr == p.do_not_specialize])
     """
     assert python(textwrap.dedent(code), TRITON_INTERPRET="0").strip() == ""
@@ -966,33 +974,37 @@ LAGS = ["state_pass", *["step"] * 8] * 31 + ["state_pass", "step", "step"]
 LATE_SCAN = ["delayed_fwd", "sum_parts"]
 LATE_BWD = ["pack", "split_delays", "delayed_bwd", "sum_delayed_groups"]
 LATE_LAGS = [name.replace("state_pass", "delayed_state_pass") for name in LAGS]
-STEPS = {  # of N neurons, and with delays of up to so many steps
-    (512, 0): (["transpose", *SCAN * 8, "neurons_fwd"], ["neurons_bwd", *SYNAPSES_BWD, *SCAN * 8]),
-    (256, 0): (
+STEPS = {  # of N neurons, with delays of up to so many steps, and whether synapses share eight decays
+    (512, 0, False): (["transpose", *SCAN * 8, "neurons_fwd"], ["neurons_bwd", *SYNAPSES_BWD, *SCAN * 8]),
+    (256, 0, True): (
+        ["transpose", *SCAN * 5, *["step"] * 250, "last_currents_fwd"],
+        ["step", *["step"] * 250, *SYNAPSES_BWD, *SYNAPSES_BWD, *SCAN * 5],
+    ),
+    (256, 0, False): (
         ["transpose", *SCAN * 5, "transpose", *LAGS, "state_pass"],
         ["step", *LAGS, *SYNAPSES_BWD, *SYNAPSES_BWD, *SCAN * 5],
     ),
-    (128, 0): (
+    (128, 0, True): (
         ["transpose", *SCAN * 3, "transpose", "recurrent_fwd"],
         ["recurrent_bwd", *SYNAPSES_BWD, *SYNAPSES_BWD, *SCAN * 3],
     ),
-    (512, 30): (
+    (512, 30, False): (
         ["pack", "split_delays", *LATE_SCAN * 8, "neurons_fwd"],
         ["neurons_bwd", *LATE_BWD, "pack", "split_delays", *LATE_SCAN * 8],
     ),
-    (128, 30): (
+    (128, 30, True): (
         ["pack", "split_delays", *LATE_SCAN * 3, "split_delays", "delayed_matrices", *LATE_LAGS, "delayed_state_pass"],
         ["split_delays", "delayed_matrices", "step", *LATE_LAGS, *LATE_BWD * 2, "pack", "split_delays", *LATE_SCAN * 3],
     ),
 }
 
 
-@pytest.mark.parametrize(("n", "past"), STEPS)
+@pytest.mark.parametrize(("n", "past", "shares"), STEPS)
 def test_a_step_starts_these_kernels_in_bounded_memory_and_waits_for_none(
-    monkeypatch: pytest.MonkeyPatch, n: int, past: int
+    monkeypatch: pytest.MonkeyPatch, n: int, past: int, shares: bool
 ) -> None:
     """On tensors without memory, whose values nobody can read: what needs one fails, as in a CUDA graph."""
-    names = ("launch", "delayed", "lags", "neurons", "recurrent", "sequence", "synapses")
+    names = ("launch", "codebook", "delayed", "lags", "neurons", "recurrent", "sequence", "synapses")
     files = {name: importlib.import_module(f"hetsyn_plugins.kernels.gpu.{name}") for name in names}
     started: list[str] = []
 
@@ -1006,7 +1018,7 @@ def test_a_step_starts_these_kernels_in_bounded_memory_and_waits_for_none(
             lines = arguments[0].shape[2]
             assert arguments[2].nbytes <= 4 * batch * (lines + 31) * (steps + past + 4 + 31)
 
-    for name in ("delayed", "lags", "neurons", "recurrent", "synapses"):
+    for name in ("codebook", "delayed", "lags", "neurons", "recurrent", "synapses"):
         monkeypatch.setattr(files[name], "launch", launch)
     steps, batch, m = 250, 256, 700
     x, zero = torch.empty(steps, batch, m, device="meta"), zeros.zero(torch.float32, torch.device("meta"))
@@ -1014,6 +1026,8 @@ def test_a_step_starts_these_kernels_in_bounded_memory_and_waits_for_none(
     fields = (recurrent_weight, recurrent_weight) if n < 512 else (None, None)
     late = (weight, fields[0]) if past else (None, None)
     layer = LayerTensors(weight, weight[:, :1].expand(n, m), one, one, *fields, delay=late[0], recurrent_delay=late[1])
+    if shares:
+        layer = layer._replace(recurrent_decay_index=recurrent_weight.int(), codebook=one[:8])
     states = (zero.expand(batch, n, m), zero.expand(batch, n, n), *(zero.expand(batch, n) for _ in range(4)))
     states += (zero.expand(past, batch, m), zero.expand(past, batch, n)) if past else ()
     v, _ = files["sequence"].forward(x, layer, HetSynState(*states))
@@ -1022,7 +1036,7 @@ def test_a_step_starts_these_kernels_in_bounded_memory_and_waits_for_none(
     needs = NeedsGrad(inputs=True, weight=True, decay=True, delay=past > 0, recurrent_weight=n < 512)
     arguments = (x, layer, HetSynState(*states), v, gradients, surrogate.MultiGaussian(), False, needs)
     files["sequence"].backward(*arguments)
-    assert (forward, started) == STEPS[n, past]
+    assert (forward, started) == STEPS[n, past, shares]
 
 
 SPLIT = """

@@ -12,16 +12,17 @@ from hetsyn_plugins.core.fields import FIELDS, HetSynState
 from hetsyn_plugins.kernels.interface import Kernel, LayerTensors, NeedsGrad
 from hetsyn_plugins.ops import dispatch
 
+OF_CODEBOOK = ("decay_index", "recurrent_decay_index", "codebook")
 METHODS = [name for name in vars(Kernel) if not name.startswith("_")]
 
 
 def test_layers_have_the_fields_of_the_table_in_its_order() -> None:
-    assert LayerTensors._fields == (*FIELDS, "decay_index")
+    assert LayerTensors._fields == (*FIELDS, *OF_CODEBOOK)
     optional = {
         name for name, field in FIELDS.items() if not field.required or field.reads_spikes or name == "threshold"
     }
-    assert set(LayerTensors._field_defaults) == optional | {"decay_index"}  # a readout's threshold is None
-    assert NeedsGrad._fields == ("inputs", *FIELDS, "decay_index", *HetSynState._fields)
+    assert set(LayerTensors._field_defaults) == optional | {*OF_CODEBOOK}  # a readout's threshold is None
+    assert NeedsGrad._fields == ("inputs", *FIELDS, *OF_CODEBOOK, *HetSynState._fields)
 
 
 @pytest.mark.parametrize("backend", ["eager", "cpu", "gpu"])

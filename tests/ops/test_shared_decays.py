@@ -19,6 +19,7 @@ from hetsyn_plugins.core import reference
 from hetsyn_plugins.core.codebook import Codebook, Scale
 from hetsyn_plugins.core.surrogate import MultiGaussian
 from hetsyn_plugins.ops import trainable
+from hetsyn_plugins.ops.arguments import OP
 from hetsyn_plugins.ops.codebook import shared
 from hetsyn_plugins.ops.trainable import PARAMETRIZATIONS, decay_from_stored
 
@@ -108,6 +109,30 @@ def test_the_plain_name_reads_the_decay_of_every_synapse(make: Any, parametrizat
     book = decay_from_stored(fields.stored("decay"), parametrization, DT)
     torch.testing.assert_close(decay, book[index.long()], rtol=0, atol=0)
     assert f"share='codebook', clusters={K}" in repr(layer)
+
+
+@BOTH
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+def test_kernels_are_told_which_decays_are_shared(make: Any, parametrization: str) -> None:
+    """In memory of their own: what is stored may be written to before the backward pass."""
+    layer = make(parametrization=parametrization, reassign=True)
+    for told in (layer.layer_tensors(OP.names), layer.float().bfloat16().layer_tensors(OP.names)):
+        assert told.codebook.shape == (K,) and not told.codebook.requires_grad
+        assert told.codebook.dtype == told.decay.dtype
+        assert torch.equal(told.codebook[told.decay_index.long()], told.decay)
+        assert torch.equal(told.codebook[told.recurrent_decay_index.long()], told.recurrent_decay)
+        stored = (
+            fields_of(layer).stored("decay"),
+            fields_of(layer).index("decay"),
+            fields_of(layer).index("recurrent_decay"),
+        )
+        kept = told.codebook, told.decay_index, told.recurrent_decay_index
+        assert not {t.data_ptr() for t in stored} & {t.data_ptr() for t in kept}
+    other = make(share="synapse", clusters=None).layer_tensors(OP.names)
+    masked = in_snntorch(mask=torch.rand(N, M) < 0.5).layer_tensors(OP.names)
+    assert {x for told in (other, masked) for x in (told.decay_index, told.recurrent_decay_index, told.codebook)} == {
+        None
+    }
 
 
 def test_steps_and_norses_time_constants_are_those_of_every_synapse() -> None:

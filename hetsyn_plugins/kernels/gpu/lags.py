@@ -214,6 +214,18 @@ def arriving(parts, new, e, inside, slot, now, tiles, step, HAS_NEW: tl.constexp
     return total
 
 
+@triton.jit
+def send(slots, s, decays, entries, at, inside, N, HAS_TRACES: tl.constexpr):
+    """What some neurons send, s, goes into their slot; or, HAS_TRACES, into `entries` traces x = c x + s, N apart."""
+    if HAS_TRACES:
+        for entry in range(entries):
+            x_at = slots + at + entry * N
+            x = tl.load(decays + entry) * tl.load(x_at, mask=inside, other=0.0) + s
+            tl.store(x_at, x, mask=inside)
+    else:
+        tl.store(slots + at, s, mask=inside)
+
+
 # long: a line for every argument and every load, as Triton wants them
 @kernel
 def lag_step_fwd(
@@ -232,15 +244,18 @@ def lag_step_fwd(
     parts,
     new,
     slots,
+    decays,
     t,
     slot,
     now,
     tiles,
     slots_row,
+    entries,
     B,
     N,
     FIRST: tl.constexpr,
     HAS_NEW: tl.constexpr,
+    HAS_TRACES: tl.constexpr,
     HAS_RESET: tl.constexpr,
     HAS_ADAPTATION: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
@@ -248,7 +263,7 @@ def lag_step_fwd(
 ):
     """Step t, one of `now` in a chunk: v, and from z1, J1, A1 of the step before (FIRST: z0, J0, A0) those after it.
 
-    Spikes go to that slot of their row in `slots` (B, ..., N) too.
+    Spikes go to that slot of their row in `slots` (B, ..., N) too; HAS_TRACES: into their traces there, from slot on.
     """
     b, i = tl.program_id(0).to(tl.int64), tl.program_id(1) * TILE + tl.arange(0, TILE)
     inside, e, step = i < N, b * N + i, B.to(tl.int64) * N
@@ -266,7 +281,7 @@ def lag_step_fwd(
     u_t += arriving(parts, new, e, inside, slot, now, tiles, step, HAS_NEW)
     v_t, z, J, A = soma_fwd(u_t, z, J, A, theta_i, reset_i, kappa_i, adapt_i, rho_i)
     tl.store(v + t * step + e, v_t, mask=inside)
-    tl.store(slots + b * slots_row + slot * N + i, z, mask=inside)
+    send(slots, z, decays, entries, b * slots_row + slot * N + i, inside, N, HAS_TRACES)
     tl.store(z1 + e, z, mask=inside)
     if HAS_RESET:
         tl.store(J1 + e, J, mask=inside)
@@ -296,16 +311,19 @@ def lag_step_bwd(
     parts,
     new,
     slots,
+    decays,
     t,
     slot,
     now,
     tiles,
     slots_row,
+    entries,
     B,
     N,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     HAS_NEW: tl.constexpr,
+    HAS_TRACES: tl.constexpr,
     HAS_GV: tl.constexpr,
     HAS_GZ: tl.constexpr,
     HAS_AJ1: tl.constexpr,
@@ -344,7 +362,7 @@ def lag_step_bwd(
         grad_z_d = (load_if(gz, q, inside, HAS_GZ) + grad_z) * d
         g_t = load_if(gv, q, inside, HAS_GV) + grad_z_d
         tl.store(g + q, g_t, mask=inside)
-        tl.store(slots + b * slots_row + slot * N + i, g_t, mask=inside)
+        send(slots, g_t, decays, entries, b * slots_row + slot * N + i, inside, N, HAS_TRACES)
         tl.store(grad_threshold + e, through_z - grad_z_d, mask=inside)
     if HAS_RESET:
         tl.store(aJ0 + e, aJ, mask=inside)
@@ -376,9 +394,9 @@ class Chunk(NamedTuple):
     late: Packed | None = None
 
     @property
-    def of_step(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What a step reads of it, and where it writes."""
-        return self.parts, self.new, self.slots
+    def of_step(self) -> tuple[Tensor, ...]:
+        """What a step reads of it, and where it writes; it has no traces, and no decays of theirs."""
+        return self.parts, self.new, self.slots, self.new
 
 
 def steps_at_once(steps: int, batch: int, n: int) -> int:
@@ -448,7 +466,7 @@ def _steps(
         for slot, (sources, matrices) in enumerate(chunk.products[:now]):
             if slot > 0:
                 torch.mm(sources, matrices, out=chunk.new)  # with `out`, autocast leaves it alone
-            yield first + slot, (slot, now, tiles, length * n, batch, n), slot > 0
+            yield first + slot, (slot, now, tiles, length * n, 0, batch, n), slot > 0
         before = now
     if before > 1 and not reverse and chunk.late is not None:
         _late_pass(chunk, chunk.late, initial, strides, steps - 1, before - 1, 0)
@@ -471,7 +489,8 @@ def forward(u: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Tensor,
         chunk = _chunk(late.split(), steps, batch, delayed.to_be_filled(late, u, state.past_spikes))
     chunk.slots[:, 0] = initial[0] if has_initial else 0
     arguments = (u, v, *initial, *(or_any(x, u) for x in final), *arrays, *chunk.of_step)
-    flags, grid = has | {"HAS_INITIAL": has_initial, "TILE": TILE_STEP}, (batch, cells(n, TILE_STEP), 1)
+    flags = {"HAS_TRACES": False, **has, "HAS_INITIAL": has_initial, "TILE": TILE_STEP}
+    grid = (batch, cells(n, TILE_STEP), 1)
     with full_precision():
         for t, of_step, has_new in _steps(chunk, steps, L, or_any(L, chunk.x).stride(), reverse=False):
             options = {"FIRST": t == 0, "HAS_NEW": has_new, **flags}
@@ -493,8 +512,8 @@ def backward(
     else:
         chunk = _chunk(late.turned.split(), steps, batch, delayed.to_be_filled(late, call.g, None))
     arguments = (*call.sequences, *call.states, *call.soma, *chunk.of_step)
-    flags, grid = call.flags | {"TILE": TILE_STEP}, (batch, cells(n, TILE_STEP), 1)
-    of_first = (0, 0, 0, chunk.slots.stride(0), batch, n)
+    flags, grid = call.flags | {"HAS_TRACES": False, "TILE": TILE_STEP}, (batch, cells(n, TILE_STEP), 1)
+    of_first = (0, 0, 0, chunk.slots.stride(0), 0, batch, n)
     options = {"LAST": False, "HAS_NEW": False, **flags}
     launch(lag_step_bwd, grid, *arguments, steps - 1, *of_first, num_warps=WARPS_STEP, FIRST=True, **options)
     state_b, state_k, state_i = or_any(grad_final, chunk.x).stride()

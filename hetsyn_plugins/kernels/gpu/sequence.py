@@ -1,9 +1,9 @@
 """The neuron on a GPU: the order of the Triton kernels beside this file, forward and backward; float32 only.
 
-Memory is O(B T (N + M)), with the last currents, the parts and groups of `synapses.py`, and the chunks of `lags.py` on
-top; with delays up to D also O(B D (N + M)). Every sum is made in one fixed order: two runs give the same bits.
-Nothing waits for the device: a step can be captured in a CUDA graph. Matrix products, in `lags.py` only, never run in
-TF32. With TRITON_INTERPRET=1 the same code runs on CPU tensors, for tests.
+Memory is O(B T (N + M)), with the last currents, the parts and groups of `synapses.py`, and the chunks of `lags.py` or
+the matrices of `codebook.py` on top; with delays up to D also O(B D (N + M)). Every sum is made in one fixed order: two
+runs give the same bits. Nothing waits for the device: a step can be captured in a CUDA graph. Matrix products, in these
+two files only, never run in TF32. With TRITON_INTERPRET=1 the same code runs on CPU tensors, for tests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hetsyn_plugins.core.fields import NEURON_FIELDS, HetSynState
 from hetsyn_plugins.core.surrogate import Surrogate
 from hetsyn_plugins.kernels import eager
 from hetsyn_plugins.kernels.eager import spikes_of
-from hetsyn_plugins.kernels.gpu import delayed, lags, neurons, recurrent, silence, synapses
+from hetsyn_plugins.kernels.gpu import codebook, delayed, lags, neurons, recurrent, silence, synapses
 from hetsyn_plugins.kernels.gpu.launch import INTERPRETED
 from hetsyn_plugins.kernels.interface import Gradients, LayerTensors, NeedsGrad, OutputGradients
 from hetsyn_plugins.kernels.zeros import is_zero
@@ -88,12 +88,20 @@ def _neurons_fwd(u: Tensor, layer: LayerTensors, state: HetSynState) -> tuple[Te
         return *neurons.forward(u, layer, state), None
     if _fits_a_program(u, layer, state):
         return recurrent.forward(u, layer, state)
+    if _has_traces(u, layer, state):
+        return codebook.forward(u, layer, state)
     return lags.forward(u, layer, state)
 
 
 def _fits_a_program(v: Tensor, layer: LayerTensors, state: HetSynState) -> bool:
     """Has one program place for all recurrent synapses of a row? Else several steps are taken at a time."""
     return v.shape[2] <= recurrent.MAX_NEURONS and delayed.of("recurrent_", layer, state) is None
+
+
+def _has_traces(v: Tensor, layer: LayerTensors, state: HetSynState) -> bool:
+    """Is there a trace for each decay that a large layer's recurrent synapses share, in the place of one for each?"""
+    steps, batch, _ = v.shape
+    return delayed.of("recurrent_", layer, state) is None and codebook.serves(steps, batch, layer)
 
 
 # ---- backward -----------------------------------------------------------------------------------------------------
@@ -162,6 +170,8 @@ def _neurons_bwd(
         neurons.backward(call)
     elif _fits_a_program(v, layer, state):
         recurrent.backward(call, layer, grad_final.recurrent_current)
+    elif grad_final.recurrent_current is None and _has_traces(v, layer, state):
+        codebook.backward(call, layer)
     else:
         lags.backward(call, layer, grad_final.recurrent_current, delayed.of("recurrent_", layer, state))
     return call.g, call.grads_initial, call.grad_threshold
