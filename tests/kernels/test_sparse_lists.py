@@ -5,7 +5,6 @@ With inputs of 0 and 1, which lists read as bits, and with others, which they re
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -201,38 +200,6 @@ def test_more_synapses_are_listed_for_bits_than_for_numbers(monkeypatch: pytest.
     everything(sequence, 0.75 * x, layer._replace(recurrent_mask=None))  # asks for no list
 
 
-def check_packed_once(modules: dict[str, Any]) -> None:
-    """The backward pass takes the bits of the forward pass, unless inputs have changed; none outlive them."""
-    module = modules[sparse_layout.__name__]
-    x, layer = with_bits(BIT_SIZES[-1], torch.float32)
-    at = at_once(x, layer, module)
-    first = at.sources(x)
-    assert at.sources_again(x) is first, "packed twice"
-    assert x not in module._packed, "kept after the backward pass"
-    first = at.sources(x)
-    x[3, 2, 1] = 1 - x[3, 2, 1]
-    changed_since = at.sources_again(x)
-    assert not np.array_equal(changed_since, first) and np.array_equal(changed_since, at.sources(x)), "of what x was"
-    del x
-    gc.collect()
-    assert len(module._packed) == 0, "kept without inputs"
-    with torch.inference_mode():
-        x, layer = with_bits(BIT_SIZES[-1], torch.float32)
-        assert at.sources(x).dtype == sparse_layout.BITS and len(module._packed) == 0
-
-
-def test_inputs_are_packed_once() -> None:
-    sparse_layout._packed.clear()
-    check_packed_once({sparse_layout.__name__: sparse_layout})
-    x, layer = with_bits(BIT_SIZES[-1], torch.float32)
-    calls = []
-    with pytest.MonkeyPatch.context() as patch:
-        bits = sparse_layout.SparseLanes._bits
-        patch.setattr(sparse_layout.SparseLanes, "_bits", lambda at, x: calls.append(1) or bits(at, x))
-        everything(sequence, x, layer)
-    assert calls == [1]
-
-
 def check_threads(modules: dict[str, Any]) -> None:
     for scale in (1, 0.75):
         x, layer = with_bits((33, 40, 5), torch.float32)
@@ -318,15 +285,6 @@ BIT_BUGS = [
         "mul(value, sub(value, one))",
         "sums of 0 are bits",
     ),
-    (
-        "inputs are not looked at again",
-        check_packed_once,
-        sparse_layout,
-        " and version == x._version",
-        "",
-        "of what x was",
-    ),
-    ("bits stay", check_packed_once, sparse_layout, "_packed.pop(", "_packed.get(", "kept after"),
     (
         "currents in another order",
         check_same_currents,

@@ -147,10 +147,6 @@ class Layout(ABC):
         """The inputs (T, B, M) as `currents_fwd` and `synapses_bwd` take them."""
         return self.pack(x, self.m)
 
-    def sources_again(self, x: Tensor) -> Array:
-        """The same, in the backward pass: `sources` may have kept them."""
-        return self.sources(x)
-
     def neuron_lanes(self) -> NeuronLanes:
         """The layout with lanes = neurons, which alone works on currents (B, N, K)."""
         return NeuronLanes((self.steps, self.batch, self.inputs), self.neurons, self.dtype)

@@ -160,7 +160,7 @@ def backward(
     in_states = [x for x in (of_inputs, recurrent) if x is not None and x.needs_states]
     g_v = at.unpack(g, at.n, at.neurons) if in_states else None
     if of_inputs.needs_grad or of_inputs.needs_states:
-        packed = at.sources_again(with_past(state.past_inputs, inputs)) if of_inputs.needs_grad else None
+        packed = at.sources(with_past(state.past_inputs, inputs)) if of_inputs.needs_grad else None
         _synapse_gradients(at, of_inputs, packed, g, inputs, g_v, grads_initial, grads)
     if recurrent is not None and (recurrent.needs_grad or recurrent.needs_states):
         sources, theta = at.sequence(at.n), at.pack_neuron(layer.threshold, fill=1.0)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from hetsyn_plugins.kernels.cpu import buffers, sparse, spike_bits
 from hetsyn_plugins.kernels.cpu.layout import CACHE_BYTES, Array, Arrays, BatchLanes, Layout, SynapseGradients, Synapses
@@ -28,9 +27,6 @@ GROUP = 128  # neurons a unit of work, of those that read the same chunk of time
 QUADS = 256  # a unit of work backwards, which are a CELL of sources and one of neurons wide
 CELL = 32
 CHUNK = 256  # steps at most that these read before they come to the next synapses
-
-# inputs -> their version and bits, from forward to backward pass: a 32nd of their memory, as long as they live
-_packed = WeakTensorKeyDictionary()
 
 
 def sparse_layout(plain: Layout, layer: LayerTensors) -> Layout:
@@ -105,13 +101,7 @@ class SparseLanes(BatchLanes):
     def sources(self, x: Tensor) -> Array:
         """Bits, where lists of synapses read them and all inputs are 0 or 1; else packed numbers."""
         bits = self._bits(x) if self.takes_bits else None
-        if bits is not None and not x.is_inference():
-            _packed[x] = x._version, bits
         return super().sources(x) if bits is None else bits
-
-    def sources_again(self, x: Tensor) -> Array:
-        version, bits = _packed.pop(x, (None, None))
-        return bits if bits is not None and version == x._version else self.sources(x)
 
     def _bits(self, x: Tensor) -> Array | None:
         bits = buffers.empty(self.blocks * self.inputs * self.steps, BITS)
