@@ -33,6 +33,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 def python(code: str, **environment: str) -> str:
     start = f"import sys; sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / 'kernels')!r}]\n"
+    start += "import interpreting\n" if environment.get("TRITON_INTERPRET") == "1" else ""
     command = [sys.executable, "-W", "ignore", "-c", start + code]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
