@@ -176,6 +176,7 @@ def check_same_currents(modules: dict[str, Any], dtype: torch.dtype = torch.floa
     module = modules[sequence.__name__]
     for sizes in BIT_SIZES:
         x, layer = with_bits(sizes, dtype)
+        layer = layer._replace(bias=torch.tensor([0, float("inf"), *[0.1] * 7], dtype=dtype))
         (v, last, _), lists = everything(module, x, layer), modules[sparse_layout.__name__].SparseLanes
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(lists, "_bits", lambda *_: None)
@@ -291,6 +292,14 @@ BIT_BUGS = [
         spike_bits,
         "add(fma(w1, x1, fma(w0, x0, load(u, q))), fma(w3, x3, mul(w2, x2)))",
         "add(fma(w3, x3, fma(w2, x2, load(u, q))), fma(w1, x1, mul(w0, x0)))",
+        "v is not that of numbers",
+    ),
+    (
+        "traces begin at what is left of the bias",
+        check_same_currents,
+        spike_bits,
+        "x0 = x1 = x2 = x3 = zero",
+        "x0 = x1 = x2 = x3 = sub(value, value)",
         "v is not that of numbers",
     ),
     (

@@ -67,19 +67,19 @@ def pack(x, steps, batch, width, bits, numbers, graded, start, stop):
 
 @kernel
 def currents_fwd(bits, u, first, line, r, w, bias, target, current, sources, steps, blocks, start, stop):
-    """u_i[t] = bias_i + sum_j w_ij x_ij[t], and the last currents w x; units are (block, neuron).
+    """u_i[t] = bias_i + sum_j w_ij x_ij[t], and the last currents w x; units are (neuron, block).
 
     target   which of (N, M) a synapse is; below 0 it is none
     current  [target][block][lanes], written where there is a synapse
     """
     L = lanes(u)
     N = len(bias)
+    one = splat(u.dtype.type(1))
+    zero = sub(one, one)
     for unit in range(start, stop):
         i, block = unit // blocks, unit % blocks
         u0 = (block * (N // 4) + i // 4) * steps * 4 * L + i % 4 * L
         value = splat(bias[i])
-        zero = sub(value, value)
-        one = splat(u.dtype.type(1))
         for t in range(steps):
             store(u, u0 + t * 4 * L, value)
         for quad in range(first[i], first[i + 1]):
