@@ -17,7 +17,7 @@ from hetsyn_plugins.benchmark.bench import SHAPES
 from hetsyn_plugins.benchmark.peers import Shape
 from hetsyn_plugins.ops.lif import hetsyn_lif
 
-DENSITIES = (1.0, 0.3, 0.1, 0.05)
+DENSITIES = (1.0, 0.5, 0.3, 0.1, 0.05)
 NAMES = ("A", "D")
 
 
