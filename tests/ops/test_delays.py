@@ -177,7 +177,9 @@ def test_a_max_delay_wants_delays(call: str) -> None:
 def test_a_step_looks_at_its_delays(value: float) -> None:
     """Which say where it reads: also without `check`, which looks at all other values."""
     message = "delay: expected delays of 0 steps or more, finite, got"
-    for delays in ({"delay": value}, {"delay": 1.0, "recurrent_delay": torch.full((N, N), value).double()}):
+    one_wrong = torch.ones(N, M).double()
+    one_wrong[2, 1] = value
+    for delays in ({"delay": one_wrong}, {"delay": 1.0, "recurrent_delay": torch.full((N, N), value).double()}):
         with pytest.raises(ValueError, match=message):
             ops.hetsyn_lif_step(train(B, M), **layer(**delays), max_delay=3)
         with pytest.raises(ValueError, match=message):
